@@ -1,0 +1,4 @@
+// Command liege-core: see docs/architecture.md.
+package main
+
+func main() {}

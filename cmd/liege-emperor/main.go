@@ -1,0 +1,4 @@
+// Command liege-emperor: see docs/architecture.md.
+package main
+
+func main() {}

@@ -1,0 +1,4 @@
+// Command liege-stage: see docs/architecture.md.
+package main
+
+func main() {}

@@ -1,0 +1,4 @@
+// Command liege: see docs/architecture.md.
+package main
+
+func main() {}

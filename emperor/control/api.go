@@ -1,0 +1,140 @@
+// Package control is the Emperor's control socket: the wire form, the server
+// and the client. One connection carries one Request and its Replies as lines
+// of JSON over a SOCK_STREAM unix socket; SO_PEERCRED says who asks.
+package control
+
+import (
+	"time"
+
+	"liege/vassal"
+)
+
+// Version of the protocol. A server answers other versions with a Problem.
+const Version = 1
+
+// MaxRequest bounds a request line, in bytes.
+const MaxRequest = 64 << 10
+
+// Verb is what is asked. Verbs says who may.
+type Verb string
+
+// The verbs.
+const (
+	List    Verb = "list"    // read: every vassal that matches
+	Status  Verb = "status"  // read
+	Reload  Verb = "reload"  // act
+	Restart Verb = "restart" // act
+	Stop    Verb = "stop"    // act
+	Start   Verb = "start"   // act
+	Suspend Verb = "suspend" // act
+	Resume  Verb = "resume"  // act
+	Wait    Verb = "wait"    // read
+	About   Verb = "version" // read: of the running Emperor
+)
+
+// Request is one request.
+type Request struct {
+	V       int           `json:"v"`
+	Verb    Verb          `json:"verb"`
+	Names   []string      `json:"names,omitempty"` // names or shell patterns
+	All     bool          `json:"all,omitempty"`
+	NoWait  bool          `json:"no_wait,omitempty"`
+	Timeout time.Duration `json:"timeout,omitempty"`
+	Goal    string        `json:"goal,omitempty"`   // wait: "applied", "gone" or a State
+	Status  int           `json:"status,omitempty"` // suspend: HTTP status
+	Page    []byte        `json:"page,omitempty"`   // suspend: body
+	Reason  string        `json:"reason,omitempty"` // suspend
+}
+
+// Reply is one line of the answer. The last has Done.
+type Reply struct {
+	Vassal  *Vassal         `json:"vassal,omitempty"`
+	Name    string          `json:"name,omitempty"` // act verbs: whom Result is about
+	OK      bool            `json:"ok"`
+	Code    int             `json:"code,omitempty"` // exit code of the command
+	Text    string          `json:"text,omitempty"` // one line for people
+	Problem *vassal.Problem `json:"problem,omitempty"`
+	Version string          `json:"version,omitempty"`
+	Binary  string          `json:"binary,omitempty"`
+	Done    bool            `json:"done,omitempty"`
+}
+
+// State is where a vassal is (CONTRACT 16).
+type State string
+
+// The states.
+const (
+	Starting  State = "starting"
+	Running   State = "running"
+	Draining  State = "draining"
+	Backoff   State = "backoff"
+	Failed    State = "failed"
+	Stopped   State = "stopped"
+	Suspended State = "suspended"
+	Sleeping  State = "sleeping"
+)
+
+// Vassal is the JSON of ls and status: a promise to its readers. Every member
+// is always there, null where there is nothing; arrays are never null. Times
+// are UTC with milliseconds.
+type Vassal struct {
+	Name           string           `json:"name"`
+	File           string           `json:"file"`
+	Owner          *string          `json:"owner"`
+	Account        *string          `json:"account"`
+	State          State            `json:"state"`
+	Since          Time             `json:"since"`
+	RetryAt        *Time            `json:"retry_at"`
+	Generation     int              `json:"generation"`
+	Digest         *string          `json:"digest"`
+	FileDigest     *string          `json:"file_digest"`
+	Applied        bool             `json:"applied"`
+	Pending        *Pending         `json:"pending"`
+	PID            *int             `json:"pid"`
+	UID            *int             `json:"uid"`
+	GID            *int             `json:"gid"`
+	User           *string          `json:"user"`
+	Group          *string          `json:"group"`
+	Context        *string          `json:"context"`
+	Net            *string          `json:"net"`
+	Listen         []string         `json:"listen"`
+	Log            *string          `json:"log"`
+	Problems       []vassal.Problem `json:"problems"`
+	Error          *vassal.Problem  `json:"error"`
+	Restarts       int64            `json:"restarts"`
+	ColdStarts     int64            `json:"cold_starts"`
+	LastExit       *vassal.Exit     `json:"last_exit"`
+	Suspended      *Suspension      `json:"suspended"`
+	StoppedBy      *string          `json:"stopped_by"`
+	Cgroup         *string          `json:"cgroup"`
+	MemoryBytes    *int64           `json:"memory_bytes"`
+	MemoryMaxBytes *int64           `json:"memory_max_bytes"`
+	OOMKills       int64            `json:"oom_kills"`
+	CPUUsec        int64            `json:"cpu_usec"`
+	Pids           *int64           `json:"pids"`
+	PidsMax        *int64           `json:"pids_max"`
+	Requests       uint64           `json:"requests"`
+}
+
+// Pending is a generation that is being made.
+type Pending struct {
+	Generation int    `json:"generation"`
+	State      string `json:"state"` // "queued", "starting"
+	Since      Time   `json:"since"`
+}
+
+// Suspension says why a vassal is suspended.
+type Suspension struct {
+	Status int    `json:"status"`
+	Reason string `json:"reason"`
+	By     string `json:"by"`
+	Since  Time   `json:"since"`
+}
+
+// Time is a time.Time whose JSON is RFC 3339, UTC, with milliseconds.
+type Time struct{ time.Time }
+
+// MarshalJSON implements json.Marshaler.
+func (t Time) MarshalJSON() ([]byte, error) {
+	return []byte(t.UTC().Format(`"2006-01-02T15:04:05.000Z"`)), nil
+}
