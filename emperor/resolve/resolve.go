@@ -1,28 +1,81 @@
 // Package resolve asks the host what a vassal.Config leaves open: users become
-// ids, paths become binds or descriptors, the interpreter is found, the
-// SELinux context is known to the loaded policy. It starts and changes
-// nothing, so that check and explain say what a start would do.
+// ids, paths become binds, the interpreter is found, listeners get their full
+// addresses. It starts and changes nothing, so that check and explain say
+// exactly what a start would do:
+//
+//	r := resolve.Resolve(ctx, cfg, host)
+//	if r.Problems.Failed() { … }
+//
+// A Result names paths, it holds none open: whoever starts the vassal opens
+// what a tenant can move once more, by descriptor, and compares (KERNEL 14).
 package resolve
 
 import (
+	"context"
+	"io/fs"
+	"path"
+	"strings"
+
 	"liege/sandbox/stage"
 	"liege/vassal"
 )
+
+// FS is what resolve asks of the file system. For an operator's file it is the
+// host's as root sees it (OS); for a tenant's it is answered by a child with
+// the tenant's ids, so that what the host denies the user stays denied.
+type FS interface {
+	Lstat(path string) (fs.FileInfo, error)
+	Readlink(path string) (string, error)
+	ReadFile(path string) ([]byte, error) // at most 64 KiB
+}
+
+// Host is this machine and its operator's settings.
+type Host struct {
+	FS         FS
+	Users      Users
+	AutoUID    func(vassal.Name) (int, error)       // uid = auto; nil: an error
+	Context    func(context string) (string, error) // canonical form of a context that the vassal may enter; nil: SELinux is not asked
+	Reserved   []string                             // Liege's and the vassals directories: never visible inside
+	Etc        []string                             // more names of /etc, [emperor] etc
+	DenyGroups []string                             // [emperor] deny-groups; nil: DefaultDenyGroups
+	DefaultUID string                               // [defaults] uid, for operator's files that name none
+	AllowRoot  bool                                 // [ceilings] root = true
+	MinUID     int                                  // [ceilings] min-uid for tenants' files; 0: 1000
+	Binds      []string                             // [ceilings] bind: where tenants' binds may lie
+	Listen     []string                             // [ceilings] listen for tenants
+	Nets       []string                             // [ceilings] net: allowed besides "none"; nil for operator's files: all
+	Caller     *Caller                              // liege serve; nil under the Emperor
+}
+
+// Caller is the person who runs liege serve.
+type Caller struct {
+	UID, GID   int
+	Cwd        string
+	Virtualenv string // $VIRTUAL_ENV
+	Path       string // $PATH
+}
 
 // Result is a Config resolved against this host.
 type Result struct {
 	Config   vassal.Config
 	UID      int
 	GID      int
-	User     string
+	User     string // empty: the database has no name for UID
 	Group    string
-	Groups   []Group // kept supplementary groups
-	Dropped  []Group
-	Dir      string // the app's directory, absolute; empty: none
-	Binds    []Bind
-	Listen   []vassal.Listener // normalised addresses
-	App      vassal.App
-	Plan     stage.Plan // all but the descriptors
+	Home     string  // of the user, empty if unknown
+	Groups   []Group // supplementary groups kept
+	Dropped  []Group // of the user's, but refused
+	UIDFrom  string  // "file", "owner of the file", "[defaults]", "auto", "caller"
+	Dir      string  // the app's directory, every link resolved; empty: none
+	Net      string
+	System   []Bind // /usr and the host's part of /etc, read-only
+	Links    []Link // /bin, /lib …, and the chains that lead to bound paths
+	Binds    []Bind // what the file names, parents before children
+	Masked   []string
+	Files    []File // generated: /etc/passwd …
+	Listen   []vassal.Listener
+	App      vassal.App // but for Generation
+	Plan     stage.Plan // but for the descriptors, the core's path and seccomp
 	Problems vassal.Problems
 }
 
@@ -32,15 +85,109 @@ type Group struct {
 	Name string
 }
 
-// Bind is one host path that the vassal sees.
+// Bind is one host path that the vassal sees at Target.
 type Bind struct {
-	Source, Target string
-	Writable       bool
-	Tenant         bool   // a non-root user can move it: cloned by descriptor, attached by the stage
-	Links          []Link // symbolic links to re-create inside, from the outermost
-	Why            string // the option that names it
-	At             vassal.Origin
+	Source   string // every link resolved
+	Target   string
+	Writable bool
+	Dir      bool
+	Tenant   bool   // somebody other than root can move it: open by descriptor, attach by the stage
+	Device   uint64 // of Source when it was looked at, to compare
+	Inode    uint64
+	Why      string // the option that names it; empty: always
+	At       vassal.Origin
 }
 
-// Link is one symbolic link of the chain to a bound path.
+// Link is one symbolic link to make inside.
 type Link struct{ Path, Target string }
+
+// File is one file generated for the sandbox.
+type File struct {
+	Path string
+	Text string
+	Mode fs.FileMode
+}
+
+// Resolve resolves cfg. The Result is usable for a start only if its Problems
+// have no Error; what could be resolved is filled in regardless.
+func Resolve(ctx context.Context, cfg vassal.Config, h Host) *Result {
+	r := &resolver{host: h, cfg: cfg, res: &Result{Config: cfg, Net: cfg.Jail.Net}}
+	if r.res.Net == "" {
+		r.res.Net = "none"
+	}
+	for _, step := range []func(){r.identity, r.directory, r.system, r.binds, r.network, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.plan} {
+		if ctx.Err() != nil {
+			r.fail("resolve", vassal.Origin{}, "", ctx.Err().Error(), "")
+			break
+		}
+		step()
+	}
+	return r.res
+}
+
+// resolver is one call of Resolve.
+type resolver struct {
+	host Host
+	cfg  vassal.Config
+	res  *Result
+	env  []string
+}
+
+func (r *resolver) report(sev vassal.Severity, code string, at vassal.Origin, key, msg, hint string) {
+	r.res.Problems = append(r.res.Problems, vassal.Problem{
+		Severity: sev, Code: code, File: at.File, Line: at.Line, Key: key, Step: "resolve", Message: msg, Hint: hint,
+	})
+}
+
+func (r *resolver) fail(code string, at vassal.Origin, key, msg, hint string) {
+	r.report(vassal.Error, code, r.at(at), key, msg, hint)
+}
+
+func (r *resolver) warn(code string, at vassal.Origin, key, msg, hint string) {
+	r.report(vassal.Warning, code, r.at(at), key, msg, hint)
+}
+
+// at gives a problem the vassal's own file when its origin has none.
+func (r *resolver) at(o vassal.Origin) vassal.Origin {
+	if o.File == "" {
+		o.File = r.cfg.File
+	}
+	return o
+}
+
+// base is the directory that relative paths are relative to before the app's
+// directory is known: the caller's, or that of the vassal's file.
+func (r *resolver) base() string {
+	if r.host.Caller != nil {
+		return r.host.Caller.Cwd
+	}
+	return path.Dir(r.cfg.File)
+}
+
+// abs makes p absolute, relative to the app's directory as written, and clean.
+func (r *resolver) abs(p string) string {
+	if p == "" {
+		return ""
+	}
+	if !path.IsAbs(p) {
+		dir := r.base()
+		if r.cfg.Jail.Chdir != "" {
+			dir = r.appDir()
+		}
+		p = path.Join(dir, p)
+	}
+	return canonRun(path.Clean(p))
+}
+
+// canonRun makes /run/x of /var/run/x: they are one path (CONTRACT 23).
+func canonRun(p string) string {
+	if rest, ok := strings.CutPrefix(p, "/var/run"); ok && (rest == "" || rest[0] == '/') {
+		return "/run" + rest
+	}
+	return p
+}
+
+// within reports whether p is dir or lies below it.
+func within(p, dir string) bool {
+	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
+}

@@ -1,0 +1,212 @@
+package resolve
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"liege/vassal"
+)
+
+// DefaultTenantBinds is where the paths of tenants' files may lie when
+// [ceilings] bind does not say.
+var DefaultTenantBinds = []string{"/home", "/srv", "/opt", "/var/www"}
+
+// neverBound are the directories that no option binds by merely naming them,
+// nor a directory that contains one of them (CONTRACT 4).
+var neverBound = []string{
+	"/etc", "/root", "/boot", "/proc", "/sys", "/dev", "/run", "/var/lib", "/var/log", "/var/spool",
+}
+
+// notEver are the directories that even a bind line cannot name, nor anything
+// below them: the sandbox has its own.
+var notEver = []string{"/proc", "/sys", "/dev"}
+
+// appDir is the app's directory as written, absolute: chdir, else the
+// directory of the first absolute path of the app. Empty: none.
+func (r *resolver) appDir() string {
+	if dir := r.cfg.Jail.Chdir; dir != "" {
+		if !path.IsAbs(dir) {
+			dir = path.Join(r.base(), dir)
+		}
+		return canonRun(path.Clean(dir))
+	}
+	if w := r.cfg.App.Workers; w != nil && w.Python != nil && path.IsAbs(w.Python.File) {
+		return path.Dir(path.Clean(w.Python.File))
+	}
+	if r.host.Caller != nil {
+		return r.host.Caller.Cwd
+	}
+	return ""
+}
+
+// directory resolves the app's directory.
+func (r *resolver) directory() {
+	dir := r.appDir()
+	if dir == "" {
+		return
+	}
+	at, key := r.cfg.Jail.ChdirAt, "chdir"
+	if r.cfg.Jail.Chdir == "" && r.cfg.App.Workers != nil && r.cfg.App.Workers.Python != nil {
+		at, key = r.cfg.App.Workers.Python.At, "wsgi-file"
+	}
+	w, err := walk(r.host.FS, dir)
+	if err != nil {
+		r.fail("not-found", at, key, reason(dir, err), "")
+		return
+	}
+	if !w.info.IsDir() {
+		r.fail("not-a-directory", at, key, dir+" is not a directory", "")
+		return
+	}
+	r.res.Dir = w.path
+}
+
+// binds resolves every path that the file names, and drops what is visible
+// anyway.
+func (r *resolver) binds() {
+	if dir := r.appDir(); dir != "" && r.res.Dir != "" && r.cfg.Jail.AutoBind {
+		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.cfg.Jail.ChdirAt}, false)
+	}
+	for _, b := range r.cfg.Jail.Binds {
+		r.bind(b, true)
+	}
+	if r.cfg.Jail.AutoBind {
+		for _, b := range append(slices.Clone(r.cfg.Jail.Named), r.venvBase()...) {
+			r.bind(b, false)
+		}
+	}
+	r.prune()
+}
+
+// bind adds one bind; explicit: by a bind line.
+func (r *resolver) bind(b vassal.Bind, explicit bool) {
+	src := r.abs(b.Source)
+	if r.visible(src) {
+		return
+	}
+	w, err := walk(r.host.FS, src)
+	if err != nil {
+		if !explicit && errors.Is(err, fs.ErrNotExist) {
+			r.warn("not-found", b.At, b.Key, reason(src, err), "")
+			return
+		}
+		r.fail("not-found", b.At, b.Key, reason(src, err), "")
+		return
+	}
+	if !r.mayBind(b, w.path, explicit) {
+		return
+	}
+	target := w.path
+	if b.Target != "" && r.abs(b.Target) != src {
+		target = r.abs(b.Target)
+	} else {
+		r.res.Links = append(r.res.Links, w.links...)
+	}
+	r.res.Binds = append(r.res.Binds, Bind{
+		Source: w.path, Target: target, Writable: b.Access != vassal.ReadOnly, Dir: w.info.IsDir(),
+		Tenant: w.tenant || w.uid != 0, Device: w.dev, Inode: w.ino, Why: b.Key, At: b.At,
+	})
+}
+
+// visible reports whether p is part of what every vassal sees.
+func (r *resolver) visible(p string) bool {
+	return within(p, "/usr") || slices.ContainsFunc(r.res.System, func(s Bind) bool { return within(p, s.Target) }) ||
+		slices.ContainsFunc(r.res.Masked, func(m string) bool { return within(p, m) })
+}
+
+// mayBind applies the rules of CONTRACT 4 to a resolved source.
+func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
+	refuse := func(code, msg, hint string) bool {
+		r.fail(code, b.At, b.Key, msg, hint)
+		return false
+	}
+	for _, dir := range append(slices.Clone(r.host.Reserved), notEver...) {
+		if within(p, dir) || within(dir, p) {
+			return refuse("path-refused", fmt.Sprintf("%s cannot be made visible: it is, holds or lies in %s", p, dir), "name a narrower path")
+		}
+	}
+	if !explicit || !r.cfg.Trust.Operator {
+		if strings.Count(p, "/") == 1 {
+			return refuse("path-too-wide", p+" is not made visible by itself: it is a directory of the root", "name a narrower path, or "+r.bindHint(p))
+		}
+		for _, dir := range neverBound {
+			if within(dir, p) {
+				return refuse("path-too-wide", fmt.Sprintf("%s is not made visible by itself: it is or holds %s", p, dir), "name a narrower path, or "+r.bindHint(p))
+			}
+		}
+	}
+	if r.cfg.Trust.Operator || r.host.Caller != nil {
+		return true
+	}
+	allowed := r.host.Binds
+	if allowed == nil {
+		allowed = DefaultTenantBinds
+	}
+	if !slices.ContainsFunc(allowed, func(dir string) bool { return within(p, path.Clean(dir)) }) {
+		return refuse("path-over-ceiling", fmt.Sprintf("%s lies outside %s, where files of users may name paths", p, strings.Join(allowed, " ")), "[ceilings] bind in emperor.ini")
+	}
+	return true
+}
+
+func (r *resolver) bindHint(p string) string {
+	if r.cfg.Trust.Operator {
+		return fmt.Sprintf("say it with a line of its own: bind = %s", p)
+	}
+	return "ask the operator"
+}
+
+// prune orders the binds, parents first, and drops those that another one
+// shows with the same or a wider right. What an option names inside the app's
+// directory stays as the app's directory is; only a bind line narrows it.
+func (r *resolver) prune() {
+	slices.SortStableFunc(r.res.Binds, func(a, b Bind) int {
+		return cmp.Or(cmp.Compare(a.Target, b.Target), boolCompare(b.Writable, a.Writable))
+	})
+	var kept []Bind
+	for _, b := range r.res.Binds {
+		i := slices.IndexFunc(kept, func(k Bind) bool {
+			rest, below := strings.CutPrefix(b.Target, k.Target)
+			return below && (rest == "" || rest[0] == '/') && b.Source == k.Source+rest
+		})
+		if i >= 0 && (kept[i].Writable || !b.Writable) && (b.Why != "bind" || kept[i].Writable == b.Writable) {
+			continue
+		}
+		kept = append(kept, b)
+	}
+	r.res.Binds = kept
+	shown := func(p string) bool {
+		return r.visible(p) || slices.ContainsFunc(kept, func(k Bind) bool { return within(p, k.Target) })
+	}
+	r.res.Links = slices.DeleteFunc(r.res.Links, func(l Link) bool { return shown(path.Dir(l.Path)) || r.visible(l.Path) })
+	slices.SortFunc(r.res.Links, func(a, b Link) int { return cmp.Compare(a.Path, b.Path) })
+	r.res.Links = slices.CompactFunc(r.res.Links, func(a, b Link) bool { return a.Path == b.Path })
+}
+
+func boolCompare(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// reason says in words why a path cannot be used.
+func reason(p string, err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return p + " does not exist"
+	case errors.Is(err, fs.ErrPermission):
+		return p + " cannot be reached by the vassal's user"
+	}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Sprintf("%s: %v", pe.Path, pe.Err)
+	}
+	return fmt.Sprintf("%s: %v", p, err)
+}

@@ -1,0 +1,233 @@
+package resolve
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"liege/vassal"
+)
+
+// DefaultDenyGroups are the groups that no vassal gets through its user's
+// entry in the database: each of them is a way to root or to other users' data
+// (CONTRACT 7).
+var DefaultDenyGroups = []string{"root", "sudo", "wheel", "adm", "docker", "lxd", "libvirt", "kvm", "disk", "shadow"}
+
+const defaultMinUID = 1000
+
+// identity decides who the vassal runs as (CONTRACT 7).
+func (r *resolver) identity() {
+	name, from := r.who()
+	if name == "" {
+		return
+	}
+	if name == "auto" {
+		r.auto()
+		return
+	}
+	at := r.cfg.Ident.UserAt
+	u, err := r.host.Users.User(name)
+	switch id, numeric := number(name); {
+	case err == nil:
+	case errors.Is(err, ErrUnknown) && numeric:
+		u = User{UID: id, GID: -1}
+	case errors.Is(err, ErrUnknown):
+		r.fail("unknown-user", at, "uid", fmt.Sprintf("there is no user %q on this host", name), "create it (useradd), or name another")
+		return
+	default:
+		r.fail("unknown-user", at, "uid", err.Error(), "")
+		return
+	}
+	r.res.UID, r.res.User, r.res.Home, r.res.UIDFrom = u.UID, u.Name, u.Home, from
+	r.group(u)
+	r.groups(u)
+	r.allowed(at)
+}
+
+// who returns the user as written and where that comes from.
+func (r *resolver) who() (name, from string) {
+	id := r.cfg.Ident
+	switch {
+	case r.host.Caller != nil && r.host.Caller.UID != 0:
+		if id.User != "" && !r.isCaller(id.User) {
+			r.warn("uid-skipped", id.UserAt, "uid", fmt.Sprintf("not root: runs as uid %d instead of %s", r.host.Caller.UID, id.User), "sudo liege serve …")
+		}
+		return strconv.Itoa(r.host.Caller.UID), "caller"
+	case !r.cfg.Trust.Operator:
+		return r.owner(), "owner of the file"
+	case id.User != "":
+		if id.UserAt.Layer == vassal.Defaults {
+			return id.User, "[defaults]"
+		}
+		return id.User, "file"
+	case r.host.DefaultUID != "":
+		return r.host.DefaultUID, "[defaults]"
+	}
+	hint := `add "uid = " with the user that the app belongs to`
+	if owner, dir := r.dirOwner(); owner != "" {
+		hint = fmt.Sprintf("add \"uid = %s\" (owner of %s)", owner, dir)
+	}
+	r.fail("no-uid", vassal.Origin{}, "uid", "no uid: the app would run as root", hint)
+	return "", ""
+}
+
+func (r *resolver) isCaller(name string) bool {
+	u, err := r.host.Users.User(name)
+	return err == nil && u.UID == r.host.Caller.UID
+}
+
+// owner is the owner of a tenant's file; a uid line may only repeat it.
+func (r *resolver) owner() string {
+	id := r.cfg.Ident
+	own := strconv.Itoa(r.cfg.Trust.UID)
+	if id.User != "" && id.User != own {
+		u, err := r.host.Users.User(id.User)
+		if err != nil || u.UID != r.cfg.Trust.UID {
+			name := own
+			if o, err := r.host.Users.User(own); err == nil {
+				name = o.Name
+			}
+			r.fail("uid-not-owner", id.UserAt, "uid", fmt.Sprintf("the file belongs to %s, so it runs as %s", name, name),
+				fmt.Sprintf("sudo chown root %s, or remove the line", r.cfg.File))
+		}
+	}
+	return own
+}
+
+// auto gives the vassal a uid of its own (KERNEL 4).
+func (r *resolver) auto() {
+	r.res.UIDFrom = "auto"
+	if r.host.AutoUID == nil {
+		r.fail("no-auto-uid", r.cfg.Ident.UserAt, "uid", "uid = auto needs the Emperor, which keeps who has which uid", "")
+		return
+	}
+	uid, err := r.host.AutoUID(r.cfg.Name)
+	if err != nil {
+		r.fail("no-auto-uid", r.cfg.Ident.UserAt, "uid", err.Error(), "")
+		return
+	}
+	r.res.UID, r.res.GID = uid, uid
+	r.group(User{UID: uid, GID: uid})
+	r.addGroups()
+}
+
+// group sets the primary group: as written, else the user's own.
+func (r *resolver) group(u User) {
+	id := r.cfg.Ident
+	r.res.GID = u.GID
+	skip := r.host.Caller != nil && r.host.Caller.UID != 0
+	if id.Group != "" && !skip {
+		g, err := r.lookupGroup(id.Group)
+		if err != nil {
+			r.fail("unknown-group", id.GroupAt, "gid", fmt.Sprintf("there is no group %q on this host", id.Group), "create it (groupadd), or name another")
+			return
+		}
+		if !r.cfg.Trust.Operator && g.GID != u.GID && !r.member(u.Name, g.GID) {
+			r.fail("gid-not-member", id.GroupAt, "gid", fmt.Sprintf("%s is not a member of group %s", u.Name, id.Group), "remove the line")
+			return
+		}
+		r.res.GID, r.res.Group = g.GID, g.Name
+		return
+	}
+	if r.res.GID < 0 {
+		r.fail("no-gid", id.UserAt, "gid", fmt.Sprintf("uid %d has no entry in the user database, so it has no group", u.UID), `add "gid = "`)
+		r.res.GID = 65534
+		return
+	}
+	if g, err := r.host.Users.Group(strconv.Itoa(r.res.GID)); err == nil {
+		r.res.Group = g.Name
+	}
+}
+
+func (r *resolver) lookupGroup(name string) (Group, error) {
+	g, err := r.host.Users.Group(name)
+	if id, numeric := number(name); err != nil && numeric {
+		return Group{GID: id}, nil
+	}
+	return g, err
+}
+
+func (r *resolver) member(user string, gid int) bool {
+	gs, err := r.host.Users.Groups(user)
+	return err == nil && slices.ContainsFunc(gs, func(g Group) bool { return g.GID == gid })
+}
+
+// groups sets the supplementary groups: those of the user's entry without the
+// refused ones, then add-gid.
+func (r *resolver) groups(u User) {
+	if r.host.Caller != nil && r.host.Caller.UID != 0 {
+		return
+	}
+	deny := r.host.DenyGroups
+	if deny == nil {
+		deny = DefaultDenyGroups
+	}
+	if !r.cfg.Ident.NoInitgroups && u.Name != "" {
+		gs, err := r.host.Users.Groups(u.Name)
+		if err != nil {
+			r.fail("unknown-group", vassal.Origin{}, "uid", err.Error(), "")
+		}
+		for _, g := range gs {
+			switch {
+			case g.GID == r.res.GID:
+			case g.GID == 0 || slices.Contains(deny, g.Name):
+				r.res.Dropped = append(r.res.Dropped, g)
+			default:
+				r.res.Groups = append(r.res.Groups, g)
+			}
+		}
+	}
+	r.addGroups()
+}
+
+func (r *resolver) addGroups() {
+	for _, name := range r.cfg.Ident.AddGroups {
+		g, err := r.lookupGroup(name)
+		if err != nil {
+			r.fail("unknown-group", vassal.Origin{}, "add-gid", fmt.Sprintf("there is no group %q on this host", name), "")
+			continue
+		}
+		if !slices.ContainsFunc(r.res.Groups, func(o Group) bool { return o.GID == g.GID }) {
+			r.res.Groups = append(r.res.Groups, g)
+		}
+	}
+}
+
+// allowed refuses root and, for tenants' files, system users.
+func (r *resolver) allowed(at vassal.Origin) {
+	if r.host.Caller != nil && r.host.Caller.UID != 0 {
+		return
+	}
+	minUID := r.host.MinUID
+	if minUID == 0 {
+		minUID = defaultMinUID
+	}
+	switch {
+	case !r.cfg.Trust.Operator && r.res.UID < minUID:
+		r.fail("uid-too-low", at, "uid", fmt.Sprintf("the file belongs to uid %d; files of users below %d are not run", r.res.UID, minUID),
+			fmt.Sprintf("sudo chown root %s and add a uid line, or [ceilings] min-uid", r.cfg.File))
+	case r.res.UID == 0 && !r.host.AllowRoot:
+		hint := `name an ordinary user; root needs "uid = root" here and "root = true" in [ceilings] of emperor.ini`
+		r.fail("uid-root", at, "uid", "the app would run as root", hint)
+	case r.res.UID == 0:
+		r.fail("uid-root", at, "uid", "running as root needs a user namespace, which this release does not make", "name an ordinary user")
+	}
+}
+
+// dirOwner names the owner of the app's directory, for a hint.
+func (r *resolver) dirOwner() (owner, dir string) {
+	dir = r.appDir()
+	if dir == "" {
+		return "", ""
+	}
+	w, err := walk(r.host.FS, dir)
+	if err != nil || w.uid == 0 {
+		return "", ""
+	}
+	u, err := r.host.Users.User(strconv.Itoa(w.uid))
+	if err != nil {
+		return "", ""
+	}
+	return u.Name, dir
+}

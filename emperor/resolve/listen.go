@@ -1,0 +1,145 @@
+package resolve
+
+import (
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"liege/vassal"
+)
+
+// network checks net against the ceilings.
+func (r *resolver) network() {
+	at := r.cfg.Jail.NetAt
+	switch r.res.Net {
+	case "none":
+		return
+	case "host":
+	default:
+		r.fail("net-unknown", at, "net", fmt.Sprintf("net = %s is not there yet", r.res.Net), "net = host, or no line: no network")
+		return
+	}
+	if r.host.Caller != nil || r.cfg.Trust.Operator && r.host.Nets == nil {
+		return
+	}
+	if !slices.Contains(r.host.Nets, "host") {
+		r.fail("net-over-ceiling", at, "net", "net = host is not allowed here", "[ceilings] net = host in emperor.ini")
+	}
+}
+
+// listeners gives every listener its full address and refuses what clashes
+// inside one file (CONTRACT 6).
+func (r *resolver) listeners() {
+	for _, l := range r.cfg.Listen {
+		addr, err := r.address(l.Address)
+		if err != nil {
+			r.fail("bad-address", l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
+			continue
+		}
+		l.Address = addr
+		if i := slices.IndexFunc(r.res.Listen, func(o vassal.Listener) bool { return o.Address == addr }); i >= 0 {
+			o := r.res.Listen[i]
+			if o.Protocol == l.Protocol {
+				r.report(vassal.Note, "listener-twice", r.at(l.At), l.Key, fmt.Sprintf("%s is named by %s (line %d) already: one listener", addr, o.Key, o.At.Line), "")
+				continue
+			}
+			r.fail("listener-clash", l.At, l.Key, fmt.Sprintf("%s speaks %s by %s (%s:%d) and cannot speak %s too", addr, o.Protocol, o.Key, r.at(o.At).File, o.At.Line, l.Protocol), "")
+			continue
+		}
+		if !r.mayListen(addr) {
+			r.fail("listen-over-ceiling", l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), "a socket in the app's directory or in /run/liege/, or [ceilings] listen in emperor.ini")
+			continue
+		}
+		r.res.Listen = append(r.res.Listen, l)
+	}
+}
+
+// address is the canonical form of a listener's address.
+func (r *resolver) address(a string) (string, error) {
+	switch {
+	case a == "":
+		return "", fmt.Errorf("no address")
+	case a[0] == '@':
+		if len(a) == 1 || len(a) > 107 {
+			return "", fmt.Errorf("%q: an abstract name has 1 to 106 bytes", a)
+		}
+		return a, nil
+	case strings.HasPrefix(a, "unix:"):
+		return r.unix(a[len("unix:"):])
+	case a[0] == '/' || a[0] == '.' || !strings.Contains(a, ":"):
+		return r.unix(a)
+	}
+	host, port, err := net.SplitHostPort(a)
+	if err != nil {
+		if strings.Contains(a, "/") {
+			return r.unix(a)
+		}
+		return "", fmt.Errorf("%q is not an address: %s", a, addrReason(err))
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return "", fmt.Errorf("%q: the port is a number from 0 to 65535", a)
+	}
+	if host == "" || host == "*" {
+		host = "0.0.0.0" // as uWSGI: IPv4
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
+}
+
+func addrReason(err error) string {
+	if e, ok := err.(*net.AddrError); ok {
+		return e.Err
+	}
+	return err.Error()
+}
+
+// maxUnix is the longest path of a unix socket: sun_path less its NUL.
+const maxUnix = 107
+
+func (r *resolver) unix(p string) (string, error) {
+	p = r.abs(p)
+	if len(p) > maxUnix {
+		return "", fmt.Errorf("%s: a socket's path has at most %d bytes, this has %d", p, maxUnix, len(p))
+	}
+	return p, nil
+}
+
+// mayListen applies [ceilings] listen to tenants' files.
+func (r *resolver) mayListen(addr string) bool {
+	if r.cfg.Trust.Operator || r.host.Caller != nil {
+		return true
+	}
+	if addr[0] == '/' {
+		if within(addr, "/run/liege") && !within(addr, "/run/liege/control.sock") || r.res.Dir != "" && within(addr, r.res.Dir) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+}
+
+// listenRule reports whether a rule such as 127.0.0.1:1024-65535 or
+// /run/liege/** covers addr.
+func listenRule(rule, addr string) bool {
+	if dir, ok := strings.CutSuffix(rule, "/**"); ok {
+		return addr[0] == '/' && strings.HasPrefix(addr, path.Clean(dir)+"/")
+	}
+	if rule == addr {
+		return true
+	}
+	rh, rp, err1 := net.SplitHostPort(rule)
+	ah, ap, err2 := net.SplitHostPort(addr)
+	if err1 != nil || err2 != nil || rh != ah {
+		return false
+	}
+	lo, hi, ranged := strings.Cut(rp, "-")
+	if !ranged {
+		hi = lo
+	}
+	l, err1 := strconv.Atoi(lo)
+	h, err2 := strconv.Atoi(hi)
+	p, err3 := strconv.Atoi(ap)
+	return err1 == nil && err2 == nil && err3 == nil && l <= p && p <= h
+}

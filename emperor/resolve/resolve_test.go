@@ -1,0 +1,323 @@
+package resolve
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"liege/vassal"
+)
+
+// people is a user database for tests.
+type people struct{}
+
+func (people) User(name string) (User, error) {
+	for _, u := range []User{{"sammy", 1004, 1004, "/home/sammy"}, {"www-data", 33, 33, "/var/www"}, {"root", 0, 0, "/root"}} {
+		if id, numeric := number(name); name == u.Name || numeric && id == u.UID {
+			return u, nil
+		}
+	}
+	return User{}, ErrUnknown
+}
+
+func (people) Group(name string) (Group, error) {
+	for _, g := range []Group{{1004, "sammy"}, {33, "www-data"}, {0, "root"}, {42, "shadow"}, {27, "sudo"}} {
+		if id, numeric := number(name); name == g.Name || numeric && id == g.GID {
+			return g, nil
+		}
+	}
+	return Group{}, ErrUnknown
+}
+
+func (people) Groups(user string) ([]Group, error) {
+	if user == "sammy" {
+		return []Group{{27, "sudo"}, {33, "www-data"}, {42, "shadow"}}, nil
+	}
+	return nil, nil
+}
+
+func codes(ps vassal.Problems) []string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, string(p.Severity)+" "+p.Code)
+	}
+	return out
+}
+
+func config() vassal.Config {
+	return vassal.Config{Name: "shop", File: "/etc/vassals/shop.ini", Trust: vassal.Trust{Operator: true}, Jail: vassal.Jail{AutoBind: true}}
+}
+
+func TestIdentity(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		cfg    func(*vassal.Config)
+		host   Host
+		uid    int
+		gid    int
+		groups []Group
+		codes  []string
+	}{
+		{"groups of the user without the refused ones", func(c *vassal.Config) { c.Ident.User = "sammy" }, Host{},
+			1004, 1004, []Group{{33, "www-data"}}, nil},
+		{"by number", func(c *vassal.Config) { c.Ident.User = "1004" }, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
+		{"no-initgroups and add-gid", func(c *vassal.Config) {
+			c.Ident.User, c.Ident.NoInitgroups, c.Ident.AddGroups = "sammy", true, []string{"shadow"}
+		}, Host{}, 1004, 1004, []Group{{42, "shadow"}}, nil},
+		{"gid", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "www-data" }, Host{}, 1004, 33, nil, nil},
+		{"no uid", func(*vassal.Config) {}, Host{}, 0, 0, nil, []string{"error no-uid"}},
+		{"[defaults] uid", func(*vassal.Config) {}, Host{DefaultUID: "www-data"}, 33, 33, nil, nil},
+		{"root", func(c *vassal.Config) { c.Ident.User = "root" }, Host{}, 0, 0, nil, []string{"error uid-root"}},
+		{"zero", func(c *vassal.Config) { c.Ident.User = "0" }, Host{}, 0, 0, nil, []string{"error uid-root"}},
+		{"number nobody has", func(c *vassal.Config) { c.Ident.User = "7777" }, Host{}, 7777, 65534, nil, []string{"error no-gid"}},
+		{"-1", func(c *vassal.Config) { c.Ident.User = "4294967295" }, Host{}, 0, 0, nil, []string{"error unknown-user"}},
+		{"overflow", func(c *vassal.Config) { c.Ident.User = "4294967296" }, Host{}, 0, 0, nil, []string{"error unknown-user"}},
+		{"unknown", func(c *vassal.Config) { c.Ident.User = "nobody-here" }, Host{}, 0, 0, nil, []string{"error unknown-user"}},
+		{"tenant", func(c *vassal.Config) { c.Trust = vassal.Trust{UID: 1004, GID: 42} }, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
+		{"tenant repeats", func(c *vassal.Config) {
+			c.Trust, c.Ident.User = vassal.Trust{UID: 1004}, "sammy"
+		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
+		{"tenant names another", func(c *vassal.Config) {
+			c.Trust, c.Ident.User = vassal.Trust{UID: 1004}, "www-data"
+		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, []string{"error uid-not-owner"}},
+		{"tenant's group", func(c *vassal.Config) {
+			c.Trust, c.Ident.Group = vassal.Trust{UID: 33}, "sammy"
+		}, Host{MinUID: 1}, 33, 33, nil, []string{"error gid-not-member"}},
+		{"system user's file", func(c *vassal.Config) { c.Trust = vassal.Trust{UID: 33} }, Host{}, 33, 33, nil, []string{"error uid-too-low"}},
+		{"auto without the Emperor", func(c *vassal.Config) { c.Ident.User = "auto" }, Host{}, 0, 0, nil, []string{"error no-auto-uid"}},
+		{"auto", func(c *vassal.Config) { c.Ident.User = "auto" },
+			Host{AutoUID: func(vassal.Name) (int, error) { return 1_900_000_007, nil }}, 1_900_000_007, 1_900_000_007, nil, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := config()
+			tc.cfg(&cfg)
+			tc.host.FS, tc.host.Users = OS{}, people{}
+			r := Resolve(t.Context(), cfg, tc.host)
+			got := []any{r.UID, r.GID, r.Groups, codes(r.Problems)}
+			if d := cmp.Diff([]any{tc.uid, tc.gid, tc.groups, tc.codes}, got); d != "" {
+				t.Errorf("uid, gid, groups, problems (-want +got):\n%s%v", d, r.Problems)
+			}
+		})
+	}
+}
+
+// tree makes directories ("dir/"), files and links ("a -> b") below a new
+// temporary directory.
+func tree(t *testing.T, names ...string) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, n := range names {
+		link, target, isLink := strings.Cut(n, " -> ")
+		p := filepath.Join(root, link)
+		var err error
+		switch {
+		case isLink:
+			err = os.Symlink(strings.ReplaceAll(target, "ROOT", root), p)
+		case strings.HasSuffix(n, "/"):
+			err = os.MkdirAll(p, 0o755)
+		default:
+			if err = os.MkdirAll(filepath.Dir(p), 0o755); err == nil {
+				err = os.WriteFile(p, []byte("home = ROOT/base/bin\n"), 0o755)
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+func TestBinds(t *testing.T) {
+	root := tree(t, "releases/7/media/", "releases/7/app.py", "current -> releases/7", "venv/bin/python3", "other/", "abs -> ROOT/other", "loop -> loop", "file")
+	bind := func(src string, a vassal.Access, key string) vassal.Bind {
+		if !filepath.IsAbs(src) {
+			src = filepath.Join(root, src)
+		}
+		return vassal.Bind{Source: src, Access: a, Key: key}
+	}
+	for _, tc := range []struct {
+		name         string
+		jail         vassal.Jail
+		binds, links []string // below root
+		codes        []string
+	}{
+		{"chdir through a link", vassal.Jail{Chdir: root + "/current", AutoBind: true},
+			[]string{"releases/7 rw"}, []string{"current -> releases/7"}, nil},
+		{"inside the app's directory nothing is bound twice",
+			vassal.Jail{Chdir: root + "/current", AutoBind: true, Named: []vassal.Bind{bind("current/media", vassal.AsHost, "check-static")}},
+			[]string{"releases/7 rw"}, []string{"current -> releases/7"}, nil},
+		{"a bind line narrows it", vassal.Jail{Chdir: root + "/current", AutoBind: true, Binds: []vassal.Bind{bind("current/media", vassal.ReadOnly, "bind")}},
+			[]string{"releases/7 rw", "releases/7/media ro"}, []string{"current -> releases/7"}, nil},
+		{"auto-bind = false", vassal.Jail{Chdir: root + "/current", Named: []vassal.Bind{bind("other", vassal.AsHost, "check-static")}}, nil, nil, nil},
+		{"absolute link", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("abs", vassal.AsHost, "check-static")}},
+			[]string{"other rw"}, []string{"abs -> ROOT/other"}, nil},
+		{"a link loop", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("loop", vassal.AsHost, "check-static")}}, nil, nil, []string{"error not-found"}},
+		{"missing and named", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("none", vassal.AsHost, "check-static")}}, nil, nil, []string{"warning not-found"}},
+		{"missing and bound", vassal.Jail{AutoBind: true, Binds: []vassal.Bind{bind("none", vassal.ReadOnly, "bind")}}, nil, nil, []string{"error not-found"}},
+		{"below /usr", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("/usr/share", vassal.ReadOnly, "pythonpath")}}, nil, nil, nil},
+		{"too wide", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("/", vassal.ReadOnly, "pythonpath"), bind("/home", vassal.ReadOnly, "pythonpath"), bind("/var/lib", vassal.ReadOnly, "pythonpath")}},
+			nil, nil, []string{"error path-refused", "error path-too-wide", "error path-too-wide"}},
+		{"never", vassal.Jail{AutoBind: true, Binds: []vassal.Bind{bind("/proc/self", vassal.ReadOnly, "bind"), bind("/sys", vassal.ReadOnly, "bind"), bind("/dev", vassal.ReadOnly, "bind")}},
+			nil, nil, []string{"error path-refused", "error path-refused", "error path-refused"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			cfg := config()
+			cfg.Ident.User, cfg.Jail = "sammy", tc.jail
+			r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Reserved: []string{"/run/liege"}})
+			var binds, links []string
+			for _, b := range r.Binds {
+				right := " ro"
+				if b.Writable {
+					right = " rw"
+				}
+				if !b.Tenant {
+					t.Errorf("%s lies below a directory all can write but is not marked so", b.Source)
+				}
+				binds = append(binds, strings.TrimPrefix(b.Target, root+"/")+right)
+			}
+			for _, l := range r.Links {
+				if p, ok := strings.CutPrefix(l.Path, root+"/"); ok {
+					links = append(links, p+" -> "+strings.ReplaceAll(l.Target, root, "ROOT"))
+				}
+			}
+			if d := cmp.Diff([][]string{tc.binds, tc.links, tc.codes}, [][]string{binds, links, codes(r.Problems)}); d != "" {
+				t.Errorf("binds, links, problems (-want +got):\n%s%v", d, r.Problems)
+			}
+		})
+	}
+}
+
+func TestReserved(t *testing.T) {
+	root := tree(t, "run/liege/x", "vassals/")
+	for _, p := range []string{"run/liege", "run/liege/x", "run", "vassals"} {
+		cfg := config()
+		cfg.Ident.User = "sammy"
+		cfg.Jail.Binds = []vassal.Bind{{Source: filepath.Join(root, p), Key: "bind"}}
+		r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Reserved: []string{root + "/run/liege", root + "/vassals"}})
+		if got := codes(r.Problems); !slices.Equal(got, []string{"error path-refused"}) || len(r.Binds) > 0 {
+			t.Errorf("%s: problems %v, binds %v; want it refused", p, got, r.Binds)
+		}
+	}
+}
+
+func TestTenantBinds(t *testing.T) {
+	root := tree(t, "mine/", "theirs/")
+	cfg := config()
+	cfg.Trust = vassal.Trust{UID: 1004}
+	cfg.Jail.Binds = []vassal.Bind{{Source: root + "/mine", Key: "bind"}, {Source: root + "/theirs", Key: "bind"}}
+	r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Binds: []string{root + "/mine"}})
+	if got, want := codes(r.Problems), []string{"error path-over-ceiling"}; !slices.Equal(got, want) {
+		t.Errorf("problems %v, want %v", got, want)
+	}
+	if len(r.Binds) != 1 || r.Binds[0].Source != root+"/mine" {
+		t.Errorf("binds %v, want %s/mine alone", r.Binds, root)
+	}
+}
+
+func TestAddress(t *testing.T) {
+	r := &resolver{cfg: vassal.Config{File: "/etc/vassals/x.ini", Jail: vassal.Jail{Chdir: "/srv/app"}}}
+	for in, want := range map[string]string{
+		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "localhost:3031",
+		"app.sock": "/srv/app/app.sock", "./run/app.sock": "/srv/app/run/app.sock", "/var/run/uwsgi.sock": "/run/uwsgi.sock",
+		"/tmp/../run/x": "/run/x", "@name": "@name", "127.0.0.1:0": "127.0.0.1:0",
+		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error",
+	} {
+		got, err := r.address(in)
+		if err != nil {
+			got = "error"
+		}
+		if got != want {
+			t.Errorf("address(%q) = %q (%v), want %q", in, got, err, want)
+		}
+	}
+}
+
+func TestListenRule(t *testing.T) {
+	for _, tc := range []struct {
+		rule, addr string
+		want       bool
+	}{
+		{"127.0.0.1:1024-65535", "127.0.0.1:8080", true},
+		{"127.0.0.1:1024-65535", "127.0.0.1:80", false},
+		{"127.0.0.1:1024-65535", "0.0.0.0:8080", false},
+		{"127.0.0.1:8080", "127.0.0.1:8080", true},
+		{"/home/**", "/home/a/x.sock", true},
+		{"/home/**", "/homes/x.sock", false},
+		{"/home/**", "127.0.0.1:80", false},
+		{"127.0.0.1:a-b", "127.0.0.1:80", false},
+	} {
+		if got := listenRule(tc.rule, tc.addr); got != tc.want {
+			t.Errorf("listenRule(%q, %q) = %v", tc.rule, tc.addr, got)
+		}
+	}
+}
+
+func TestListenersClash(t *testing.T) {
+	cfg := config()
+	cfg.Ident.User = "sammy"
+	cfg.Listen = []vassal.Listener{
+		{Protocol: vassal.HTTP, Address: ":8080", Key: "http"}, {Protocol: vassal.HTTP, Address: "0.0.0.0:8080", Key: "http-socket"},
+		{Protocol: vassal.UWSGI, Address: "*:8080", Key: "socket"},
+	}
+	r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}})
+	if d := cmp.Diff([]string{"note listener-twice", "error listener-clash"}, codes(r.Problems)); d != "" {
+		t.Error(d)
+	}
+	if len(r.Listen) != 1 {
+		t.Errorf("listeners %v, want one", r.Listen)
+	}
+}
+
+func TestEtc(t *testing.T) {
+	cfg := config()
+	cfg.Ident.User = "sammy"
+	r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}})
+	files := map[string]string{}
+	for _, f := range r.Files {
+		files[f.Path] = f.Text
+	}
+	if got, want := files["/etc/group"], "root:x:0:\nsammy:x:1004:\nwww-data:x:33:sammy\nnogroup:x:65534:\n"; got != want {
+		t.Errorf("/etc/group:\n%s\nwant:\n%s", got, want)
+	}
+	if !strings.Contains(files["/etc/passwd"], "\nsammy:x:1004:1004::/:/bin/sh\n") {
+		t.Errorf("/etc/passwd: %q", files["/etc/passwd"])
+	}
+	for _, b := range r.System {
+		if b.Writable || within("/etc/shadow", b.Target) || within("/etc/passwd", b.Target) {
+			t.Errorf("the host's %s must not be shown", b.Target)
+		}
+	}
+}
+
+func TestAutoUIDs(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "auto-uid.json")
+	a := NewAutoUIDs(file, 0)
+	one, err1 := a.UID("one")
+	two, err2 := a.UID("two")
+	if err1 != nil || err2 != nil || one != FirstAutoUID || two != one+1 {
+		t.Fatalf("got %d %v, %d %v", one, err1, two, err2)
+	}
+	if again, err := NewAutoUIDs(file, 0).UID("two"); err != nil || again != two {
+		t.Errorf("after a restart two has %d (%v), want %d", again, err, two)
+	}
+	if err := os.WriteFile(file, []byte("{half"), fs.FileMode(0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if uid, err := NewAutoUIDs(file, 0).UID("three"); err == nil {
+		t.Errorf("from a broken file: uid %d, want an error", uid)
+	}
+}
+
+func TestResolveIsAbandoned(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := Resolve(ctx, config(), Host{FS: OS{}, Users: people{}}); !r.Problems.Failed() {
+		t.Error("a cancelled Resolve has no error")
+	}
+}

@@ -1,0 +1,120 @@
+package resolve
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// OS is the host's file system with the rights of this process.
+type OS struct{}
+
+const maxSmallFile = 64 << 10
+
+// Lstat implements FS.
+func (OS) Lstat(p string) (fs.FileInfo, error) { return os.Lstat(p) }
+
+// Readlink implements FS.
+func (OS) Readlink(p string) (string, error) { return os.Readlink(p) }
+
+// ReadFile implements FS. It reads regular files only and never waits.
+func (OS) ReadFile(p string) ([]byte, error) {
+	f, err := os.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: p, Err: fs.ErrInvalid}
+	}
+	b := make([]byte, maxSmallFile)
+	n, err := f.Read(b)
+	if n == 0 && err != nil {
+		return nil, nil // empty
+	}
+	return b[:n], nil
+}
+
+// maxLinks is the kernel's own limit on links in one path (MAXSYMLINKS).
+const maxLinks = 40
+
+// walked is a path followed to its end, link by link.
+type walked struct {
+	path   string // without links
+	links  []Link // met on the way, outermost first
+	info   fs.FileInfo
+	uid    int
+	dev    uint64
+	ino    uint64
+	tenant bool // somebody other than root can replace a step of the way
+}
+
+// walk follows p, which is absolute and clean, through the links on its way.
+func walk(f FS, p string) (walked, error) {
+	w := walked{path: "/"}
+	todo := strings.Split(strings.Trim(p, "/"), "/")
+	if p == "/" {
+		todo = nil
+	}
+	fi, err := f.Lstat("/")
+	if err != nil {
+		return w, err
+	}
+	w.see(fi)
+	for n := 0; len(todo) > 0; {
+		next := path.Join(w.path, todo[0])
+		if name := todo[0]; name == "" || name == "." {
+			todo = todo[1:]
+			continue
+		}
+		w.tenant = w.tenant || movable(w.info)
+		fi, err := f.Lstat(next)
+		if err != nil {
+			return w, err
+		}
+		todo = todo[1:]
+		if fi.Mode()&fs.ModeSymlink == 0 { // ".." too: next is the parent then
+			w.path = next
+			w.see(fi)
+			continue
+		}
+		if n++; n > maxLinks {
+			return w, fmt.Errorf("%s: too many links", p)
+		}
+		target, err := f.Readlink(next)
+		if err != nil {
+			return w, err
+		}
+		w.links = append(w.links, Link{next, target})
+		if path.IsAbs(target) {
+			w.path = "/"
+			fi, err := f.Lstat("/")
+			if err != nil {
+				return w, err
+			}
+			w.see(fi)
+		}
+		todo = append(strings.Split(strings.Trim(target, "/"), "/"), todo...)
+	}
+	return w, nil
+}
+
+func (w *walked) see(fi fs.FileInfo) {
+	w.info = fi
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		w.uid, w.dev, w.ino = int(st.Uid), st.Dev, st.Ino
+	}
+}
+
+// movable reports whether somebody other than root can replace the entries of
+// directory dir.
+func movable(dir fs.FileInfo) bool {
+	st, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid != 0 {
+		return true
+	}
+	return dir.Mode().Perm()&0o022 != 0
+}
