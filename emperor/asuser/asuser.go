@@ -1,0 +1,168 @@
+// Package asuser does a few things to files as somebody else: it opens, reads,
+// stats and globs paths, binds unix sockets and opens log files with the ids
+// of a vassal's user, so that the Emperor, which is root, never touches a path
+// where a tenant can write, and whatever the host denies that user stays
+// denied (CONTRACT 4, 6, 10, 11; KERNEL 18, 26).
+//
+//	s, err := asuser.Start(ctx, asuser.Who{UID: 1004, GID: 33, Groups: []int{33}})
+//	defer s.Close()
+//	dir, err := s.Open("/home/shop/app")   // an O_PATH descriptor
+//
+// The work is done by a short-lived child: the caller's own executable, run
+// anew with a private argv[0]. A main that uses this package therefore calls
+// Main first of all. The child has the user's ids, no capability, an empty
+// bounding set, no_new_privs, no environment, one descriptor besides
+// /dev/null, 64 MiB of memory and 2 s of CPU time; each call may take 2 s.
+//
+// The child belongs to the user, who may be able to control it: every answer
+// is a claim. What callers get is checked here as far as it can be (a bound, a
+// type, a descriptor of the kind that was asked for) and is never more than
+// what that user could have made himself.
+package asuser
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits of a session.
+const (
+	CallTime  = 2 * time.Second // one call
+	MaxMemory = 64 << 20        // bytes that the child may take beyond what it starts with
+	MaxCPU    = 2               // seconds of CPU time of the child's whole life
+	MaxRead   = 1 << 20         // bytes of ReadFile
+	MaxGlob   = 4096            // names of one Glob
+)
+
+// title is argv[0] of the child: it tells the executable to be one, and shows
+// in ps what it is.
+const title = "liege-as-user"
+
+// Who is the user that a session acts as.
+type Who struct {
+	UID, GID int
+	Groups   []int // supplementary
+}
+
+// ErrGone is wrapped by the error of a call whose child is dead, hung, or
+// broke the protocol. The session is of no further use.
+var ErrGone = errors.New("the child that acts as the user gave no answer")
+
+// Session is one child. Its calls are not for several goroutines at once.
+type Session struct {
+	who  Who
+	cmd  *exec.Cmd
+	conn *net.UnixConn
+	dead error
+	done chan struct{} // closed when the child has been waited for
+}
+
+// Start starts a child that acts as who. The child ends with ctx or Close.
+// Only root can act as somebody else; another caller gets a child of its own
+// user, whatever who says, if who is that user, else an error.
+func Start(ctx context.Context, who Who) (*Session, error) {
+	if euid := os.Geteuid(); euid != 0 && who.UID != euid {
+		return nil, fmt.Errorf("act as uid %d: needs root", who.UID)
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("act as uid %d: socketpair: %w", who.UID, err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "as-user"), os.NewFile(uintptr(pair[1]), "as-user")
+	defer ours.Close()
+	defer theirs.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		return nil, fmt.Errorf("act as uid %d: %w", who.UID, err)
+	}
+	s := &Session{who: who, conn: conn.(*net.UnixConn), done: make(chan struct{})}
+	s.cmd = exec.CommandContext(ctx, "/proc/self/exe")
+	s.cmd.Args = []string{title}
+	s.cmd.Env = []string{}
+	s.cmd.Dir = "/"
+	s.cmd.ExtraFiles = []*os.File{theirs}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if os.Geteuid() == 0 {
+		s.cmd.SysProcAttr.Credential = credential(who)
+	}
+	if err := startConfined(s.cmd); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("act as uid %d: %w", who.UID, err)
+	}
+	go func() {
+		_ = s.cmd.Wait() // how it ended says nothing that the channel doesn't
+		close(s.done)
+	}()
+	return s, nil
+}
+
+// Close ends the child. It waits for it, but not for one that hangs in the
+// kernel (a dead NFS server): that one is reaped when it wakes.
+func (s *Session) Close() error {
+	err := s.conn.Close()
+	_ = s.cmd.Process.Kill() // an error says that it has ended
+	select {
+	case <-s.done:
+	case <-time.After(CallTime):
+		return fmt.Errorf("act as uid %d: pid %d does not die: %w", s.who.UID, s.cmd.Process.Pid, ErrGone)
+	}
+	return err
+}
+
+func credential(who Who) *syscall.Credential {
+	c := &syscall.Credential{Uid: uint32(who.UID), Gid: uint32(who.GID), Groups: []uint32{}}
+	for _, g := range who.Groups {
+		c.Groups = append(c.Groups, uint32(g))
+	}
+	return c
+}
+
+// startConfined starts cmd from a thread that has no_new_privs and an empty
+// bounding set, which the child inherits. Both are for ever, so the thread
+// ends with its goroutine; the process's first thread cannot, and is avoided.
+func startConfined(cmd *exec.Cmd) error {
+	var wg sync.WaitGroup
+	var err error
+	wg.Go(func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			err = startConfined(cmd) // on another thread, since this one is held
+			runtime.UnlockOSThread()
+			return
+		}
+		if err = confineThread(); err == nil {
+			err = cmd.Start()
+		}
+	})
+	wg.Wait()
+	return err
+}
+
+func confineThread() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("no_new_privs: %w", err)
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	for c := uintptr(0); c < 64; c++ {
+		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err {
+		case nil:
+		case unix.EINVAL: // past the last one this kernel knows
+			return nil
+		default:
+			return fmt.Errorf("bounding set: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+package asuser
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open opens path, through symbolic links but no magic ones, as an O_PATH
+// descriptor of a directory or a regular file, and says where it led to.
+func (s *Session) Open(path string) (f *os.File, real string, err error) {
+	r, _, f, err := s.call(request{Op: "open", Path: path, GID: -1}, true)
+	if err == nil {
+		err = r.err("open", path)
+	}
+	if err == nil {
+		err = s.checkPath(f, path)
+	}
+	if err != nil {
+		closeIf(f)
+		return nil, "", err
+	}
+	return f, r.Real, nil
+}
+
+// ReadFile reads a regular file of at most max bytes (no more than MaxRead).
+func (s *Session) ReadFile(path string, max int) ([]byte, error) {
+	r, data, _, err := s.call(request{Op: "read", Path: path, Max: min(max, MaxRead), GID: -1}, false)
+	if err != nil {
+		return nil, err
+	}
+	return data, r.err("read", path)
+}
+
+// Stat follows symbolic links. Sys of the answer is nil.
+func (s *Session) Stat(path string) (fs.FileInfo, error) {
+	r, _, _, err := s.call(request{Op: "stat", Path: path, GID: -1}, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.err("stat", path); err != nil {
+		return nil, err
+	}
+	if r.Info == nil {
+		return nil, s.fail("stat", path, "no answer")
+	}
+	r.Info.N = filepath.Base(path)
+	return r.Info, nil
+}
+
+// Glob is filepath.Glob with at most MaxGlob names.
+func (s *Session) Glob(pattern string) ([]string, error) {
+	r, data, _, err := s.call(request{Op: "glob", Path: pattern, Max: MaxRead, GID: -1}, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.err("glob", pattern); err != nil {
+		return nil, err
+	}
+	var names []string
+	if len(data) > 0 {
+		if err := json.Unmarshal(data, &names); err != nil {
+			return nil, s.fail("glob", pattern, "no list of names")
+		}
+	}
+	return names, nil
+}
+
+// Socket is a unix stream socket to bind.
+type Socket struct {
+	Path    string      // absolute
+	Mode    fs.FileMode // permission bits, exact: no umask applies
+	Backlog int
+	GID     int // group of the node, one of the user's; -1: as made
+}
+
+// Listen binds and listens on k. A socket that is there is replaced if it
+// belongs to root or the user and nobody answers on it.
+func (s *Session) Listen(k Socket) (*os.File, error) {
+	r, _, f, err := s.call(request{Op: "listen", Path: k.Path, Mode: k.Mode, Backlog: k.Backlog, GID: k.GID}, true)
+	if err == nil {
+		err = r.err("listen", k.Path)
+	}
+	if err == nil {
+		err = s.checkSocket(f, k.Path)
+	}
+	if err != nil {
+		closeIf(f)
+		return nil, err
+	}
+	return f, nil
+}
+
+// Unlink removes the socket at path if it still is the inode given.
+func (s *Session) Unlink(path string, dev, ino uint64) error {
+	r, _, _, err := s.call(request{Op: "unlink", Path: path, Dev: dev, Ino: ino, GID: -1}, false)
+	if err != nil {
+		return err
+	}
+	return r.err("unlink", path)
+}
+
+// OpenLog opens path to append to, and makes it with mode if it is missing.
+// Its last component may not be a symbolic link.
+func (s *Session) OpenLog(path string, mode fs.FileMode) (*os.File, error) {
+	r, _, f, err := s.call(request{Op: "log", Path: path, Mode: mode, GID: -1}, true)
+	if err == nil {
+		err = r.err("open", path)
+	}
+	if err == nil {
+		err = s.checkRegular(f, path)
+	}
+	if err != nil {
+		closeIf(f)
+		return nil, err
+	}
+	return f, nil
+}
+
+// checkPath makes sure that f is an O_PATH descriptor of a file or directory.
+func (s *Session) checkPath(f *os.File, path string) error {
+	if f == nil {
+		return s.fail("open", path, "no descriptor")
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_PATH == 0 {
+		return s.fail("open", path, "a descriptor of another kind")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return s.fail("open", path, err.Error())
+	}
+	if k := st.Mode & unix.S_IFMT; k != unix.S_IFDIR && k != unix.S_IFREG && k != unix.S_IFSOCK {
+		return &fs.PathError{Op: "open", Path: path, Err: errors.New("neither a directory, a regular file nor a socket")}
+	}
+	return nil
+}
+
+// checkSocket makes sure that f listens as a unix stream socket at path: a
+// descriptor that were a datagram or an inet socket would be a way out of the
+// vassal's network (KERNEL 1).
+func (s *Session) checkSocket(f *os.File, path string) error {
+	if f == nil {
+		return s.fail("listen", path, "no descriptor")
+	}
+	fd := int(f.Fd())
+	for opt, want := range map[int]int{unix.SO_DOMAIN: unix.AF_UNIX, unix.SO_TYPE: unix.SOCK_STREAM, unix.SO_ACCEPTCONN: 1} {
+		if got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, opt); err != nil || got != want {
+			return s.fail("listen", path, "a descriptor of another kind")
+		}
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return s.fail("listen", path, err.Error())
+	}
+	if u, ok := sa.(*unix.SockaddrUnix); !ok || !strings.HasSuffix(u.Name, "/"+filepath.Base(path)) {
+		return s.fail("listen", path, "a socket of another name")
+	}
+	return nil
+}
+
+func (s *Session) checkRegular(f *os.File, path string) error {
+	if f == nil {
+		return s.fail("open", path, "no descriptor")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return s.fail("open", path, "not a regular file")
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil || flags&unix.O_APPEND == 0 || flags&unix.O_ACCMODE != unix.O_WRONLY {
+		return s.fail("open", path, "not open for appending")
+	}
+	return nil
+}
+
+// fail ends the session because its child broke the protocol.
+func (s *Session) fail(op, path, why string) error {
+	s.dead = fmt.Errorf("uid %d: %s %s: %w: %s", s.who.UID, op, path, ErrGone, why)
+	return s.dead
+}
+
+func closeIf(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
+}
