@@ -1,5 +1,17 @@
 // Package emperor keeps the set of running vassals equal to the set of vassal
 // files. One goroutine owns the set; one goroutine, an actor, owns each vassal.
+//
+//	e, err := emperor.New(emperor.Options{…})
+//	err = e.Run(ctx)    // until ctx is done and every vassal has drained
+//
+// The set's goroutine compares the Monitor's Snapshots with what there is and
+// leaves wishes in the actors' boxes, where the latest wish wins; it never
+// waits for an actor. An actor is a state machine whose states are those of
+// CONTRACT 16 (actor.go, states.go, start.go); what may take long runs beside
+// it, so it hears new wishes at any time. What it has to say it puts on its
+// board, where clients of the control socket read it: they never wait for an
+// actor, nor it for them. Actors share one thing, the gate that keeps starts
+// few (gate.go), and nobody can hold that for long.
 package emperor
 
 import (
@@ -21,18 +33,28 @@ type File struct {
 	Inode   uint64
 	Stamp   string // changes whenever the vassal must be looked at again (CONTRACT 2)
 	Problem *vassal.Problem
+	// NoVassal says that the file cannot have a vassal: its name cannot be
+	// used or belongs to another file. It is listed, and nothing else. Name is
+	// then for show only.
+	NoVassal bool
 }
 
 // A Snapshot is the whole desired set at one moment.
 type Snapshot struct {
 	Files   []File           // in name order
-	Skipped []vassal.Problem // notes about files that are not vassals
+	Skipped []vassal.Problem // about files that are not vassals; an Error: about a directory that cannot be used
+	// Partial says that a directory could not be used: what it held before
+	// is in Files, and what it holds now is not known.
+	Partial bool
 }
 
 // A Monitor sends a Snapshot whenever the desired set may have changed, until
 // ctx is done. It may send the same Snapshot twice.
 type Monitor interface {
 	Watch(ctx context.Context, out chan<- Snapshot) error
+	// Rescan looks at every file anew and returns when the Snapshot of that
+	// has been taken from out. Watch must be running.
+	Rescan(ctx context.Context) error
 }
 
 // A Launcher starts the generations of one vassal. It is used by one goroutine
@@ -53,7 +75,31 @@ type Launcher interface {
 	Close() error
 }
 
-// Prepared is one expanded and resolved file, ready to be launched.
+// An Adopter is a Launcher that can find a generation that an earlier Emperor
+// left running (KERNEL 19).
+type Adopter interface {
+	// Adopt takes back the listeners that the survivor holds and returns it as
+	// generation gen, or false if there is none. It is called once, before
+	// anything else. The actor treats the survivor as a generation that
+	// serves: its successor is started at once, and when that is ready the
+	// survivor is drained.
+	Adopt(ctx context.Context) (in Instance, gen int, ok bool)
+}
+
+// An Heir is a Launcher that can take over what another one keeps: the
+// listeners of a vassal whose file was renamed (CONTRACT 3).
+type Heir interface {
+	// Inherit takes from old what both need. No generation of either lives.
+	// Afterwards old is closed by the actor and gives up the rest.
+	Inherit(old Launcher) error
+}
+
+// A Remainer is an Instance that can say what keeps it from being gone, such
+// as "pids 412 413 in D state, nfs_wait".
+type Remainer interface{ Remains() string }
+
+// Prepared is one expanded and resolved file, ready to be launched. Changed may
+// run while the Launcher is at work.
 type Prepared interface {
 	Digest() vassal.Digest
 	Restart() vassal.Restart
@@ -74,7 +120,7 @@ type View struct {
 	Cgroup      string
 }
 
-// An Instance is one generation of a vassal.
+// An Instance is one generation of a vassal. No method waits for it.
 type Instance interface {
 	PID() int
 	Ready() <-chan vassal.Problems // receives once, the warnings of the core, when the generation serves
@@ -84,7 +130,7 @@ type Instance interface {
 	Drain() error                  // ask it to finish; Done follows
 	Kill() error                   // end it now; Done follows
 	Alone() error                  // tell it that no other generation lives
-	Usage() Usage
+	Usage() Usage                  // fast; after Done the last figures
 }
 
 // Usage is what is known of a running generation; the kernel's figures are for
@@ -94,9 +140,24 @@ type Usage struct {
 	Requests                             uint64 // the tenant's own claim
 }
 
-// Clock-like settings of the supervisor.
+// Times of the supervisor.
 const (
 	// KillAfter is how long a killed generation may take to be gone before
-	// the vassal is reported as stuck.
+	// the vassal is reported as stuck (KERNEL 40).
 	KillAfter = 10 * time.Second
+	// SlotTime is how long one start may hold a slot of start-concurrency.
+	// One that takes longer, because its hook sleeps or its app is large,
+	// goes on without.
+	SlotTime = 3 * time.Second
+	// LookAgain is how often what a vassal read besides its file is compared.
+	LookAgain = 3 * time.Second
+	// CheckAgain is how long after a refusal a file that did not change is
+	// checked again, for what it asks of the host may have changed: a user, a
+	// directory. It doubles up to CheckAgainMax.
+	CheckAgain    = 5 * time.Second
+	CheckAgainMax = 5 * time.Minute
+	// SampleEvery is how often usage is sampled when nobody asks.
+	SampleEvery = 10 * time.Second
+	// SaveEvery is how often the counters are saved when nothing else is.
+	SaveEvery = time.Minute
 )

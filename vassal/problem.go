@@ -1,6 +1,7 @@
 package vassal
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,6 +30,30 @@ type Problem struct {
 	Step     string   `json:"step,omitempty"` // of a start: "resolve", "listen", "hook as-root", "exec" …
 	Message  string   `json:"message"`
 	Hint     string   `json:"hint,omitempty"`
+}
+
+// MarshalJSON writes every member, null where there is nothing (CONTRACT 16).
+func (p Problem) MarshalJSON() ([]byte, error) {
+	text := func(s string) *string {
+		if s == "" {
+			return nil
+		}
+		return &s
+	}
+	var line *int
+	if p.Line > 0 {
+		line = &p.Line
+	}
+	return json.Marshal(struct {
+		Severity Severity `json:"severity"`
+		Code     string   `json:"code"`
+		File     *string  `json:"file"`
+		Line     *int     `json:"line"`
+		Key      *string  `json:"key"`
+		Step     *string  `json:"step"`
+		Message  string   `json:"message"`
+		Hint     *string  `json:"hint"`
+	}{p.Severity, p.Code, text(p.File), line, text(p.Key), text(p.Step), p.Message, text(p.Hint)})
 }
 
 // Error is the one-line form without the hint: file:line: key: step: message.

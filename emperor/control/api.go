@@ -1,6 +1,16 @@
 // Package control is the Emperor's control socket: the wire form, the server
 // and the client. One connection carries one Request and its Replies as lines
 // of JSON over a SOCK_STREAM unix socket; SO_PEERCRED says who asks.
+//
+// A command calls
+//
+//	err := control.Call(ctx, control.Socket(runDir), req, func(r control.Reply) error { … })
+//	os.Exit(control.ExitCode(err))
+//
+// The Emperor's main calls Listen, as root, and Serve with itself as Backend.
+// Nothing a client does or omits holds up a vassal or another client: the
+// request has a size and a time, replies have a time, and clients are bounded
+// in number, altogether and for each user.
 package control
 
 import (
@@ -15,7 +25,7 @@ const Version = 1
 // MaxRequest bounds a request line, in bytes.
 const MaxRequest = 64 << 10
 
-// Verb is what is asked. Verbs says who may.
+// Verb is what is asked. ClassOf says who may.
 type Verb string
 
 // The verbs.
@@ -29,8 +39,30 @@ const (
 	Suspend Verb = "suspend" // act
 	Resume  Verb = "resume"  // act
 	Wait    Verb = "wait"    // read
+	Logs    Verb = "logs"    // read: where the vassal's lines go
 	About   Verb = "version" // read: of the running Emperor
 )
+
+// Class is what a Verb does, and so who may ask for it.
+type Class uint8
+
+// The classes.
+const (
+	Read  Class = iota + 1 // changes nothing: a vassal's own user for its own
+	Mend                   // makes a new generation of what runs: its own user too
+	Act                    // changes what runs: root and the control group
+	Admin                  // root alone
+)
+
+// verbs is the one table of who may ask what (KERNEL 49).
+var verbs = map[Verb]Class{
+	List: Read, Status: Read, Wait: Read, Logs: Read, About: Read,
+	Reload:  Mend,
+	Restart: Act, Stop: Act, Start: Act, Suspend: Act, Resume: Act,
+}
+
+// ClassOf returns the class of v, or false for an unknown verb.
+func ClassOf(v Verb) (Class, bool) { c, ok := verbs[v]; return c, ok }
 
 // Request is one request.
 type Request struct {
@@ -53,6 +85,7 @@ type Reply struct {
 	OK      bool            `json:"ok"`
 	Code    int             `json:"code,omitempty"` // exit code of the command
 	Text    string          `json:"text,omitempty"` // one line for people
+	Path    string          `json:"path,omitempty"` // logs: the file
 	Problem *vassal.Problem `json:"problem,omitempty"`
 	Version string          `json:"version,omitempty"`
 	Binary  string          `json:"binary,omitempty"`
@@ -103,7 +136,7 @@ type Vassal struct {
 	Error          *vassal.Problem  `json:"error"`
 	Restarts       int64            `json:"restarts"`
 	ColdStarts     int64            `json:"cold_starts"`
-	LastExit       *vassal.Exit     `json:"last_exit"`
+	LastExit       *Exit            `json:"last_exit"`
 	Suspended      *Suspension      `json:"suspended"`
 	StoppedBy      *string          `json:"stopped_by"`
 	Cgroup         *string          `json:"cgroup"`
@@ -114,6 +147,19 @@ type Vassal struct {
 	Pids           *int64           `json:"pids"`
 	PidsMax        *int64           `json:"pids_max"`
 	Requests       uint64           `json:"requests"`
+
+	// Users may see and reload the vassal: the one it runs as and, of a
+	// tenant's file, the owner.
+	Users []int `json:"-"`
+}
+
+// Exit is vassal.Exit in the form of ls and status.
+type Exit struct {
+	Code   int     `json:"code"`
+	Signal *string `json:"signal"`
+	OOM    bool    `json:"oom"`
+	Reason *string `json:"reason"`
+	At     Time    `json:"at"`
 }
 
 // Pending is a generation that is being made.

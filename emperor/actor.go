@@ -1,0 +1,386 @@
+package emperor
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// realm is what the actors have in common. It is never modified.
+type realm struct {
+	gate     *gate
+	launcher func(vassal.Name) Launcher
+	records  records
+	logPath  func(vassal.Name) string
+	owner    func(uid int) string
+	log      *slog.Logger
+	hurry    <-chan struct{} // closed: end at once what drains
+}
+
+// An actor owns one vassal. Its fields belong to the goroutine in run, except
+// those of the first group, which never change and are safe to use from others.
+type actor struct {
+	realm  *realm
+	name   vassal.Name
+	box    *box
+	board  *board[report]
+	poke   chan struct{} // capacity 1: somebody wants fresh usage
+	legacy chan Launcher // capacity 1: from the vassal whose file is now this one's; nil: nothing to wait for
+
+	launch   Launcher      // nil: closed
+	cur      *generation   // the one that serves
+	leaving  []*generation // on their way out
+	gone     chan *generation
+	slow     chan *generation // killed, and not gone after KillAfter
+	looked   chan bool        // a finished Prepared.Changed
+	looking  bool
+	lookTick *time.Ticker
+	tick     *time.Ticker  // to sample
+	abandon  chan struct{} // closed: do not wait for stuck ones any more
+	wg       sync.WaitGroup
+
+	w         wish // as last taken from the box
+	ending    bool // the Emperor ends
+	prep      Prepared
+	seen      string // file_digest
+	stamp     string // of the file last tried
+	turn      uint64 // of the wish last tried
+	freshTurn uint64 // of the restart wish last honoured
+	stale     bool   // what the file includes has changed
+	byInclude bool   // this try is because of that
+	last      tryResult
+	fails     int // tries that died since one was stable or somebody stepped in
+	checks    int // refusals in a row of the same file
+	tardy     bool
+	queued    time.Time // since when it waits for a slot; zero: it does not
+
+	rec      record
+	dirty    bool // rec has not been saved
+	saved    time.Time
+	sampled  time.Time
+	memory   *int64 // as last sampled
+	pids     *int64
+	state    control.State
+	since    time.Time
+	retryAt  time.Time
+	pending  *control.Pending
+	problems vassal.Problems
+	stuck    map[*generation]bool
+}
+
+// generation is one Instance and what became it.
+type generation struct {
+	n        int
+	inst     Instance
+	prep     Prepared // nil: adopted
+	requests uint64   // counted already
+	alone    bool     // told
+}
+
+// tryResult is how the last try ended.
+type tryResult int
+
+const (
+	untried tryResult = iota
+	served
+	refused // the file cannot be used
+	died    // it could, and then did not start or stay
+)
+
+// A stateFn is one state: it waits, acts and returns the next one, or nil.
+type stateFn func(context.Context) stateFn
+
+func newActor(r *realm, f File) *actor {
+	return &actor{
+		realm: r, name: f.Name,
+		box:   newBox(wish{file: f}),
+		board: newBoard(report{}),
+		poke:  make(chan struct{}, 1),
+		gone:  make(chan *generation), slow: make(chan *generation),
+		looked:  make(chan bool, 1),
+		abandon: make(chan struct{}),
+		stuck:   map[*generation]bool{},
+	}
+}
+
+// run lives as long as the vassal. When it returns nothing of the vassal is
+// left.
+func (a *actor) run(ctx context.Context) {
+	a.lookTick = time.NewTicker(LookAgain)
+	defer a.lookTick.Stop()
+	a.tick = time.NewTicker(SampleEvery)
+	defer a.tick.Stop()
+	for st := stateFn(a.begin); st != nil; {
+		st = st(ctx)
+	}
+	close(a.abandon)
+	a.wg.Wait()
+	rep, _ := a.board.get()
+	rep.ended = true
+	a.board.put(rep)
+}
+
+// begin remembers what an earlier Emperor knew of the vassal, and takes over
+// what it left running.
+func (a *actor) begin(ctx context.Context) stateFn {
+	a.enter(control.Starting)
+	rec, err := a.realm.records.load(a.name)
+	if err != nil {
+		a.realm.log.Warn("state is damaged and begins anew", "vassal", a.name, "err", err)
+	}
+	a.rec = rec
+	a.box.change(func(w *wish) {
+		if w.intent == "" { // else somebody was quicker
+			w.intent, w.by, w.hold = rec.Intent, rec.By, rec.Hold
+		}
+	})
+	a.pending = &control.Pending{Generation: rec.Generation + 1, State: "queued", Since: control.Time{Time: time.Now()}}
+	a.publish()
+	if a.legacy != nil {
+		a.inherit(ctx)
+	}
+	if a.launch == nil {
+		a.launch = a.realm.launcher(a.name)
+	}
+	if ad, ok := a.launch.(Adopter); ok {
+		type found struct {
+			in  Instance
+			gen int
+			ok  bool
+		}
+		f := alongside(a, ctx, func(ctx context.Context) (f found) {
+			f.in, f.gen, f.ok = ad.Adopt(ctx)
+			return f
+		})
+		if f.ok {
+			a.cur = &generation{n: f.gen, inst: f.in, alone: true}
+			a.rec.Generation = max(a.rec.Generation, f.gen)
+			a.realm.log.Info("found running", "vassal", a.name, "gen", f.gen, "pid", f.in.PID())
+		}
+	}
+	if a.cur == nil {
+		a.rec.Kernel = kernelCounts{} // a new cgroup counts from nothing
+	}
+	return a.decide
+}
+
+// inherit waits until the vassal that the file belonged to has drained, and
+// takes its listeners over.
+func (a *actor) inherit(ctx context.Context) {
+	old := alongside(a, ctx, func(context.Context) Launcher { return <-a.legacy })
+	a.legacy = nil
+	if old == nil {
+		return
+	}
+	a.launch = a.realm.launcher(a.name)
+	if heir, ok := a.launch.(Heir); ok {
+		if err := heir.Inherit(old); err != nil {
+			a.realm.log.Warn("listeners are not taken over", "vassal", a.name, "err", err)
+		}
+	}
+	if err := old.Close(); err != nil {
+		a.realm.log.Warn("the renamed vassal leaves something behind", "vassal", a.name, "err", err)
+	}
+}
+
+// decide compares the latest wish with what there is.
+func (a *actor) decide(ctx context.Context) stateFn {
+	a.w = a.box.get()
+	switch {
+	case a.ending:
+		return a.shutdown
+	case a.w.gone:
+		return a.leave
+	case a.w.intent == wantStop:
+		return a.stop
+	case a.w.intent == wantSuspend:
+		return a.suspend
+	}
+	a.remember()
+	switch {
+	case a.due():
+		a.fails, a.checks = 0, 0
+		return a.try
+	case a.cur != nil && a.cur.prep == nil && a.last == untried:
+		return a.try // the successor of a survivor
+	case a.cur != nil:
+		return a.serve
+	case a.last == refused:
+		return a.failed
+	case a.last == died:
+		return a.backoff
+	}
+	return a.try
+}
+
+// due reports whether the wish asks for a try that was not made yet.
+func (a *actor) due() bool {
+	return a.last != untried && (a.stale || a.w.file.Stamp != a.stamp || a.w.force > a.turn ||
+		a.cur == nil && a.w.control > a.turn)
+}
+
+// superseded reports whether the wish has so changed that what goes on for
+// a.w is pointless. A mere touch waits for its turn.
+func (a *actor) superseded() bool {
+	w := a.box.get()
+	waits := a.pending != nil && a.pending.State == "queued"
+	return a.ending || w.gone || w.intent != a.w.intent || w.fresh > a.w.fresh ||
+		(w.file.Problem == nil) != (a.w.file.Problem == nil) ||
+		w.file.Trust != a.w.file.Trust || !bytes.Equal(w.file.Text, a.w.file.Text) ||
+		waits && w.control > a.w.control
+}
+
+// event is what ended a wait.
+type event int
+
+const (
+	evWish  event = iota // there may be a new wish
+	evEnd                // the Emperor ends
+	evCrash              // the generation that served is no more
+	evGone               // one that was leaving is gone, or stuck
+	evDone               // what the state waited for
+	evTimer              // the state's own time is up
+)
+
+// next waits for the next event. Both channels may be nil. What concerns every
+// state alike is dealt with here.
+func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan time.Time) event {
+	for {
+		var crashed <-chan struct{}
+		if a.cur != nil {
+			crashed = a.cur.inst.Done()
+		}
+		end := ctx.Done()
+		if a.ending {
+			end = nil // said once
+		}
+		select {
+		case <-end:
+			a.ending = true
+			return evEnd
+		case <-a.box.bell:
+			return evWish
+		case <-crashed:
+			a.crashed()
+			return evCrash
+		case g := <-a.gone:
+			a.buried(g)
+			return evGone
+		case g := <-a.slow:
+			a.stuck[g] = true
+			a.publish()
+			return evGone
+		case <-a.poke:
+			a.sample()
+			a.publish()
+		case <-a.tick.C:
+			if a.cur != nil {
+				a.sample()
+				a.publish()
+			}
+			if time.Since(a.saved) >= SaveEvery {
+				a.save(false)
+			}
+		case <-a.lookTick.C:
+			a.look(ctx)
+		case changed := <-a.looked:
+			if a.looking = false; changed {
+				a.stale = true
+				return evWish
+			}
+		case <-done:
+			return evDone
+		case <-timer:
+			return evTimer
+		}
+	}
+}
+
+// alongside runs f beside the actor, which stays attentive, and returns what f
+// returned. Only the end of the Emperor cancels f's context.
+func alongside[T any](a *actor, ctx context.Context, f func(context.Context) T) T {
+	var (
+		out  T
+		done = make(chan struct{})
+	)
+	go func() { defer close(done); out = f(ctx) }()
+	for a.next(ctx, done, nil) != evDone {
+	}
+	return out
+}
+
+// unless is alongside, but a wish that makes f pointless cancels f's context.
+// ok is false if that happened: what f returned is then the caller's to undo.
+func unless[T any](a *actor, ctx context.Context, f func(context.Context) T) (out T, ok bool) {
+	fctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	done := make(chan struct{})
+	go func() { defer close(done); out = f(fctx) }()
+	ok = true
+	for {
+		switch a.next(ctx, done, nil) {
+		case evDone:
+			return out, ok
+		case evWish, evEnd:
+			if a.superseded() {
+				ok = false
+				cancel()
+			}
+		}
+	}
+}
+
+// look has Prepared.Changed asked, beside the actor. One that hangs, on a dead
+// network file system for instance, is not asked again.
+func (a *actor) look(ctx context.Context) {
+	if a.looking || a.prep == nil || a.pending != nil || a.state == control.Stopped || a.ending {
+		return
+	}
+	a.looking = true
+	prep := a.prep
+	a.wg.Go(func() { a.looked <- prep.Changed(ctx) })
+}
+
+// crashed records that the generation that served ended by itself.
+func (a *actor) crashed() {
+	g := a.cur
+	a.count(g)
+	a.cur = nil
+	a.last = died
+	a.recordExit(g.inst.Exit())
+	a.problems = deathOf(g, "run")
+	a.realm.log.Warn("ended", "vassal", a.name, "gen", g.n, "err", a.problems.Error())
+	a.enter(control.Starting)
+	a.publish()
+}
+
+func (a *actor) recordExit(x vassal.Exit) {
+	a.rec.LastExit = exitOf(x)
+	a.dirty = true
+}
+
+// deathOf says why g, whose Done is closed, ended.
+func deathOf(g *generation, step string) vassal.Problems {
+	ps := g.inst.Problems()
+	if ps.Failed() {
+		return ps
+	}
+	x := g.inst.Exit()
+	code, what := "exited-early", fmt.Sprintf("exited with code %d", x.Code)
+	if x.Signal != "" {
+		what = "was ended by " + x.Signal
+	}
+	if x.OOM {
+		code, what = "oom", what+": out of memory"
+	}
+	if x.Reason != "" {
+		what += ": " + x.Reason
+	}
+	return append(ps, vassal.Problem{Severity: vassal.Error, Code: code, Step: step, Message: what})
+}

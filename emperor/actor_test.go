@@ -1,0 +1,182 @@
+package emperor
+
+import (
+	"testing"
+	"time"
+
+	"liege/vassal"
+)
+
+// A story is steps against one vassal called v, and what is seen after each.
+func TestStories(t *testing.T) {
+	sec := time.Second
+	for _, tt := range []struct {
+		name string
+		do   func(s *stage)
+	}{{"serves and stops", func(s *stage) {
+		s.write("v", "good")
+		s.look(0)
+		s.want("v", "starting 1 starting")
+		s.pass(5 * sec)
+		s.want("v", "running 1")
+	}}, {"backs off, longer each time", func(s *stage) {
+		s.write("v", "crash")
+		s.look(1500 * time.Millisecond)
+		s.want("v", "backoff 1: boom")
+		s.pass(sec)
+		s.want("v", "starting 2 starting: boom")
+		s.pass(sec)
+		s.want("v", "backoff 2: boom")
+		s.pass(sec) // 4.5 s: the second delay is 2 s
+		s.want("v", "backoff 2: boom")
+		s.pass(sec)
+		s.want("v", "starting 3 starting: boom")
+	}}, {"an edit ends the backoff", func(s *stage) {
+		s.write("v", "crash")
+		s.look(3500 * time.Millisecond)
+		s.want("v", "backoff 2: boom")
+		s.write("v", "good")
+		s.look(1100 * time.Millisecond)
+		s.want("v", "running 3")
+	}}, {"a bad edit keeps the old one serving", func(s *stage) {
+		s.write("v", "good")
+		s.look(5 * sec)
+		s.write("v", "bad")
+		s.look(5 * sec)
+		s.want("v", "running 1: bad file")
+		if s.world.alive("v") != 1 {
+			s.Error("the old one is gone")
+		}
+		s.write("v", "good again")
+		s.look(5 * sec)
+		s.want("v", "running 2")
+	}}, {"an edit that is never ready keeps the old one", func(s *stage) {
+		s.write("v", "good")
+		s.look(5 * sec)
+		s.write("v", "never")
+		s.look(5 * sec)
+		s.want("v", "running 2 starting")
+		s.pass(15 * sec)
+		s.want("v", "running 2: not ready after 10s")
+	}}, {"overlap", func(s *stage) {
+		s.write("v", "good")
+		s.look(5 * sec)
+		s.write("v", "good 2")
+		s.look(500 * time.Millisecond)
+		if n := s.world.alive("v"); n != 2 {
+			s.Errorf("%d live, want 2", n)
+		}
+		s.pass(sec)
+		s.want("v", "running 2")
+		if n := s.world.alive("v"); n != 1 {
+			s.Errorf("%d live, want 1", n)
+		}
+	}}, {"without overlap the old one leaves first", func(s *stage) {
+		s.write("v", "good drain=5s")
+		s.look(5 * sec)
+		s.write("v", "good alone")
+		s.look(4 * sec)
+		s.want("v", "starting 1 starting")
+		s.pass(1500 * time.Millisecond)
+		s.want("v", "starting 2 starting")
+		if n := s.world.alive("v"); n != 1 {
+			s.Errorf("%d live, want 1", n)
+		}
+		s.pass(sec)
+		s.want("v", "running 2")
+	}}, {"a stubborn one is killed", func(s *stage) {
+		s.write("v", "stubborn")
+		s.look(2 * sec)
+		s.remove("v")
+		s.look(29 * sec)
+		s.want("v", "draining 1")
+		s.pass(2 * sec)
+		s.want("v", "none")
+	}}, {"removed while starting", func(s *stage) {
+		s.write("v", "never")
+		s.look(2 * sec)
+		s.remove("v")
+		s.look(0)
+		s.want("v", "none")
+	}}, {"back before it has left", func(s *stage) {
+		s.write("v", "good drain=5s")
+		s.look(2 * sec)
+		s.remove("v")
+		s.look(2 * sec)
+		s.want("v", "draining 1")
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.want("v", "running 2")
+	}}, {"a crash", func(s *stage) {
+		s.write("v", "dies=5s")
+		s.look(4 * sec)
+		s.want("v", "running 1")
+		s.pass(1500 * time.Millisecond)
+		s.want("v", "backoff 1: was ended by SIGKILL: out of memory")
+		s.pass(2 * sec)
+		s.want("v", "running 2")
+	}}, {"refused, then mended", func(s *stage) {
+		s.write("v", "bad")
+		s.look(2 * sec)
+		s.want("v", "failed 0: bad file")
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.want("v", "running 1")
+	}}, {"not launched", func(s *stage) {
+		s.write("v", "fail")
+		s.look(500 * time.Millisecond)
+		s.want("v", "backoff 1: no such image")
+	}}, {"a wish during a start: other bytes restart the try", func(s *stage) {
+		s.write("v", "never")
+		s.look(2 * sec)
+		s.write("v", "good")
+		s.look(1100 * time.Millisecond)
+		s.want("v", "running 2")
+	}}, {"a touch during a start is kept", func(s *stage) {
+		s.write("v", "good")
+		s.look(500 * time.Millisecond)
+		s.write("v", "good")
+		s.look(600 * time.Millisecond)
+		s.want("v", "running 2 starting")
+		s.pass(sec)
+		s.want("v", "running 2")
+	}}, {"an include that changed", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.world.mu.Lock()
+		s.world.changed["v"] = true
+		s.world.mu.Unlock()
+		s.pass(5 * sec)
+		s.want("v", "running 2")
+	}}, {"a panic in the check is its vassal's problem", func(s *stage) {
+		s.write("v", "panic")
+		s.write("w", "good")
+		s.look(2 * sec)
+		s.want("v", "failed 0: a defect of Liege was met while checking this file; it is in the Emperor's log")
+		s.want("w", "running 1")
+	}}, {"stuck", func(s *stage) {
+		s.write("v", "stuck")
+		s.look(2 * sec)
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.want("v", "running 2")
+		s.pass(time.Minute)
+		for _, v := range s.e.list() {
+			if len(v.Problems) != 1 || v.Problems[0].Code != "stuck" {
+				s.Errorf("problems: %v", v.Problems)
+			}
+		}
+		s.write("v", "good 3") // a new generation starts all the same
+		s.look(2 * sec)
+		s.want("v", "running 3")
+		s.world.mu.Lock()
+		first := s.world.made["v"][0]
+		s.world.mu.Unlock()
+		defer s.pass(0)
+		first.die(exitAfterAll)
+	}}} {
+		t.Run(tt.name, func(t *testing.T) { perform(t, Options{Concurrency: 2}, tt.do) })
+	}
+}
+
+var exitAfterAll = vassal.Exit{Signal: "SIGKILL"}

@@ -1,0 +1,85 @@
+package emperor
+
+import "sync"
+
+// A board holds the latest value of something and tells who waits for the
+// next. Values are not modified once put.
+type board[T any] struct {
+	mu   sync.Mutex
+	val  T
+	next chan struct{}
+}
+
+func newBoard[T any](v T) *board[T] { return &board[T]{val: v, next: make(chan struct{})} }
+
+// get returns the value and a channel that is closed when there is another.
+func (b *board[T]) get() (T, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.val, b.next
+}
+
+func (b *board[T]) put(v T) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.val = v
+	close(b.next)
+	b.next = make(chan struct{})
+}
+
+// intent is what is wanted of a vassal as a whole. It survives the Emperor.
+type intent string
+
+const (
+	wantRun     intent = "run"
+	wantStop    intent = "stop"
+	wantSuspend intent = "suspend"
+)
+
+// wish is all that is wanted of one vassal. The actor compares it with what it
+// has done; nothing is lost by not seeing one that has been replaced.
+type wish struct {
+	turn    uint64 // counts changes
+	file    File
+	gone    bool   // the file is
+	heir    *actor // with gone: the vassal that the file is now called
+	intent  intent
+	by      string // who wanted the intent
+	hold    *hold  // with wantSuspend
+	force   uint64 // turn of the last wish for a generation though nothing changed
+	fresh   uint64 // turn of the last wish that the old one ends first
+	control uint64 // turn of the last wish that somebody waits for
+}
+
+// box is where wishes are left. Any goroutine may leave one.
+type box struct {
+	mu   sync.Mutex
+	w    wish
+	bell chan struct{} // capacity 1: the wish has changed
+}
+
+func newBox(w wish) *box { return &box{w: w, bell: make(chan struct{}, 1)} }
+
+// change changes the wish and returns its turn.
+func (b *box) change(f func(*wish)) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.w.turn++
+	f(&b.w)
+	ring(b.bell)
+	return b.w.turn
+}
+
+func (b *box) get() wish {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.w
+}
+
+// ring leaves a token in a channel of capacity 1.
+func ring(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,182 @@
+package control
+
+import (
+	"context"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// answer deals with one request of p.
+func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
+	class, _ := ClassOf(r.Verb)
+	full := p.uid == 0 || s.Group >= 0 && slices.Contains(p.groups, uint32(s.Group))
+	if class == Admin && p.uid != 0 {
+		w.fail(77, "not-permitted", string(r.Verb)+": not permitted", "only root may do that")
+		return
+	}
+	if r.Verb == About {
+		w.send(Reply{OK: true, Version: s.Version, Binary: s.Binary, Done: true})
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	defer cancel()
+	if !full && !s.knows(ctx, p) {
+		w.fail(77, "not-permitted", string(r.Verb)+": not permitted", "sudo, or be in the control group")
+		return
+	}
+	switch r.Verb {
+	case Reload, Restart, Start, Resume, Wait:
+		if err := s.Backend.Refresh(ctx); err != nil {
+			w.fail(75, "timed-out", string(r.Verb)+": the vassal files were not read in time", "")
+			return
+		}
+	}
+	all := s.Backend.Vassals(ctx)
+	if !full {
+		all = slices.DeleteFunc(all, func(v Vassal) bool { return !slices.Contains(v.Users, int(p.uid)) })
+	}
+	if !full && class > Mend {
+		w.fail(77, "not-permitted", string(r.Verb)+": not permitted", "a vassal's own user may look at it and reload it; sudo, or be in the control group")
+		return
+	}
+	if class == Read && r.Verb != Wait {
+		s.show(r, all, w)
+		return
+	}
+	names, missing := pick(r, all, full && r.Verb == Wait)
+	for _, n := range missing {
+		w.send(noSuch(n))
+	}
+	code := s.each(ctx, r, p, names, w)
+	if len(missing) > 0 {
+		code = max(code, 66)
+	}
+	w.send(Reply{OK: code == 0, Code: code, Done: true})
+}
+
+// knows reports whether p runs a vassal: such a user may see its own.
+func (s *Server) knows(ctx context.Context, p peer) bool {
+	return slices.ContainsFunc(s.Backend.Vassals(ctx), func(v Vassal) bool { return slices.Contains(v.Users, int(p.uid)) })
+}
+
+// show answers list, status and logs.
+func (s *Server) show(r Request, all []Vassal, w *replies) {
+	if len(r.Names) == 0 {
+		r.All = true
+	}
+	code := 0
+	seen := map[string]bool{}
+	for i := range all {
+		v := &all[i]
+		if !r.All && !slices.ContainsFunc(r.Names, func(n string) bool { return match(n, v.Name) }) {
+			continue
+		}
+		seen[v.Name] = true
+		if r.Verb == Logs {
+			rep := Reply{Name: v.Name, OK: v.Log != nil}
+			if v.Log != nil {
+				rep.Path = *v.Log
+			}
+			w.send(rep)
+			continue
+		}
+		w.send(Reply{Vassal: v, Name: v.Name, OK: true})
+	}
+	for _, n := range r.Names {
+		found := false
+		for name := range seen {
+			found = found || match(n, name)
+		}
+		// A pattern of list that fits nothing is an empty list.
+		if !found && (r.Verb != List || !isPattern(n)) {
+			code = 66
+			w.send(noSuch(n))
+		}
+	}
+	w.send(Reply{OK: code == 0, Code: code, Done: true})
+}
+
+// pick returns the names that r means, and what fits no vassal. A plain name
+// that is unknown is picked where future says that it may still come.
+func pick(r Request, all []Vassal, future bool) (names, missing []string) {
+	for _, v := range all {
+		if r.All && !slices.Contains(names, v.Name) {
+			names = append(names, v.Name)
+		}
+	}
+	for _, n := range r.Names {
+		found := false
+		for _, v := range all {
+			if match(n, v.Name) {
+				found = true
+				if !slices.Contains(names, v.Name) {
+					names = append(names, v.Name)
+				}
+			}
+		}
+		switch {
+		case found:
+		case future && !isPattern(n), r.Goal == "gone" && future:
+			if !slices.Contains(names, n) && !isPattern(n) {
+				names = append(names, n)
+			}
+		default:
+			missing = append(missing, n)
+		}
+	}
+	return names, missing
+}
+
+func match(pattern, name string) bool {
+	if pattern == name {
+		return true
+	}
+	ok, _ := path.Match(pattern, name)
+	return ok
+}
+
+func isPattern(s string) bool { return strings.ContainsAny(s, "*?[\\") }
+
+// each passes r on to every name, as many at once as may start at once, and
+// returns the worst code.
+func (s *Server) each(ctx context.Context, r Request, p peer, names []string, w *replies) int {
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex
+		worst int
+	)
+	width := max(s.Backend.Concurrency(), 1)
+	if r.NoWait || r.Verb == Wait || r.Verb == Stop || r.Verb == Suspend {
+		width = len(names) // these start nothing, or are queued by the Emperor
+	}
+	turn := make(chan struct{}, max(width, 1))
+	for _, n := range names {
+		select {
+		case turn <- struct{}{}:
+		case <-ctx.Done():
+			mu.Lock()
+			worst = max(worst, 75)
+			mu.Unlock()
+			w.send(Reply{Name: n, Code: 75, Text: n + ": not begun in time"})
+			continue
+		}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			var o Outcome
+			if r.Verb == Wait {
+				o = s.Backend.Await(ctx, n, r.Goal)
+			} else {
+				o = s.Backend.Act(ctx, n, r, p.String())
+				s.Log.Info("control", "verb", string(r.Verb), "vassal", n, "by", p.String(), "ok", o.OK)
+			}
+			mu.Lock()
+			worst = max(worst, o.Code)
+			mu.Unlock()
+			w.send(Reply{Name: n, OK: o.OK, Code: o.Code, Text: o.Text, Problem: o.Problem})
+		})
+	}
+	wg.Wait()
+	return worst
+}

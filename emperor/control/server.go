@@ -1,0 +1,250 @@
+package control
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"liege/vassal"
+)
+
+// Limits of the server.
+const (
+	MaxClients     = 128             // connections at once
+	MaxUserClients = 16              // connections at once of one uid other than 0
+	RequestTime    = 5 * time.Second // for the request line to arrive
+	ReplyTime      = 5 * time.Second // for the client to take one reply
+	DefaultTimeout = 60 * time.Second
+	MaxTimeout     = 24 * time.Hour
+	MaxNames       = 1024 // names or patterns of one request
+)
+
+// Outcome is how a wish for one vassal ended.
+type Outcome struct {
+	OK      bool
+	Code    int    // exit code of the command; 0 if OK
+	Text    string // one line for people
+	Problem *vassal.Problem
+}
+
+// Backend is what the server asks: an *emperor.Emperor. No method waits for
+// a vassal longer than its context allows.
+type Backend interface {
+	// Vassals returns every vassal in name order.
+	Vassals(ctx context.Context) []Vassal
+	// Refresh reads the vassal files anew: what they say now is known to the
+	// calls that follow.
+	Refresh(ctx context.Context) error
+	// Act passes r on to the vassal called name and returns when that is
+	// done, or at once if r.NoWait.
+	Act(ctx context.Context, name string, r Request, by string) Outcome
+	// Await returns when the vassal called name has reached goal, or cannot.
+	Await(ctx context.Context, name, goal string) Outcome
+	// Concurrency is how many vassals may start at once.
+	Concurrency() int
+}
+
+// Server answers the requests of control.sock. Set its fields, then call
+// Serve.
+type Server struct {
+	Backend Backend
+	Group   int    // gid that may do everything but Admin; negative: none
+	Version string // of the running Emperor
+	Binary  string // path of its executable
+	Log     *slog.Logger
+
+	mu      sync.Mutex
+	clients map[uint32]int // by uid
+	total   int
+}
+
+// Serve answers the connections of ln until ctx is done, then closes ln and
+// returns when every answer is given or given up.
+func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := ln.AcceptUnix()
+		switch {
+		case ctx.Err() != nil:
+			if c != nil {
+				c.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("control socket: %w", err)
+		case err != nil: // out of descriptors, or the client is gone: go on
+			s.Log.Warn("control socket", "err", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		wg.Go(func() { s.client(ctx, c) })
+	}
+}
+
+// client serves one connection.
+func (s *Server) client(ctx context.Context, c *net.UnixConn) {
+	defer c.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := &replies{conn: c}
+	p, err := peerOf(c)
+	if err != nil {
+		w.fail(77, "not-permitted", "who asks cannot be told: "+err.Error(), "")
+		return
+	}
+	if !s.enter(p.uid) {
+		w.fail(75, "busy", "too many requests at once", "try again in a moment")
+		return
+	}
+	defer s.leave(p.uid)
+
+	c.SetReadDeadline(time.Now().Add(RequestTime))
+	line, err := readLine(c, MaxRequest)
+	if err != nil {
+		w.fail(64, "bad-request", err.Error(), "")
+		return
+	}
+	r, err := ParseRequest(line)
+	if err != nil {
+		w.fail(64, "bad-request", err.Error(), "")
+		return
+	}
+	c.SetReadDeadline(time.Time{})
+	// A client that hangs up wants nothing more. It has nothing to say either.
+	hungUp := make(chan struct{})
+	go func() { defer close(hungUp); io.Copy(io.Discard, io.LimitReader(c, 1)); cancel() }()
+	s.answer(ctx, r, p, w)
+	c.CloseRead()
+	c.Close()
+	<-hungUp
+}
+
+func (s *Server) enter(uid uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.clients == nil {
+		s.clients = map[uint32]int{}
+	}
+	if s.total >= MaxClients || uid != 0 && (s.clients[uid] >= MaxUserClients || s.total >= MaxClients*3/4) {
+		return false
+	}
+	s.clients[uid]++
+	s.total++
+	return true
+}
+
+func (s *Server) leave(uid uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total--
+	if s.clients[uid]--; s.clients[uid] == 0 {
+		delete(s.clients, uid)
+	}
+}
+
+// readLine returns the first line of r without its end, of at most limit
+// bytes.
+func readLine(r io.Reader, limit int) ([]byte, error) {
+	in := bufio.NewReader(io.LimitReader(r, int64(limit)))
+	b, err := in.ReadBytes('\n')
+	switch {
+	case err == nil:
+		return bytes.TrimSuffix(b, []byte("\n")), nil
+	case len(b) == limit:
+		return nil, fmt.Errorf("request is longer than %d bytes", limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errors.New("request did not arrive in time")
+	}
+	return nil, errors.New("request ends in the middle")
+}
+
+// ParseRequest returns the Request in line, or an error that says what is
+// wrong with it.
+func ParseRequest(line []byte) (Request, error) {
+	var r Request
+	if err := json.Unmarshal(line, &r); err != nil {
+		return Request{}, fmt.Errorf("request is not the JSON it should be: %w", err)
+	}
+	class, known := ClassOf(r.Verb)
+	switch {
+	case r.V != Version:
+		return Request{}, fmt.Errorf("request has version %d, this Emperor speaks %d", r.V, Version)
+	case !known:
+		return Request{}, fmt.Errorf("unknown verb %q", clip(string(r.Verb)))
+	case len(r.Names) > MaxNames:
+		return Request{}, fmt.Errorf("%d names, want at most %d", len(r.Names), MaxNames)
+	case r.Timeout < 0 || r.Timeout > MaxTimeout:
+		return Request{}, fmt.Errorf("timeout %v: want 0 to %v", r.Timeout, MaxTimeout)
+	case r.Verb == Suspend && r.Status != 0 && (r.Status < 400 || r.Status > 599):
+		return Request{}, fmt.Errorf("status %d: want 400 to 599", r.Status)
+	case r.Verb == Wait && !validGoal(r.Goal):
+		return Request{}, fmt.Errorf("wait for %q: want applied, gone or a state", clip(r.Goal))
+	}
+	if needsName := class != Read || r.Verb == Wait || r.Verb == Logs || r.Verb == Status; needsName && len(r.Names) == 0 && !r.All {
+		return Request{}, fmt.Errorf("%s: which vassal", r.Verb)
+	}
+	for i, n := range r.Names {
+		if _, err := path.Match(n, ""); err != nil || n == "" || len(n) > 4*vassal.MaxName {
+			return Request{}, fmt.Errorf("%q is not a name or a pattern", clip(n))
+		}
+		r.Names[i] = strings.TrimSuffix(n, ".ini")
+	}
+	if r.Timeout == 0 {
+		r.Timeout = DefaultTimeout
+	}
+	return r, nil
+}
+
+func validGoal(g string) bool {
+	return g == "applied" || g == "gone" || slices.Contains([]State{Starting, Running, Draining, Backoff, Failed, Stopped, Suspended, Sleeping}, State(g))
+}
+
+func clip(s string) string {
+	if len(s) > 64 {
+		return s[:64] + "…"
+	}
+	return s
+}
+
+// replies writes the lines of one answer.
+type replies struct {
+	mu   sync.Mutex
+	conn net.Conn
+	bad  bool
+}
+
+func (w *replies) send(r Reply) {
+	b, err := json.Marshal(r)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil || w.bad {
+		return
+	}
+	w.conn.SetWriteDeadline(time.Now().Add(ReplyTime))
+	if _, err := w.conn.Write(append(b, '\n')); err != nil {
+		w.bad = true // the rest is for nobody
+	}
+}
+
+func (w *replies) fail(code int, word, message, hint string) {
+	w.send(Reply{Code: code, Done: true, Text: message,
+		Problem: &vassal.Problem{Severity: vassal.Error, Code: word, Message: message, Hint: hint}})
+}

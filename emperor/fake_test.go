@@ -1,0 +1,410 @@
+package emperor
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// A fake vassal's file is words: what its generations do. "good" is ready after
+// a second; "slow=60s" later; "crash" dies after a second; "dies=5s" is ready
+// and dies then; "never" is never ready; "fail" is not launched; "bad" is
+// refused; "alone" may not overlap; "stubborn" does not drain; "stuck" does not
+// die; "hang=60s" hangs in Prepare; "drain=5s" drains that long.
+type words map[string]string
+
+func parse(text string) words {
+	w := words{}
+	for _, f := range strings.Fields(text) {
+		k, v, _ := strings.Cut(f, "=")
+		w[k] = v
+	}
+	return w
+}
+
+func (w words) has(k string) bool { _, ok := w[k]; return ok }
+
+func (w words) time(k string, or time.Duration) time.Duration {
+	if d, err := time.ParseDuration(w[k]); err == nil {
+		return d
+	}
+	return or
+}
+
+// world is what the fake Launchers of a test have in common.
+type world struct {
+	mu       sync.Mutex
+	made     map[vassal.Name][]*fake
+	open     map[vassal.Name]int // Launchers not closed
+	starting int                 // between Launch and ready
+	peak     int
+	changed  map[vassal.Name]bool
+	survivor map[vassal.Name]*fake
+	handed   []string
+	panics   bool
+}
+
+func newWorld() *world {
+	return &world{made: map[vassal.Name][]*fake{}, open: map[vassal.Name]int{}, changed: map[vassal.Name]bool{}, survivor: map[vassal.Name]*fake{}}
+}
+
+func (w *world) launcher(n vassal.Name) Launcher {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open[n]++
+	return &fakeLauncher{w: w, name: n}
+}
+
+// alive is how many generations of n are.
+func (w *world) alive(n vassal.Name) (out int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.made[n] {
+		select {
+		case <-f.done:
+		default:
+			out++
+		}
+	}
+	return out
+}
+
+func (w *world) starts(n vassal.Name) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.made[n])
+}
+
+type fakeLauncher struct {
+	w    *world
+	name vassal.Name
+	busy sync.Mutex // a Launcher is used by one goroutine
+}
+
+func (l *fakeLauncher) use() func() {
+	if !l.busy.TryLock() {
+		panic("launcher of " + string(l.name) + " is used twice at once")
+	}
+	return l.busy.Unlock
+}
+
+func (l *fakeLauncher) Prepare(ctx context.Context, f File) (Prepared, vassal.Problems) {
+	defer l.use()()
+	w := parse(string(f.Text))
+	if w.has("panic") {
+		panic("a defect")
+	}
+	if d := w.time("hang", 0); d > 0 {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+		}
+	}
+	p := &fakePrepared{l: l, f: f, words: w}
+	if w.has("bad") {
+		return p, vassal.Problems{{Severity: vassal.Error, Code: "unknown-option", File: f.Path, Line: 3, Message: "bad file"}}
+	}
+	return p, nil
+}
+
+type fakePrepared struct {
+	l     *fakeLauncher
+	f     File
+	words words
+}
+
+func (p *fakePrepared) Digest() vassal.Digest { return sha256.Sum256(p.f.Text) }
+func (p *fakePrepared) Restart() vassal.Restart {
+	return vassal.Restart{Overlap: !p.words.has("alone"), ReadyTimeout: p.words.time("timeout", 10*time.Second),
+		DrainTimeout: 30 * time.Second, BackoffMin: time.Second, BackoffMax: 8 * time.Second, StableAfter: time.Minute}
+}
+func (p *fakePrepared) View() View {
+	return View{UID: 1004, GID: 33, User: "shop", Group: "www-data", Net: "none", Listen: []string{"127.0.0.1:80"}, MemoryMax: 512 << 20}
+}
+func (p *fakePrepared) Changed(context.Context) bool {
+	p.l.w.mu.Lock()
+	defer p.l.w.mu.Unlock()
+	c := p.l.w.changed[p.l.name]
+	delete(p.l.w.changed, p.l.name)
+	return c
+}
+
+func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instance, error) {
+	defer l.use()()
+	w := p.(*fakePrepared).words
+	if w.has("fail") {
+		return nil, errors.New("no such image")
+	}
+	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
+	l.w.mu.Lock()
+	l.w.made[l.name] = append(l.w.made[l.name], f)
+	l.w.starting++
+	l.w.peak = max(l.w.peak, l.w.starting)
+	l.w.mu.Unlock()
+	var once sync.Once
+	started := func() {
+		once.Do(func() { l.w.mu.Lock(); l.w.starting--; l.w.mu.Unlock() })
+	}
+	go func() { <-f.done; started() }()
+	switch {
+	case w.has("crash"):
+		f.ps = vassal.Problems{{Severity: vassal.Error, Code: "import-error", Step: "app", Message: "boom"}}
+		time.AfterFunc(time.Second, func() { f.die(vassal.Exit{Code: 1, At: time.Now()}) })
+	case w.has("never"):
+	default:
+		time.AfterFunc(w.time("slow", time.Second), func() { started(); f.ready <- nil })
+		if d := w.time("dies", 0); d > 0 {
+			time.AfterFunc(d, func() { f.die(vassal.Exit{Signal: "SIGKILL", OOM: true, At: time.Now()}) })
+		}
+	}
+	return f, nil
+}
+
+func (l *fakeLauncher) Close() error {
+	defer l.use()()
+	if n := l.w.alive(l.name); n > 0 {
+		panic(fmt.Sprintf("%s: closed while %d live", l.name, n))
+	}
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	l.w.open[l.name]--
+	return nil
+}
+
+func (l *fakeLauncher) Inherit(old Launcher) error {
+	defer l.use()()
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	l.w.handed = append(l.w.handed, string(old.(*fakeLauncher).name)+" → "+string(l.name))
+	return nil
+}
+
+func (l *fakeLauncher) Adopt(context.Context) (Instance, int, bool) {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	f := l.w.survivor[l.name]
+	delete(l.w.survivor, l.name)
+	if f == nil {
+		return nil, 0, false
+	}
+	l.w.made[l.name] = append(l.w.made[l.name], f)
+	return f, f.gen, true
+}
+
+type fake struct {
+	words  words
+	gen    int
+	once   sync.Once
+	ready  chan vassal.Problems
+	done   chan struct{}
+	exit   vassal.Exit
+	ps     vassal.Problems
+	mu     sync.Mutex
+	alone  bool
+	killed bool
+	usage  Usage
+}
+
+func (f *fake) die(x vassal.Exit)             { f.once.Do(func() { f.exit = x; close(f.done) }) }
+func (f *fake) PID() int                      { return 1000 + f.gen }
+func (f *fake) Ready() <-chan vassal.Problems { return f.ready }
+func (f *fake) Done() <-chan struct{}         { return f.done }
+func (f *fake) Exit() vassal.Exit             { return f.exit }
+func (f *fake) Problems() vassal.Problems     { return f.ps }
+func (f *fake) Drain() error {
+	if !f.words.has("stubborn") && !f.words.has("stuck") {
+		if d := f.words.time("drain", 0); d > 0 {
+			time.AfterFunc(d, func() { f.die(vassal.Exit{At: time.Now()}) })
+		} else {
+			f.die(vassal.Exit{At: time.Now()})
+		}
+	}
+	return nil
+}
+func (f *fake) Kill() error {
+	f.mu.Lock()
+	f.killed = true
+	f.mu.Unlock()
+	if !f.words.has("stuck") {
+		f.die(vassal.Exit{Signal: "SIGKILL", At: time.Now()})
+	}
+	return nil
+}
+func (f *fake) Alone() error { f.mu.Lock(); defer f.mu.Unlock(); f.alone = true; return nil }
+func (f *fake) Usage() Usage { f.mu.Lock(); defer f.mu.Unlock(); return f.usage }
+
+// files is a Monitor whose files the test writes.
+type files struct {
+	mu     sync.Mutex
+	m      map[vassal.Name]File
+	bell   chan chan struct{}
+	stamps int
+}
+
+func newFiles() *files { return &files{m: map[vassal.Name]File{}, bell: make(chan chan struct{})} }
+
+func (f *files) Watch(ctx context.Context, out chan<- Snapshot) error {
+	var told chan struct{}
+	for {
+		select {
+		case out <- f.snapshot():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if told != nil {
+			close(told)
+		}
+		select {
+		case told = <-f.bell:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (f *files) Rescan(ctx context.Context) error {
+	told := make(chan struct{})
+	select {
+	case f.bell <- told:
+		<-told
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *files) snapshot() Snapshot {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var s Snapshot
+	for _, x := range f.m {
+		s.Files = append(s.Files, x)
+	}
+	slices.SortFunc(s.Files, func(a, b File) int { return strings.Compare(string(a.Name), string(b.Name)) })
+	return s
+}
+
+// write writes a file that the next Rescan finds.
+func (f *files) write(n vassal.Name, text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stamps++
+	ino := f.m[n].Inode
+	if ino == 0 {
+		ino = uint64(1000 + f.stamps)
+	}
+	f.m[n] = File{Name: n, Path: "/etc/vassals/" + string(n) + ".ini", Text: []byte(text), Inode: ino,
+		Trust: vassal.Trust{Operator: true}, Stamp: fmt.Sprint(f.stamps)}
+}
+
+func (f *files) remove(n vassal.Name) { f.mu.Lock(); defer f.mu.Unlock(); delete(f.m, n) }
+
+func (f *files) rename(from, to vassal.Name) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	x := f.m[from]
+	delete(f.m, from)
+	x.Name, x.Path = to, "/etc/vassals/"+string(to)+".ini"
+	f.m[to] = x
+}
+
+// stage is an Emperor over a world and files, in fake time.
+type stage struct {
+	*testing.T
+	*files
+	world *world
+	e     *Emperor
+	ctx   context.Context
+	stop  context.CancelFunc
+	end   chan error
+	dir   string
+	slots int
+}
+
+// perform runs do against a running Emperor and ends it. Everything must be
+// closed then.
+func perform(t *testing.T, o Options, do func(s *stage)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{T: t, files: newFiles(), world: newWorld(), dir: o.StateDir, slots: o.Concurrency}
+		s.start()
+		do(s)
+		s.finish()
+	})
+}
+
+func (s *stage) start() {
+	s.e = New(Options{Monitor: s.files, Launcher: s.world.launcher, StateDir: s.dir, LogDir: "/var/log/liege",
+		Concurrency: s.slots, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	s.ctx, s.stop = context.WithCancel(s.T.Context())
+	s.end = make(chan error, 1)
+	go func() { s.end <- s.e.Run(s.ctx) }()
+	synctest.Wait()
+}
+
+func (s *stage) finish() {
+	s.Helper()
+	s.stop()
+	if err := <-s.end; err != nil {
+		s.Errorf("Run: %v", err)
+	}
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	for n, open := range s.world.open {
+		if open != 0 {
+			s.Errorf("%s: %d launchers not closed", n, open)
+		}
+	}
+}
+
+// look has the Emperor read the files, then lets d pass.
+func (s *stage) look(d time.Duration) {
+	s.Helper()
+	if err := s.e.Refresh(s.ctx); err != nil {
+		s.Fatal(err)
+	}
+	s.pass(d)
+}
+
+func (s *stage) pass(d time.Duration) { time.Sleep(d); synctest.Wait() }
+
+// line is the state of n in one line.
+func (s *stage) line(n vassal.Name) string {
+	for _, v := range s.e.list() {
+		if v.Name == string(n) {
+			return lineOf(v)
+		}
+	}
+	return "none"
+}
+
+func lineOf(v control.Vassal) string {
+	l := fmt.Sprintf("%s %d", v.State, v.Generation)
+	if v.Pending != nil {
+		l += " " + v.Pending.State
+	}
+	if v.Error != nil {
+		l += ": " + v.Error.Message
+	}
+	return l
+}
+
+func (s *stage) want(n vassal.Name, want string) {
+	s.Helper()
+	synctest.Wait()
+	if got := s.line(n); got != want {
+		s.Errorf("%s: got %q, want %q", n, got, want)
+	}
+}

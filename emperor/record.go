@@ -1,0 +1,159 @@
+package emperor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// record is what is kept of a vassal in the state directory, as v-NAME.json:
+// what was asked of it, and the counters that never go down (CONTRACT 16).
+type record struct {
+	V          int           `json:"v"`
+	Name       vassal.Name   `json:"name"`
+	Generation int           `json:"generation"`
+	Intent     intent        `json:"intent"`
+	By         string        `json:"by,omitempty"` // who stopped it
+	Hold       *hold         `json:"hold,omitempty"`
+	Restarts   int64         `json:"restarts"`
+	ColdStarts int64         `json:"cold_starts"`
+	OOMKills   int64         `json:"oom_kills"`
+	CPUUsec    int64         `json:"cpu_usec"`
+	Requests   uint64        `json:"requests"`
+	LastExit   *control.Exit `json:"last_exit,omitempty"`
+	Kernel     kernelCounts  `json:"kernel"`
+}
+
+// kernelCounts are the kernel's counters as last read, so that only what was
+// added since is added.
+type kernelCounts struct {
+	OOMKills int64 `json:"oom_kills"`
+	CPUUsec  int64 `json:"cpu_usec"`
+}
+
+// hold is a suspension.
+type hold struct {
+	control.Suspension
+	Page []byte `json:"page,omitempty"`
+}
+
+const (
+	recordVersion = 1
+	recordPrefix  = "v-"
+	recordSuffix  = ".json"
+	maxRecord     = 1 << 20
+)
+
+// records keeps record files. The zero records keeps nothing.
+type records struct{ dir string }
+
+func (r records) path(n vassal.Name) string {
+	return filepath.Join(r.dir, recordPrefix+string(n)+recordSuffix)
+}
+
+// load returns the record of n, a new one if there is none or it is damaged;
+// the error says how it is damaged.
+func (r records) load(n vassal.Name) (record, error) {
+	fresh := record{V: recordVersion, Name: n, Intent: wantRun}
+	if r.dir == "" {
+		return fresh, nil
+	}
+	b, err := os.ReadFile(r.path(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fresh, nil
+	}
+	var rec record
+	if err == nil && len(b) > maxRecord {
+		err = errors.New("too long")
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &rec)
+	}
+	switch {
+	case err != nil:
+	case rec.V != recordVersion || rec.Name != n:
+		err = fmt.Errorf("version %d of %q", rec.V, rec.Name)
+	case rec.Intent != wantRun && rec.Intent != wantStop && rec.Intent != wantSuspend,
+		rec.Intent == wantSuspend && rec.Hold == nil, rec.Generation < 0:
+		err = errors.New("makes no sense")
+	}
+	if err != nil {
+		return fresh, fmt.Errorf("state of %s: %w", n, err)
+	}
+	return rec, nil
+}
+
+// save writes rec so that a reader, or the next Emperor, finds the old one or
+// the new one; if sure, also after a power cut.
+func (r records) save(rec record, sure bool) error {
+	if r.dir == "" {
+		return nil
+	}
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	tmp := r.path(rec.Name) + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if sure {
+		err = errors.Join(err, f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(tmp, r.path(rec.Name))
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	if !sure {
+		return nil
+	}
+	d, err := os.Open(r.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (r records) remove(n vassal.Name) error {
+	if r.dir == "" {
+		return nil
+	}
+	if err := os.Remove(r.path(n)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// prune removes the records of vassals that keep does not know: their files
+// went while no Emperor looked.
+func (r records) prune(keep func(vassal.Name) bool) error {
+	if r.dir == "" {
+		return nil
+	}
+	list, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range list {
+		s, ok := strings.CutPrefix(e.Name(), recordPrefix)
+		n, ok2 := strings.CutSuffix(strings.TrimSuffix(s, ".tmp"), recordSuffix)
+		if ok && ok2 && e.Type().IsRegular() && !keep(vassal.Name(n)) {
+			errs = append(errs, os.Remove(filepath.Join(r.dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}

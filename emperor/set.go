@@ -1,0 +1,334 @@
+package emperor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// Options are what an Emperor is made of. Monitor, Launcher and Log are needed.
+type Options struct {
+	Monitor     Monitor
+	Launcher    func(vassal.Name) Launcher // makes the Launcher of one vassal; must not block
+	StateDir    string                     // exists, root's alone; empty: nothing outlives the Emperor
+	LogDir      string                     // of the default logs, for status
+	Concurrency int                        // start-concurrency; less than 1: the number of CPUs
+	Owner       func(uid int) string       // the name of a user; nil: numbers
+	Log         *slog.Logger
+}
+
+// Emperor is the supervisor. Its methods may be called by any goroutine while
+// Run runs. It is the control.Backend.
+type Emperor struct {
+	monitor     Monitor
+	realm       *realm
+	concurrency int
+	public      *board[public]
+	barrier     chan chan struct{}
+	hurry       chan struct{}
+	hurryOnce   sync.Once
+	scanned     chan struct{}
+	log         *slog.Logger
+}
+
+// public is what the rest of the world sees of the set: a new one whenever the
+// set changes.
+type public struct {
+	actors  map[vassal.Name]*actor
+	others  []control.Vassal // files that can have no vassal
+	skipped []vassal.Problem
+	scanned bool
+}
+
+var _ control.Backend = (*Emperor)(nil)
+
+// New returns an Emperor. Call Run.
+func New(o Options) *Emperor {
+	e := &Emperor{
+		monitor:     o.Monitor,
+		concurrency: o.Concurrency,
+		public:      newBoard(public{}),
+		barrier:     make(chan chan struct{}),
+		hurry:       make(chan struct{}),
+		scanned:     make(chan struct{}),
+		log:         o.Log,
+	}
+	if e.concurrency < 1 {
+		e.concurrency = runtime.NumCPU()
+	}
+	e.realm = &realm{
+		gate:     newGate(e.concurrency),
+		launcher: o.Launcher,
+		records:  records{o.StateDir},
+		logPath:  func(vassal.Name) string { return "" },
+		owner:    o.Owner,
+		log:      o.Log,
+		hurry:    e.hurry,
+	}
+	if o.LogDir != "" {
+		e.realm.logPath = func(n vassal.Name) string { return filepath.Join(o.LogDir, string(n)+".log") }
+	}
+	if o.Owner == nil {
+		e.realm.owner = userNumber
+	}
+	return e
+}
+
+// Scanned is closed after the first scan: the moment for READY=1.
+func (e *Emperor) Scanned() <-chan struct{} { return e.scanned }
+
+// Hurry makes everything that drains, now or later, end at once: the second
+// SIGTERM (CONTRACT 17).
+func (e *Emperor) Hurry() { e.hurryOnce.Do(func() { close(e.hurry) }) }
+
+// Run supervises until ctx is done or the Monitor fails, and returns when
+// every vassal has drained and is gone, or is known not to die. The error is
+// nil if ctx was done.
+func (e *Emperor) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var (
+		s = &set{emperor: e, ctx: ctx, entries: map[vassal.Name]*entry{},
+			ended: make(chan vassal.Name), told: map[string]bool{}}
+		snapshots = make(chan Snapshot)
+		failed    = make(chan error, 1)
+		watching  = true
+		err       error
+	)
+	go func() { failed <- e.monitor.Watch(ctx, snapshots) }()
+	for watching || len(s.entries) > 0 {
+		select {
+		case err = <-failed:
+			watching = false
+			if ctx.Err() != nil {
+				err = nil
+			} else if err == nil {
+				err = errors.New("the monitor of the vassal files ended")
+			}
+			cancel()
+		case snap := <-snapshots:
+			if ctx.Err() == nil {
+				s.apply(snap)
+			}
+		case n := <-s.ended:
+			s.end(n)
+		case done := <-e.barrier:
+			close(done)
+		}
+	}
+	return err
+}
+
+// set is the set of actors. It belongs to the goroutine in Run.
+type set struct {
+	emperor *Emperor
+	ctx     context.Context // of Run: the actors live in it
+	entries map[vassal.Name]*entry
+	want    Snapshot
+	first   time.Time // of the first scan
+	ended   chan vassal.Name
+	told    map[string]bool // alarms that stand, told once
+}
+
+type entry struct {
+	actor *actor
+	file  File
+	gone  bool   // its actor has been told so
+	heir  *actor // that waits for its listeners
+}
+
+// apply brings the set closer to want. An actor that is on its way out is
+// left alone: its end calls apply again.
+func (s *set) apply(want Snapshot) {
+	if s.first.IsZero() {
+		s.begin(want)
+	}
+	s.want = want
+	here := map[vassal.Name]bool{}
+	var added []File
+	for _, f := range want.Files {
+		if f.NoVassal {
+			continue
+		}
+		here[f.Name] = true
+		en := s.entries[f.Name]
+		switch {
+		case en == nil:
+			added = append(added, f)
+		case en.gone && en.heir != nil: // its listeners are promised away: a new actor follows
+		case en.gone, !same(en.file, f):
+			en.file, en.gone = f, false
+			en.actor.box.change(func(w *wish) { w.file, w.gone = f, false })
+		}
+	}
+	for _, f := range added {
+		a := newActor(s.emperor.realm, f)
+		if old := s.renamed(f, here); old != nil {
+			a.legacy = make(chan Launcher, 1)
+			old.heir, old.gone = a, true
+			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })
+		}
+		s.entries[f.Name] = &entry{actor: a, file: f}
+		go func() { a.run(s.ctx); s.ended <- f.Name }()
+	}
+	for n, en := range s.entries {
+		if !here[n] && !en.gone {
+			en.gone = true
+			en.actor.box.change(func(w *wish) { w.gone = true })
+		}
+	}
+	s.alarm()
+	s.publish()
+	if first := s.first.IsZero(); first {
+		s.first = time.Now()
+		close(s.emperor.scanned)
+	}
+}
+
+// begin forgets what is kept of vassals whose files went while no Emperor
+// looked.
+func (s *set) begin(want Snapshot) {
+	if want.Partial {
+		return // who is gone is not known
+	}
+	err := s.emperor.realm.records.prune(func(n vassal.Name) bool {
+		return slices.ContainsFunc(want.Files, func(f File) bool { return f.Name == n })
+	})
+	if err != nil {
+		s.emperor.log.Warn("state of vassals that are gone is not removed", "err", err)
+	}
+}
+
+// renamed returns the entry whose file is now called f, or nil.
+func (s *set) renamed(f File, here map[vassal.Name]bool) *entry {
+	if f.Inode == 0 || f.Problem != nil {
+		return nil
+	}
+	for _, n := range slices.Sorted(maps.Keys(s.entries)) {
+		if en := s.entries[n]; !here[n] && en.heir == nil && en.file.Inode == f.Inode && en.file.Path != f.Path {
+			return en
+		}
+	}
+	return nil
+}
+
+// same reports whether nothing about the file asks for a look.
+func same(a, b File) bool {
+	return a.Stamp == b.Stamp && a.Path == b.Path && a.Trust == b.Trust &&
+		(a.Problem == nil) == (b.Problem == nil) && (a.Problem == nil || *a.Problem == *b.Problem)
+}
+
+// end removes an actor that has returned.
+func (s *set) end(n vassal.Name) {
+	if h := s.entries[n].heir; h != nil {
+		select {
+		case h.legacy <- nil: // it ended before it knew of its heir
+		default:
+		}
+	}
+	delete(s.entries, n)
+	if s.ctx.Err() == nil {
+		s.apply(s.want)
+	}
+}
+
+// alarm logs what is wrong with whole directories, once.
+func (s *set) alarm() {
+	now := map[string]bool{}
+	for _, p := range s.want.Skipped {
+		key := p.Error()
+		now[key] = true
+		if s.told[key] {
+			continue
+		}
+		level := slog.LevelInfo
+		if p.Severity == vassal.Error {
+			level = slog.LevelError
+		}
+		s.emperor.log.Log(s.ctx, level, "vassal files", "file", p.File, "err", p.Message, "hint", p.Hint)
+	}
+	s.told = now
+}
+
+func (s *set) publish() {
+	p := public{actors: make(map[vassal.Name]*actor, len(s.entries)), skipped: s.want.Skipped, scanned: true}
+	for n, en := range s.entries {
+		p.actors[n] = en.actor
+	}
+	since := s.first
+	if since.IsZero() {
+		since = time.Now()
+	}
+	for _, f := range s.want.Files {
+		if f.NoVassal {
+			p.others = append(p.others, noVassal(f, since, s.emperor.realm.owner))
+		}
+	}
+	s.emperor.public.put(p)
+}
+
+// Totals counts vassals by state.
+type Totals struct {
+	All     int
+	ByState map[control.State]int
+	Alarms  []vassal.Problem // about whole directories
+}
+
+// Totals returns how many vassals there are, for STATUS= of sd_notify.
+func (e *Emperor) Totals() Totals {
+	p, _ := e.public.get()
+	t := Totals{ByState: map[control.State]int{control.Failed: len(p.others)}, All: len(p.others) + len(p.actors)}
+	for _, a := range p.actors {
+		rep, _ := a.board.get()
+		t.ByState[cmp.Or(rep.vassal.State, control.Starting)]++
+	}
+	for _, s := range p.skipped {
+		if s.Severity == vassal.Error {
+			t.Alarms = append(t.Alarms, s)
+		}
+	}
+	return t
+}
+
+// String is such as "612 of 800 running, 3 failed".
+func (t Totals) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d of %d running", t.ByState[control.Running], t.All)
+	for _, s := range []control.State{control.Failed, control.Backoff, control.Starting, control.Draining, control.Stopped, control.Suspended, control.Sleeping} {
+		if n := t.ByState[s]; n > 0 {
+			fmt.Fprintf(&b, ", %d %s", n, s)
+		}
+	}
+	for _, p := range t.Alarms {
+		fmt.Fprintf(&b, "; %s", p.Error())
+	}
+	return b.String()
+}
+
+// Lines is one line for each vassal: what SIGUSR1 logs (CONTRACT 17).
+func (e *Emperor) Lines() []string {
+	var out []string
+	for _, v := range e.list() {
+		l := fmt.Sprintf("%s: %s since %s, generation %d", v.Name, v.State, v.Since.UTC().Format(time.RFC3339), v.Generation)
+		if v.PID != nil {
+			l += fmt.Sprintf(", pid %d", *v.PID)
+		}
+		if v.Error != nil {
+			l += ": " + v.Error.Error()
+		}
+		out = append(out, l)
+	}
+	return out
+}

@@ -1,0 +1,268 @@
+package emperor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// maxLeaving is how many generations may still be draining when another
+// starts; with the one that serves and the new one, three live then.
+const maxLeaving = 1
+
+// try makes the next generation ready. While it does, the one that serves, if
+// any, goes on serving; if the new one fails, it stays. A vassal that may not
+// run twice (CONTRACT 18), or is restarted, drains first, but not before its
+// file was found good.
+func (a *actor) try(ctx context.Context) stateFn {
+	a.byInclude = a.stale && a.stamp == a.w.file.Stamp
+	a.stamp, a.turn, a.stale = a.w.file.Stamp, a.w.turn, false
+	if a.cur == nil {
+		a.enter(control.Starting)
+	}
+	if a.w.file.Problem != nil {
+		return a.refuse(nil, vassal.Problems{*a.w.file.Problem})
+	}
+	sl, ok := a.admitted(ctx)
+	if !ok {
+		return a.yield
+	}
+	defer func() { sl.Release() }()
+
+	type checked struct {
+		prep Prepared
+		ps   vassal.Problems
+	}
+	file := a.w.file
+	c, ok := unless(a, ctx, func(ctx context.Context) (c checked) {
+		c.prep, c.ps = a.realm.prepare(ctx, a.launch, file)
+		return c
+	})
+	if !ok {
+		return a.yield
+	}
+	if c.ps.Failed() || c.prep == nil {
+		return a.refuse(c.prep, c.ps)
+	}
+	a.see(c.prep)
+	r := restartOf(c.prep)
+	if a.cur != nil && (!r.Overlap || a.w.fresh > a.freshTurn) {
+		sl.Release()
+		a.retire()
+		a.enter(control.Starting)
+		a.publish()
+		if !a.room(ctx, 0) {
+			return a.yield
+		}
+		if sl, ok = a.admitted(ctx); !ok {
+			sl = &slot{}
+			return a.yield
+		}
+	}
+	a.freshTurn = a.w.fresh
+	next := a.bring(ctx, c.prep, c.ps)
+	a.tardy = sl.Release()
+	return next
+}
+
+// bring launches p and waits until it serves.
+func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) stateFn {
+	a.rec.Generation++
+	a.dirty = true
+	a.save(false)
+	n := a.rec.Generation
+	a.pend("starting", n)
+	log := a.realm.log.With("vassal", a.name, "gen", n)
+	type launched struct {
+		in  Instance
+		err error
+	}
+	l, ok := unless(a, ctx, func(ctx context.Context) (l launched) {
+		l.in, l.err = a.realm.launch(ctx, a.launch, p, n)
+		return l
+	})
+	g := &generation{n: n, inst: l.in, prep: p}
+	if !ok {
+		if l.in != nil {
+			a.depart(g, 0)
+		}
+		return a.yield
+	}
+	if l.err != nil {
+		log.Warn("not started", "err", l.err)
+		return a.die(append(ps, vassal.AsProblems(l.err, "start", "start-failed")...))
+	}
+	limit := restartOf(p).ReadyTimeout
+	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, l.in, limit) })
+	switch {
+	case !ok:
+		a.depart(g, 0)
+		return a.yield
+	case res.ended:
+		a.recordExit(l.in.Exit())
+		ps = append(ps, deathOf(g, "start")...)
+		log.Warn("ended before it was ready", "err", ps.Error())
+		return a.die(ps)
+	case res.late:
+		a.depart(g, 0)
+		log.Warn("not ready in time", "limit", limit)
+		return a.die(append(ps, vassal.Problem{Severity: vassal.Error, Code: "not-ready", Step: "start",
+			Message: fmt.Sprintf("not ready after %v", limit), Hint: "what does its log say? liege logs " + string(a.name)}))
+	}
+	a.retire()
+	a.cur, a.last, a.pending = g, served, nil
+	a.problems = append(ps, res.notes...)
+	a.enter(control.Running)
+	log.Info("ready", "pid", l.in.PID())
+	return a.decide
+}
+
+// yield ends a try that a newer wish has made pointless. What was tried counts
+// as not tried.
+func (a *actor) yield(ctx context.Context) stateFn {
+	a.pending = nil
+	a.stamp, a.turn = "", 0
+	if a.last == untried {
+		return a.decide
+	}
+	a.stale = true
+	return a.decide
+}
+
+// admitted waits until not too many older generations drain, and for a slot.
+func (a *actor) admitted(ctx context.Context) (*slot, bool) {
+	a.pend("queued", a.rec.Generation+1)
+	if !a.room(ctx, maxLeaving) {
+		return nil, false
+	}
+	c := ordinary
+	switch edited := a.last != untried && !a.byInclude; {
+	case a.w.control > 0 && a.w.control >= a.turn:
+		c = urgent
+	case a.tardy:
+		c = tardy
+	case edited:
+		c = urgent
+	}
+	if a.queued.IsZero() {
+		a.queued = time.Now()
+	}
+	since := a.queued
+	type admission struct {
+		s   *slot
+		err error
+	}
+	ad, ok := unless(a, ctx, func(ctx context.Context) (ad admission) {
+		ad.s, ad.err = a.realm.gate.acquire(ctx, c, since)
+		return ad
+	})
+	if !ok || ad.err != nil {
+		if ad.s != nil {
+			ad.s.Release()
+		}
+		return nil, false
+	}
+	a.queued = time.Time{}
+	a.pend("starting", a.rec.Generation+1)
+	return ad.s, true
+}
+
+// room waits until at most n generations are still draining. Stuck ones do not
+// count: they may stay for ever (KERNEL 40).
+func (a *actor) room(ctx context.Context, n int) bool {
+	for a.departing() > n {
+		switch a.next(ctx, nil, nil) {
+		case evWish, evEnd:
+			if a.superseded() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// refuse ends a try whose file cannot be used. A bad edit never takes down a
+// good vassal.
+func (a *actor) refuse(p Prepared, ps vassal.Problems) stateFn {
+	if !ps.Failed() {
+		ps = append(ps, vassal.Problem{Severity: vassal.Error, Code: "internal", Step: "check",
+			File: a.w.file.Path, Message: "the check came to no result"})
+	}
+	a.pending, a.last, a.problems = nil, refused, ps
+	a.prep = p
+	a.seen = digestOf(p, a.w.file)
+	a.realm.log.Warn("refused", "vassal", a.name, "err", ps.Error())
+	return a.decide
+}
+
+// die ends a try that was good on paper.
+func (a *actor) die(ps vassal.Problems) stateFn {
+	a.pending, a.last, a.problems = nil, died, ps
+	return a.decide
+}
+
+// see notes what is about to be tried.
+func (a *actor) see(p Prepared) {
+	a.prep = p
+	a.seen = digestOf(p, a.w.file)
+}
+
+// pend shows how far the try is.
+func (a *actor) pend(state string, n int) {
+	if a.pending == nil || a.pending.State != state || a.pending.Generation != n {
+		since := control.Time{Time: time.Now()}
+		a.pending = &control.Pending{Generation: n, State: state, Since: since}
+	}
+	a.publish()
+}
+
+// awaited is how the wait for a new generation ended; none of it: given up.
+type awaited struct {
+	notes vassal.Problems
+	ended bool
+	late  bool
+}
+
+func await(ctx context.Context, in Instance, limit time.Duration) awaited {
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case notes := <-in.Ready():
+		return awaited{notes: notes}
+	case <-in.Done():
+		return awaited{ended: true}
+	case <-late.C:
+		return awaited{late: true}
+	case <-ctx.Done():
+		return awaited{}
+	}
+}
+
+// prepare is Prepare, of which a panic is one vassal's problem: its text is a
+// stranger's, and no stranger's text may end the Emperor.
+func (r *realm) prepare(ctx context.Context, l Launcher, f File) (p Prepared, ps vassal.Problems) {
+	defer func() {
+		if x := recover(); x != nil {
+			r.log.Error("defect: check panicked", "vassal", f.Name, "err", fmt.Sprint(x))
+			p, ps = nil, vassal.Problems{{Severity: vassal.Error, Code: "internal", Step: "check", File: f.Path,
+				Message: "a defect of Liege was met while checking this file; it is in the Emperor's log"}}
+		}
+	}()
+	return l.Prepare(ctx, f)
+}
+
+// launch is Launch with an error instead of neither error nor Instance.
+func (r *realm) launch(ctx context.Context, l Launcher, p Prepared, gen int) (Instance, error) {
+	in, err := l.Launch(ctx, p, gen)
+	if err == nil && in == nil {
+		return nil, errors.New("nothing was started")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return in, nil
+}

@@ -1,0 +1,314 @@
+package emperor
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// serve is the state in which a generation serves and nothing is due.
+func (a *actor) serve(ctx context.Context) stateFn {
+	a.enter(control.Running)
+	a.pending = nil
+	a.settle()
+	var stable <-chan time.Time
+	if a.last == served {
+		stable = time.After(restartOf(a.cur.prep).StableAfter)
+	}
+	a.tellAlone()
+	if a.rest(ctx, stable) {
+		a.fails = 0
+		a.save(false)
+		a.rest(ctx, nil)
+	}
+	return a.decide
+}
+
+// backoff is the state after a try that died: another follows, later each
+// time.
+func (a *actor) backoff(ctx context.Context) stateFn {
+	r := restartOf(a.prep)
+	delay := min(r.BackoffMin<<min(a.fails, 20), r.BackoffMax)
+	a.fails++
+	a.retryAt = time.Now().Add(delay)
+	a.enter(control.Backoff)
+	a.pending = nil
+	a.settle()
+	defer func() { a.retryAt = time.Time{} }()
+	if a.rest(ctx, time.After(delay)) {
+		a.rec.Restarts++
+		a.dirty = true
+		a.tardy = true
+		return a.try
+	}
+	return a.decide
+}
+
+// failed is the state of a vassal whose file cannot be used.
+func (a *actor) failed(ctx context.Context) stateFn {
+	a.enter(control.Failed)
+	a.pending = nil
+	a.settle()
+	var again <-chan time.Time
+	if a.w.file.Problem == nil { // what the file asks of the host may come true
+		again = time.After(min(CheckAgain<<min(a.checks, 20), CheckAgainMax))
+		a.checks++
+	}
+	if a.rest(ctx, again) {
+		a.tardy = true
+		return a.try
+	}
+	return a.decide
+}
+
+// rest waits for a reason to decide anew, or for the timer, and reports
+// whether it was the timer.
+func (a *actor) rest(ctx context.Context, timer <-chan time.Time) bool {
+	for {
+		switch a.next(ctx, nil, timer) {
+		case evTimer:
+			return true
+		case evEnd, evCrash:
+			return false
+		case evWish:
+			w := a.box.get()
+			if old := a.w.turn; w.turn == old && !a.stale {
+				continue
+			}
+			if a.w = w; w.gone || w.intent != wantRun || a.due() {
+				return false
+			}
+			a.settle() // a wish that changes nothing is settled by what is
+		}
+	}
+}
+
+// stop is the state of a vassal that shall not run. Its listeners are closed.
+func (a *actor) stop(ctx context.Context) stateFn {
+	a.remember()
+	if !a.empty(ctx, func(w wish) bool { return w.intent == wantStop }) {
+		return a.decide
+	}
+	a.close()
+	a.enter(control.Stopped)
+	a.last, a.problems, a.fails = untried, nil, 0
+	a.idle(ctx, wantStop)
+	return a.decide
+}
+
+// suspend is the state of a vassal whose processes are ended and whose
+// listeners are kept.
+func (a *actor) suspend(ctx context.Context) stateFn {
+	a.remember()
+	if !a.empty(ctx, func(w wish) bool { return w.intent == wantSuspend }) {
+		return a.decide
+	}
+	a.enter(control.Suspended)
+	a.last, a.fails = untried, 0
+	a.idle(ctx, wantSuspend)
+	return a.decide
+}
+
+// idle rests in a state without processes until another intent is wished. An
+// edited file is noted, and tried when the vassal is started again.
+func (a *actor) idle(ctx context.Context, in intent) {
+	for {
+		a.w = a.box.get()
+		if a.ending || a.w.gone || a.w.intent != in {
+			return
+		}
+		a.remember()
+		a.settle()
+		a.next(ctx, nil, nil)
+	}
+}
+
+// leave is the state of a vassal whose file is gone. If it comes back before
+// the end, the vassal stays.
+func (a *actor) leave(ctx context.Context) stateFn {
+	if !a.empty(ctx, func(w wish) bool { return w.gone }) {
+		a.giveUpHeir()
+		return a.decide
+	}
+	heir := a.box.get().heir
+	for heir == nil && len(a.leaving) > 0 { // stuck ones hold what close would remove
+		a.next(ctx, nil, nil)
+		if a.ending || !a.box.get().gone {
+			return a.decide
+		}
+	}
+	if heir != nil {
+		heir.legacy <- a.launch
+		a.launch = nil
+	}
+	a.close()
+	if err := a.realm.records.remove(a.name); err != nil {
+		a.realm.log.Warn("state is not removed", "vassal", a.name, "err", err)
+	}
+	return nil
+}
+
+// giveUpHeir tells the vassal that waits for this one's listeners that it will
+// not get them.
+func (a *actor) giveUpHeir() {
+	if h := a.box.get().heir; h != nil && a.box.change(func(w *wish) { w.heir = nil }) > 0 {
+		h.legacy <- nil
+	}
+}
+
+// shutdown is the end of the vassal with the Emperor. Its wishes are kept for
+// the next one.
+func (a *actor) shutdown(ctx context.Context) stateFn {
+	a.empty(ctx, func(wish) bool { return true })
+	a.giveUpHeir()
+	if len(a.leaving) == 0 {
+		a.close()
+	}
+	a.save(true)
+	return nil
+}
+
+// empty drains what there is and returns true when nothing but stuck
+// generations is left; false as soon as the wish is another.
+func (a *actor) empty(ctx context.Context, still func(wish) bool) bool {
+	a.pending = nil
+	a.retire()
+	for a.departing() > 0 {
+		a.enter(control.Draining)
+		a.publish()
+		switch a.next(ctx, nil, nil) {
+		case evEnd:
+			if !a.w.gone {
+				return false // decide leads to shutdown
+			}
+		case evWish:
+			if !still(a.box.get()) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// retire has the generation that serves drained, beside the actor.
+func (a *actor) retire() {
+	if a.cur == nil {
+		return
+	}
+	g := a.cur
+	a.count(g)
+	a.cur = nil
+	a.depart(g, restartOf(g.prep).DrainTimeout)
+}
+
+// depart ends g: asks it to finish, kills it after patience, and says so if
+// that does not help. Patience zero kills at once.
+func (a *actor) depart(g *generation, patience time.Duration) {
+	a.leaving = append(a.leaving, g)
+	a.wg.Go(func() {
+		if patience > 0 {
+			if err := g.inst.Drain(); err != nil {
+				a.realm.log.Warn("cannot be asked to finish", "vassal", a.name, "gen", g.n, "err", err)
+			}
+			select {
+			case <-g.inst.Done():
+			case <-time.After(patience):
+			case <-a.realm.hurry:
+			}
+		}
+		if err := g.inst.Kill(); err != nil {
+			a.realm.log.Warn("cannot be killed", "vassal", a.name, "gen", g.n, "err", err)
+		}
+		select {
+		case <-g.inst.Done():
+		case <-time.After(KillAfter):
+			select {
+			case a.slow <- g:
+			case <-a.abandon:
+				return
+			}
+			select {
+			case <-g.inst.Done():
+			case <-a.abandon:
+				return
+			}
+		}
+		select {
+		case a.gone <- g:
+		case <-a.abandon:
+		}
+	})
+}
+
+// buried notes that g is gone.
+func (a *actor) buried(g *generation) {
+	a.leaving = slices.DeleteFunc(a.leaving, func(x *generation) bool { return x == g })
+	delete(a.stuck, g)
+	a.count(g)
+	a.recordExit(g.inst.Exit())
+	a.tellAlone()
+	a.publish()
+}
+
+// departing counts the leaving generations that may still be expected to go.
+func (a *actor) departing() int { return len(a.leaving) - len(a.stuck) }
+
+// tellAlone tells the generation that serves that no other lives.
+func (a *actor) tellAlone() {
+	if a.cur == nil || a.cur.alone || a.departing() > 0 {
+		return
+	}
+	a.cur.alone = true
+	if err := a.cur.inst.Alone(); err != nil {
+		a.realm.log.Warn("cannot be told that it is alone", "vassal", a.name, "gen", a.cur.n, "err", err)
+	}
+}
+
+// close gives up what outlives a generation.
+func (a *actor) close() {
+	if a.launch == nil {
+		return
+	}
+	if err := a.launch.Close(); err != nil {
+		a.realm.log.Warn("leaves something behind", "vassal", a.name, "err", err)
+	}
+	a.launch = nil
+	a.rec.Kernel = kernelCounts{}
+}
+
+// stuckProblems says which generations do not go.
+func (a *actor) stuckProblems() (ps vassal.Problems) {
+	for g := range a.stuck {
+		what := "its processes hang in the kernel"
+		if r, ok := g.inst.(Remainer); ok {
+			what = r.Remains()
+		}
+		ps = append(ps, vassal.Problem{Severity: vassal.Warning, Code: "stuck", Step: "stop",
+			Message: fmt.Sprintf("generation %d was killed and does not die: %s", g.n, what),
+			Hint:    "a dead disk or network file system? cat /proc/PID/wchan"})
+	}
+	return ps
+}
+
+// restartOf returns p's Restart with every time set.
+func restartOf(p Prepared) vassal.Restart {
+	var r vassal.Restart
+	if p != nil {
+		r = p.Restart()
+	}
+	or := func(d *time.Duration, or time.Duration) {
+		if *d <= 0 {
+			*d = or
+		}
+	}
+	or(&r.ReadyTimeout, 60*time.Second)
+	or(&r.DrainTimeout, 60*time.Second)
+	or(&r.BackoffMin, time.Second)
+	or(&r.BackoffMax, 3*time.Minute)
+	or(&r.StableAfter, 10*time.Second)
+	return r
+}

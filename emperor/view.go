@@ -1,0 +1,232 @@
+package emperor
+
+import (
+	"crypto/sha256"
+	"math"
+	"strconv"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// report is what an actor has on its board.
+type report struct {
+	vassal  control.Vassal
+	settled uint64 // every wish up to this turn is fulfilled, or failed
+	ok      bool   // the last try, if there was one, led to what serves
+	ended   bool   // the actor is no more
+	sampled time.Time
+}
+
+// enter notes the state.
+func (a *actor) enter(s control.State) {
+	if a.state == s {
+		return
+	}
+	a.state, a.since = s, time.Now()
+}
+
+// settle says that all that a.w asks for is done, as well as it could be.
+func (a *actor) settle() {
+	a.save(false)
+	rep := a.report()
+	rep.settled = a.w.turn
+	a.board.put(rep)
+}
+
+// publish says how things are.
+func (a *actor) publish() {
+	rep := a.report()
+	old, _ := a.board.get()
+	rep.settled = old.settled
+	a.board.put(rep)
+}
+
+func (a *actor) report() report {
+	return report{vassal: a.view(), ok: a.last == served || a.last == untried, sampled: a.sampled}
+}
+
+// view builds the outside form of the vassal.
+func (a *actor) view() control.Vassal {
+	f := a.w.file
+	if a.w.turn == 0 {
+		f = a.box.get().file
+	}
+	v := fileView(f, a.realm.owner)
+	v.State, v.Since = a.state, control.Time{Time: a.since}
+	v.Generation = a.rec.Generation
+	v.Pending = a.pending
+	if !a.retryAt.IsZero() {
+		v.RetryAt = &control.Time{Time: a.retryAt}
+	}
+	v.FileDigest = text(a.seen)
+	if p := a.shown(); p != nil {
+		a.describe(&v, p)
+	}
+	if v.Log == nil {
+		v.Log = text(a.realm.logPath(a.name))
+	}
+	if g := a.cur; g != nil {
+		v.PID = number(g.inst.PID())
+		if g.prep != nil {
+			v.Digest = text(g.prep.Digest().String())
+		}
+	}
+	v.Applied = a.state == control.Running && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
+	v.Problems = append(v.Problems, a.problems...)
+	v.Problems = append(v.Problems, a.stuckProblems()...)
+	v.Error = vassal.Problems(v.Problems).First()
+	v.Restarts, v.ColdStarts = a.rec.Restarts, a.rec.ColdStarts
+	v.OOMKills, v.CPUUsec, v.Requests = a.rec.OOMKills, a.rec.CPUUsec, a.rec.Requests
+	v.LastExit = a.rec.LastExit
+	if a.rec.Hold != nil {
+		s := a.rec.Hold.Suspension
+		v.Suspended = &s
+	}
+	if a.rec.Intent == wantStop {
+		v.StoppedBy = text(a.rec.By)
+	}
+	if a.cur != nil {
+		v.MemoryBytes, v.Pids = a.memory, a.pids
+	}
+	return v
+}
+
+// shown is the Prepared that the outside sees: of what serves, else of what was
+// tried last.
+func (a *actor) shown() Prepared {
+	if a.cur != nil && a.cur.prep != nil {
+		return a.cur.prep
+	}
+	return a.prep
+}
+
+func (a *actor) describe(v *control.Vassal, p Prepared) {
+	w := p.View()
+	if w.User != "" || w.UID > 0 {
+		v.UID, v.GID = number(w.UID), number(w.GID)
+		v.Users = append(v.Users, w.UID)
+	}
+	v.User, v.Group = text(w.User), text(w.Group)
+	v.Context, v.Net, v.Log, v.Cgroup = text(w.Context), text(w.Net), text(w.Log), text(w.Cgroup)
+	v.Listen = append(v.Listen, w.Listen...)
+	if w.MemoryMax > 0 {
+		v.MemoryMaxBytes = &w.MemoryMax
+	}
+	if w.PidsMax > 0 {
+		v.PidsMax = &w.PidsMax
+	}
+}
+
+// fileView is a view of which only the file is known.
+func fileView(f File, owner func(int) string) control.Vassal {
+	v := control.Vassal{Name: string(f.Name), File: f.Path, State: control.Failed,
+		Listen: []string{}, Problems: []vassal.Problem{}}
+	if f.Trust.Operator || f.Trust.UID > 0 {
+		v.Owner = text(owner(f.Trust.UID))
+	}
+	if !f.Trust.Operator && f.Trust.UID > 0 {
+		v.Users = []int{f.Trust.UID}
+	}
+	return v
+}
+
+// noVassal is the view of a file that can have no vassal.
+func noVassal(f File, since time.Time, owner func(int) string) control.Vassal {
+	v := fileView(f, owner)
+	v.Since = control.Time{Time: since}
+	if f.Problem != nil {
+		v.Problems = append(v.Problems, *f.Problem)
+		v.Error = f.Problem
+	}
+	return v
+}
+
+// sample asks the generation that serves what it uses.
+func (a *actor) sample() {
+	a.sampled = time.Now()
+	if a.cur != nil {
+		a.count(a.cur)
+	}
+}
+
+// count adds what g used since it was last asked.
+func (a *actor) count(g *generation) {
+	before := a.rec
+	u := g.inst.Usage()
+	if g == a.cur {
+		a.memory, a.pids = &u.MemoryBytes, &u.Pids
+	}
+	k := &a.rec.Kernel
+	a.rec.OOMKills += grown(&k.OOMKills, u.OOMKills)
+	a.rec.CPUUsec += grown(&k.CPUUsec, u.CPUUsec)
+	if u.Requests > g.requests {
+		add := u.Requests - g.requests
+		g.requests = u.Requests
+		a.rec.Requests += min(add, math.MaxUint64-a.rec.Requests) // the tenant's claim: it may be anything
+	}
+	a.dirty = a.dirty || a.rec.OOMKills != before.OOMKills || a.rec.CPUUsec != before.CPUUsec || a.rec.Requests != before.Requests
+}
+
+// grown returns by how much a kernel counter has grown since last, which it
+// updates. A counter that is smaller than last began anew.
+func grown(last *int64, now int64) int64 {
+	d := now - *last
+	if d < 0 {
+		d = max(now, 0)
+	}
+	*last = now
+	return d
+}
+
+// remember keeps the intent of a.w where the next Emperor finds it.
+func (a *actor) remember() {
+	if a.rec.Intent == a.w.intent && a.rec.By == a.w.by && a.rec.Hold == a.w.hold {
+		return
+	}
+	a.rec.Intent, a.rec.By, a.rec.Hold = a.w.intent, a.w.by, a.w.hold
+	a.dirty = true
+	a.save(true)
+}
+
+// save writes the record if it has changed.
+func (a *actor) save(sure bool) {
+	if !a.dirty {
+		return
+	}
+	a.dirty, a.saved = false, time.Now()
+	if err := a.realm.records.save(a.rec, sure); err != nil {
+		a.realm.log.Error("state is not saved", "vassal", a.name, "err", err)
+	}
+}
+
+// digestOf is the digest of what is on disk: p's, or the file's alone.
+func digestOf(p Prepared, f File) string {
+	if p != nil {
+		if d := p.Digest(); d != (vassal.Digest{}) {
+			return d.String()
+		}
+	}
+	if f.Text == nil {
+		return ""
+	}
+	return vassal.Digest(sha256.Sum256(f.Text)).String()
+}
+
+func exitOf(x vassal.Exit) *control.Exit {
+	return &control.Exit{Code: x.Code, Signal: text(x.Signal), OOM: x.OOM, Reason: text(x.Reason), At: control.Time{Time: x.At}}
+}
+
+// text is s as a member that is null when there is nothing.
+func text(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func number(n int) *int { return &n }
+
+// userNumber names a user by number.
+func userNumber(uid int) string { return strconv.Itoa(uid) }
