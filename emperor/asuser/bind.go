@@ -34,12 +34,20 @@ func Bind(path string, r Rules) (*os.File, error) {
 		return nil, &fs.PathError{Op: "open", Path: filepath.Dir(path), Err: err}
 	}
 	defer dir.Close()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	return BindIn(dir, filepath.Base(path), r)
+}
+
+// BindIn is Bind of a name in an open directory.
+//
+// The socket is in blocking mode, so that os.File leaves it out of the poller:
+// this process never accepts, and no connection shall wake it.
+func BindIn(dir *os.File, base string, r Rules) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), path)
-	if err := bindAt(fd, dir, filepath.Base(path), r); err != nil {
+	f := os.NewFile(uintptr(fd), base)
+	if err := bindAt(fd, dir, base, r); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -83,7 +91,7 @@ func fixMode(dir *os.File, base string, want fs.FileMode) error {
 	if fs.FileMode(st.Mode&0o777) == want {
 		return nil
 	}
-	return unix.Fchmodat(int(dir.Fd()), base, uint32(want), unix.AT_SYMLINK_NOFOLLOW)
+	return unix.Fchmodat(int(dir.Fd()), base, uint32(want), 0)
 }
 
 // removeStale removes base from dir if it is a socket of one of owners and
@@ -121,15 +129,20 @@ func Remove(path string, dev, ino uint64) error {
 		return err
 	}
 	defer dir.Close()
+	return RemoveIn(dir, filepath.Base(path), dev, ino)
+}
+
+// RemoveIn is Remove of a name in an open directory.
+func RemoveIn(dir *os.File, base string, dev, ino uint64) error {
 	var st unix.Stat_t
-	err = unix.Fstatat(int(dir.Fd()), filepath.Base(path), &st, unix.AT_SYMLINK_NOFOLLOW)
+	err := unix.Fstatat(int(dir.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if err == unix.ENOENT || err == nil && (st.Dev != dev || st.Ino != ino || st.Mode&unix.S_IFMT != unix.S_IFSOCK) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return unix.Unlinkat(int(dir.Fd()), filepath.Base(path), 0)
+	return unix.Unlinkat(int(dir.Fd()), base, 0)
 }
 
 func errno(err error) syscall.Errno {

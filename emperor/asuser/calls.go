@@ -38,20 +38,35 @@ func (s *Session) ReadFile(path string, max int) ([]byte, error) {
 	return data, r.err("read", path)
 }
 
-// Stat follows symbolic links. Sys of the answer is nil.
-func (s *Session) Stat(path string) (fs.FileInfo, error) {
-	r, _, _, err := s.call(request{Op: "stat", Path: path, GID: -1}, false)
+// Stat follows symbolic links. Sys of the answer is a *syscall.Stat_t that
+// holds owner, device and inode only.
+func (s *Session) Stat(path string) (fs.FileInfo, error) { return s.stat("stat", path) }
+
+// Lstat is Stat of a link itself.
+func (s *Session) Lstat(path string) (fs.FileInfo, error) { return s.stat("lstat", path) }
+
+func (s *Session) stat(op, path string) (fs.FileInfo, error) {
+	r, _, _, err := s.call(request{Op: op, Path: path, GID: -1}, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.err("stat", path); err != nil {
+	if err := r.err(op, path); err != nil {
 		return nil, err
 	}
 	if r.Info == nil {
-		return nil, s.fail("stat", path, "no answer")
+		return nil, s.fail(op, path, "no answer")
 	}
 	r.Info.N = filepath.Base(path)
 	return r.Info, nil
+}
+
+// Readlink returns what the symbolic link at path holds.
+func (s *Session) Readlink(path string) (string, error) {
+	r, _, _, err := s.call(request{Op: "readlink", Path: path, GID: -1}, false)
+	if err != nil {
+		return "", err
+	}
+	return r.Real, r.err("readlink", path)
 }
 
 // Glob is filepath.Glob with at most MaxGlob names.

@@ -145,7 +145,13 @@ func do(q request, r *reply) (data []byte, f *os.File, err error) {
 		data, err = readFile(q.Path, q.Max)
 		return data, nil, err
 	case "stat":
-		r.Info, err = stat(q.Path)
+		r.Info, err = stat(os.Stat(q.Path))
+		return nil, nil, err
+	case "lstat":
+		r.Info, err = stat(os.Lstat(q.Path))
+		return nil, nil, err
+	case "readlink":
+		r.Real, err = os.Readlink(q.Path)
 		return nil, nil, err
 	case "glob":
 		data, err = glob(q.Path)
@@ -212,14 +218,13 @@ func readFile(path string, max int) ([]byte, error) {
 	return b, nil
 }
 
-func stat(path string) (*info, error) {
-	st, err := os.Stat(path)
+func stat(st fs.FileInfo, err error) (*info, error) {
 	if err != nil {
 		return nil, err
 	}
 	i := &info{S: st.Size(), M: st.Mode(), T: st.ModTime()}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		i.U = int(sys.Uid)
+		i.U, i.G, i.D, i.I = sys.Uid, sys.Gid, sys.Dev, sys.Ino
 	}
 	return i, nil
 }

@@ -39,7 +39,7 @@ type reply struct {
 	Err   string `json:"err,omitempty"`
 	Data  int    `json:"data,omitempty"` // bytes that follow
 	FD    bool   `json:"fd,omitempty"`
-	Real  string `json:"real,omitempty"` // where the path led to
+	Real  string `json:"real,omitempty"` // where the path or link leads to
 	Info  *info  `json:"info,omitempty"`
 }
 
@@ -49,7 +49,10 @@ type info struct {
 	S int64       `json:"size"`
 	M fs.FileMode `json:"mode"`
 	T time.Time   `json:"mtime"`
-	U int         `json:"uid"`
+	U uint32      `json:"uid"`
+	G uint32      `json:"gid"`
+	D uint64      `json:"dev"`
+	I uint64      `json:"ino"`
 }
 
 func (i *info) Name() string       { return i.N }
@@ -57,7 +60,11 @@ func (i *info) Size() int64        { return i.S }
 func (i *info) Mode() fs.FileMode  { return i.M }
 func (i *info) ModTime() time.Time { return i.T }
 func (i *info) IsDir() bool        { return i.M.IsDir() }
-func (i *info) Sys() any           { return nil }
+
+// Sys is a *syscall.Stat_t with owner, device and inode.
+func (i *info) Sys() any {
+	return &syscall.Stat_t{Uid: i.U, Gid: i.G, Dev: i.D, Ino: i.I}
+}
 
 // parseReply checks one reply packet. want says what the request may bring.
 func parseReply(b []byte, maxData int, wantFD bool) (*reply, error) {

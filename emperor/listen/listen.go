@@ -1,0 +1,326 @@
+// Package listen makes and keeps the listening sockets of vassals (CONTRACT 6).
+//
+// They belong to the vassal, not to a generation: made before the first one,
+// kept over reloads, crashes and sleeps, so that no connection is refused
+// meanwhile.
+//
+//	reg := listen.NewRegistry()              // one per Emperor
+//	set := reg.Set("shop")                   // one per vassal
+//	change, problems := set.Apply(ctx, want) // before a start: makes what is missing
+//	… start a generation with change.Files() …
+//	change.Commit()                          // it serves: what it doesn't name is closed
+//	change.Abort()                           // or it failed: what was made for it is closed
+//	set.Close()                              // the vassal is gone
+//
+// TCP and abstract sockets are made by the process itself, which must be in
+// the guarded cgroup then (KERNEL 1). A unix socket in a directory that only
+// root can change is bound by this process and given to the vassal's user; in
+// any other by a child with that user's ids (package asuser).
+//
+// A tenant holds the sockets too and can break them for good; Apply looks at
+// each one and makes a broken one anew (KERNEL 31).
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor/asuser"
+	"liege/vassal"
+)
+
+// DefaultBacklog is uWSGI's.
+const DefaultBacklog = 100
+
+// Want is what one start of a vassal needs.
+type Want struct {
+	File      string            // the vassal's file, for messages to others
+	Listeners []vassal.Listener // addresses as package resolve normalises them
+	UID, GID  int
+	Groups    []int
+	Trusted   bool        // an operator's file: chown-socket may name anybody
+	Umask     fs.FileMode // of the vassal: a socket without chmod-socket is 0777 less this
+	// Owner resolves chown-socket's "user:group"; -1 for a part that is not
+	// said.
+	Owner func(string) (uid, gid int, err error)
+	// AsUser starts a child with the vassal's ids. It is called at most once
+	// in an Apply, and only for sockets in directories that root doesn't own.
+	AsUser func(context.Context) (*asuser.Session, error)
+}
+
+// Registry knows which vassal of this Emperor listens where. Its lock is held
+// for a look into a map, never over a system call that can wait.
+type Registry struct {
+	mu   sync.Mutex
+	held map[string]*socket // by canonical address
+}
+
+// NewRegistry returns an empty Registry.
+func NewRegistry() *Registry { return &Registry{held: map[string]*socket{}} }
+
+// socket is one listening socket. Sets share it while a renamed vassal's old
+// and new generations overlap.
+type socket struct {
+	addr     string // canonical: the key in Registry.held
+	protocol vassal.Protocol
+	file     *os.File
+	bound    string // as bound, for people: ":0" has its port here
+	dev, ino uint64 // of a unix socket's node
+	dirs     []string
+	// guarded by Registry.mu
+	owner *Set
+	from  string // owner's file
+	line  int
+	uid   int
+	refs  int
+}
+
+// Set is the sockets of one vassal.
+type Set struct {
+	reg  *Registry
+	name vassal.Name
+
+	mu      sync.Mutex // Commit comes from another goroutine than Apply
+	current []*socket
+	closed  bool
+}
+
+// Set returns a new empty Set for the vassal name.
+func (r *Registry) Set(name vassal.Name) *Set { return &Set{reg: r, name: name} }
+
+// Bound is one socket of a Set.
+type Bound struct {
+	Address  string // as bound
+	Protocol vassal.Protocol
+	Cookie   uint64   // SO_COOKIE: the same for every descriptor of the socket
+	File     *os.File // owned by the Set
+}
+
+// Change is the sockets of one start: those kept and those made for it.
+type Change struct {
+	set   *Set
+	next  []*socket
+	added []*socket
+	once  sync.Once
+}
+
+// Bound lists the sockets in the order of Want.Listeners.
+func (c *Change) Bound() []Bound {
+	var out []Bound
+	for _, s := range c.next {
+		out = append(out, s.public())
+	}
+	return out
+}
+
+// Files are the sockets in the order of Want.Listeners. The Set owns them.
+func (c *Change) Files() []*os.File {
+	var out []*os.File
+	for _, s := range c.next {
+		out = append(out, s.file)
+	}
+	return out
+}
+
+// Commit makes the change final: sockets that it doesn't use are closed.
+func (c *Change) Commit() {
+	c.once.Do(func() {
+		c.set.mu.Lock()
+		defer c.set.mu.Unlock()
+		old := c.set.current
+		if c.set.closed {
+			old = append(old, c.next...)
+			c.next = nil
+		}
+		c.set.current = c.next
+		for _, s := range old {
+			if !slices.Contains(c.next, s) {
+				c.set.reg.release(s, c.set)
+			}
+		}
+	})
+}
+
+// Abort undoes the change.
+func (c *Change) Abort() {
+	c.once.Do(func() {
+		for _, s := range c.added {
+			c.set.reg.release(s, c.set)
+		}
+	})
+}
+
+// Bound lists the sockets that the Set holds.
+func (s *Set) Bound() []Bound {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Bound
+	for _, k := range s.current {
+		out = append(out, k.public())
+	}
+	return out
+}
+
+// Close gives up every socket. No generation of the vassal lives any more, and
+// no Apply is under way.
+func (s *Set) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for _, k := range s.current {
+		s.reg.release(k, s)
+	}
+	s.current = nil
+}
+
+// Apply returns the sockets for want: those the Set has, mended where the
+// tenant broke them, and new ones. Nothing is closed before Commit. With
+// an Error among the problems there is no Change and nothing new was left.
+func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := &maker{ctx: ctx, set: s, want: want}
+	defer m.close()
+	c := &Change{set: s}
+	for i, l := range want.Listeners {
+		k, fresh := m.one(l, want.Listeners[:i])
+		if k == nil {
+			continue
+		}
+		c.next = append(c.next, k)
+		if fresh {
+			c.added = append(c.added, k)
+		}
+	}
+	if m.problems.Failed() {
+		c.Abort()
+		return nil, m.problems
+	}
+	return c, m.problems
+}
+
+// Adopt takes a socket that an earlier Emperor made for the vassal, and which
+// the caller has checked, as if Apply had made it. On success the Set owns f.
+func (s *Set) Adopt(l vassal.Listener, bound, from string, uid int, f *os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := &socket{addr: l.Address, protocol: l.Protocol, file: f, bound: bound, owner: s, from: from, line: l.At.Line, uid: uid, refs: 1}
+	if l.Address[0] == '/' {
+		st, err := node(f)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.Address, err)
+		}
+		k.dev, k.ino = st.Dev, st.Ino
+	}
+	s.reg.mu.Lock()
+	defer s.reg.mu.Unlock()
+	if o := s.reg.held[k.addr]; o != nil {
+		return fmt.Errorf("%s: %s has it", k.addr, o.owner.name)
+	}
+	s.reg.held[k.addr] = k
+	s.current = append(s.current, k)
+	return nil
+}
+
+func (k *socket) public() Bound {
+	cookie, err := unix.GetsockoptUint64(int(k.file.Fd()), unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		cookie = 0 // every kernel that has a cgroup v2 guard has it (4.13)
+	}
+	return Bound{Address: k.bound, Protocol: k.protocol, Cookie: cookie, File: k.file}
+}
+
+// release gives up s's share of k; the last one closes it.
+func (r *Registry) release(k *socket, s *Set) {
+	r.mu.Lock()
+	k.refs--
+	last := k.refs == 0
+	if last && r.held[k.addr] == k {
+		delete(r.held, k.addr)
+	}
+	r.mu.Unlock()
+	if !last {
+		return
+	}
+	k.file.Close()
+	k.remove()
+}
+
+// remove removes a unix socket's node if it still is ours, and the
+// directories that were made for it as far as they are empty.
+func (k *socket) remove() {
+	if k.ino == 0 {
+		return
+	}
+	// The directory may be a tenant's: whatever the path leads to now, only
+	// a socket with our device and inode is removed.
+	if dir, err := openDir(parent(k.addr)); err == nil {
+		_ = asuser.RemoveIn(dir, base(k.addr), k.dev, k.ino)
+		dir.Close()
+	}
+	for _, d := range slices.Backward(k.dirs) {
+		if os.Remove(d) != nil {
+			return // another vassal uses it
+		}
+	}
+}
+
+// share finds a socket for l that another vassal of this Emperor has. A
+// vassal whose file is gone has been renamed, if the new one runs as the same
+// user: the new one shares it until the old one has drained.
+func (r *Registry) share(l vassal.Listener, s *Set, want Want) (*socket, *vassal.Problem) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := r.held[l.Address]
+	if k == nil || k.owner == s {
+		return nil, nil
+	}
+	if k.protocol == l.Protocol && k.uid == want.UID && gone(k.from) {
+		k.refs++
+		k.owner, k.from, k.line = s, want.File, l.At.Line
+		return k, nil
+	}
+	return nil, inUse(l, fmt.Sprintf("vassal %s has it (%s:%d)", k.owner.name, k.from, k.line), "name another address in one of the two files")
+}
+
+// rival finds a vassal that listens on l's port at an address that includes
+// or is included by l's.
+func (r *Registry) rival(l vassal.Listener, s *Set) string {
+	want, err := netip.ParseAddrPort(l.Address)
+	if err != nil {
+		return ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.held {
+		have, err := netip.ParseAddrPort(k.addr)
+		if err == nil && k.owner != s && have.Port() == want.Port() {
+			return fmt.Sprintf("vassal %s has %s (%s:%d)", k.owner.name, k.addr, k.from, k.line)
+		}
+	}
+	return ""
+}
+
+// gone reports whether the file of a vassal does not exist any more.
+func gone(file string) bool {
+	_, err := os.Lstat(file)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+func inUse(l vassal.Listener, why, hint string) *vassal.Problem {
+	return problem(l, "listen-in-use", fmt.Sprintf("%s is in use: %s", l.Address, why), hint)
+}
+
+func problem(l vassal.Listener, code, msg, hint string) *vassal.Problem {
+	return &vassal.Problem{
+		Severity: vassal.Error, Code: code, File: l.At.File, Line: l.At.Line, Key: l.Key, Step: "listen", Message: msg, Hint: hint,
+	}
+}

@@ -1,0 +1,405 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"liege/emperor/asuser"
+	"liege/vassal"
+)
+
+func TestMain(m *testing.M) {
+	asuser.Main()
+	os.Exit(m.Run())
+}
+
+const nobody = 65534
+
+func wanting(file string, addrs ...string) Want {
+	w := Want{File: file, UID: nobody, GID: nobody, Groups: []int{nobody}, Trusted: true, Umask: 0o022}
+	for i, a := range addrs {
+		w.Listeners = append(w.Listeners, vassal.Listener{
+			Protocol: vassal.HTTP, Address: a, Key: "http-socket", At: vassal.Origin{File: file, Line: i + 2},
+		})
+	}
+	w.Owner = func(s string) (int, int, error) {
+		var u, g int
+		if _, err := fmt.Sscanf(s, "%d:%d", &u, &g); err != nil {
+			return -1, -1, err
+		}
+		return u, g, nil
+	}
+	w.AsUser = func(ctx context.Context) (*asuser.Session, error) {
+		return asuser.Start(ctx, asuser.Who{UID: nobody, GID: nobody, Groups: []int{nobody}})
+	}
+	return w
+}
+
+func apply(t *testing.T, s *Set, w Want) *Change {
+	t.Helper()
+	c, ps := s.Apply(t.Context(), w)
+	if ps.Failed() {
+		t.Fatal(ps)
+	}
+	return c
+}
+
+func addresses(bs []Bound) (out []string) {
+	for _, b := range bs {
+		out = append(out, b.Address)
+	}
+	return out
+}
+
+// dials reports whether somebody listens at the address.
+func dials(addr string) bool {
+	network := "tcp"
+	if strings.ContainsAny(addr, "/@") {
+		network = "unix"
+	}
+	c, err := net.Dial(network, addr)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}
+
+func vassalFile(t *testing.T, name string) string {
+	t.Helper()
+	f := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(f, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func fds(t *testing.T) int {
+	t.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(e)
+}
+
+func TestGenerations(t *testing.T) {
+	before := fds(t)
+	f := vassalFile(t, "shop.ini")
+	r := NewRegistry()
+	s := r.Set("shop")
+	c := apply(t, s, wanting(f, "127.0.0.1:0", "@liege-test-"+filepath.Base(t.TempDir())+fmt.Sprint(os.Getpid())))
+	one := addresses(c.Bound())
+	c.Commit()
+	if strings.HasSuffix(one[0], ":0") || !dials(one[0]) || !dials(one[1]) {
+		t.Fatalf("bound %q", one)
+	}
+	cookie := c.Bound()[0].Cookie
+
+	// The same file again: the same sockets. One line more, one less.
+	w := wanting(f, "127.0.0.1:0", "[::1]:0")
+	c = apply(t, s, w)
+	two := c.Bound()
+	if two[0].Cookie != cookie || cookie == 0 {
+		t.Errorf("the kept socket is another one: %d, %d", two[0].Cookie, cookie)
+	}
+	if !dials(one[1]) {
+		t.Error("the old generation's socket was closed before the new one served")
+	}
+	c.Abort() // the generation fails
+	if !dials(one[1]) || dials(two[1].Address) {
+		t.Error("Abort left the new socket, or closed an old one")
+	}
+	c = apply(t, s, w)
+	two = c.Bound()
+	c.Commit()
+	if dials(one[1]) || !dials(two[1].Address) {
+		t.Error("Commit kept the old socket, or closed the new one")
+	}
+	s.Close()
+	if dials(one[0]) {
+		t.Error("listens after Close")
+	}
+	if after := fds(t); after != before {
+		t.Errorf("descriptors: %d before, %d after", before, after)
+	}
+}
+
+func TestClashes(t *testing.T) {
+	r := NewRegistry()
+	fileA, fileB := vassalFile(t, "a.ini"), vassalFile(t, "b.ini")
+	a, b := r.Set("a"), r.Set("b")
+	defer a.Close()
+	defer b.Close()
+	c := apply(t, a, wanting(fileA, "127.0.0.1:0"))
+	c.Commit()
+	port := c.Bound()[0].Address[len("127.0.0.1:"):]
+
+	foreign, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	fixed := "127.0.0.1:" + freePort(t)
+	c = apply(t, a, wanting(fileA, "127.0.0.1:0", fixed))
+	c.Commit()
+	for _, tt := range []struct{ name, addr, want string }{
+		{"same address", fixed, fmt.Sprintf("is in use: vassal a has it (%s:3)", fileA)},
+		{"another program", foreign.Addr().String(), fmt.Sprintf("is in use: pid %d (listen.test) listens there", os.Getpid())},
+		{"all addresses", "0.0.0.0:" + fixed[len("127.0.0.1:"):], fmt.Sprintf("is in use: vassal a has %s (%s:3)", fixed, fileA)},
+		{"not ours", "192.0.2.1:" + port, "cannot assign requested address"},
+		{"no such host", "no-such-host.invalid:80", "neither an address nor a name"},
+	} {
+		before := fds(t)
+		_, ps := b.Apply(t.Context(), wanting(fileB, tt.addr))
+		if len(ps) != 1 || !strings.Contains(ps[0].Message, tt.want) || ps[0].Line != 2 || ps[0].File != fileB || ps[0].Step != "listen" {
+			t.Errorf("%s: %+v, want %q", tt.name, ps, tt.want)
+		}
+		if fds(t) != before {
+			t.Errorf("%s: descriptors leaked", tt.name)
+		}
+	}
+}
+
+// A renamed file takes the sockets along; a copy does not.
+func TestRename(t *testing.T) {
+	r := NewRegistry()
+	old := vassalFile(t, "old.ini")
+	moved := vassalFile(t, "new.ini")
+	a, b := r.Set("old"), r.Set("new")
+	addr := "127.0.0.1:" + freePort(t)
+	c := apply(t, a, wanting(old, addr))
+	c.Commit()
+	cookie := c.Bound()[0].Cookie
+	if _, ps := b.Apply(t.Context(), wanting(moved, addr)); ps.First() == nil || ps.First().Code != "listen-in-use" {
+		t.Fatalf("two files: %v", ps)
+	}
+	if err := os.Remove(old); err != nil {
+		t.Fatal(err)
+	}
+	w := wanting(moved, addr)
+	w.UID = 1
+	if _, ps := b.Apply(t.Context(), w); !ps.Failed() {
+		t.Fatal("another user got the socket")
+	}
+	c = apply(t, b, wanting(moved, addr))
+	c.Commit()
+	if c.Bound()[0].Cookie != cookie {
+		t.Error("another socket")
+	}
+	a.Close()
+	if !dials(addr) {
+		t.Error("the old vassal's end closed the new one's socket")
+	}
+	b.Close()
+	if dials(addr) {
+		t.Error("listens after Close")
+	}
+}
+
+// ":80" becomes "127.0.0.1:80" without a moment in which nobody listens.
+func TestNarrower(t *testing.T) {
+	s := NewRegistry().Set("a")
+	defer s.Close()
+	f, port := vassalFile(t, "a.ini"), freePort(t)
+	apply(t, s, wanting(f, "0.0.0.0:"+port)).Commit()
+	c := apply(t, s, wanting(f, "127.0.0.1:"+port))
+	if !dials("127.0.0.1:" + port) {
+		t.Error("nobody listens")
+	}
+	c.Commit()
+	if !dials("127.0.0.1:"+port) || dials("127.0.0.2:"+port) {
+		t.Error("not the new address alone")
+	}
+	if _, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+		t.Error("the port can be shared with others")
+	}
+}
+
+// A tenant breaks its listener for good; the next start mends it.
+func TestBroken(t *testing.T) {
+	root(t)
+	dir := userDir(t)
+	for name, hurt := range map[string]func(fd int) error{
+		"shutdown": func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RDWR) },
+		"disconnect": func(fd int) error {
+			if d, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || d == unix.AF_UNIX {
+				return unix.Shutdown(fd, unix.SHUT_RD)
+			}
+			if err := unix.Shutdown(fd, unix.SHUT_RD); err != nil {
+				return err
+			}
+			return unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := NewRegistry().Set("a")
+			defer s.Close()
+			w := wanting(vassalFile(t, "a.ini"), "127.0.0.1:"+freePort(t), dir+"/s.sock")
+			c := apply(t, s, w)
+			c.Commit()
+			for _, b := range c.Bound() {
+				if err := hurt(int(b.File.Fd())); err != nil && !errors.Is(err, unix.ECONNREFUSED) {
+					t.Fatal(err)
+				}
+				if dials(b.Address) {
+					t.Fatalf("%s was not broken", b.Address)
+				}
+			}
+			c = apply(t, s, w)
+			c.Commit()
+			for _, b := range c.Bound() {
+				if !dials(b.Address) {
+					t.Errorf("%s was not mended", b.Address)
+				}
+			}
+		})
+	}
+}
+
+func TestUnix(t *testing.T) {
+	root(t)
+	user := userDir(t)
+	run := "/run/liege-test-" + filepath.Base(user) + fmt.Sprint(os.Getpid())
+	defer os.RemoveAll(run)
+	mode := func(m fs.FileMode) *fs.FileMode { return &m }
+	for _, tt := range []struct {
+		name, path, chown string
+		mode              *fs.FileMode
+		want              string
+	}{
+		{"user's directory", user + "/a.sock", "", nil, "0755 65534:65534"},
+		{"mode", user + "/b.sock", "", mode(0o660), "0660 65534:65534"},
+		{"owner", user + "/c.sock", "1:2", mode(0o666), "0666 1:2"},
+		{"run directory is made", run + "/x/d.sock", "", mode(0o666), "0666 65534:65534"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := NewRegistry().Set("a")
+			w := wanting(vassalFile(t, "a.ini"), tt.path)
+			w.Listeners[0].Mode, w.Listeners[0].Chown = tt.mode, tt.chown
+			c := apply(t, s, w)
+			c.Commit()
+			if got := describe(t, tt.path); got != tt.want || !dials(tt.path) {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+			// A changed line is applied to the same socket.
+			w.Listeners[0].Mode, w.Listeners[0].Chown = mode(0o600), "65534:7"
+			cookie := c.Bound()[0].Cookie
+			c = apply(t, s, w)
+			c.Commit()
+			if got := describe(t, tt.path); got != "0600 65534:7" || c.Bound()[0].Cookie != cookie {
+				t.Errorf("changed line: %s", got)
+			}
+			s.Close()
+			if _, err := os.Lstat(tt.path); !errors.Is(err, fs.ErrNotExist) {
+				t.Error("the node is left")
+			}
+		})
+	}
+	if _, err := os.Lstat(run); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the directory made in /run is left")
+	}
+}
+
+func TestUnixRefused(t *testing.T) {
+	root(t)
+	user := userDir(t)
+	other := user + "/file"
+	if err := os.WriteFile(other, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	live, err := net.Listen("unix", user+"/live.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer live.Close()
+	for _, tt := range []struct{ path, code, want string }{
+		{other, "listen-failed", "not a socket"},
+		{user + "/live.sock", "listen-in-use", fmt.Sprintf("pid %d (listen.test)", os.Getpid())},
+		{user + "/none/x.sock", "listen-no-directory", "no such file or directory"},
+	} {
+		s := NewRegistry().Set("a")
+		_, ps := s.Apply(t.Context(), wanting("/f.ini", tt.path))
+		if len(ps) != 1 || ps[0].Code != tt.code || !strings.Contains(ps[0].Message, tt.want) {
+			t.Errorf("%s: %+v; want %s %q", tt.path, ps, tt.code, tt.want)
+		}
+		s.Close()
+	}
+	s := NewRegistry().Set("a")
+	defer s.Close()
+	w := wanting("/f.ini", user+"/t.sock")
+	w.Trusted, w.Listeners[0].Chown = false, "0:0"
+	if _, ps := s.Apply(t.Context(), w); len(ps) != 1 || ps[0].Code != "chown-socket" {
+		t.Errorf("a tenant's chown-socket: %v", ps)
+	}
+	if _, err := os.Lstat(user + "/t.sock"); err == nil {
+		t.Error("a refused socket is left")
+	}
+}
+
+func root(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+// userDir is a directory of nobody's, short enough for a socket.
+func userDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ll")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := errors.Join(os.Chown(dir, nobody, nobody), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func describe(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%04o %d:%d", st.Mode&0o7777, st.Uid, st.Gid)
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+func TestV6Only(t *testing.T) {
+	s := NewRegistry().Set("a")
+	defer s.Close()
+	port := freePort(t)
+	c, ps := s.Apply(t.Context(), wanting(vassalFile(t, "a.ini"), "0.0.0.0:"+port, "[::]:"+port))
+	if ps.Failed() {
+		t.Fatal(ps)
+	}
+	c.Commit()
+	if diff := cmp.Diff([]string{"0.0.0.0:" + port, "[::]:" + port}, addresses(c.Bound())); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,403 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor/asuser"
+	"liege/vassal"
+)
+
+// maker is one Apply.
+type maker struct {
+	ctx      context.Context
+	set      *Set
+	want     Want
+	child    *asuser.Session
+	problems vassal.Problems
+}
+
+func (m *maker) close() {
+	if m.child != nil {
+		m.child.Close()
+	}
+}
+
+// user is the child that acts as the vassal's user.
+func (m *maker) user() (*asuser.Session, error) {
+	if m.child != nil {
+		return m.child, nil
+	}
+	var err error
+	m.child, err = m.want.AsUser(m.ctx)
+	return m.child, err
+}
+
+// one returns the socket for l, and whether the Set did not have it; nil after
+// a problem. earlier are the listeners of the same start before l.
+func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) (k *socket, fresh bool) {
+	i := slices.IndexFunc(m.set.current, func(k *socket) bool { return k.addr == l.Address && k.protocol == l.Protocol })
+	if i >= 0 {
+		if k = m.set.current[i]; k.healthy() {
+			m.check(l, k, m.settle(l, k))
+			return k, false
+		}
+	}
+	k, p := m.set.reg.share(l, m.set, m.want)
+	if p != nil {
+		m.problems = append(m.problems, *p)
+		return nil, false
+	}
+	if k != nil {
+		m.check(l, k, m.settle(l, k))
+		return k, true
+	}
+	k, err := m.make(l, earlier)
+	if err != nil {
+		m.fail(l, err)
+		return nil, false
+	}
+	m.set.reg.mu.Lock()
+	m.set.reg.held[k.addr] = k
+	m.set.reg.mu.Unlock()
+	return k, true
+}
+
+func (m *maker) check(l vassal.Listener, k *socket, err error) {
+	if err != nil {
+		m.fail(l, err)
+	}
+}
+
+// fail reports err about l.
+func (m *maker) fail(l vassal.Listener, err error) {
+	if p, ok := errors.AsType[*vassal.Problem](err); ok {
+		m.problems = append(m.problems, *p)
+		return
+	}
+	code, hint := "listen-failed", ""
+	switch {
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
+		code, hint = "listen-refused", "/run/liege/NAME.sock: a directory that always exists"
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		code, hint = "listen-no-directory", "make the directory, or use one below /run, which is made"
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		code, hint = "listen-no-address", "this host has no such address; \":PORT\" is all of them"
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENXIO):
+		code, hint = "listen-refused", "this file system holds no sockets; /run/liege/NAME.sock does"
+	}
+	m.problems = append(m.problems, *problem(l, code, fmt.Sprintf("%s: %s", l.Address, words(err)), strings.ReplaceAll(hint, "NAME", string(m.set.name))))
+}
+
+// words is err without what the message says already.
+func words(err error) string {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+// make makes a new socket for l and puts it under the mode and owner asked.
+func (m *maker) make(l vassal.Listener, earlier []vassal.Listener) (*socket, error) {
+	k := &socket{
+		addr: l.Address, protocol: l.Protocol, bound: l.Address,
+		owner: m.set, from: m.want.File, line: l.At.Line, uid: m.want.UID, refs: 1,
+	}
+	var err error
+	switch l.Address[0] {
+	case '/':
+		err = m.unix(l, k)
+	case '@':
+		k.file, err = m.abstract(l)
+	default:
+		err = m.tcp(l, k, earlier)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if l.Address[0] == '/' {
+		st, err := node(k.file)
+		if err == nil {
+			k.dev, k.ino = st.Dev, st.Ino
+			err = m.settle(l, k)
+		}
+		if err != nil {
+			k.file.Close()
+			k.remove()
+			return nil, err
+		}
+	}
+	return k, nil
+}
+
+// tcp makes an inet socket.
+func (m *maker) tcp(l vassal.Listener, k *socket, earlier []vassal.Listener) error {
+	addr, err := m.lookup(l.Address)
+	if err != nil {
+		return err
+	}
+	fd, err := m.bindTCP(l, addr, v6only(addr, earlier))
+	if err == unix.EADDRINUSE {
+		return m.taken(l)
+	}
+	if err != nil {
+		return err
+	}
+	k.file = os.NewFile(uintptr(fd), l.Address)
+	if addr.Port() == 0 {
+		if sa, err := unix.Getsockname(fd); err == nil {
+			k.bound = netip.AddrPortFrom(addr.Addr(), portOf(sa)).String()
+		}
+	}
+	return nil
+}
+
+func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd int, err error) {
+	family := unix.AF_INET
+	if addr.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0) // blocking: see asuser.BindIn
+	if err != nil {
+		return -1, err
+	}
+	defer func() {
+		if err != nil {
+			unix.Close(fd)
+		}
+	}()
+	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return -1, err
+	}
+	if family == unix.AF_INET6 {
+		if err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, btoi(only)); err != nil {
+			return -1, err
+		}
+	}
+	sa := sockaddr(addr)
+	err = unix.Bind(fd, sa)
+	if err == nil {
+		err = unix.Listen(fd, backlog(l))
+	}
+	if err == unix.EADDRINUSE {
+		err = m.replaceOwn(fd, sa, addr, backlog(l))
+	}
+	return fd, err
+}
+
+// replaceOwn binds fd although a socket of the same vassal has the port, at
+// an address that includes the new one or is included by it (":80" became
+// "127.0.0.1:80"): both serve until the change is final.
+func (m *maker) replaceOwn(fd int, sa unix.Sockaddr, addr netip.AddrPort, backlog int) error {
+	var own []int
+	for _, k := range m.set.current {
+		if have, err := netip.ParseAddrPort(k.addr); err == nil && have.Port() == addr.Port() && have != addr {
+			own = append(own, int(k.file.Fd()))
+		}
+	}
+	if len(own) == 0 {
+		return unix.EADDRINUSE
+	}
+	for _, f := range append(own, fd) {
+		if err := unix.SetsockoptInt(f, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+		defer func() { _ = unix.SetsockoptInt(f, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0) }()
+	}
+	if err := unix.Bind(fd, sa); err != nil && err != unix.EINVAL { // EINVAL: bound already, listen failed
+		return err
+	}
+	return unix.Listen(fd, backlog)
+}
+
+// lookup turns an address into numbers; a host name has its first address,
+// from /etc/hosts (the Emperor connects to nobody, so not from DNS).
+func (m *maker) lookup(address string) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddrPort(address); err == nil {
+		return addr, nil
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, 2*time.Second)
+	defer cancel()
+	r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		return nil, errors.New("not in /etc/hosts")
+	}}
+	ips, err := r.LookupNetIP(ctx, "ip", host)
+	if err != nil || len(ips) == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%s is neither an address nor a name in /etc/hosts", host)
+	}
+	n, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(ips[0].Unmap(), uint16(n)), nil
+}
+
+// taken says who has l's address.
+func (m *maker) taken(l vassal.Listener) error {
+	if r := m.set.reg.rival(l, m.set); r != "" {
+		return inUse(l, r, "name another address in one of the two files")
+	}
+	who, hint := holder(l.Address)
+	return inUse(l, who, hint)
+}
+
+func (m *maker) abstract(l vassal.Listener) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0) // blocking: see asuser.BindIn
+	if err != nil {
+		return nil, err
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: l.Address}); err == nil {
+		err = unix.Listen(fd, backlog(l))
+	}
+	if err != nil {
+		unix.Close(fd)
+		if err == unix.EADDRINUSE {
+			return nil, m.taken(l)
+		}
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), l.Address), nil
+}
+
+// unix makes a socket in the file system.
+func (m *maker) unix(l vassal.Listener, k *socket) error {
+	dirs, err := makeRunDirs(parent(l.Address))
+	k.dirs = dirs
+	if err != nil {
+		return err
+	}
+	dir, err := rootOnly(parent(l.Address))
+	if err == nil {
+		defer dir.Close()
+		k.file, err = asuser.BindIn(dir, base(l.Address), asuser.Rules{
+			Mode: m.mode(l), Backlog: backlog(l), UID: m.want.UID, GID: m.want.GID, Owners: []int{0, m.want.UID},
+		})
+	} else if errors.Is(err, errShared) {
+		var child *asuser.Session
+		if child, err = m.user(); err == nil {
+			k.file, err = child.Listen(asuser.Socket{Path: l.Address, Mode: m.mode(l), Backlog: backlog(l), GID: -1})
+		}
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		return m.taken(l)
+	}
+	return err
+}
+
+// settle gives a socket's node the mode and owner that l asks for, and the
+// queue its length, which the tenant can change. The node is reached through
+// the socket (SIOCUNIXFILE), so no path is looked up.
+func (m *maker) settle(l vassal.Listener, k *socket) error {
+	if err := unix.Listen(int(k.file.Fd()), backlog(l)); err != nil {
+		return err
+	}
+	if l.Address[0] != '/' {
+		return nil
+	}
+	uid, gid, err := m.owner(l)
+	if err != nil {
+		return err
+	}
+	n, err := nodeFile(k.file)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || st.Nlink > 1 {
+		return errors.New("its node is not what was made")
+	}
+	if uid >= 0 && int(st.Uid) != uid || gid >= 0 && int(st.Gid) != gid {
+		if err := unix.Fchownat(int(n.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("chown-socket: %w", err)
+		}
+	}
+	if want := m.mode(l); fs.FileMode(st.Mode&0o7777) != want {
+		return os.Chmod(fmt.Sprintf("/proc/self/fd/%d", n.Fd()), want)
+	}
+	return nil
+}
+
+// owner is who shall have the node; -1: as it is.
+func (m *maker) owner(l vassal.Listener) (uid, gid int, err error) {
+	if l.Chown == "" {
+		return -1, -1, nil
+	}
+	uid, gid, err = m.want.Owner(l.Chown)
+	if err != nil {
+		return -1, -1, problem(l, "chown-socket", fmt.Sprintf("chown-socket = %s: %v", l.Chown, err), "")
+	}
+	if !m.want.Trusted && (uid >= 0 && uid != m.want.UID || gid >= 0 && gid != m.want.GID && !slices.Contains(m.want.Groups, gid)) {
+		return -1, -1, problem(l, "chown-socket", fmt.Sprintf("chown-socket = %s: a user's file may name only a group that the user is in", l.Chown),
+			fmt.Sprintf("sudo chown root %s", m.want.File))
+	}
+	return uid, gid, nil
+}
+
+func (m *maker) mode(l vassal.Listener) fs.FileMode {
+	if l.Mode != nil {
+		return l.Mode.Perm()
+	}
+	return 0o777 &^ m.want.Umask.Perm()
+}
+
+func backlog(l vassal.Listener) int {
+	if l.Backlog > 0 {
+		return l.Backlog
+	}
+	return DefaultBacklog
+}
+
+// v6only reports whether addr leaves IPv4 to another listener of the file:
+// "[::]:80" alone is both, as under uWSGI.
+func v6only(addr netip.AddrPort, all []vassal.Listener) bool {
+	return slices.ContainsFunc(all, func(l vassal.Listener) bool {
+		o, err := netip.ParseAddrPort(l.Address)
+		return err == nil && o.Port() == addr.Port() && o.Addr().Is4()
+	})
+}
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	sa := &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if ifi, err := net.InterfaceByName(a.Addr().Zone()); err == nil {
+		sa.ZoneId = uint32(ifi.Index)
+	}
+	return sa
+}
+
+func portOf(sa unix.Sockaddr) uint16 {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return uint16(sa.Port)
+	case *unix.SockaddrInet6:
+		return uint16(sa.Port)
+	}
+	return 0
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
