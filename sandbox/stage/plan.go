@@ -1,13 +1,18 @@
-// Package stage is the program that runs first inside a sandbox: it runs the
-// vassal's hooks, drops privileges, enters the SELinux domain and becomes the
-// core. It is linked into its own small static binary.
 package stage
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"path"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"liege/vassal"
+	"liege/vassal/action"
 )
 
 // Plan is all that the stage has to do. The Emperor resolved every name to a
@@ -24,10 +29,10 @@ type Plan struct {
 	Files    Donated         `json:"files"`
 	Attach   []Attach        `json:"attach,omitempty"`
 	Hooks    []vassal.Hook   `json:"hooks,omitempty"` // of every phase, in the file's order
-	HookTime int             `json:"hook_time"`       // seconds that one hook may take
-	Rlimits  []vassal.Rlimit `json:"rlimits,omitempty"`
-	OOMScore int             `json:"oom_score_adj"`
-	Umask    int             `json:"umask"`
+	HookTime int             `json:"hook_time"`       // seconds that one hook may take; at least 1
+	Rlimits  []vassal.Rlimit `json:"rlimits,omitempty"` // of the core: nofile, core, memlock, stack, fsize; others are refused
+	OOMScore int             `json:"oom_score_adj"`     // raised to it; lowered only where the kernel allows
+	Umask    int             `json:"umask"`             // from the as-user hooks on; 022 before
 	UID      int             `json:"uid"`
 	GID      int             `json:"gid"`
 	Groups   []int           `json:"groups"`
@@ -38,8 +43,8 @@ type Plan struct {
 	Exec     string          `json:"exec"`              // the core's path inside the sandbox
 	Args     []string        `json:"args"`              // from argv[0]
 	Env      []string        `json:"env"`               // of the core; hooks get HookEnv
-	HookEnv  []string        `json:"hook_env"`
-	Dir      string          `json:"dir"` // working directory of the core
+	HookEnv  []string        `json:"hook_env"` // all of a root hook's environment; as-user hooks have putenv's too
+	Dir      string          `json:"dir"`      // working directory of the core; empty: where the hooks left it
 }
 
 // Donated are the file descriptors handed to the stage, in this order and no
@@ -99,6 +104,9 @@ const (
 // MaxFailure bounds a Failure on the wire, in bytes.
 const MaxFailure = 4 << 10
 
+// MaxPlan bounds a Plan on the wire, in bytes.
+const MaxPlan = 4 << 20
+
 // Failure is what the stage reports on the status channel when it cannot
 // become the core: one packet of JSON. End of file on that channel means
 // nothing.
@@ -113,7 +121,7 @@ type Failure struct {
 
 func (f *Failure) Error() string {
 	var b strings.Builder
-	if f.At.Line > 0 {
+	if f.At.File != "" && f.At.Line > 0 {
 		fmt.Fprintf(&b, "%s:%d: ", f.At.File, f.At.Line)
 	}
 	fmt.Fprintf(&b, "%s: ", f.Step)
@@ -122,4 +130,190 @@ func (f *Failure) Error() string {
 	}
 	b.WriteString(f.Msg)
 	return b.String()
+}
+
+// ParseFailure decodes a packet of the status channel. The packet comes from
+// inside a sandbox, in the worst case from the tenant: lengths are bounded and
+// control characters replaced. What the constructor, which has no JSON of its
+// own, leaves out (the path, the context and its line) is filled in from p.
+func ParseFailure(packet []byte, p *Plan) *Failure {
+	f := &Failure{}
+	if len(packet) > MaxFailure {
+		return &Failure{Step: StepExec, Msg: "the stage's report is too long"}
+	}
+	if err := json.Unmarshal(packet, f); err != nil || f.Step == "" {
+		return &Failure{Step: StepExec, Msg: fmt.Sprintf("the stage's report is unreadable: %q", clip(string(packet), 80))}
+	}
+	f.Step, f.What, f.Msg = Step(printable(string(f.Step))), printable(f.What), printable(f.Msg)
+	f.Output = printable(f.Output)
+	f.At.File = printable(f.At.File)
+	if p == nil || f.What != "" {
+		return f
+	}
+	switch f.Step {
+	case StepExec:
+		f.What = p.Exec
+	case StepSetcon:
+		f.What, f.At = p.Context, p.Line
+	}
+	if f.Errno > 0 && (f.Step == StepExec || f.Step == StepSetcon) {
+		f.Msg = strings.TrimPrefix(f.Msg+": "+syscall.Errno(f.Errno).Error(), ": ")
+	}
+	return f
+}
+
+// Encode returns p as it travels, or an error that says why no stage would
+// accept it.
+func (p *Plan) Encode() ([]byte, error) {
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(p)
+	if err == nil && len(b) > MaxPlan {
+		err = fmt.Errorf("the plan has %d bytes; at most %d are allowed", len(b), MaxPlan)
+	}
+	return b, err
+}
+
+// Decode is the reverse of Encode. Unknown fields, trailing bytes and plans
+// that make no sense are errors.
+func Decode(b []byte) (*Plan, error) {
+	if len(b) > MaxPlan {
+		return nil, fmt.Errorf("the plan has %d bytes; at most %d are allowed", len(b), MaxPlan)
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	p := new(Plan)
+	if err := d.Decode(p); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("bytes after the plan")
+	}
+	return p, p.check()
+}
+
+// Limits of a Plan.
+const (
+	maxID      = 1<<32 - 2
+	maxFDs     = 4096
+	maxFilters = 4096 // BPF_MAXINSNS
+)
+
+// check reports the first thing in p that cannot be meant.
+func (p *Plan) check() error {
+	switch {
+	case p.Files.Listeners < 0 || p.Files.Mounts < 0 || p.Files.Listeners+p.Files.Mounts > maxFDs:
+		return fmt.Errorf("plan: %d listeners, %d mounts", p.Files.Listeners, p.Files.Mounts)
+	case p.UID < 0 || p.UID > maxID || p.GID < 0 || p.GID > maxID:
+		return fmt.Errorf("plan: uid %d, gid %d", p.UID, p.GID)
+	case p.HookTime < 1 && len(p.Hooks) > 0:
+		return errors.New("plan: hooks without a time limit")
+	case len(p.Seccomp) == 0 || len(p.Seccomp) > maxFilters:
+		return fmt.Errorf("plan: a seccomp filter of %d instructions", len(p.Seccomp))
+	case p.OOMScore < -1000 || p.OOMScore > 1000:
+		return fmt.Errorf("plan: oom_score_adj %d", p.OOMScore)
+	case p.Umask < 0 || p.Umask > 0o777:
+		return fmt.Errorf("plan: umask %#o", p.Umask)
+	case p.Context != "" && p.Own == "":
+		return errors.New("plan: a context to enter, but none of the stage's own")
+	case !path.IsAbs(p.Exec) || len(p.Args) == 0:
+		return fmt.Errorf("plan: exec %q with %d arguments", p.Exec, len(p.Args))
+	case p.Dir != "" && !path.IsAbs(p.Dir):
+		return fmt.Errorf("plan: directory %q is not absolute", p.Dir)
+	}
+	for _, g := range p.Groups {
+		if g < 0 || g > maxID {
+			return fmt.Errorf("plan: group %d", g)
+		}
+	}
+	return errors.Join(p.checkStrings(), p.checkMounts(), p.checkLimits(), p.checkHooks())
+}
+
+// checkStrings refuses what execve(2) would cut short.
+func (p *Plan) checkStrings() error {
+	for _, list := range [][]string{p.Args, p.Env, p.HookEnv, {p.Exec, p.Dir, p.Context, p.Own}} {
+		for _, s := range list {
+			if strings.ContainsRune(s, 0) {
+				return fmt.Errorf("plan: a NUL byte in %q", clip(s, 40))
+			}
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkMounts() error {
+	for _, a := range p.Attach {
+		if a.Mount < 0 || a.Mount >= p.Files.Mounts || !path.IsAbs(a.Target) || path.Clean(a.Target) == "/" {
+			return fmt.Errorf("plan: mount %d at %q", a.Mount, clip(a.Target, 80))
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkLimits() error {
+	for _, l := range p.Rlimits {
+		if _, ok := rlimits[l.Resource]; !ok {
+			return fmt.Errorf("plan: limit %q is for workers, the core does not start under it", l.Resource)
+		}
+	}
+	return nil
+}
+
+func (p *Plan) checkHooks() error {
+	last := false
+	for _, h := range p.Hooks {
+		if h.Phase != vassal.AsRoot && h.Phase != vassal.AsUser {
+			return fmt.Errorf("plan: hook of phase %q", h.Phase)
+		}
+		c, err := action.Parse(h)
+		if err != nil {
+			return fmt.Errorf("plan: %s: %w", hookText(h), err)
+		}
+		if last && h.Phase == vassal.AsUser {
+			return fmt.Errorf("plan: %s comes after setcon, which is the last step", hookText(h))
+		}
+		if c.Kind == action.Setcon {
+			if p.Context == "" {
+				return errors.New("plan: a setcon hook, but no context")
+			}
+			last = true
+		}
+		if c.Kind == action.Chown && (c.UID < 0 || c.GID < 0) {
+			return fmt.Errorf("plan: %s: names must be resolved before", hookText(h))
+		}
+	}
+	return nil
+}
+
+// Argv is the argument list that starts a stage which was given d: the fd
+// number of its plan. Its environment is to be empty.
+func Argv(d Donated) []string {
+	return []string{"liege-stage", argPlan, strconv.Itoa(d.Plan())}
+}
+
+// hookText is h as written, a private one without its argument.
+func hookText(h vassal.Hook) string {
+	if h.Private {
+		return fmt.Sprintf("hook-%s = !%s:…", h.Phase, h.Action)
+	}
+	return fmt.Sprintf("hook-%s = %s:%s", h.Phase, h.Action, clip(h.Arg, 200))
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
+
+// printable replaces what could move a terminal's cursor or break a log line's
+// frame; newlines and tabs stay.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 }

@@ -1,0 +1,236 @@
+package stage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// rlimits are those that a Go program lives with. RLIMIT_AS, _DATA, _NPROC and
+// _CPU are the workers' (KERNEL 5).
+var rlimits = map[string]int{
+	"nofile": unix.RLIMIT_NOFILE, "core": unix.RLIMIT_CORE, "memlock": unix.RLIMIT_MEMLOCK,
+	"stack": unix.RLIMIT_STACK, "fsize": unix.RLIMIT_FSIZE,
+}
+
+// setLimits sets hard and soft limits. Where the hard limit may not be raised
+// (no CAP_SYS_RESOURCE) the value is cut to it with a line in the log, since
+// less than wanted isolates no less.
+func (r *run) setLimits() error {
+	for _, l := range r.p.Rlimits {
+		res, want := rlimits[l.Resource], unix.Rlimit{Cur: l.Value, Max: l.Value}
+		err := unix.Prlimit(0, res, &want, nil)
+		if errors.Is(err, unix.EPERM) {
+			var have unix.Rlimit
+			if err = unix.Prlimit(0, res, nil, &have); err == nil && have.Max < l.Value {
+				want.Cur, want.Max = have.Max, have.Max
+				err = unix.Prlimit(0, res, &want, nil)
+				fmt.Fprintf(os.Stderr, "liege: %s:%d: limit of %s: %d is above this system's %d, which is used\n",
+					l.At.File, l.At.Line, l.Resource, l.Value, have.Max)
+			}
+		}
+		if err != nil {
+			return &Failure{Step: StepLimits, At: l.At, What: l.Resource + " = " + strconv.FormatUint(l.Value, 10), Msg: err.Error()}
+		}
+	}
+	return nil
+}
+
+// setOOMScore raises the score to the planned one. Lowering needs
+// CAP_SYS_RESOURCE; where that is missing the higher score stays, which makes
+// the vassal die earlier, not later.
+func (r *run) setOOMScore() error {
+	const file = "self/oom_score_adj"
+	old, err := r.readProc(file)
+	if err != nil {
+		return failed(StepLimits, "oom_score_adj", err)
+	}
+	have := atoi(strings.TrimSpace(old))
+	err = r.writeProc(file, strconv.Itoa(r.p.OOMScore))
+	if err != nil && have > r.p.OOMScore && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
+		return nil
+	}
+	if err != nil {
+		return failed(StepLimits, fmt.Sprintf("oom_score_adj = %d", r.p.OOMScore), err)
+	}
+	return nil
+}
+
+func (r *run) dropBounding() error {
+	for c := uintptr(0); ; c++ {
+		set, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
+		if err != nil {
+			if c > unix.CAP_SYS_ADMIN && errors.Is(err, unix.EINVAL) {
+				break // past the last one of this kernel
+			}
+			return failed(StepCaps, "bounding set", err)
+		}
+		if set == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			return failed(StepCaps, fmt.Sprintf("bounding set, capability %d", c), err)
+		}
+	}
+	return r.expect(StepCaps, "CapBnd", noCaps)
+}
+
+// noCaps is an empty set as /proc shows it.
+const noCaps = "0000000000000000"
+
+// The calls that change ids are made raw: package syscall's change every
+// thread, and cannot in a cgo program (KERNEL 6).
+func (r *run) setGroups() error {
+	list := make([]uint32, len(r.p.Groups)+1) // one more, so that there is a first
+	var want []string
+	for i, g := range r.p.Groups {
+		list[i] = uint32(g)
+	}
+	for _, g := range slices.Sorted(slices.Values(r.p.Groups)) {
+		want = append(want, strconv.Itoa(g))
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(r.p.Groups)), uintptr(unsafe.Pointer(&list[0])), 0)
+	if errno != 0 {
+		return failed(StepIdentity, "groups "+strings.Join(want, " "), errno)
+	}
+	return r.expect(StepIdentity, "Groups", strings.Join(want, " "))
+}
+
+func (r *run) setGID() error {
+	g := uintptr(r.p.GID)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, g, g, g); errno != 0 {
+		return failed(StepIdentity, fmt.Sprintf("gid %d", g), errno)
+	}
+	return r.expect(StepIdentity, "Gid", four(r.p.GID))
+}
+
+func (r *run) setUID() error {
+	u := uintptr(r.p.UID)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, u, u, u); errno != 0 {
+		return failed(StepIdentity, fmt.Sprintf("uid %d", u), errno)
+	}
+	return r.expect(StepIdentity, "Uid", four(r.p.UID))
+}
+
+// four is how /proc shows the real, effective, saved and file system id.
+func four(id int) string {
+	s := strconv.Itoa(id)
+	return strings.Join([]string{s, s, s, s}, " ")
+}
+
+func (r *run) dropCaps() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return failed(StepCaps, "ambient set", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return failed(StepCaps, "", err)
+	}
+	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+		if err := r.expect(StepCaps, set, noCaps); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) noNewPrivs() error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return failed(StepNoNew, "", err)
+	}
+	return r.expect(StepNoNew, "NoNewPrivs", "1")
+}
+
+// setSeccomp loads the filter for this thread; the others end at the exec.
+func (r *run) setSeccomp() error { return r.loadFilter(r.p.Seccomp) }
+
+func (r *run) loadFilter(filter []Filter) error {
+	code := make([]unix.SockFilter, len(filter))
+	for i, f := range filter {
+		code[i] = unix.SockFilter{Code: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}
+	}
+	prog := unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}
+	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	if errno != 0 {
+		return failed(StepSeccomp, fmt.Sprintf("a filter of %d instructions", len(code)), errno)
+	}
+	return r.expect(StepSeccomp, "Seccomp", "2")
+}
+
+// expect reads a field of this thread's status back and compares it.
+func (r *run) expect(s Step, field, want string) error {
+	text, err := r.readProc("thread-self/status")
+	if err != nil {
+		return failed(s, field, err)
+	}
+	for line := range strings.Lines(text) {
+		name, value, _ := strings.Cut(line, ":")
+		if name != field {
+			continue
+		}
+		if got := strings.Join(strings.Fields(value), " "); got != want {
+			return failed(s, field, fmt.Errorf("is %q after it was set, want %q", got, want))
+		}
+		return nil
+	}
+	return failed(s, field, errors.New("the kernel does not show it"))
+}
+
+// openProc opens the real /proc: a proc file system, at its own root
+// (CVE-2019-19921, CVE-2025-52881: a process can be made to talk to a fake).
+func openProc() (int, error) {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open /proc: %w", err)
+	}
+	var fs unix.Statfs_t
+	var st unix.Stat_t
+	if err := errors.Join(unix.Fstatfs(fd, &fs), unix.Fstat(fd, &st)); err != nil {
+		return -1, fmt.Errorf("/proc: %w", err)
+	}
+	if fs.Type != unix.PROC_SUPER_MAGIC || st.Ino != 1 {
+		return -1, errors.New("/proc is not a proc file system")
+	}
+	return fd, nil
+}
+
+// procFile opens name below /proc, through no mount and no magic link.
+func (r *run) procFile(name string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(r.proc, name, &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open /proc/%s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), "/proc/"+name), nil
+}
+
+func (r *run) readProc(name string) (string, error) {
+	f, err := r.procFile(name, unix.O_RDONLY)
+	if err != nil {
+		return "", err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	return string(b), errors.Join(err, f.Close())
+}
+
+func (r *run) writeProc(name, text string) error {
+	f, err := r.procFile(name, unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}
+
+func trimContext(s string) string { return string(bytes.TrimRight([]byte(s), "\x00\n")) }

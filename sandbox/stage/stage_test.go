@@ -1,0 +1,217 @@
+package stage_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/sandbox/seccomp"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// binary builds the real liege-stage, static and with its constructor, where
+// any user can execute it.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "stage")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	out := filepath.Join(dir, "liege-stage")
+	cmd := exec.Command("go", "build", "-o", out, "-ldflags", "-linkmode external -extldflags -static", "liege/cmd/liege-stage")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build of liege-stage: %w\n%s", err, b)
+	}
+	return out, nil
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if bin, err := binary(); err == nil {
+		os.RemoveAll(filepath.Dir(bin))
+	}
+	os.Exit(code)
+}
+
+func stageBinary(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	bin, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bin
+}
+
+// nobody's ids, with groups that do not come in order.
+const uid, gid = 65534, 65533
+
+func newPlan(t *testing.T, script string) *stage.Plan {
+	t.Helper()
+	filter, err := seccomp.Default()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stage.Plan{
+		Name: "shop", HookTime: 10, OOMScore: 300, Umask: 0o027,
+		UID: uid, GID: gid, Groups: []int{4242, 1717},
+		Seccomp: filter,
+		Exec:    "/bin/sh", Args: []string{"liege-core shop", "-c", script},
+		Env: []string{"PATH=/usr/bin:/bin", "APP=1"}, HookEnv: []string{"PATH=/usr/bin:/bin", "HOOK=1"},
+		Dir: "/usr",
+	}
+}
+
+func hook(phase vassal.Phase, line int, action, arg string) vassal.Hook {
+	return vassal.Hook{Phase: phase, Action: action, Arg: arg, At: vassal.Origin{File: "/etc/vassals/shop.ini", Line: line}}
+}
+
+// result is what came of a start.
+type result struct {
+	out     string // of everything: the log
+	failure *stage.Failure
+	err     error // of the process
+}
+
+// launch is how a test starts a stage.
+type launch struct {
+	program   string // empty: the real binary
+	env       []string
+	listeners int
+	mounts    []*os.File
+	noPIDNS   bool
+	tamper    func([]byte) []byte // of the plan's bytes
+}
+
+func start(t *testing.T, p *stage.Plan, l launch) result {
+	t.Helper()
+	bin := stageBinary(t)
+	if l.program == "" {
+		l.program = bin
+	}
+	if !l.noPIDNS { // a proc of the new namespace, as the sandbox has
+		p.Hooks = append([]vassal.Hook{hook(vassal.AsRoot, 1, "mount", "proc proc /proc nosuid,nodev,noexec")}, p.Hooks...)
+	}
+	p.Files = stage.Donated{Listeners: l.listeners, Mounts: len(l.mounts)}
+	b, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.tamper != nil {
+		b = l.tamper(b)
+	}
+	plan := must(stage.Seal("plan", b))
+	app := must(stage.Seal("app", []byte("{}")))
+	control, core := socketpair(t)
+	status, inside := socketpair(t)
+	files := []*os.File{}
+	for range l.listeners {
+		a, b := socketpair(t)
+		defer a.Close()
+		files = append(files, b)
+	}
+	files = append(append(files, core, app, plan, inside), l.mounts...)
+	cmd := exec.Command(l.program)
+	cmd.Args = stage.Argv(p.Files)
+	cmd.Env = append([]string{}, l.env...)
+	cmd.ExtraFiles = files
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS, Unshareflags: syscall.CLONE_NEWNS}
+	if !l.noPIDNS {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
+	}
+	timer := time.AfterFunc(60*time.Second, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	r := result{err: cmd.Run()}
+	for _, f := range append(files, control) {
+		f.Close()
+	}
+	buf := make([]byte, stage.MaxFailure+1)
+	if n, _ := unix.Read(int(status.Fd()), buf); n > 0 {
+		r.failure = stage.ParseFailure(buf[:n], p)
+	}
+	status.Close()
+	r.out = out.String()
+	return r
+}
+
+func socketpair(t *testing.T) (a, b *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// posture is a script that shows all that a process was given.
+const posture = `
+p=$$
+while read -r k v; do case $k in
+Uid:|Gid:|Groups:|Cap*|NoNewPrivs:|Seccomp:) echo "$k" $v;; esac; done </proc/$p/status
+echo env $(tr '\0' '\n' </proc/$p/environ | sort)
+echo argv0 $(tr '\0' '\n' </proc/$p/cmdline | head -n 1)
+ls -l /proc/$p/fd | sed -n 's/^l.* \([0-9]*\) -> \([^: ]*\).*/fd \1 \2/p'
+echo cwd $(pwd) umask $(umask)
+echo oom $(cat /proc/$p/oom_score_adj)
+`
+
+const corePosture = `Uid: 65534 65534 65534 65534
+Gid: 65533 65533 65533 65533
+Groups: 1717 4242
+CapInh: 0000000000000000
+CapPrm: 0000000000000000
+CapEff: 0000000000000000
+CapBnd: 0000000000000000
+CapAmb: 0000000000000000
+NoNewPrivs: 1
+Seccomp: 2
+env APP=1 PATH=/usr/bin:/bin
+argv0 liege-core shop
+fd 0 /dev/null
+fd 1 pipe
+fd 2 pipe
+fd 3 socket
+fd 4 socket
+fd 5 socket
+fd 6 /memfd
+cwd /usr umask 0027
+oom 300
+`
+
+func TestCorePosture(t *testing.T) {
+	r := start(t, newPlan(t, posture), launch{listeners: 2})
+	if r.failure != nil || r.err != nil {
+		t.Fatalf("start: %v, %v\n%s", r.failure, r.err, r.out)
+	}
+	diff(t, corePosture, r.out)
+}
+
+func diff(t *testing.T, want, got string) {
+	t.Helper()
+	if want != got {
+		t.Errorf("want:\n%s\ngot:\n%s", want, got)
+	}
+}
