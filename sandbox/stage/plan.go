@@ -28,8 +28,8 @@ type Plan struct {
 	Name     vassal.Name     `json:"name"`
 	Files    Donated         `json:"files"`
 	Attach   []Attach        `json:"attach,omitempty"`
-	Hooks    []vassal.Hook   `json:"hooks,omitempty"` // of every phase, in the file's order
-	HookTime int             `json:"hook_time"`       // seconds that one hook may take; at least 1
+	Hooks    []vassal.Hook   `json:"hooks,omitempty"`   // of every phase, in the file's order
+	HookTime int             `json:"hook_time"`         // seconds that one hook may take; at least 1
 	Rlimits  []vassal.Rlimit `json:"rlimits,omitempty"` // of the core: nofile, core, memlock, stack, fsize; others are refused
 	OOMScore int             `json:"oom_score_adj"`     // raised to it; lowered only where the kernel allows
 	Umask    int             `json:"umask"`             // from the as-user hooks on; 022 before
@@ -43,8 +43,8 @@ type Plan struct {
 	Exec     string          `json:"exec"`              // the core's path inside the sandbox
 	Args     []string        `json:"args"`              // from argv[0]
 	Env      []string        `json:"env"`               // of the core; hooks get HookEnv
-	HookEnv  []string        `json:"hook_env"` // all of a root hook's environment; as-user hooks have putenv's too
-	Dir      string          `json:"dir"`      // working directory of the core; empty: where the hooks left it
+	HookEnv  []string        `json:"hook_env"`          // all of a root hook's environment; as-user hooks have putenv's too
+	Dir      string          `json:"dir"`               // working directory of the core; empty: where the hooks left it
 }
 
 // Donated are the file descriptors handed to the stage, in this order and no
