@@ -58,6 +58,17 @@ type Setting struct {
 	Bare   bool // written without "="
 	Origin vassal.Origin
 	Raw    string // the value before $(), @() and %() expansion, for warnings
+
+	// Placeholder: the line only gives a name to a value, whatever the table
+	// says about the key: set-placeholder, or the use of an option made with
+	// declare-option (what that stands for follows as settings of their own).
+	Placeholder bool
+	// Used: a %(…), an if-opt or an if-not-opt somewhere refers to the key.
+	Used bool
+	// Tenant: the line, or a placeholder in it, comes from a file that is not
+	// the operator's, even if the vassal's file is. Only options that are safe
+	// for tenants may be taken from it.
+	Tenant bool
 }
 
 // A Read is one question that the text asked the host.
@@ -72,4 +83,6 @@ type File struct {
 	Settings []Setting
 	Reads    []Read // in order, without the file itself
 	Digest   vassal.Digest
+
+	Strict bool // strict = true: unknown keys are errors
 }

@@ -1,0 +1,129 @@
+package vassal
+
+// The stable words of Problem.Code: part of the outside contract, listed with
+// their meaning by Codes. None is renamed or given another meaning.
+const (
+	// The text.
+	CodeSyntax          = "syntax"
+	CodeNoSection       = "no-section"
+	CodeTooBig          = "too-big"
+	CodeUnreadable      = "unreadable"
+	CodeUnsetEnv        = "unset-environment"
+	CodeRefusedScheme   = "refused-scheme"
+	CodeVanishedPercent = "vanished-percent"
+	CodeEmperorSection  = "emperor-section"
+
+	// The options.
+	CodeUnknownOption     = "unknown-option"
+	CodeBadValue          = "bad-value"
+	CodeTrailingText      = "trailing-text"
+	CodeCommentInValue    = "comment-in-value"
+	CodeQuotedValue       = "quoted-value"
+	CodeNotYet            = "not-yet"
+	CodeDoneOtherwise     = "done-otherwise"
+	CodeAlwaysSo          = "always-so"
+	CodeRefused           = "refused"
+	CodeUnknownPlugin     = "unknown-plugin"
+	CodePluginNotNamed    = "plugin-not-named"
+	CodeOwnOptionInUWSGI  = "own-option-in-uwsgi"
+	CodeNothingToRun      = "nothing-to-run"
+	CodeNotForTenants     = "not-for-tenants"
+	CodeOwner             = "owner"
+	CodeOverCeiling       = "over-ceiling"
+	CodeBadHook           = "bad-hook"
+	CodeHookAfterSetcon   = "hook-after-setcon"
+	CodeSeveralContexts   = "several-contexts"
+	CodeTwoApps           = "two-apps"
+	CodeNoListener        = "no-listener"
+	CodeRoutingNotApplied = "routing-not-applied"
+
+	// The host.
+	CodeNoUID       = "no-uid"
+	CodeNoSuchUser  = "no-such-user"
+	CodeNoSuchGroup = "no-such-group"
+	CodeNoSuchPath  = "no-such-path"
+	CodeNotVisible  = "not-visible"
+	CodeRefusedPath = "refused-path"
+	CodeUntrusted   = "untrusted-file"
+	CodeBadName     = "bad-name"
+	CodeSameName    = "same-name"
+	CodeNoSELinux   = "no-selinux"
+	CodeListenInUse = "listen-in-use"
+	CodeListen      = "listen"
+
+	// A start and a run.
+	CodeStartFailed  = "start-failed"
+	CodeHookFailed   = "hook-failed"
+	CodeCheckFailed  = "check-failed"
+	CodeNotReady     = "not-ready"
+	CodeExitedEarly  = "exited-early"
+	CodeImportError  = "import-error"
+	CodeNoCallable   = "no-callable"
+	CodeOOM          = "oom"
+	CodeProtocol     = "protocol"
+	CodeLogElsewhere = "log-elsewhere"
+)
+
+// Code is one word with its meaning.
+type Code struct{ Name, Meaning string }
+
+// Codes lists every code, in the order in which a start meets them.
+func Codes() []Code {
+	return []Code{
+		{CodeSyntax, "The text is not an ini file: garbage before the first section, a NUL byte, invalid UTF-8, a block that is not closed."},
+		{CodeNoSection, "The file has neither a section [uwsgi] nor [vassal], or not the section that was named."},
+		{CodeTooBig, "The file, what it includes or what it expands to is larger than the limits of the language."},
+		{CodeUnreadable, "A file that the text includes or quotes cannot be read, or is not below the directories a tenant may read from."},
+		{CodeUnsetEnv, "$(NAME) names a variable that is not set and gives no default; the text stays as it is."},
+		{CodeRefusedScheme, "@(scheme://…) runs programs or reaches the network and is refused."},
+		{CodeVanishedPercent, "A % sequence inside a value vanished or was replaced; a literal percent sign is written %%."},
+		{CodeEmperorSection, "A vassal file has a section [emperor]; its attributes are not used."},
+
+		{CodeUnknownOption, "No option has this name and no %(…) refers to it. An error in a tenant's file and with strict = true."},
+		{CodeBadValue, "The value does not fit the option: no number, an unknown word, a missing part."},
+		{CodeTrailingText, "The leading number or the first word counts; the rest of the value has no effect."},
+		{CodeCommentInValue, "A text value holds \" ;\" or \" #\": comments need a line of their own, so this is part of the value."},
+		{CodeQuotedValue, "A text value begins and ends with a quote: quotes are part of the value."},
+		{CodeNotYet, "A known option that this release does not carry out. An error when nothing could be served without it."},
+		{CodeDoneOtherwise, "The option has its effect in another way; the message says how."},
+		{CodeAlwaysSo, "The value asks for something else than what always holds here."},
+		{CodeRefused, "The option is refused; the hint says what to write instead."},
+		{CodeUnknownPlugin, "A plugin of this name is not known. An error with need-plugin."},
+		{CodePluginNotNamed, "The file names plugins but not the one that this option belongs to: built in here, ignored by uWSGI."},
+		{CodeOwnOptionInUWSGI, "An option that uWSGI does not know stands in [uwsgi]; in [vassal] the file still runs under uWSGI."},
+		{CodeNothingToRun, "The file names neither an app nor static files, nor anything else that could run."},
+		{CodeNotForTenants, "The file belongs to a user, and only files of root may use this option."},
+		{CodeOwner, "The file belongs to one user and asks to run as another."},
+		{CodeOverCeiling, "The value is above what [ceilings] of emperor.ini allows."},
+		{CodeBadHook, "A hook is not written as action:argument, its phase does not exist yet, or its action is unknown."},
+		{CodeHookAfterSetcon, "A hook stands after callret:setcon, which is always the last step."},
+		{CodeSeveralContexts, "Two lines ask for two different SELinux contexts."},
+		{CodeTwoApps, "Two lines name two different apps for the same workers; the last one counts."},
+		{CodeNoListener, "There is something to serve and no address to serve it on."},
+		{CodeRoutingNotApplied, "A routing rule that decides who may see what is not carried out in this release, so the file is refused."},
+
+		{CodeNoUID, "No line says as whom the app runs, so it would run as root."},
+		{CodeNoSuchUser, "The user does not exist on this host."},
+		{CodeNoSuchGroup, "The group does not exist on this host."},
+		{CodeNoSuchPath, "A path that the file names does not exist on this host."},
+		{CodeNotVisible, "Something that the app will look for exists on the host and is not visible inside."},
+		{CodeRefusedPath, "A path is too wide, or belongs to the system or to Liege, and is never bound."},
+		{CodeUntrusted, "The file is writable by others, has several links, or is reached through a link that others can move; it is not read."},
+		{CodeBadName, "The file's name cannot be a vassal's name."},
+		{CodeSameName, "Two files give the same vassal name."},
+		{CodeNoSELinux, "The file asks for an SELinux context, and the kernel or the loaded policy does not have it."},
+		{CodeListenInUse, "The address is taken: by another vassal, another line, or another program."},
+		{CodeListen, "The listener cannot be made: no such directory, no permission, a file system without sockets."},
+
+		{CodeStartFailed, "A step of the start failed; step and message say which and why."},
+		{CodeHookFailed, "A hook failed; the message has its last lines."},
+		{CodeCheckFailed, "The started process is not what was planned; it was killed before it served."},
+		{CodeNotReady, "The app was not ready within ready-timeout."},
+		{CodeExitedEarly, "The app ended before it was ready, or soon after."},
+		{CodeImportError, "The app's code could not be loaded; the message has the traceback."},
+		{CodeNoCallable, "The app's module was loaded and has no callable of that name."},
+		{CodeOOM, "The kernel killed the vassal for its memory-max."},
+		{CodeProtocol, "A process of the vassal broke the rules of its control channel and was ended."},
+		{CodeLogElsewhere, "The log file that was asked for cannot be opened; the message says where the lines go."},
+	}
+}

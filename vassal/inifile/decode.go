@@ -1,0 +1,331 @@
+package inifile
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"liege/vassal"
+)
+
+// Policy is what the operator's emperor.ini says about every vassal, as far as
+// decoding needs it. The zero Policy bounds nothing.
+type Policy struct {
+	MemoryMax Ceiling // bytes
+	CPUMax    Ceiling // CPUs
+	PidsMax   Ceiling
+	Strict    bool // unknown keys are errors in every file
+	Serve     bool // liege serve: one instance of the caller's own
+}
+
+// Ceiling is one bound and the line that sets it. Zero: none.
+type Ceiling struct {
+	Value float64
+	At    vassal.Origin
+}
+
+// CorePids is how many processes and threads the core and the sandbox's first
+// process may need: limit-nproc counts the app's only, the kernel counts all.
+// A Go program has a thread per CPU in use, a few of its own, and one for each
+// call that blocks in the kernel.
+const CorePids = 64
+
+// Defaults of a Config that has no line about them; docs/options.md shows the
+// same values.
+const (
+	defaultHeaderTimeout = 15 * time.Second
+	defaultIOTimeout     = 60 * time.Second
+	defaultBodyTimeout   = 30 * time.Second
+	defaultHeaderBytes   = 32 << 10
+	defaultConnections   = 4096
+	defaultBacklog       = 1024
+	defaultReady         = 60 * time.Second
+	defaultDrain         = 60 * time.Second
+	defaultBackoffMin    = time.Second
+	defaultBackoffMax    = 180 * time.Second
+	defaultStable        = 10 * time.Second
+	defaultLogSize       = 10 << 20
+	drainGrace           = 5 * time.Second // between the end of the drain and the kill
+)
+
+// Decode makes a Config of f's settings. It asks the host nothing. The Config
+// is usable only if the Problems have no Error; it is filled in as far as
+// possible regardless. All problems are reported at once, in the order of the
+// lines; those of one kind are one.
+func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
+	d := &decoder{f: f, pol: p, plugins: map[string]bool{}, seen: map[string]vassal.Origin{}}
+	d.cfg = vassal.Config{
+		Name: nameOf(f.Source.Path), File: f.Source.Path, Digest: f.Digest, Trust: f.Source.Trust,
+		Jail: vassal.Jail{AutoBind: true, Net: "none", Umask: 0o022},
+		Restart: vassal.Restart{
+			Overlap: true, ReadyTimeout: defaultReady, DrainTimeout: defaultDrain + drainGrace,
+			BackoffMin: defaultBackoffMin, BackoffMax: defaultBackoffMax, StableAfter: defaultStable,
+		},
+		Logs: vassal.Logs{MaxSize: defaultLogSize},
+	}
+	d.cfg.App = vassal.App{
+		Drain: defaultDrain,
+		HTTP: vassal.HTTPLimits{
+			HeaderTimeout: defaultHeaderTimeout, BodyTimeout: defaultBodyTimeout, WriteTimeout: defaultIOTimeout,
+			IdleTimeout: defaultIOTimeout, HeaderBytes: defaultHeaderBytes, Connections: defaultConnections, KeepAlive: true,
+		},
+	}
+	d.work = vassal.Workers{Language: "python", Processes: 1, Threads: 1, LoadTimeout: defaultReady}
+	for _, s := range f.Settings {
+		d.setting(s)
+	}
+	d.finish()
+	return d.cfg, d.problems()
+}
+
+// nameOf is the name that the monitor gives a file in a directory; whoever
+// found the file by a glob sets Config.Name itself (CONTRACT 3).
+func nameOf(file string) vassal.Name {
+	base := path.Base(file)
+	if n, err := vassal.ParseName(strings.TrimSuffix(base, ".ini")); err == nil {
+		return n
+	}
+	return vassal.SuggestName(strings.TrimSuffix(base, ".ini"))
+}
+
+// decoder is one call of Decode.
+type decoder struct {
+	f   *File
+	pol Policy
+	cfg vassal.Config
+	ps  vassal.Problems
+
+	work    vassal.Workers // of an app that a later line may name
+	py      vassal.Python
+	proto   vassal.Protocol // of socket lines; the last protocol line counts for all
+	mode    *fileMode
+	chown   string
+	backlog int
+	nproc   *value // limit-nproc
+
+	ioTimeout, bodyTimeout time.Duration
+
+	plugins  map[string]bool          // named by plugins lines
+	seen     map[string]vassal.Origin // first line of each option's name
+	missing  []pending                // options that are not there yet
+	comments []Setting                // values that hold " ;" or " #"
+	quoted   []Setting
+	rest     []trail // numbers and switches that go on after their value
+	unknown  []Setting
+}
+
+// pending is a line of an option that is not there yet.
+type pending struct {
+	opt *Option
+	s   Setting
+}
+
+// value is one setting with what its type makes of it.
+type value struct {
+	Setting
+	opt *Option
+	on  bool          // Bool
+	n   int64         // Int, Size (bytes), Mode
+	f   float64       // Number
+	dur time.Duration // Duration
+}
+
+// tenant reports whether the line is a tenant's: of a tenant's vassal file, or
+// with something in it that a tenant's file gave.
+func (d *decoder) tenant(s Setting) bool {
+	return s.Tenant || !d.cfg.Trust.Operator && s.Origin.Layer == vassal.OwnFile
+}
+
+// setting handles one line: who may write it, what its class says, its value.
+func (d *decoder) setting(s Setting) {
+	if s.Placeholder {
+		return
+	}
+	o, ok := Lookup(s.Key)
+	if !ok {
+		d.unknown = append(d.unknown, s)
+		return
+	}
+	if o.Type == Language {
+		return
+	}
+	if !d.cfg.Trust.Operator && s.Origin.Layer == vassal.Defaults && (o.Name == "uid" || o.Name == "gid") {
+		return // a tenant's file runs as its owner (CONTRACT 7)
+	}
+	if !o.Tenant && d.tenant(s) {
+		d.err(vassal.CodeNotForTenants, s, "only a file that belongs to root may use it", "remove the line, or sudo chown root "+d.f.Source.Path)
+		return
+	}
+	if _, dup := d.seen[o.Name]; !dup {
+		d.seen[o.Name] = s.Origin
+	}
+	switch o.Class {
+	case NotYet:
+		d.missing = append(d.missing, pending{o, s})
+		return
+	case Refused:
+		d.err(vassal.CodeRefused, s, o.Effect, "remove the line")
+		return
+	case Always:
+		d.always(o, s)
+		return
+	case Otherwise:
+		d.note(vassal.CodeDoneOtherwise, s, o.Effect)
+	}
+	v, ok := d.value(o, s)
+	if !ok {
+		return
+	}
+	d.apply(v)
+}
+
+// apply stores v where it belongs. Options that only have a note are none of
+// the areas' business.
+func (d *decoder) apply(v value) bool {
+	for _, area := range []func(value) bool{d.application, d.process, d.listener, d.request, d.static, d.identity, d.jail, d.limits, d.logs, d.life, d.hook} {
+		if area(v) {
+			return true
+		}
+	}
+	return false
+}
+
+// always is for options that hold anyway: only a wish for the contrary is
+// worth a word.
+func (d *decoder) always(o *Option, s Setting) {
+	switch {
+	case strings.HasSuffix(o.Name, "plugins") || strings.HasSuffix(o.Name, "plugin"):
+		d.plugin(o, s)
+	case o.Type == Bool && !s.Bare && isFalse(firstWord(s.Value)):
+		d.note(vassal.CodeAlwaysSo, s, fmt.Sprintf("%s has no effect: %s", firstWord(s.Value), o.Effect))
+	}
+}
+
+// application handles what names the app.
+func (d *decoder) application(v value) bool {
+	switch v.opt.Name {
+	case "wsgi-file", "module":
+		if at := d.py.At; (d.py.File != "" && v.opt.Name == "module") || (d.py.Module != "" && v.opt.Name == "wsgi-file") {
+			d.warn(vassal.CodeTwoApps, v.Setting, fmt.Sprintf("line %d names another app; this one counts", at.Line), "keep one of them")
+		}
+		d.py.File, d.py.Module, d.py.At = "", "", v.Origin
+		if v.opt.Name == "module" {
+			d.py.Module = v.Value
+		} else {
+			d.py.File = v.Value
+			d.named(v)
+		}
+	case "callable":
+		d.py.Callable = v.Value
+	case "home":
+		d.py.Virtualenv = v.Value
+		d.named(v)
+	case "pythonpath":
+		if strings.ContainsAny(v.Value, "*?[") {
+			d.warn(vassal.CodeNotYet, v.Setting, "patterns are not expanded in pythonpath: the directory is skipped", "name each directory")
+			return true
+		}
+		d.py.Path = append(d.py.Path, v.Value)
+		d.named(v)
+	case "pyargv":
+		d.py.Argv = v.Value
+	case "interpreter":
+		if !path.IsAbs(v.Value) {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not an absolute path", v.Value), "interpreter = /usr/bin/python3")
+			return true
+		}
+		d.work.Interpreter = v.Value
+		d.named(v)
+	case "need-app":
+		d.work.NeedApp = v.on
+	case "lazy-apps", "lazy":
+		d.work.LazyApps = v.on
+	default:
+		return false
+	}
+	return true
+}
+
+// process handles how many workers there are and how they run.
+func (d *decoder) process(v value) bool {
+	switch v.opt.Name {
+	case "processes":
+		d.work.Processes = d.atLeastOne(v, "processes = 1 or more; a site without an app needs no line")
+	case "threads":
+		d.work.Threads = d.atLeastOne(v, "threads = 1 or more")
+	case "harakiri":
+		d.work.Harakiri = v.dur
+	case "max-requests":
+		d.work.MaxRequests = clampInt(v.n)
+	case "prio":
+		d.work.Nice = int(max(-20, min(19, v.n)))
+		if d.work.Nice < 0 && d.tenant(v.Setting) {
+			d.err(vassal.CodeNotForTenants, v.Setting, "a negative nice value takes time from others", "prio = 0 or more")
+		}
+	case "cpu-affinity":
+		d.work.CPUAffinity = clampInt(v.n)
+	case "procname-prefix":
+		d.work.Title, d.work.TitlePlain = v.Value, false
+	case "procname-prefix-spaced":
+		d.work.Title, d.work.TitlePlain = v.Value+" ", false
+	case "procname":
+		d.work.Title, d.work.TitlePlain = v.Value, true
+	case "env":
+		d.env(v)
+	case "unenv":
+		d.cfg.App.Env = slices.DeleteFunc(d.cfg.App.Env, func(kv string) bool { return strings.HasPrefix(kv, v.Value+"=") })
+	default:
+		return false
+	}
+	return true
+}
+
+// env keeps the order of the lines; a later value of the same name wins when
+// the process starts.
+func (d *decoder) env(v value) {
+	name, _, ok := strings.Cut(v.Value, "=")
+	switch {
+	case name == "" || strings.ContainsRune(name, 0):
+		d.err(vassal.CodeBadValue, v.Setting, "no name before the equals sign", "env = NAME=value")
+	case !ok: // putenv(3) of a name alone takes it away, and so does uWSGI
+		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s has no value: the variable is taken away", name), "env = "+name+"=value")
+		d.cfg.App.Env = slices.DeleteFunc(d.cfg.App.Env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+	default:
+		d.cfg.App.Env = append(d.cfg.App.Env, v.Value)
+	}
+}
+
+// named remembers a path that an option names, for the automatic binds.
+func (d *decoder) named(v value) {
+	b := vassal.Bind{Source: v.Value, Key: v.Key, At: v.Origin}
+	switch v.opt.Path {
+	case PathRO:
+	case PathDir:
+		b.Source = path.Dir(v.Value)
+	case PathHost:
+		b.Access = vassal.AsHost
+		if v.opt.Type == Keyval {
+			_, b.Source, _ = strings.Cut(v.Value, "=")
+		}
+	default:
+		return
+	}
+	if b.Source == "" || b.Source == "." {
+		return // the app's own directory
+	}
+	b.Target = b.Source
+	d.cfg.Jail.Named = append(d.cfg.Jail.Named, b)
+}
+
+func (d *decoder) atLeastOne(v value, hint string) int {
+	if v.n < 1 {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d: at least one is needed", v.n), hint)
+		return 1
+	}
+	return clampInt(v.n)
+}
+
+// clampInt keeps a count in a range that no arithmetic overflows.
+func clampInt(n int64) int { return int(max(0, min(n, 1<<31-1))) }

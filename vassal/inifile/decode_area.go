@@ -1,0 +1,345 @@
+package inifile
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"liege/vassal"
+)
+
+// listener handles addresses and what concerns all of them.
+func (d *decoder) listener(v value) bool {
+	switch v.opt.Name {
+	case "http", "http-socket", "http11-socket":
+		d.listen(v, vassal.HTTP)
+	case "socket":
+		d.listen(v, "") // protocol may come later
+	case "uwsgi-socket":
+		d.listen(v, vassal.UWSGI)
+	case "stats":
+		d.listen(v, vassal.Stats)
+	case "protocol":
+		switch p := firstWord(v.Value); p {
+		case "http", "http11":
+			d.proto = vassal.HTTP
+		case "uwsgi", "puwsgi":
+			d.proto = vassal.UWSGI
+		case "fastcgi", "fastcgi-nph", "scgi", "scgi-nph", "https", "suwsgi", "raw":
+			d.err(vassal.CodeNotYet, v.Setting, p+" is not spoken yet", "protocol = uwsgi, or protocol = http")
+		default:
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a protocol", clip(p)), "protocol = uwsgi, or protocol = http")
+		}
+	case "chmod-socket":
+		m := fileMode(v.n)
+		d.mode = &m
+	case "chown-socket":
+		d.chown = v.Value
+	case "listen":
+		d.backlog = clampInt(v.n)
+	default:
+		return false
+	}
+	return true
+}
+
+// listen adds a listener. A path is text and kept whole; of a TCP address the
+// port is a number, so what follows it has no effect, as in uWSGI.
+func (d *decoder) listen(v value, p vassal.Protocol) {
+	addr := v.Value
+	if i := strings.IndexAny(addr, " \t"); i > 0 && strings.Contains(addr[:i], ":") && !strings.Contains(addr[:i], "/") {
+		d.trailing(v.Setting, addr[:i])
+		addr = addr[:i]
+	}
+	if n, ok := strings.CutPrefix(addr, "="); ok {
+		d.err(vassal.CodeNotYet, v.Setting, fmt.Sprintf("shared socket %s is not there yet", n), "write the address itself")
+		return
+	}
+	d.cfg.Listen = append(d.cfg.Listen, vassal.Listener{Protocol: p, Address: addr, Key: v.Key, At: v.Origin})
+}
+
+// request handles the limits of the HTTP and uwsgi fronts.
+func (d *decoder) request(v value) bool {
+	h := &d.cfg.App.HTTP
+	switch v.opt.Name {
+	case "buffer-size":
+		h.HeaderBytes = clampInt(max(v.n, 1024))
+		if v.n > maxHeaderBytes {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d is more than %d", v.n, maxHeaderBytes), "")
+		}
+	case "limit-post":
+		h.BodyBytes = v.n
+	case "http-timeout":
+		d.ioTimeout = d.positive(v, defaultIOTimeout)
+	case "http-headers-timeout":
+		h.HeaderTimeout = d.positive(v, defaultHeaderTimeout)
+	case "socket-timeout":
+		d.bodyTimeout = d.positive(v, defaultBodyTimeout)
+	case "max-connections":
+		h.Connections = d.atLeastOne(v, "max-connections = 1 or more")
+	default:
+		return false
+	}
+	return true
+}
+
+// maxHeaderBytes bounds buffer-size: every connection may need as much.
+const maxHeaderBytes = 1 << 20
+
+// static handles the static file part.
+func (d *decoder) static(v value) bool {
+	s := &d.cfg.App.Static
+	switch v.opt.Name {
+	case "check-static":
+		s.Check = append(s.Check, v.Value)
+	case "static-map", "static-map2":
+		mount, dir, _ := strings.Cut(v.Value, "=")
+		s.Map = append(s.Map, vassal.StaticMap{Mount: mount, Dir: dir, Append: v.opt.Name == "static-map2"})
+	case "static-index":
+		s.Index = append(s.Index, v.Value)
+	case "static-skip-ext":
+		s.SkipExt = append(s.SkipExt, v.Value)
+	case "static-safe":
+		s.Safe = append(s.Safe, v.Value)
+	case "mimefile":
+		s.Mime = append(s.Mime, v.Value)
+	default:
+		return false
+	}
+	d.named(v)
+	return true
+}
+
+// identity handles as whom the app runs.
+func (d *decoder) identity(v value) bool {
+	id := &d.cfg.Ident
+	switch v.opt.Name {
+	case "uid":
+		d.user(v)
+	case "gid":
+		if d.cfg.Trust.Operator && v.Tenant {
+			d.user(v) // says why not
+			return true
+		}
+		id.Group, id.GroupAt = v.Value, v.Origin
+	case "add-gid":
+		id.AddGroups = append(id.AddGroups, v.Value)
+	case "no-initgroups":
+		id.NoInitgroups = v.on
+	case "selinux-context":
+		d.context(v.Setting, strings.TrimSpace(v.Value), false)
+	default:
+		return false
+	}
+	return true
+}
+
+// user refuses a number that is not the owner's at once; a name is compared
+// when the host is asked (CONTRACT 1).
+func (d *decoder) user(v value) {
+	t := d.cfg.Trust
+	if t.Operator && v.Tenant {
+		d.err(vassal.CodeNotForTenants, v.Setting, "comes from a file that does not belong to root", "write the line into the vassal's own file")
+		return
+	}
+	if n, err := parseID(v.Value); err == nil && !t.Operator && d.tenant(v.Setting) && n != t.UID {
+		d.err(vassal.CodeOwner, v.Setting, fmt.Sprintf("the file belongs to uid %d, so it runs as that user", t.UID), "sudo chown root "+d.f.Source.Path+", or remove the line")
+		return
+	}
+	d.cfg.Ident.User, d.cfg.Ident.UserAt = v.Value, v.Origin
+}
+
+// context keeps the one SELinux context of the file.
+func (d *decoder) context(s Setting, ctx string, hook bool) {
+	id := &d.cfg.Ident
+	if ctx == "" || strings.ContainsAny(ctx, " \t\n\x00") || strings.Count(ctx, ":") < 2 {
+		d.err(vassal.CodeBadValue, s, fmt.Sprintf("%q is not an SELinux context", clip(ctx)), "user:role:type:range, such as system_u:system_r:webapp_shop_t:s0")
+		return
+	}
+	if id.Context != "" && id.Context != ctx {
+		d.err(vassal.CodeSeveralContexts, s, fmt.Sprintf("line %d asks for %s", id.ContextAt.Line, id.Context), "keep one of them")
+		return
+	}
+	id.Context, id.ContextAt, id.ContextByHook = ctx, s.Origin, hook || id.ContextByHook
+}
+
+// jail handles what the sandbox isolates and shows.
+func (d *decoder) jail(v value) bool {
+	j := &d.cfg.Jail
+	switch v.opt.Name {
+	case "chdir":
+		j.Chdir, j.ChdirAt = v.Value, v.Origin
+	case "hostname":
+		if !validHost(v.Value) {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a host name", clip(v.Value)), "letters, digits, dots and dashes, at most 63")
+			return true
+		}
+		j.Hostname = v.Value
+	case "umask":
+		j.Umask = fileMode(v.n)
+	case "auto-bind":
+		j.AutoBind = v.on
+	case "net":
+		d.net(v)
+	case "bind":
+		for word := range strings.FieldsSeq(v.Value) {
+			d.bind(v, word)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func (d *decoder) net(v value) {
+	j := &d.cfg.Jail
+	switch n := firstWord(v.Value); n {
+	case "none", "private":
+		j.Net, j.NetAt = "none", v.Origin
+	case "host":
+		j.Net, j.NetAt = "host", v.Origin
+	case "nat":
+		d.err(vassal.CodeNotYet, v.Setting, "nat is not there yet", "net = host, if the operator allows it")
+	default:
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a network", clip(n)), "net = none, or net = host")
+	}
+}
+
+// bind reads PATH, PATH:ro, PATH:rw, SRC:DST and SRC:DST:ro|rw.
+func (d *decoder) bind(v value, word string) {
+	b := vassal.Bind{Access: vassal.ReadWrite, Key: v.Key, At: v.Origin}
+	parts := strings.Split(word, ":")
+	switch last := parts[len(parts)-1]; {
+	case len(parts) > 1 && last == "ro":
+		b.Access, parts = vassal.ReadOnly, parts[:len(parts)-1]
+	case len(parts) > 1 && last == "rw":
+		parts = parts[:len(parts)-1]
+	}
+	if len(parts) > 2 || parts[0] == "" || parts[len(parts)-1] == "" {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a path to bind", clip(word)), "bind = PATH, PATH:ro, or SOURCE:TARGET:ro")
+		return
+	}
+	b.Source, b.Target = parts[0], parts[len(parts)-1]
+	if len(parts) == 2 && !path.IsAbs(b.Target) {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("the target %q is not an absolute path", clip(b.Target)), "bind = SOURCE:/where/it/appears")
+		return
+	}
+	d.cfg.Jail.Binds = append(d.cfg.Jail.Binds, b)
+}
+
+func validHost(s string) bool {
+	if s == "" || len(s) > 63 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		ok := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || i > 0 && i < len(s)-1 && (c == '-' || c == '.')
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// limits handles the cgroup's limits and those of each worker.
+func (d *decoder) limits(v value) bool {
+	l := &d.cfg.Limits
+	switch v.opt.Name {
+	case "memory-max":
+		l.MemoryMax, l.MemoryMaxAt = v.n, v.Origin
+	case "cpu-max":
+		l.CPUMax, l.CPUMaxAt = v.f, v.Origin
+	case "pids-max":
+		l.PidsMax, l.PidsMaxAt = v.n, v.Origin
+		d.nproc = nil
+	case "limit-nproc":
+		d.nproc = &v
+	case "limit-as":
+		d.rlimit(v, "as", 1<<20)
+	case "limit-data":
+		d.rlimit(v, "data", 1<<20)
+	case "limit-stack":
+		d.rlimit(v, "stack", 1<<20)
+	case "limit-cpu":
+		d.rlimit(v, "cpu", 1)
+	case "max-fd":
+		d.rlimit(v, "nofile", 1)
+	default:
+		return false
+	}
+	return true
+}
+
+// rlimit sets one limit of the workers; a later line wins, zero means none.
+func (d *decoder) rlimit(v value, resource string, scale uint64) {
+	var kept []vassal.Rlimit
+	for _, r := range d.work.Rlimits {
+		if r.Resource != resource {
+			kept = append(kept, r)
+		}
+	}
+	if v.n > 0 {
+		kept = append(kept, vassal.Rlimit{Resource: resource, Value: uint64(min(v.n, 1<<40)) * scale, At: v.Origin})
+	}
+	d.work.Rlimits = kept
+}
+
+// logs handles files that the outside world expects (CONTRACT 11).
+func (d *decoder) logs(v value) bool {
+	l := &d.cfg.Logs
+	switch v.opt.Name {
+	case "logto", "logto2", "daemonize", "daemonize2":
+		l.To, l.ToAt = v.Value, v.Origin
+		if v.Value == "/dev/stdout" || v.Value == "/dev/stderr" {
+			l.To = ""
+		}
+	case "log-maxsize":
+		l.MaxSize = v.n
+	case "log-backupname":
+		l.Backup = v.Value
+	case "disable-logging":
+		d.cfg.App.Log.Disable = v.on
+	case "log-format":
+		d.cfg.App.Log.Format = v.Value
+	case "pidfile", "pidfile2", "safe-pidfile", "safe-pidfile2":
+		l.PidFile, l.PidFileAt = v.Value, v.Origin
+	case "touch-reload", "touch-chain-reload", "touch-workers-reload", "fs-reload":
+		if v.Value != d.f.Source.Path { // the file itself is watched anyway
+			d.cfg.Touch = append(d.cfg.Touch, v.Value)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+// life handles how generations follow each other.
+func (d *decoder) life(v value) bool {
+	r := &d.cfg.Restart
+	switch v.opt.Name {
+	case "ready-timeout":
+		r.ReadyTimeout = d.positive(v, defaultReady)
+		d.work.LoadTimeout = r.ReadyTimeout
+	case "drain-timeout", "reload-mercy", "worker-reload-mercy":
+		d.cfg.App.Drain = d.positive(v, defaultDrain)
+		r.DrainTimeout = d.cfg.App.Drain + drainGrace
+	case "backoff-min":
+		r.BackoffMin = d.positive(v, defaultBackoffMin)
+	case "backoff-max":
+		r.BackoffMax = d.positive(v, defaultBackoffMax)
+	case "stable-after":
+		r.StableAfter = d.positive(v, defaultStable)
+	case "overlap":
+		switch w := strings.ToLower(firstWord(v.Value)); w {
+		case "auto", "yes", "true", "on", "1":
+			r.Overlap = true
+		case "no", "false", "off", "0":
+			r.Overlap = false
+		default:
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not auto, yes or no", clip(w)), "overlap = auto")
+		}
+	default:
+		return false
+	}
+	return true
+}
