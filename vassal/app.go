@@ -28,6 +28,7 @@ type HTTPLimits struct {
 	WriteTimeout  time.Duration `json:"write_timeout"`  // between two writes of an answer
 	IdleTimeout   time.Duration `json:"idle_timeout"`   // between two requests of a connection
 	HeaderBytes   int           `json:"header_bytes"`   // request line and header fields (buffer-size)
+	Fields        int           `json:"fields"`         // header fields of a request (max-vars)
 	BodyBytes     int64         `json:"body_bytes"`     // limit-post; 0: none named, streamed without bound
 	Connections   int           `json:"connections"`    // at once, of all listeners together
 	KeepAlive     bool          `json:"keep_alive"`

@@ -23,6 +23,11 @@ type Var struct{ Name, Value string }
 type Field struct{ Name, Value string }
 
 // Request is one request. It is valid until Serve returns.
+//
+// Body is read by one goroutine at a time, which need not be the one that
+// writes the answer. If Body is also an io.Closer, Close makes a Read that is
+// pending in another goroutine fail: for an answer that is complete before
+// the request is.
 type Request struct {
 	Vars   []Var     // CGI/1.1 (RFC 3875) and uWSGI's own; names are unique
 	Header []Field   // as received, in order; nil when the protocol has none
@@ -66,7 +71,10 @@ type Info struct {
 // anything else; then Write, Flush and File in any order. A front adds the
 // framing (Content-Length, chunked, Connection, Date) and drops a body that
 // the method or status may not have. Head checks what it is given: an invalid
-// status, name or value is an error and nothing is sent.
+// status (200 to 599 are valid), name or value, a Transfer-Encoding or two
+// Content-Lengths are an error and nothing is sent. It copies what it is
+// given. Write may keep the bytes: call Flush when there is no more to come
+// for a moment. One goroutine writes.
 type Response interface {
 	Head(status int, reason string, fields []Field) error
 	io.Writer
@@ -106,4 +114,27 @@ func StatusOf(err error) int {
 		return e.Status
 	}
 	return 500
+}
+
+// Stats is what a pool of workers tells about itself. Counts are since the
+// start of the core.
+type Stats struct {
+	Queued   int    // requests that wait for a worker
+	Respawns uint64 // workers that had to be replaced
+	Workers  []WorkerStats
+}
+
+// WorkerStats is one worker.
+type WorkerStats struct {
+	ID        int // from 1
+	PID       int // 0: none at the moment
+	Requests  uint64
+	Errors    uint64 // requests it did not finish
+	Respawns  uint64
+	Harakiris uint64
+	Busy      bool
+	Accepting bool // the app is loaded
+	Spawned   time.Time
+	Running   time.Duration // spent in requests
+	Sent      uint64        // bytes of answers
 }

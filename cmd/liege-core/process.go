@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"liege/serve"
+	"liege/serve/control"
+	"liege/vassal"
+)
+
+// process is the core as a process: it stands between serve.Core, the
+// signals and the control channel.
+type process struct {
+	app       *vassal.App
+	listeners []net.Listener
+	control   *control.Channel // nil: none
+	pool      serve.Application
+	core      *serve.Core
+	signals   <-chan os.Signal
+	log       *slog.Logger
+}
+
+// start takes over the donated descriptors and builds the core. What goes
+// wrong after the channel is open is reported on it.
+func start(args []string, signals <-chan os.Signal, log *slog.Logger) (*process, error) {
+	a, err := parse(args)
+	if err != nil {
+		return nil, err
+	}
+	// Nothing that the core starts may hold what it was donated.
+	for fd := firstListener; fd <= max(a.app, a.control); fd++ {
+		syscall.CloseOnExec(fd)
+	}
+	p := &process{signals: signals, log: log}
+	if a.control >= 0 {
+		if p.control, err = control.Open(os.NewFile(uintptr(a.control), "control")); err != nil {
+			return nil, err
+		}
+		if err := p.hello(); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.build(a); err != nil {
+		p.failed(err)
+		return nil, err
+	}
+	return p, nil
+}
+
+// hello waits until the Emperor has looked at this process from outside.
+func (p *process) hello() error {
+	if err := p.control.Send(vassal.Message{Type: vassal.Hello}); err != nil {
+		return err
+	}
+	for {
+		switch m, err := p.control.Receive(); {
+		case err == io.EOF:
+			return errors.New("control channel: closed before the core was verified")
+		case err != nil:
+			return err
+		case m.Type == vassal.Verified:
+			return nil
+		case m.Type == vassal.Drain:
+			os.Exit(0) // nothing has been started
+		}
+	}
+}
+
+func (p *process) build(a arguments) error {
+	var err error
+	if p.app, err = readApp(a.app); err != nil {
+		return err
+	}
+	if p.app.Dir != "" {
+		if err := os.Chdir(p.app.Dir); err != nil {
+			return &vassal.Problem{Severity: vassal.Error, Code: "chdir", Step: "chdir", Message: err.Error()}
+		}
+	}
+	if p.listeners, err = listeners(p.app.Listen); err != nil {
+		return err
+	}
+	if p.pool, err = newPool(p.app, p.log); err != nil {
+		return err
+	}
+	p.core = serve.New(p.app, p.pool, os.Stderr, p.log)
+	return nil
+}
+
+// run serves until the process is asked to end.
+func (p *process) run() error {
+	ctx, drain := context.WithCancel(context.Background())
+	defer drain()
+	var side, counting sync.WaitGroup
+	quit := make(chan struct{})
+	side.Go(func() { p.watchSignals(quit, drain) })
+	if p.control != nil {
+		side.Go(func() { p.receive(drain) })
+		counting.Go(func() { p.count(quit) })
+	}
+	err := p.core.Run(ctx, p.listeners, p.ready)
+	close(quit)
+	counting.Wait()
+	if err != nil {
+		p.failed(err)
+	}
+	if p.control != nil {
+		_ = p.control.Close() // ends receive; all that had to be said was said
+	}
+	side.Wait()
+	return err
+}
+
+// watchSignals turns signals into wishes.
+func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
+	interrupted := false
+	for {
+		select {
+		case <-quit:
+			return
+		case s := <-p.signals:
+			switch s {
+			case syscall.SIGUSR1:
+				p.printWorkers()
+				continue
+			case syscall.SIGINT:
+				if interrupted {
+					p.log.Warn("interrupted again: the core ends at once")
+					os.Exit(1)
+				}
+				interrupted = true
+			}
+			drain()
+		}
+	}
+}
+
+// receive obeys the control channel until it is closed.
+func (p *process) receive(drain func()) {
+	for {
+		m, err := p.control.Receive()
+		if err != nil {
+			if err != io.EOF && !errors.Is(err, net.ErrClosed) {
+				p.log.Warn("the control channel ended; the core goes on", "err", err)
+			}
+			return
+		}
+		switch m.Type {
+		case vassal.Drain:
+			drain()
+		case vassal.Reopen:
+			if err := p.core.Reopen(); err != nil {
+				p.log.Warn("the access log cannot be opened anew", "err", err)
+			}
+		}
+	}
+}
+
+// countEvery is how often counters are sent, if they changed.
+const countEvery = time.Second
+
+func (p *process) count(quit <-chan struct{}) {
+	t := time.NewTicker(countEvery)
+	defer t.Stop()
+	var sent vassal.Counts
+	for {
+		var end bool
+		select {
+		case <-t.C:
+		case <-quit:
+			end = true
+		}
+		if now := p.core.Counts(); now != sent || end {
+			if err := p.control.Send(vassal.Message{Type: vassal.Counters, Counts: &now}); err != nil {
+				return // the Emperor is gone
+			}
+			sent = now
+		}
+		if end {
+			return
+		}
+	}
+}
+
+// ready is told that the application is loaded.
+func (p *process) ready(notes vassal.Problems) {
+	for _, n := range notes {
+		p.log.Warn(n.Message, "file", n.File, "line", n.Line, "hint", n.Hint)
+	}
+	if p.control == nil {
+		return
+	}
+	if err := p.control.Send(vassal.Message{Type: vassal.Ready, Notes: notes}); err != nil {
+		p.log.Warn("nobody was told that the core is ready", "err", err)
+	}
+}
+
+// failed tells why the core ends.
+func (p *process) failed(err error) {
+	if p.control == nil {
+		return
+	}
+	reason := vassal.AsProblems(err, "serve", "serve").First()
+	if err := p.control.Send(vassal.Message{Type: vassal.Failed, Reason: reason}); err != nil {
+		p.log.Warn("nobody was told why the core ends", "err", err)
+	}
+}
+
+func (p *process) printWorkers() {
+	for _, w := range p.pool.Stats().Workers {
+		p.log.Info(fmt.Sprintf("worker %d (pid %d): %d requests, busy: %t", w.ID, w.PID, w.Requests, w.Busy))
+	}
+}

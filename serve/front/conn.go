@@ -1,0 +1,280 @@
+package front
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+// waiting says what a connection's goroutine is doing, as far as drain and
+// the limit on connections care.
+type waiting uint8
+
+const (
+	fresh waiting = iota // nothing received yet
+	idle                 // between two requests
+	busy                 // a request is being received or answered
+)
+
+// How long a connection that is being waited for may still begin a request
+// once the server drains: a client that connected or keeps the connection
+// busy gets its answer, and learns from "Connection: close" to go elsewhere.
+const (
+	freshGrace = 3 * time.Second
+	idleGrace  = time.Second
+)
+
+// minBuffer is the size that a connection's read buffer begins with.
+const minBuffer = 4 << 10
+
+// conn is one connection. Its goroutine owns all but what mu guards.
+type conn struct {
+	s    *Server
+	nc   net.Conn
+	raw  syscall.RawConn // nil: no sendfile
+	peer [4]exchange.Var // REMOTE_ADDR, REMOTE_PORT, SERVER_NAME, SERVER_PORT
+
+	buf  []byte // buf[r:w] is received and not yet used
+	r, w int
+
+	head head
+	req  exchange.Request
+	body body
+	res  response
+
+	writeBy time.Time // the write deadline that is set
+
+	mu     sync.Mutex
+	wait   waiting
+	since  time.Time // of wait
+	readBy time.Time // the read deadline that is set
+}
+
+func (s *Server) newConn(nc net.Conn, proto vassal.Protocol) *conn {
+	c := &conn{s: s, nc: nc, buf: make([]byte, minBuffer), since: time.Now()}
+	c.body.c, c.res.c = c, c
+	if sc, ok := nc.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.raw = raw
+		}
+	}
+	if proto == vassal.HTTP {
+		addr, port := hostPort(nc.RemoteAddr())
+		_, local := hostPort(nc.LocalAddr())
+		c.peer = [4]exchange.Var{{Name: "REMOTE_ADDR", Value: addr}, {Name: "REMOTE_PORT", Value: port},
+			{Name: "SERVER_NAME", Value: s.hostname}, {Name: "SERVER_PORT", Value: local}}
+	}
+	return c
+}
+
+// hostPort splits a TCP address; a unix socket has neither, and uWSGI leaves
+// both empty.
+func hostPort(a net.Addr) (host, port string) {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return "", ""
+	}
+	ap := t.AddrPort()
+	return ap.Addr().Unmap().WithZone("").String(), strconv.Itoa(int(ap.Port()))
+}
+
+// arm sets the read deadline d from now. A deadline that is already set and
+// at most an eighth earlier is left alone: setting one costs more than the
+// rest of the bookkeeping of a request.
+func (c *conn) arm(w waiting, d time.Duration) {
+	now := time.Now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if w != c.wait {
+		c.wait, c.since = w, now
+	}
+	if c.s.draining.Load() {
+		switch w {
+		case fresh:
+			d = min(d, freshGrace)
+		case idle:
+			d = min(d, idleGrace)
+		}
+	}
+	by := now.Add(d)
+	if early := by.Sub(c.readBy); early < 0 || early > d/8 {
+		c.readBy = by
+		_ = c.nc.SetReadDeadline(by) // fails only on a closed connection: then the read does
+	}
+}
+
+// nudge shortens the wait for a request that may never come. The server calls
+// it when it begins to drain.
+func (c *conn) nudge(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wait == busy {
+		return
+	}
+	d := freshGrace
+	if c.wait == idle {
+		d = idleGrace
+	}
+	if by := now.Add(d); by.Before(c.readBy) {
+		c.readBy = by
+		_ = c.nc.SetReadDeadline(by) // as in arm
+	}
+}
+
+// idleSince returns since when c waits for another request.
+func (c *conn) idleSince() (time.Time, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.since, c.wait == idle
+}
+
+// interrupt ends a read that is pending.
+func (c *conn) interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.readBy = time.Unix(1, 0)
+	_ = c.nc.SetReadDeadline(c.readBy) // as in arm
+}
+
+// setWait notes what c does from now on.
+func (c *conn) setWait(w waiting) {
+	c.mu.Lock()
+	c.wait = w
+	c.mu.Unlock()
+}
+
+// fill reads more into the buffer, which grows up to limit bytes.
+func (c *conn) fill(limit int) error {
+	if c.w == len(c.buf) {
+		switch {
+		case c.r > 0:
+			c.w = copy(c.buf, c.buf[c.r:c.w])
+			c.r = 0
+		case len(c.buf) < limit:
+			c.buf = append(c.buf, make([]byte, min(len(c.buf), limit-len(c.buf)))...)
+		default:
+			return errLargeHead
+		}
+	}
+	n, err := c.nc.Read(c.buf[c.w:])
+	c.w += n
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// readBody reads bytes of the body into p: what is buffered, else from the
+// connection.
+func (c *conn) readBody(p []byte) (int, error) {
+	if c.r < c.w {
+		n := copy(p, c.buf[c.r:c.w])
+		c.r += n
+		return n, nil
+	}
+	c.arm(busy, c.s.limits.BodyTimeout)
+	if len(p) >= len(c.buf) {
+		return c.nc.Read(p)
+	}
+	c.r, c.w = 0, 0
+	if err := c.fill(len(c.buf)); err != nil {
+		return 0, err
+	}
+	n := copy(p, c.buf[c.r:c.w])
+	c.r += n
+	return n, nil
+}
+
+// readLine reads one line of at most limit bytes that ends in CRLF, and
+// returns it without that. It is valid until the next read.
+func (c *conn) readLine(limit int) ([]byte, error) {
+	scanned := 0
+	for {
+		if i := bytes.IndexByte(c.buf[c.r+scanned:c.w], '\n'); i >= 0 {
+			end := c.r + scanned + i
+			if end == c.r || c.buf[end-1] != '\r' || end+1-c.r > limit {
+				return nil, errChunk
+			}
+			line := c.buf[c.r : end-1]
+			c.r = end + 1
+			return line, nil
+		}
+		if scanned = c.w - c.r; scanned >= limit {
+			return nil, errChunk
+		}
+		c.arm(busy, c.s.limits.BodyTimeout)
+		if err := c.fill(max(len(c.buf), limit)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// maxWrite is how much is handed to the kernel under one write deadline, so
+// that a slow but steady reader of a large answer is not cut.
+const maxWrite = 64 << 10
+
+// write writes all of p; each maxWrite bytes may take the write timeout.
+func (c *conn) write(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), maxWrite)
+		c.armWrite()
+		if _, err := c.nc.Write(p[:n]); err != nil {
+			return errClientGone
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// armWrite sets the write deadline, as arm does for reads.
+func (c *conn) armWrite() {
+	d := c.s.limits.WriteTimeout
+	by := time.Now().Add(d)
+	if early := by.Sub(c.writeBy); early < 0 || early > d/8 {
+		c.writeBy = by
+		_ = c.nc.SetWriteDeadline(by) // as in arm
+	}
+}
+
+// Limits of a lingering close.
+const (
+	lingerTime  = time.Second
+	lingerBytes = 256 << 10
+)
+
+// linger ends the sending side and throws away what the client still sends
+// for a moment. Closing with unread input would make the kernel send a reset,
+// and the client could lose the answer that it is about to read.
+func (c *conn) linger() {
+	type closeWriter interface{ CloseWrite() error }
+	if cw, ok := c.nc.(closeWriter); !ok || cw.CloseWrite() != nil {
+		return
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(lingerTime)) // as in arm
+	buf := c.buf
+	for n := 0; n < lingerBytes; {
+		m, err := c.nc.Read(buf)
+		n += m
+		if err != nil {
+			return
+		}
+	}
+}
+
+// reset makes the close that follows visible as an error to the client: what
+// it got is not the whole answer.
+func (c *conn) reset() {
+	if t, ok := c.nc.(*net.TCPConn); ok {
+		_ = t.SetLinger(0) // best effort: a plain close follows
+	}
+}

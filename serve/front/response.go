@@ -1,0 +1,488 @@
+package front
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"liege/serve/exchange"
+)
+
+// Sizes of an answer's buffers.
+const (
+	bodyBuffer = 16 << 10 // of a body of unknown length before it is sent in chunks
+	joinLimit  = 64 << 10 // head and body up to here go out in one write
+	maxBuffer  = 96 << 10 // what is kept for the next answer
+)
+
+// buffers holds the buffers of answers. It is the only state of the package,
+// and a cache.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// framing says how the end of an answer's body is found.
+type framing uint8
+
+const (
+	undecided framing = iota
+	counted           // Content-Length
+	chunks            // Transfer-Encoding: chunked
+	untilEnd          // the connection's end
+	noBody            // HEAD, 204, 304
+)
+
+// response is the exchange.Response of one request.
+type response struct {
+	c    *conn
+	gate sync.Mutex // 100 Continue against the head
+
+	minor   int  // of HTTP/1.x, in the status line
+	gateway bool // uwsgi protocol: one answer, then the connection ends
+	headReq bool // the method is HEAD
+	keep    bool // the connection may go on
+
+	status  int
+	begun   bool // Head was called
+	framing framing
+	framed  bool   // out holds the whole head
+	started bool   // bytes were handed to the kernel
+	out     []byte // ready to be sent
+	outBuf  *[]byte
+	body    []byte // of a body of unknown length, not yet framed
+	bodyBuf *[]byte
+	length  int64 // as declared; -1: not
+	sent    int64 // of the body, handed to the kernel or buffered
+	dated   bool  // the backend gave a Date
+	broken  error // sticky
+}
+
+// begin prepares r for a request.
+func (r *response) begin(minor int, keep, headReq, gateway bool) {
+	r.gate.Lock()
+	defer r.gate.Unlock()
+	r.minor, r.keep, r.headReq, r.gateway = minor, keep, headReq, gateway
+	r.status, r.begun, r.framing, r.framed, r.started = 0, false, undecided, false, false
+	r.length, r.sent, r.dated, r.broken = -1, 0, false, nil
+	if r.outBuf == nil {
+		r.outBuf = buffers.Get().(*[]byte)
+	}
+	r.out, r.body = (*r.outBuf)[:0], nil
+}
+
+// end gives the buffers back.
+func (r *response) end() {
+	if cap(r.out) <= maxBuffer {
+		*r.outBuf = r.out[:0]
+		buffers.Put(r.outBuf)
+	}
+	if r.bodyBuf != nil && cap(r.body) <= maxBuffer {
+		*r.bodyBuf = r.body[:0]
+		buffers.Put(r.bodyBuf)
+	}
+	r.outBuf, r.bodyBuf, r.out, r.body = nil, nil, nil, nil
+}
+
+// Started implements exchange.Response.
+func (r *response) Started() bool { return r.started }
+
+// Head implements exchange.Response.
+func (r *response) Head(status int, reason string, fields []exchange.Field) error {
+	r.gate.Lock()
+	defer r.gate.Unlock()
+	if r.begun {
+		return bad(errTwoHeads)
+	}
+	if status < 200 || status > 599 {
+		return bad(fmt.Errorf("invalid status %d", status))
+	}
+	if reason == "" {
+		reason = reasons[status]
+	} else if !validValue(reason) {
+		return bad(fmt.Errorf("invalid reason phrase %.40q", reason))
+	}
+	out := r.out[:0]
+	if r.minor == 0 {
+		out = append(out, "HTTP/1.0 "...)
+	} else {
+		out = append(out, "HTTP/1.1 "...)
+	}
+	out = strconv.AppendInt(out, int64(status), 10)
+	out = append(out, ' ')
+	out = append(out, reason...)
+	out = append(out, "\r\n"...)
+	var err error
+	for i := range fields {
+		if out, err = r.appendField(out, &fields[i]); err != nil {
+			r.length, r.dated = -1, false
+			return bad(err)
+		}
+	}
+	r.out, r.status, r.begun = out, status, true
+	if r.headReq || status == 204 || status == 304 {
+		r.framing = noBody
+	}
+	if r.length >= 0 {
+		r.frame()
+	}
+	return nil
+}
+
+// appendField appends one field of a backend, unless it is the front's own.
+func (r *response) appendField(out []byte, f *exchange.Field) ([]byte, error) {
+	if f.Name == "" {
+		return nil, fmt.Errorf("header field without a name")
+	}
+	for i := range len(f.Name) {
+		if !tokenByte[f.Name[i]] {
+			return nil, fmt.Errorf("invalid header field name %.40q", f.Name)
+		}
+	}
+	value := trim(f.Value)
+	if !validValue(value) {
+		return nil, fmt.Errorf("invalid value of header field %s: %.40q", f.Name, value)
+	}
+	switch len(f.Name) {
+	case len("Date"):
+		r.dated = r.dated || strings.EqualFold(f.Name, "Date")
+	case len("Connection"), len("Content-Length"), len("Proxy-Connection"), len("Transfer-Encoding"):
+		switch {
+		case strings.EqualFold(f.Name, "Content-Length"):
+			n, ok := parseLength(value)
+			if !ok || r.length >= 0 {
+				return nil, fmt.Errorf("invalid or repeated Content-Length %.40q", value)
+			}
+			r.length = n
+			return out, nil
+		case strings.EqualFold(f.Name, "Transfer-Encoding"):
+			return nil, fmt.Errorf("header field Transfer-Encoding: framing is the server's")
+		case strings.EqualFold(f.Name, "Connection"), strings.EqualFold(f.Name, "Keep-Alive"), strings.EqualFold(f.Name, "Proxy-Connection"):
+			if strings.EqualFold(value, "close") {
+				r.keep = false
+			}
+			return out, nil
+		}
+	}
+	out = append(out, f.Name...)
+	out = append(out, ": "...)
+	out = append(out, value...)
+	return append(out, "\r\n"...), nil
+}
+
+// frame decides the framing and completes the head.
+func (r *response) frame() {
+	if r.framed {
+		return
+	}
+	r.framed = true
+	if r.framing == undecided {
+		switch {
+		case r.length >= 0:
+			r.framing = counted
+		case r.minor == 1 && !r.gateway:
+			r.framing = chunks
+		default:
+			r.framing, r.keep = untilEnd, false
+		}
+	}
+	if r.c.s.draining.Load() {
+		r.keep = false
+	}
+	out := r.out
+	if !r.dated && !r.gateway {
+		out = append(out, r.c.s.date()...)
+	}
+	switch {
+	case r.framing == chunks:
+		out = append(out, "Transfer-Encoding: chunked\r\n"...)
+	case r.length >= 0 && r.status != 204 && r.status != 304:
+		out = append(out, "Content-Length: "...)
+		out = strconv.AppendInt(out, r.length, 10)
+		out = append(out, "\r\n"...)
+	}
+	switch {
+	case r.gateway:
+	case !r.keep && r.minor == 1:
+		out = append(out, "Connection: close\r\n"...)
+	case r.keep && r.minor == 0:
+		out = append(out, "Connection: keep-alive\r\n"...)
+	}
+	r.out = append(out, "\r\n"...)
+}
+
+// Write implements exchange.Response. It may keep p's bytes until Flush.
+func (r *response) Write(p []byte) (int, error) {
+	n, err := r.admit(int64(len(p)))
+	if err != nil && n == 0 {
+		return 0, err
+	}
+	if r.framing == noBody {
+		return len(p), nil
+	}
+	p = p[:n]
+	switch {
+	case r.framing == undecided && len(r.body)+len(p) <= bodyBuffer:
+		r.keepBody(p)
+	case r.framing == undecided || r.framing == chunks:
+		r.frame()
+		r.chunk(int64(len(r.body) + len(p)))
+		r.emit(r.body, p)
+		r.body = r.body[:0]
+		r.endChunk()
+	default:
+		r.emit(p)
+	}
+	if err == nil {
+		err = r.broken
+	}
+	return len(p), err
+}
+
+// admit checks that n more bytes of body may come, and returns how many are
+// to be sent.
+func (r *response) admit(n int64) (int64, error) {
+	switch {
+	case r.broken != nil:
+		return 0, r.broken
+	case !r.begun:
+		return 0, bad(errNoHead)
+	case r.framing == noBody:
+		return 0, nil
+	}
+	if r.length >= 0 && n > r.length-r.sent {
+		n = r.length - r.sent
+		r.sent, r.keep = r.length, false
+		return n, bad(errLongBody)
+	}
+	r.sent += n
+	return n, nil
+}
+
+func (r *response) keepBody(p []byte) {
+	if r.bodyBuf == nil {
+		r.bodyBuf = buffers.Get().(*[]byte)
+		r.body = (*r.bodyBuf)[:0]
+	}
+	r.body = append(r.body, p...)
+}
+
+// chunk opens a chunk of n bytes, if that is the framing.
+func (r *response) chunk(n int64) {
+	if r.framing == chunks {
+		r.out = strconv.AppendInt(r.out, n, 16)
+		r.out = append(r.out, "\r\n"...)
+	}
+}
+
+func (r *response) endChunk() {
+	if r.framing == chunks {
+		r.out = append(r.out, "\r\n"...)
+	}
+}
+
+// emit queues parts behind what is queued, and sends when it is much: small
+// parts are joined into one write, large ones are not copied.
+func (r *response) emit(parts ...[]byte) {
+	n := len(r.out)
+	for _, p := range parts {
+		n += len(p)
+	}
+	if n <= joinLimit {
+		for _, p := range parts {
+			r.out = append(r.out, p...)
+		}
+		if n > bodyBuffer {
+			r.send()
+		}
+		return
+	}
+	v := make(net.Buffers, 0, 1+len(parts))
+	v = append(v, r.out)
+	for _, p := range parts {
+		for len(p) > maxWrite {
+			v, p = append(v, p[:maxWrite]), p[maxWrite:]
+		}
+		if len(p) > 0 {
+			v = append(v, p)
+		}
+	}
+	r.sendv(v)
+	r.out = r.out[:0]
+}
+
+// sendv sends v, a few parts under one deadline.
+func (r *response) sendv(v net.Buffers) {
+	for len(v) > 0 && r.broken == nil {
+		k := min(len(v), 2)
+		part := v[:k:k]
+		v = v[k:]
+		r.started = true
+		r.c.armWrite()
+		if _, err := part.WriteTo(r.c.nc); err != nil {
+			r.broken = errClientGone
+		}
+	}
+}
+
+// send sends what is queued.
+func (r *response) send() {
+	if len(r.out) == 0 || r.broken != nil {
+		return
+	}
+	r.started = true
+	r.broken = r.c.write(r.out)
+	r.out = r.out[:0]
+}
+
+// Flush implements exchange.Response: all that was written goes out now.
+func (r *response) Flush() error {
+	if !r.begun {
+		return bad(errNoHead)
+	}
+	r.frame()
+	if len(r.body) > 0 {
+		r.chunk(int64(len(r.body)))
+		r.out = append(r.out, r.body...)
+		r.body = r.body[:0]
+		r.endChunk()
+	}
+	r.send()
+	return r.broken
+}
+
+// File implements exchange.Response.
+func (r *response) File(f *os.File, off, n int64) error {
+	n, err := r.admit(n)
+	if n == 0 {
+		return err
+	}
+	if r.framing == undecided {
+		r.frame()
+	}
+	if len(r.body) > 0 {
+		r.chunk(int64(len(r.body)))
+		r.emit(r.body)
+		r.body = r.body[:0]
+		r.endChunk()
+	}
+	r.chunk(n)
+	if e := r.file(f, off, n); e != nil {
+		return e
+	}
+	r.endChunk()
+	return err
+}
+
+// file queues a small file with what is queued, or sends a large one with
+// sendfile(2).
+func (r *response) file(f *os.File, off, n int64) error {
+	if int64(len(r.out))+n <= joinLimit {
+		at := len(r.out)
+		r.out = append(r.out, make([]byte, n)...)
+		if m, err := f.ReadAt(r.out[at:], off); int64(m) < n {
+			r.out = r.out[:at+m]
+			r.broken = fileError(err)
+		}
+		return r.broken
+	}
+	r.send()
+	if r.broken == nil {
+		r.broken = r.c.sendfile(f, off, n)
+	}
+	return r.broken
+}
+
+func fileError(err error) error {
+	if err == io.EOF {
+		return errFileShrank
+	}
+	return err
+}
+
+// sendContinue tells the client to send its body, unless the answer began.
+func (r *response) sendContinue() error {
+	r.gate.Lock()
+	defer r.gate.Unlock()
+	if r.begun {
+		return nil
+	}
+	return r.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
+}
+
+// finish completes the answer after the backend returned err, and returns
+// what the access log should say went wrong.
+func (r *response) finish(err error) error {
+	if err == nil {
+		err = r.complete()
+	}
+	if err != nil && !r.started && r.broken != errClientGone {
+		return r.errorPage(err)
+	}
+	r.send() // after an error too: what came of the body, and then no end
+	if err != nil || r.broken != nil {
+		r.keep = false
+		if r.framing == untilEnd {
+			r.c.reset()
+		}
+	}
+	if err == nil {
+		err = r.broken
+	}
+	return err
+}
+
+// complete checks that the answer is whole and queues its end.
+func (r *response) complete() error {
+	switch {
+	case r.broken != nil:
+		return r.broken
+	case !r.begun:
+		return bad(errNoAnswer)
+	case !r.framed && r.framing == undecided:
+		r.length = r.sent
+		r.frame()
+		r.emit(r.body)
+		r.body = r.body[:0]
+	case !r.framed:
+		r.frame()
+	case r.framing == chunks:
+		r.out = append(r.out, "0\r\n\r\n"...)
+	case r.framing == counted && r.sent < r.length:
+		return bad(errShortBody)
+	}
+	return r.broken
+}
+
+// errorPage answers err instead of what the backend began.
+func (r *response) errorPage(err error) error {
+	status, text := statusOf(err)
+	page := strconv.Itoa(status) + " " + reasons[status]
+	if text != "" {
+		page += ": " + text
+	}
+	page += "\n"
+	fields := append(make([]exchange.Field, 0, 3), exchange.Field{Name: "Content-Type", Value: "text/plain; charset=utf-8"},
+		exchange.Field{Name: "Content-Length", Value: strconv.Itoa(len(page))})
+	if d := retryAfter(err); d > 0 {
+		fields = append(fields, exchange.Field{Name: "Retry-After", Value: strconv.Itoa(int((d + time.Second - 1) / time.Second))})
+	}
+	r.begun, r.framed, r.framing, r.broken = false, false, undecided, nil
+	r.length, r.sent, r.dated, r.body = -1, 0, false, r.body[:0]
+	if text != "" {
+		r.keep = false // a refusal: where the next request begins is not known
+	}
+	if e := r.Head(status, "", fields); e != nil {
+		return e
+	}
+	if _, e := io.WriteString(r, page); e != nil {
+		return e
+	}
+	r.send()
+	if r.broken != nil {
+		r.keep = false
+	}
+	return err
+}
