@@ -38,18 +38,24 @@ const (
 	CodeRoutingNotApplied = "routing-not-applied"
 
 	// The host.
-	CodeNoUID       = "no-uid"
-	CodeNoSuchUser  = "no-such-user"
-	CodeNoSuchGroup = "no-such-group"
-	CodeNoSuchPath  = "no-such-path"
-	CodeNotVisible  = "not-visible"
-	CodeRefusedPath = "refused-path"
-	CodeUntrusted   = "untrusted-file"
-	CodeBadName     = "bad-name"
-	CodeSameName    = "same-name"
-	CodeNoSELinux   = "no-selinux"
-	CodeListenInUse = "listen-in-use"
-	CodeListen      = "listen"
+	CodeNoUID         = "no-uid"
+	CodeNoSuchUser    = "no-such-user"
+	CodeNoSuchGroup   = "no-such-group"
+	CodeNoSuchPath    = "no-such-path"
+	CodeNotVisible    = "not-visible"
+	CodeRefusedPath   = "refused-path"
+	CodeUntrusted     = "untrusted-file"
+	CodeBadName       = "bad-name"
+	CodeSameName      = "same-name"
+	CodeNoSELinux     = "no-selinux"
+	CodeUIDRoot       = "uid-root"
+	CodeUIDTooLow     = "uid-too-low"
+	CodeUIDSkipped    = "uid-skipped"
+	CodeNoGID         = "no-gid"
+	CodeNoAutoUID     = "no-auto-uid"
+	CodeNoInterpreter = "interpreter-missing"
+	CodeListenInUse   = "listen-in-use"
+	CodeListen        = "listen"
 
 	// A start and a run.
 	CodeStartFailed  = "start-failed"
@@ -103,6 +109,12 @@ func Codes() []Code {
 		{CodeRoutingNotApplied, "A routing rule that decides who may see what is not carried out in this release, so the file is refused."},
 
 		{CodeNoUID, "No line says as whom the app runs, so it would run as root."},
+		{CodeUIDRoot, "The app would run as root."},
+		{CodeUIDTooLow, "The file belongs to a system user, whose files are not run (min-uid)."},
+		{CodeUIDSkipped, "Not started as root, so the app runs as the caller and not as the user that the file names."},
+		{CodeNoGID, "The uid has no entry in the user database and the file names no group."},
+		{CodeNoAutoUID, "A uid of the vassal's own (uid = auto) could not be allotted."},
+		{CodeNoInterpreter, "The interpreter that runs the app is not there."},
 		{CodeNoSuchUser, "The user does not exist on this host."},
 		{CodeNoSuchGroup, "The group does not exist on this host."},
 		{CodeNoSuchPath, "A path that the file names does not exist on this host."},

@@ -66,9 +66,9 @@ func (r *resolver) python(w *vassal.Workers) {
 	if p.File != "" {
 		p.File = r.abs(p.File)
 		if walked, err := walk(r.host.FS, p.File); err != nil {
-			r.fail("not-found", p.At, "wsgi-file", reason(p.File, err), "")
+			r.fail(vassal.CodeNoSuchPath, p.At, "wsgi-file", reason(p.File, err), "")
 		} else if !walked.info.Mode().IsRegular() {
-			r.fail("not-a-file", p.At, "wsgi-file", p.File+" is not a regular file", "")
+			r.fail(vassal.CodeNoSuchPath, p.At, "wsgi-file", p.File+" is not a regular file", "")
 		}
 	}
 	p.Path = slices.Clone(p.Path)
@@ -103,7 +103,7 @@ func (r *resolver) interpreter(p vassal.Python) string {
 	}
 	at := p.At
 	if p.Virtualenv == "" {
-		r.fail("interpreter-missing", at, "", defaultPython+" does not exist", "apt install python3")
+		r.fail(vassal.CodeNoInterpreter, at, "", defaultPython+" does not exist", "apt install python3")
 		return ""
 	}
 	i := slices.IndexFunc(r.cfg.Jail.Named, func(b vassal.Bind) bool { return r.abs(b.Source) == p.Virtualenv })
@@ -111,7 +111,7 @@ func (r *resolver) interpreter(p vassal.Python) string {
 	if i >= 0 {
 		at, key = r.cfg.Jail.Named[i].At, r.cfg.Jail.Named[i].Key
 	}
-	r.fail("interpreter-missing", at, key, fmt.Sprintf("%s holds no bin/python3: not a virtualenv", p.Virtualenv), "python3 -m venv "+p.Virtualenv)
+	r.fail(vassal.CodeNoInterpreter, at, key, fmt.Sprintf("%s holds no bin/python3: not a virtualenv", p.Virtualenv), "python3 -m venv "+p.Virtualenv)
 	return ""
 }
 
@@ -126,7 +126,7 @@ func (r *resolver) venvBase() []vassal.Bind {
 	text, err := r.host.FS.ReadFile(cfg)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			r.warn("not-readable", w.Python.At, "virtualenv", reason(cfg, err), "")
+			r.warn(vassal.CodeUnreadable, w.Python.At, "virtualenv", reason(cfg, err), "")
 		}
 		return nil
 	}
@@ -170,13 +170,13 @@ func (r *resolver) hooks() {
 		if h.Action == "chown" {
 			f := strings.Fields(h.Arg)
 			if len(f) != 3 {
-				r.fail("bad-hook", h.At, "hook-"+string(h.Phase), "chown takes FILE USER GROUP", "")
+				r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), "chown takes FILE USER GROUP", "")
 				continue
 			}
 			u, err1 := r.host.Users.User(f[1])
 			g, err2 := r.lookupGroup(f[2])
 			if err := errors.Join(err1, err2); err != nil {
-				r.fail("unknown-user", h.At, "hook-"+string(h.Phase), "chown: "+err.Error(), "")
+				r.fail(vassal.CodeNoSuchUser, h.At, "hook-"+string(h.Phase), "chown: "+err.Error(), "")
 				continue
 			}
 			h.Action, h.Arg = "chown2", fmt.Sprintf("%s %d %d", f[0], u.UID, g.GID)
@@ -197,12 +197,12 @@ func (r *resolver) context() {
 	}
 	r.res.Plan.Line = r.at(id.ContextAt)
 	if r.host.Context == nil {
-		r.fail("selinux", id.ContextAt, key, "SELinux contexts are not known here", "")
+		r.fail(vassal.CodeNoSELinux, id.ContextAt, key, "SELinux contexts are not known here", "")
 		return
 	}
 	canonical, err := r.host.Context(id.Context)
 	if err != nil {
-		r.fail("selinux", id.ContextAt, key, fmt.Sprintf("%s: %v", id.Context, err), "")
+		r.fail(vassal.CodeNoSELinux, id.ContextAt, key, fmt.Sprintf("%s: %v", id.Context, err), "")
 		return
 	}
 	r.res.Plan.Context = canonical

@@ -56,11 +56,11 @@ func (r *resolver) directory() {
 	}
 	w, err := walk(r.host.FS, dir)
 	if err != nil {
-		r.fail("not-found", at, key, reason(dir, err), "")
+		r.fail(vassal.CodeNoSuchPath, at, key, reason(dir, err), "")
 		return
 	}
 	if !w.info.IsDir() {
-		r.fail("not-a-directory", at, key, dir+" is not a directory", "")
+		r.fail(vassal.CodeNoSuchPath, at, key, dir+" is not a directory", "")
 		return
 	}
 	r.res.Dir = w.path
@@ -92,10 +92,10 @@ func (r *resolver) bind(b vassal.Bind, explicit bool) {
 	w, err := walk(r.host.FS, src)
 	if err != nil {
 		if !explicit && errors.Is(err, fs.ErrNotExist) {
-			r.warn("not-found", b.At, b.Key, reason(src, err), "")
+			r.warn(vassal.CodeNoSuchPath, b.At, b.Key, reason(src, err), "")
 			return
 		}
-		r.fail("not-found", b.At, b.Key, reason(src, err), "")
+		r.fail(vassal.CodeNoSuchPath, b.At, b.Key, reason(src, err), "")
 		return
 	}
 	if !r.mayBind(b, w.path, explicit) {
@@ -127,16 +127,16 @@ func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
 	}
 	for _, dir := range append(slices.Clone(r.host.Reserved), notEver...) {
 		if within(p, dir) || within(dir, p) {
-			return refuse("path-refused", fmt.Sprintf("%s cannot be made visible: it is, holds or lies in %s", p, dir), "name a narrower path")
+			return refuse(vassal.CodeRefusedPath, fmt.Sprintf("%s cannot be made visible: it is, holds or lies in %s", p, dir), "name a narrower path")
 		}
 	}
 	if !explicit || !r.cfg.Trust.Operator {
 		if strings.Count(p, "/") == 1 {
-			return refuse("path-too-wide", p+" is not made visible by itself: it is a directory of the root", "name a narrower path, or "+r.bindHint(p))
+			return refuse(vassal.CodeRefusedPath, p+" is not made visible by itself: it is a directory of the root", "name a narrower path, or "+r.bindHint(p))
 		}
 		for _, dir := range neverBound {
 			if within(dir, p) {
-				return refuse("path-too-wide", fmt.Sprintf("%s is not made visible by itself: it is or holds %s", p, dir), "name a narrower path, or "+r.bindHint(p))
+				return refuse(vassal.CodeRefusedPath, fmt.Sprintf("%s is not made visible by itself: it is or holds %s", p, dir), "name a narrower path, or "+r.bindHint(p))
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
 		allowed = DefaultTenantBinds
 	}
 	if !slices.ContainsFunc(allowed, func(dir string) bool { return within(p, path.Clean(dir)) }) {
-		return refuse("path-over-ceiling", fmt.Sprintf("%s lies outside %s, where files of users may name paths", p, strings.Join(allowed, " ")), "[ceilings] bind in emperor.ini")
+		return refuse(vassal.CodeOverCeiling, fmt.Sprintf("%s lies outside %s, where files of users may name paths", p, strings.Join(allowed, " ")), "[ceilings] bind in emperor.ini")
 	}
 	return true
 }

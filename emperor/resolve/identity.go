@@ -33,10 +33,10 @@ func (r *resolver) identity() {
 	case errors.Is(err, ErrUnknown) && numeric:
 		u = User{UID: id, GID: -1}
 	case errors.Is(err, ErrUnknown):
-		r.fail("unknown-user", at, "uid", fmt.Sprintf("there is no user %q on this host", name), "create it (useradd), or name another")
+		r.fail(vassal.CodeNoSuchUser, at, "uid", fmt.Sprintf("there is no user %q on this host", name), "create it (useradd), or name another")
 		return
 	default:
-		r.fail("unknown-user", at, "uid", err.Error(), "")
+		r.fail(vassal.CodeNoSuchUser, at, "uid", err.Error(), "")
 		return
 	}
 	r.res.UID, r.res.User, r.res.Home, r.res.UIDFrom = u.UID, u.Name, u.Home, from
@@ -49,9 +49,9 @@ func (r *resolver) identity() {
 func (r *resolver) who() (name, from string) {
 	id := r.cfg.Ident
 	switch {
-	case r.host.Caller != nil && r.host.Caller.UID != 0:
+	case r.host.Caller != nil && (r.host.Caller.UID != 0 || id.User == ""):
 		if id.User != "" && !r.isCaller(id.User) {
-			r.warn("uid-skipped", id.UserAt, "uid", fmt.Sprintf("not root: runs as uid %d instead of %s", r.host.Caller.UID, id.User), "sudo liege serve …")
+			r.warn(vassal.CodeUIDSkipped, id.UserAt, "uid", fmt.Sprintf("not root: runs as uid %d instead of %s", r.host.Caller.UID, id.User), "sudo liege serve …")
 		}
 		return strconv.Itoa(r.host.Caller.UID), "caller"
 	case !r.cfg.Trust.Operator:
@@ -68,7 +68,7 @@ func (r *resolver) who() (name, from string) {
 	if owner, dir := r.dirOwner(); owner != "" {
 		hint = fmt.Sprintf("add \"uid = %s\" (owner of %s)", owner, dir)
 	}
-	r.fail("no-uid", vassal.Origin{}, "uid", "no uid: the app would run as root", hint)
+	r.fail(vassal.CodeNoUID, vassal.Origin{}, "uid", "no uid: the app would run as root", hint)
 	return "", ""
 }
 
@@ -88,7 +88,7 @@ func (r *resolver) owner() string {
 			if o, err := r.host.Users.User(own); err == nil {
 				name = o.Name
 			}
-			r.fail("uid-not-owner", id.UserAt, "uid", fmt.Sprintf("the file belongs to %s, so it runs as %s", name, name),
+			r.fail(vassal.CodeOwner, id.UserAt, "uid", fmt.Sprintf("the file belongs to %s, so it runs as %s", name, name),
 				fmt.Sprintf("sudo chown root %s, or remove the line", r.cfg.File))
 		}
 	}
@@ -99,12 +99,12 @@ func (r *resolver) owner() string {
 func (r *resolver) auto() {
 	r.res.UIDFrom = "auto"
 	if r.host.AutoUID == nil {
-		r.fail("no-auto-uid", r.cfg.Ident.UserAt, "uid", "uid = auto needs the Emperor, which keeps who has which uid", "")
+		r.fail(vassal.CodeNoAutoUID, r.cfg.Ident.UserAt, "uid", "uid = auto needs the Emperor, which keeps who has which uid", "")
 		return
 	}
 	uid, err := r.host.AutoUID(r.cfg.Name)
 	if err != nil {
-		r.fail("no-auto-uid", r.cfg.Ident.UserAt, "uid", err.Error(), "")
+		r.fail(vassal.CodeNoAutoUID, r.cfg.Ident.UserAt, "uid", err.Error(), "")
 		return
 	}
 	r.res.UID, r.res.GID = uid, uid
@@ -120,18 +120,18 @@ func (r *resolver) group(u User) {
 	if id.Group != "" && !skip {
 		g, err := r.lookupGroup(id.Group)
 		if err != nil {
-			r.fail("unknown-group", id.GroupAt, "gid", fmt.Sprintf("there is no group %q on this host", id.Group), "create it (groupadd), or name another")
+			r.fail(vassal.CodeNoSuchGroup, id.GroupAt, "gid", fmt.Sprintf("there is no group %q on this host", id.Group), "create it (groupadd), or name another")
 			return
 		}
 		if !r.cfg.Trust.Operator && g.GID != u.GID && !r.member(u.Name, g.GID) {
-			r.fail("gid-not-member", id.GroupAt, "gid", fmt.Sprintf("%s is not a member of group %s", u.Name, id.Group), "remove the line")
+			r.fail(vassal.CodeOwner, id.GroupAt, "gid", fmt.Sprintf("%s is not a member of group %s", u.Name, id.Group), "remove the line")
 			return
 		}
 		r.res.GID, r.res.Group = g.GID, g.Name
 		return
 	}
 	if r.res.GID < 0 {
-		r.fail("no-gid", id.UserAt, "gid", fmt.Sprintf("uid %d has no entry in the user database, so it has no group", u.UID), `add "gid = "`)
+		r.fail(vassal.CodeNoGID, id.UserAt, "gid", fmt.Sprintf("uid %d has no entry in the user database, so it has no group", u.UID), `add "gid = "`)
 		r.res.GID = 65534
 		return
 	}
@@ -166,7 +166,7 @@ func (r *resolver) groups(u User) {
 	if !r.cfg.Ident.NoInitgroups && u.Name != "" {
 		gs, err := r.host.Users.Groups(u.Name)
 		if err != nil {
-			r.fail("unknown-group", vassal.Origin{}, "uid", err.Error(), "")
+			r.fail(vassal.CodeNoSuchGroup, vassal.Origin{}, "uid", err.Error(), "")
 		}
 		for _, g := range gs {
 			switch {
@@ -185,7 +185,7 @@ func (r *resolver) addGroups() {
 	for _, name := range r.cfg.Ident.AddGroups {
 		g, err := r.lookupGroup(name)
 		if err != nil {
-			r.fail("unknown-group", vassal.Origin{}, "add-gid", fmt.Sprintf("there is no group %q on this host", name), "")
+			r.fail(vassal.CodeNoSuchGroup, vassal.Origin{}, "add-gid", fmt.Sprintf("there is no group %q on this host", name), "")
 			continue
 		}
 		if !slices.ContainsFunc(r.res.Groups, func(o Group) bool { return o.GID == g.GID }) {
@@ -194,9 +194,13 @@ func (r *resolver) addGroups() {
 	}
 }
 
-// allowed refuses root and, for tenants' files, system users.
+// allowed refuses root and, for tenants' files, system users. Who calls liege
+// serve may run what they like as themselves.
 func (r *resolver) allowed(at vassal.Origin) {
-	if r.host.Caller != nil && r.host.Caller.UID != 0 {
+	if r.host.Caller != nil {
+		if r.res.UID == 0 {
+			r.warn(vassal.CodeUIDRoot, at, "uid", "the app runs as root", `add "uid = " with the user that the app belongs to`)
+		}
 		return
 	}
 	minUID := r.host.MinUID
@@ -205,13 +209,13 @@ func (r *resolver) allowed(at vassal.Origin) {
 	}
 	switch {
 	case !r.cfg.Trust.Operator && r.res.UID < minUID:
-		r.fail("uid-too-low", at, "uid", fmt.Sprintf("the file belongs to uid %d; files of users below %d are not run", r.res.UID, minUID),
+		r.fail(vassal.CodeUIDTooLow, at, "uid", fmt.Sprintf("the file belongs to uid %d; files of users below %d are not run", r.res.UID, minUID),
 			fmt.Sprintf("sudo chown root %s and add a uid line, or [ceilings] min-uid", r.cfg.File))
 	case r.res.UID == 0 && !r.host.AllowRoot:
 		hint := `name an ordinary user; root needs "uid = root" here and "root = true" in [ceilings] of emperor.ini`
-		r.fail("uid-root", at, "uid", "the app would run as root", hint)
+		r.fail(vassal.CodeUIDRoot, at, "uid", "the app would run as root", hint)
 	case r.res.UID == 0:
-		r.fail("uid-root", at, "uid", "running as root needs a user namespace, which this release does not make", "name an ordinary user")
+		r.fail(vassal.CodeUIDRoot, at, "uid", "running as root needs a user namespace, which this release does not make", "name an ordinary user")
 	}
 }
 

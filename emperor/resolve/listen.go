@@ -19,14 +19,14 @@ func (r *resolver) network() {
 		return
 	case "host":
 	default:
-		r.fail("net-unknown", at, "net", fmt.Sprintf("net = %s is not there yet", r.res.Net), "net = host, or no line: no network")
+		r.fail(vassal.CodeNotYet, at, "net", fmt.Sprintf("net = %s is not there yet", r.res.Net), "net = host, or no line: no network")
 		return
 	}
 	if r.host.Caller != nil || r.cfg.Trust.Operator && r.host.Nets == nil {
 		return
 	}
 	if !slices.Contains(r.host.Nets, "host") {
-		r.fail("net-over-ceiling", at, "net", "net = host is not allowed here", "[ceilings] net = host in emperor.ini")
+		r.fail(vassal.CodeOverCeiling, at, "net", "net = host is not allowed here", "[ceilings] net = host in emperor.ini")
 	}
 }
 
@@ -36,21 +36,21 @@ func (r *resolver) listeners() {
 	for _, l := range r.cfg.Listen {
 		addr, err := r.address(l.Address)
 		if err != nil {
-			r.fail("bad-address", l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
+			r.fail(vassal.CodeBadValue, l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
 			continue
 		}
 		l.Address = addr
 		if i := slices.IndexFunc(r.res.Listen, func(o vassal.Listener) bool { return o.Address == addr }); i >= 0 {
 			o := r.res.Listen[i]
 			if o.Protocol == l.Protocol {
-				r.report(vassal.Note, "listener-twice", r.at(l.At), l.Key, fmt.Sprintf("%s is named by %s (line %d) already: one listener", addr, o.Key, o.At.Line), "")
+				r.report(vassal.Note, vassal.CodeListenInUse, r.at(l.At), l.Key, fmt.Sprintf("%s is named by %s (line %d) already: one listener", addr, o.Key, o.At.Line), "")
 				continue
 			}
-			r.fail("listener-clash", l.At, l.Key, fmt.Sprintf("%s speaks %s by %s (%s:%d) and cannot speak %s too", addr, o.Protocol, o.Key, r.at(o.At).File, o.At.Line, l.Protocol), "")
+			r.fail(vassal.CodeListenInUse, l.At, l.Key, fmt.Sprintf("%s speaks %s by %s (%s:%d) and cannot speak %s too", addr, o.Protocol, o.Key, r.at(o.At).File, o.At.Line, l.Protocol), "")
 			continue
 		}
 		if !r.mayListen(addr) {
-			r.fail("listen-over-ceiling", l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), "a socket in the app's directory or in /run/liege/, or [ceilings] listen in emperor.ini")
+			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), "a socket in the app's directory or in /run/liege/, or [ceilings] listen in emperor.ini")
 			continue
 		}
 		r.res.Listen = append(r.res.Listen, l)

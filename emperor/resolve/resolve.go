@@ -117,7 +117,7 @@ func Resolve(ctx context.Context, cfg vassal.Config, h Host) *Result {
 	}
 	for _, step := range []func(){r.identity, r.directory, r.system, r.binds, r.network, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.plan} {
 		if ctx.Err() != nil {
-			r.fail("resolve", vassal.Origin{}, "", ctx.Err().Error(), "")
+			r.fail(vassal.CodeStartFailed, vassal.Origin{}, "", ctx.Err().Error(), "")
 			break
 		}
 		step()

@@ -76,19 +76,19 @@ func TestIdentity(t *testing.T) {
 		{"root", func(c *vassal.Config) { c.Ident.User = "root" }, Host{}, 0, 0, nil, []string{"error uid-root"}},
 		{"zero", func(c *vassal.Config) { c.Ident.User = "0" }, Host{}, 0, 0, nil, []string{"error uid-root"}},
 		{"number nobody has", func(c *vassal.Config) { c.Ident.User = "7777" }, Host{}, 7777, 65534, nil, []string{"error no-gid"}},
-		{"-1", func(c *vassal.Config) { c.Ident.User = "4294967295" }, Host{}, 0, 0, nil, []string{"error unknown-user"}},
-		{"overflow", func(c *vassal.Config) { c.Ident.User = "4294967296" }, Host{}, 0, 0, nil, []string{"error unknown-user"}},
-		{"unknown", func(c *vassal.Config) { c.Ident.User = "nobody-here" }, Host{}, 0, 0, nil, []string{"error unknown-user"}},
+		{"-1", func(c *vassal.Config) { c.Ident.User = "4294967295" }, Host{}, 0, 0, nil, []string{"error no-such-user"}},
+		{"overflow", func(c *vassal.Config) { c.Ident.User = "4294967296" }, Host{}, 0, 0, nil, []string{"error no-such-user"}},
+		{"unknown", func(c *vassal.Config) { c.Ident.User = "nobody-here" }, Host{}, 0, 0, nil, []string{"error no-such-user"}},
 		{"tenant", func(c *vassal.Config) { c.Trust = vassal.Trust{UID: 1004, GID: 42} }, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
 		{"tenant repeats", func(c *vassal.Config) {
 			c.Trust, c.Ident.User = vassal.Trust{UID: 1004}, "sammy"
 		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
 		{"tenant names another", func(c *vassal.Config) {
 			c.Trust, c.Ident.User = vassal.Trust{UID: 1004}, "www-data"
-		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, []string{"error uid-not-owner"}},
+		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, []string{"error owner"}},
 		{"tenant's group", func(c *vassal.Config) {
 			c.Trust, c.Ident.Group = vassal.Trust{UID: 33}, "sammy"
-		}, Host{MinUID: 1}, 33, 33, nil, []string{"error gid-not-member"}},
+		}, Host{MinUID: 1}, 33, 33, nil, []string{"error owner"}},
 		{"system user's file", func(c *vassal.Config) { c.Trust = vassal.Trust{UID: 33} }, Host{}, 33, 33, nil, []string{"error uid-too-low"}},
 		{"auto without the Emperor", func(c *vassal.Config) { c.Ident.User = "auto" }, Host{}, 0, 0, nil, []string{"error no-auto-uid"}},
 		{"auto", func(c *vassal.Config) { c.Ident.User = "auto" },
@@ -157,14 +157,14 @@ func TestBinds(t *testing.T) {
 		{"auto-bind = false", vassal.Jail{Chdir: root + "/current", Named: []vassal.Bind{bind("other", vassal.AsHost, "check-static")}}, nil, nil, nil},
 		{"absolute link", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("abs", vassal.AsHost, "check-static")}},
 			[]string{"other rw"}, []string{"abs -> ROOT/other"}, nil},
-		{"a link loop", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("loop", vassal.AsHost, "check-static")}}, nil, nil, []string{"error not-found"}},
-		{"missing and named", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("none", vassal.AsHost, "check-static")}}, nil, nil, []string{"warning not-found"}},
-		{"missing and bound", vassal.Jail{AutoBind: true, Binds: []vassal.Bind{bind("none", vassal.ReadOnly, "bind")}}, nil, nil, []string{"error not-found"}},
+		{"a link loop", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("loop", vassal.AsHost, "check-static")}}, nil, nil, []string{"error no-such-path"}},
+		{"missing and named", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("none", vassal.AsHost, "check-static")}}, nil, nil, []string{"warning no-such-path"}},
+		{"missing and bound", vassal.Jail{AutoBind: true, Binds: []vassal.Bind{bind("none", vassal.ReadOnly, "bind")}}, nil, nil, []string{"error no-such-path"}},
 		{"below /usr", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("/usr/share", vassal.ReadOnly, "pythonpath")}}, nil, nil, nil},
 		{"too wide", vassal.Jail{AutoBind: true, Named: []vassal.Bind{bind("/", vassal.ReadOnly, "pythonpath"), bind("/home", vassal.ReadOnly, "pythonpath"), bind("/var/lib", vassal.ReadOnly, "pythonpath")}},
-			nil, nil, []string{"error path-refused", "error path-too-wide", "error path-too-wide"}},
+			nil, nil, []string{"error refused-path", "error refused-path", "error refused-path"}},
 		{"never", vassal.Jail{AutoBind: true, Binds: []vassal.Bind{bind("/proc/self", vassal.ReadOnly, "bind"), bind("/sys", vassal.ReadOnly, "bind"), bind("/dev", vassal.ReadOnly, "bind")}},
-			nil, nil, []string{"error path-refused", "error path-refused", "error path-refused"}},
+			nil, nil, []string{"error refused-path", "error refused-path", "error refused-path"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := config()
@@ -200,7 +200,7 @@ func TestReserved(t *testing.T) {
 		cfg.Ident.User = "sammy"
 		cfg.Jail.Binds = []vassal.Bind{{Source: filepath.Join(root, p), Key: "bind"}}
 		r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Reserved: []string{root + "/run/liege", root + "/vassals"}})
-		if got := codes(r.Problems); !slices.Equal(got, []string{"error path-refused"}) || len(r.Binds) > 0 {
+		if got := codes(r.Problems); !slices.Equal(got, []string{"error refused-path"}) || len(r.Binds) > 0 {
 			t.Errorf("%s: problems %v, binds %v; want it refused", p, got, r.Binds)
 		}
 	}
@@ -212,7 +212,7 @@ func TestTenantBinds(t *testing.T) {
 	cfg.Trust = vassal.Trust{UID: 1004}
 	cfg.Jail.Binds = []vassal.Bind{{Source: root + "/mine", Key: "bind"}, {Source: root + "/theirs", Key: "bind"}}
 	r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Binds: []string{root + "/mine"}})
-	if got, want := codes(r.Problems), []string{"error path-over-ceiling"}; !slices.Equal(got, want) {
+	if got, want := codes(r.Problems), []string{"error over-ceiling"}; !slices.Equal(got, want) {
 		t.Errorf("problems %v, want %v", got, want)
 	}
 	if len(r.Binds) != 1 || r.Binds[0].Source != root+"/mine" {
@@ -266,7 +266,7 @@ func TestListenersClash(t *testing.T) {
 		{Protocol: vassal.UWSGI, Address: "*:8080", Key: "socket"},
 	}
 	r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}})
-	if d := cmp.Diff([]string{"note listener-twice", "error listener-clash"}, codes(r.Problems)); d != "" {
+	if d := cmp.Diff([]string{"note listen-in-use", "error listen-in-use"}, codes(r.Problems)); d != "" {
 		t.Error(d)
 	}
 	if len(r.Listen) != 1 {
