@@ -1,12 +1,17 @@
-// Package sandbox starts one process tree in its own namespaces and cgroup,
-// and makes sure nothing of it is left. It is the only package that imports
-// libcontainer.
 package sandbox
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/opencontainers/runc/libcontainer"
 
 	"liege/sandbox/stage"
 	"liege/vassal"
@@ -15,21 +20,32 @@ import (
 // Spec says what to start. Equal Specs make equal sandboxes; the host is
 // consulted only when the sandbox is made.
 type Spec struct {
-	ID       string // unique on the host's Manager: NAME-gN
+	ID       string // unique in the Manager: NAME-gN
 	Name     vassal.Name
 	Gen      int
 	Hostname string
 	HostNet  bool // keep the host's network namespace
 	Root     []Mount
 	Files    []GenFile // generated files, such as /etc/passwd
+	Masked   []string  // paths inside that are shown empty; what does not exist is skipped
 	Limits   vassal.Limits
-	Plan     stage.Plan // Plan.Files is filled in by Start
+	// MemoryCeiling bounds what memory-max may be raised to while two
+	// generations live, in bytes; 0: nothing does.
+	MemoryCeiling int64
+	MountLabel    string // SELinux context of the file systems made for it
+	Plan          stage.Plan
 
 	Listeners []*os.File // in App.Listen's order; Start does not close any file
 	Control   *os.File   // the core's end
 	App       *os.File   // sealed memfd
 	Detached  []*os.File // mounts for Plan.Attach
 	Stdout    *os.File   // of the vassal: its log; stderr too
+
+	// Created, if set, is called when the process and its namespaces exist
+	// and before anything of the vassal runs in them. The Record it is given
+	// is what Adopt needs after the Emperor was killed. An error ends the
+	// start.
+	Created func(Record) error
 }
 
 // Mount is one bind of a root-owned host path into the composed root, mounted
@@ -39,6 +55,7 @@ type Mount struct {
 	Writable       bool
 	Exec           bool // without it: noexec
 	File           bool // Source is a regular file
+	Recursive      bool // with the mounts below Source, which get the same flags
 }
 
 // GenFile is a file made for this sandbox, read-only inside.
@@ -52,47 +69,147 @@ type GenFile struct {
 // ErrNotSupported is wrapped by every error about a missing kernel feature.
 var ErrNotSupported = errors.New("not supported by this kernel")
 
-// Manager makes sandboxes below one run directory and one cgroup node.
-type Manager struct{}
+// Sandbox is one running sandbox.
+type Sandbox struct {
+	m       *Manager
+	v       *Vassal
+	id      string
+	gen     int
+	cgroup  string // as an inner path
+	plan    stage.Plan
+	hostNet bool
 
-// Start starts spec. It returns when the stage has been executed, or has
-// failed to be, or ctx is done; in the last two cases nothing is left behind.
-func (m *Manager) Start(ctx context.Context, spec Spec) (*Sandbox, error) {
-	return nil, errors.ErrUnsupported
+	pid    int
+	start  uint64            // of the process, in ticks since boot
+	spaces map[string]string // its namespaces, as made
+
+	container *libcontainer.Container // nil: adopted
+	process   *libcontainer.Process
+	logOwner  *unix.Stat_t // of the log, before libcontainer changes it
+
+	killed  atomic.Bool // by Kill
+	failure chan *stage.Failure
+	reading chan struct{} // closed when nobody can report a failure any more
+	ended   chan struct{} // closed when the first process has ended
+	state   *os.ProcessState
+	done    chan struct{}
+	exit    vassal.Exit
+
+	mu    sync.Mutex
+	pidfd int // -1 once the process was waited for
 }
 
-// Sandbox is one running sandbox.
-type Sandbox struct{ done chan struct{} }
-
 // PID is the host's pid of the sandbox's first process.
-func (s *Sandbox) PID() int { return 0 }
+func (s *Sandbox) PID() int { return s.pid }
 
-// Failure yields what the stage reports when it cannot become the core.
-func (s *Sandbox) Failure() <-chan *stage.Failure { return nil }
+// Cgroup is the generation's cgroup, as a path inside every hierarchy.
+func (s *Sandbox) Cgroup() string { return s.cgroup }
 
-// Verify reads, from outside, the ids, capabilities, no_new_privs, seccomp,
-// context and namespaces of the first process and compares them with the
-// Spec. The error names the field that differs.
-func (s *Sandbox) Verify() error { return errors.ErrUnsupported }
+// Failure yields what the stage reports when it cannot become the core, at
+// most once; it is never closed. What was reported is there before Done is
+// closed.
+func (s *Sandbox) Failure() <-chan *stage.Failure { return s.failure }
 
 // Done is closed when no process of the sandbox is left and its cgroup, mounts
 // and state are removed.
 func (s *Sandbox) Done() <-chan struct{} { return s.done }
 
 // Exit is valid once Done is closed.
-func (s *Sandbox) Exit() vassal.Exit { return vassal.Exit{} }
+func (s *Sandbox) Exit() vassal.Exit { return s.exit }
 
-// Signal signals the first process.
-func (s *Sandbox) Signal(sig os.Signal) error { return errors.ErrUnsupported }
+// Signal signals the first process. It is an error when that has ended.
+func (s *Sandbox) Signal(sig os.Signal) error {
+	n, ok := sig.(unix.Signal)
+	if !ok {
+		return fmt.Errorf("signal %s: %v is not a signal of this system", s.id, sig)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pidfd < 0 {
+		return fmt.Errorf("signal %s: %w", s.id, os.ErrProcessDone)
+	}
+	if err := unix.PidfdSendSignal(s.pidfd, n, nil, 0); err != nil {
+		return fmt.Errorf("signal %s: %w", s.id, err)
+	}
+	return nil
+}
 
 // Kill kills every process, by the cgroup. It never waits for a lock that
-// Start may hold.
-func (s *Sandbox) Kill() error { return errors.ErrUnsupported }
+// Start may hold, and may be called at any time.
+func (s *Sandbox) Kill() error {
+	s.killed.Store(true)
+	if err := s.m.trees.kill(s.cgroup); err != nil {
+		return fmt.Errorf("kill %s: %w", s.id, err)
+	}
+	return nil
+}
 
-// Usage is what the kernel counted for the sandbox's cgroup.
+// Usage is what the kernel counted for a cgroup.
 type Usage struct {
 	MemoryBytes, OOMKills, CPUUsec, Pids int64
 }
 
-// Usage reads the cgroup.
-func (s *Sandbox) Usage() (Usage, error) { return Usage{}, errors.ErrUnsupported }
+// Usage reads the generation's cgroup.
+func (s *Sandbox) Usage() (Usage, error) { return s.m.trees.usage(s.cgroup) }
+
+// supervise waits for the end, removes what is left and closes done. It is the
+// only one that waits for the process.
+func (s *Sandbox) supervise() {
+	defer s.m.running.Done()
+	defer close(s.done)
+	<-s.ended
+	s.mu.Lock()
+	unix.Close(s.pidfd)
+	s.pidfd = -1
+	s.mu.Unlock()
+	// PID 1 took its pid namespace with it; the cgroup says whether anything
+	// of the start was outside of that.
+	s.m.trees.empty(s.cgroup)
+	<-s.reading
+	u, _ := s.m.trees.usage(s.cgroup)
+	s.exit = s.describe(u.OOMKills)
+	if err := errors.Join(s.dispose(), s.v.end(s, u.OOMKills)); err != nil {
+		s.m.warn("left behind", s, err)
+	}
+}
+
+// dispose removes the generation's cgroup and libcontainer's state.
+func (s *Sandbox) dispose() error {
+	var errs []error
+	if s.container != nil {
+		errs = append(errs, s.container.Destroy())
+	}
+	return errors.Join(append(errs, s.m.trees.remove(s.cgroup), s.m.removeState(s.id))...)
+}
+
+func (s *Sandbox) describe(oomKills int64) vassal.Exit {
+	e := vassal.Exit{At: time.Now().UTC()}
+	if s.state == nil {
+		e.Code = -1
+		e.Reason = "exit status unknown: it outlived the Emperor that started it"
+		return e
+	}
+	ws := s.state.Sys().(syscall.WaitStatus)
+	e.Code = ws.ExitStatus()
+	if ws.Signaled() {
+		e.Code = 128 + int(ws.Signal())
+		e.Signal = unix.SignalName(ws.Signal())
+		e.Reason = "killed by " + e.Signal
+	} else if e.Code != 0 {
+		e.Reason = fmt.Sprintf("exited with status %d", e.Code)
+	}
+	if oomKills > 0 && e.Code != 0 && !s.killed.Load() {
+		e.OOM = true
+		e.Reason = "out of memory"
+		if s.v.limits.MemoryMax > 0 {
+			e.Reason = fmt.Sprintf("out of memory: memory-max is %d bytes", s.v.limits.MemoryMax)
+		}
+	}
+	return e
+}
+
+func (m *Manager) warn(msg string, s *Sandbox, err error) {
+	if m.cfg.Log != nil {
+		m.cfg.Log.Warn(msg, "vassal", string(s.v.name), "gen", s.gen, "err", err)
+	}
+}

@@ -99,14 +99,15 @@ func (s snapshot) compare(now snapshot) []string {
 	return left
 }
 
-// openFDs lists this process's descriptors, but those of the runtime's poller,
-// which are made when first needed.
+// openFDs lists this process's descriptors, but those made when first needed
+// and kept: of the runtime's poller, and libcontainer's handles of procfs and
+// of the cgroup root.
 func openFDs() map[string]string {
 	fds := map[string]string{}
 	entries, _ := os.ReadDir("/proc/self/fd")
 	for _, e := range entries {
 		to, err := os.Readlink("/proc/self/fd/" + e.Name())
-		if err != nil || to == "anon_inode:[eventpoll]" || to == "anon_inode:[eventfd]" || strings.HasPrefix(to, "/proc/") && strings.HasSuffix(to, "/fd") {
+		if err != nil || slices.Contains([]string{"anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/", "/sys/fs/cgroup"}, to) || strings.HasPrefix(to, "/proc/") && strings.HasSuffix(to, "/fd") {
 			continue
 		}
 		fds[e.Name()] = to

@@ -1,0 +1,225 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	"github.com/opencontainers/cgroups"
+	_ "github.com/opencontainers/cgroups/devices" // without it a device rule is an error
+	devices "github.com/opencontainers/cgroups/devices/config"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// config is the Spec in libcontainer's words. No seccomp, no uid and no
+// no_new_privs: those are the stage's, after its hooks.
+func (st *starting) config() (*configs.Config, error) {
+	caps, err := ownCaps()
+	if err != nil {
+		return nil, err
+	}
+	spaces := configs.Namespaces{
+		{Type: configs.NEWNS}, {Type: configs.NEWPID}, {Type: configs.NEWIPC},
+		{Type: configs.NEWUTS}, {Type: configs.NEWCGROUP},
+	}
+	var networks []*configs.Network
+	if !st.spec.HostNet {
+		spaces = append(spaces, configs.Namespace{Type: configs.NEWNET})
+		networks = []*configs.Network{{Type: "loopback"}}
+	}
+	devs, rules := deviceNodes()
+	return &configs.Config{
+		Rootfs:          st.root,
+		RootPropagation: unix.MS_PRIVATE | unix.MS_REC,
+		Mounts:          st.mounts(),
+		Devices:         devs,
+		Hostname:        st.spec.Hostname,
+		Namespaces:      spaces,
+		Networks:        networks,
+		Capabilities:    &configs.Capabilities{Bounding: caps, Effective: caps, Permitted: caps},
+		MountLabel:      st.spec.MountLabel,
+		ProcessLabel:    st.spec.Plan.Own,
+		MaskPaths:       append(append([]string{}, masked...), st.spec.Masked...),
+		ReadonlyPaths:   readonly,
+		Cgroups: &cgroups.Cgroup{
+			Path:      st.box.cgroup,
+			Resources: &cgroups.Resources{Devices: rules, Memory: st.spec.Limits.MemoryMax},
+		},
+		Hooks: configs.Hooks{
+			configs.CreateRuntime: {configs.NewFunctionHook(st.created)},
+		},
+	}, nil
+}
+
+// created runs in the Emperor when the mounts are made and the child waits.
+func (st *starting) created(state *specs.State) error {
+	if err := st.sealRoot(); err != nil {
+		return err
+	}
+	var err error
+	box := st.box
+	if box.spaces, err = namespaces(state.Pid); err != nil {
+		return err
+	}
+	if box.start, err = startTime(state.Pid); err != nil {
+		return err
+	}
+	box.pid = state.Pid
+	if st.spec.Stdout != nil {
+		box.logOwner = &unix.Stat_t{}
+		if err := unix.Fstat(int(st.spec.Stdout.Fd()), box.logOwner); err != nil {
+			return os.NewSyscallError("fstat", err)
+		}
+	}
+	if st.spec.Created == nil {
+		return nil
+	}
+	return st.spec.Created(box.Record())
+}
+
+// The usual masks of a container's /proc and /sys.
+var (
+	masked = []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+		"/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
+		"/proc/timer_stats", "/proc/kallsyms", "/proc/kmsg",
+		"/sys/devices/virtual/powercap", "/sys/firmware", "/sys/kernel/debug", "/sys/kernel/tracing",
+	}
+	readonly = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
+
+const (
+	nothing = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	tmpfsRO = nothing | unix.MS_RDONLY
+)
+
+// mounts is the composed root in the order of mounting (CONTRACT 4).
+func (st *starting) mounts() []*configs.Mount {
+	ms := []*configs.Mount{
+		{Device: "proc", Source: "proc", Destination: "/proc", Flags: nothing},
+		{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO},
+		{Device: "tmpfs", Source: "tmpfs", Destination: "/dev", Flags: unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_STRICTATIME | unix.MS_RDONLY, Data: "mode=755,size=64k"},
+		{Device: "devpts", Source: "devpts", Destination: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{Device: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Flags: nothing},
+		{Device: "tmpfs", Source: "tmpfs", Destination: "/run", Flags: nothing, Data: "mode=755,size=16m"},
+	}
+	ms = append(ms, st.cgroupMounts()...)
+	for _, p := range private {
+		ms = append(ms, bind(Mount{Source: st.v.private(p.dir), Target: p.target, Writable: true, Exec: true}))
+	}
+	for _, b := range st.spec.Root {
+		ms = append(ms, bind(b))
+	}
+	for _, b := range []Mount{
+		{Source: st.m.cfg.Stage, Target: StagePath, Exec: true, File: true},
+		{Source: st.m.cfg.Core, Target: CorePath, Exec: true, File: true},
+	} {
+		if b.Source != "" {
+			ms = append(ms, bind(b))
+		}
+	}
+	return ms
+}
+
+// bind sets its flags itself: on a recursive bind MS_RDONLY and the others
+// would reach the top mount only (KERNEL 15).
+func bind(b Mount) *configs.Mount {
+	m := &configs.Mount{Device: "bind", Source: b.Source, Destination: b.Target, Flags: unix.MS_BIND | unix.MS_NOSUID | unix.MS_NODEV}
+	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if !b.Writable {
+		m.Flags |= unix.MS_RDONLY
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if !b.Exec {
+		m.Flags |= unix.MS_NOEXEC
+		attr.Attr_set |= unix.MOUNT_ATTR_NOEXEC
+	}
+	if b.Recursive {
+		m.Flags |= unix.MS_REC
+		m.RecAttr = attr
+	}
+	return m
+}
+
+// cgroupMounts shows the generation its own cgroup, read-only, where runtimes
+// look for their limits.
+func (st *starting) cgroupMounts() []*configs.Mount {
+	t := st.m.trees
+	if t.v2() {
+		return []*configs.Mount{{Device: "cgroup", Source: "cgroup", Destination: cgroupRoot, Flags: tmpfsRO}}
+	}
+	ms := []*configs.Mount{{Device: "tmpfs", Source: "tmpfs", Destination: cgroupRoot, Flags: tmpfsRO, Data: "mode=755,size=4k"}}
+	seen := map[string]bool{}
+	for _, c := range []string{"memory", "cpu", "cpuacct", "pids"} {
+		mount := t.v1[c]
+		if mount == "" || seen[mount] {
+			continue
+		}
+		seen[mount] = true
+		ms = append(ms, &configs.Mount{
+			Device: "bind", Source: filepath.Join(mount, st.box.cgroup), Destination: mount,
+			Flags: unix.MS_BIND | tmpfsRO,
+		})
+	}
+	return ms
+}
+
+// deviceNodes are those of CONTRACT 4; everything else is denied.
+func deviceNodes() ([]*devices.Device, []*devices.Rule) {
+	var nodes []*devices.Device
+	rules := []*devices.Rule{{Type: devices.WildcardDevice, Major: devices.Wildcard, Minor: devices.Wildcard, Permissions: "rwm"}}
+	for _, d := range []struct {
+		path         string
+		major, minor int64
+	}{
+		{"/dev/null", 1, 3}, {"/dev/zero", 1, 5}, {"/dev/full", 1, 7},
+		{"/dev/random", 1, 8}, {"/dev/urandom", 1, 9}, {"/dev/tty", 5, 0},
+		{"", 5, 2}, {"", 136, devices.Wildcard}, // ptmx, pts
+	} {
+		rule := devices.Rule{Type: devices.CharDevice, Major: d.major, Minor: d.minor, Permissions: "rwm", Allow: true}
+		rules = append(rules, &rule)
+		if d.path != "" {
+			nodes = append(nodes, &devices.Device{Rule: rule, Path: d.path, FileMode: 0o666})
+		}
+	}
+	return nodes, rules
+}
+
+// ownCaps lists the capabilities this process has: asking for one it lacks is
+// an error.
+func ownCaps() ([]string, error) {
+	have, err := capability.NewPid2(0)
+	if err != nil {
+		return nil, fmt.Errorf("capabilities: %w", err)
+	}
+	if err := have.Load(); err != nil {
+		return nil, fmt.Errorf("capabilities: %w", err)
+	}
+	all, err := capability.ListSupported()
+	if err != nil {
+		return nil, fmt.Errorf("capabilities: %w", err)
+	}
+	var names []string
+	for _, c := range all {
+		if have.Get(capability.EFFECTIVE, c) && have.Get(capability.BOUNDING, c) {
+			names = append(names, "CAP_"+strings.ToUpper(c.String()))
+		}
+	}
+	return names, nil
+}
+
+// translate puts what people can act on before libcontainer's words.
+func translate(err error) error {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
+	case errors.Is(err, unix.EAGAIN):
+		return fmt.Errorf("no more processes or memory for it: %w", err)
+	}
+	return err
+}

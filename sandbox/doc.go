@@ -1,0 +1,46 @@
+// Package sandbox starts one process tree in its own namespaces and cgroup,
+// and makes sure nothing of it is left. It is the only package that imports
+// libcontainer.
+//
+//	func main() {
+//		sandbox.Init() // first: the child that libcontainer makes ends here
+//		m, err := sandbox.NewManager(sandbox.ManagerConfig{RunDir: …, Stage: …, Core: …, Log: …})
+//		m.Sweep(keep)  // what a killed Emperor left
+//		// listeners are opened after NewManager, so that they are guarded
+//		box, err := m.Start(ctx, spec)
+//		// the core says hello; then:
+//		err = box.Verify()
+//		<-box.Done()
+//		v, _ := m.Vassal(name) // what outlives generations
+//		v.Close()
+//		m.Close()
+//	}
+//
+// # One start
+//
+//	Emperor                                     libcontainer's init         in the sandbox
+//	limits of the vassal's cgroup
+//	root: tmpfs with generated files
+//	Create, Start ─────────────────────────────► clone, cgroup gN, mounts
+//	root read-only; Spec.Created(Record) ◄────── waits (CreateRuntime)
+//	                └──────────────────────────► pivot_root, masks, waits
+//	log given back to its owner, the host's
+//	mount of the root gone, exec.fifo ─────────► exec ─────────────────────► liege-stage
+//	Failure() ◄──────────────────────────────── status channel ◄──────────── or nothing
+//
+// # What is where
+//
+// RunDir/sandbox has state/ID (libcontainer's), root/ID (only during a start)
+// and v-NAME, one tmpfs per vassal with its /tmp, /var/tmp and /dev/shm. The
+// cgroups are NODE/emperor and NODE/hooks on the cgroup2 tree only, and
+// NODE/vassals/v-NAME/gN in every hierarchy. NODE is the Emperor's own cgroup
+// if it is alone in it, else /liege-XXXXXXXX.
+//
+// # What it promises
+//
+// When Start fails, or Done is closed, no process, mount, cgroup or state file
+// of that generation exists. Every mount inside is nosuid and, but for /dev,
+// nodev. Nothing of the host is writable inside but binds that say so.
+// It does not promise privileges dropped: that is the stage's work, and Verify
+// looks at it from outside.
+package sandbox

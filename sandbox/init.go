@@ -1,0 +1,24 @@
+package sandbox
+
+import (
+	"os"
+	"runtime"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters the namespaces before Go starts
+)
+
+// Init must be the first call in main of liege-emperor, and in TestMain of a
+// test that starts sandboxes: in the child that libcontainer makes of this
+// binary it does not return.
+//
+// It locks the calling goroutine to the main thread. libcontainer sends a
+// thread into each sandbox's mount namespace and lets it die there; the main
+// thread cannot die, would stay inside, and with it the whole process as
+// /proc shows it.
+func Init() {
+	runtime.LockOSThread()
+	if len(os.Args) > 1 && os.Args[1] == "init" && os.Getenv("_LIBCONTAINER_INITTYPE") != "" {
+		libcontainer.Init()
+	}
+}

@@ -1,0 +1,220 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+// Paths inside every sandbox, for stage.Plan.Exec and the like.
+const (
+	LiegeDir  = "/.liege"
+	StagePath = LiegeDir + "/liege-stage"
+	CorePath  = LiegeDir + "/liege-core"
+)
+
+// DefaultTmpBytes bounds the private /tmp, /var/tmp and /dev/shm of a vassal,
+// all three together, where memory-max does not.
+const DefaultTmpBytes = 1 << 30
+
+// ManagerConfig says where a Manager works and with which programs.
+type ManagerConfig struct {
+	// RunDir belongs to one Emperor; the Manager uses RunDir/sandbox. The
+	// caller holds the lock that keeps a second Emperor out.
+	RunDir string
+	// Stage and Core are the programs on the host, static, owned by root.
+	Stage, Core string
+	TmpBytes    int64 // 0: DefaultTmpBytes
+	Log         *slog.Logger
+}
+
+// Manager makes sandboxes below one run directory and one cgroup node. Its
+// methods may be called at the same time.
+type Manager struct {
+	cfg    ManagerConfig
+	dir    string // RunDir/sandbox
+	trees  *trees
+	origin string // the cgroup this process came from
+	node   string // ours, in every hierarchy
+	hooks  *os.File
+	guard  error
+
+	mu      sync.Mutex
+	vassals map[vassal.Name]*Vassal
+	running sync.WaitGroup // supervisors of sandboxes
+}
+
+var (
+	nodeName = regexp.MustCompile(`^/liege-[0-9a-f]{8}$`)
+	idBytes  = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+)
+
+// NewManager finds the cgroups, makes the node and moves this process into its
+// leaf "emperor", on the cgroup2 tree. Call it before the first listener is
+// opened: only sockets made after it are guarded. From then on this process
+// cannot connect to an inet address; what must, runs Outside.
+//
+// The node is the process's own cgroup when it is alone in it (a systemd unit
+// with Delegate=yes), else /liege-XXXXXXXX with a hash of the run directory.
+func NewManager(cfg ManagerConfig) (_ *Manager, err error) {
+	m := &Manager{cfg: cfg, vassals: map[vassal.Name]*Vassal{}}
+	if cfg.RunDir, err = filepath.EvalSymlinks(cfg.RunDir); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	if cfg.RunDir, err = filepath.Abs(cfg.RunDir); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	m.dir = filepath.Join(cfg.RunDir, "sandbox")
+	for _, d := range []string{m.stateDir(), m.rootDir()} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("run directory: %w", err)
+		}
+	}
+	if m.trees, err = findTrees(); err != nil {
+		return nil, err
+	}
+	if err := m.findNode(cfg.RunDir); err != nil {
+		return nil, err
+	}
+	if err := m.settle(); err != nil {
+		return nil, fmt.Errorf("cgroup %s: %w; hint: the Emperor needs to be root and /sys/fs/cgroup writable", m.node, err)
+	}
+	routeLogrus(cfg.Log)
+	return m, nil
+}
+
+func (m *Manager) stateDir() string { return filepath.Join(m.dir, "state") }
+func (m *Manager) rootDir() string  { return filepath.Join(m.dir, "root") }
+
+func (m *Manager) leaf() string    { return m.node + "/emperor" }
+func (m *Manager) all() string     { return m.node + "/vassals" }
+func (m *Manager) outside() string { return m.node + "/hooks" }
+
+// Node is the cgroup below which everything is, as a path inside every
+// hierarchy.
+func (m *Manager) Node() string { return m.node }
+
+// findNode decides where our cgroups are (KERNEL 22).
+func (m *Manager) findNode(runDir string) error {
+	own, err := m.trees.own()
+	if err != nil {
+		return err
+	}
+	// A sealed or upgraded Emperor executes itself in its leaf.
+	if p, ok := strings.CutSuffix(own, "/emperor"); ok {
+		if own = p; nodeName.MatchString(own) {
+			own = "/"
+		}
+	}
+	m.origin = own
+	if own != "/" && alone(m.trees.procsDir(own)) {
+		m.node = own
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(runDir, &st); err != nil {
+		return fmt.Errorf("run directory %s: %w", runDir, err)
+	}
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%d:%d", st.Dev, st.Ino)
+	m.node = fmt.Sprintf("/liege-%08x", h.Sum32())
+	return nil
+}
+
+// alone tells whether no other process is in the cgroup.
+func alone(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return false
+	}
+	for f := range strings.FieldsSeq(string(text)) {
+		if f != strconv.Itoa(os.Getpid()) {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *Manager) settle() error {
+	if err := m.trees.make(m.all()); err != nil {
+		return err
+	}
+	if m.trees.unified == "" {
+		m.guard = fmt.Errorf("%w: listeners cannot be guarded without a cgroup2 tree", ErrNotSupported)
+		return nil
+	}
+	for _, inner := range []string{m.leaf(), m.outside()} {
+		if err := os.MkdirAll(m.trees.procsDir(inner), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := m.move(m.leaf()); err != nil {
+		return err
+	}
+	m.trees.enable(m.node)
+	m.trees.enable(m.all())
+	m.guard = guard(m.trees.procsDir(m.leaf()))
+	var err error
+	m.hooks, err = os.Open(m.trees.procsDir(m.outside()))
+	return err
+}
+
+// move puts this process into a cgroup of the cgroup2 tree.
+func (m *Manager) move(inner string) error {
+	return os.WriteFile(filepath.Join(m.trees.unified, inner, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0)
+}
+
+// Guarded returns nil if inet listeners that this process opens may be handed
+// into a private network, else why not (KERNEL 1).
+func (m *Manager) Guarded() error { return m.guard }
+
+// Outside makes cmd start outside the guarded cgroup: hook commands, relays
+// and whatever else must connect.
+func (m *Manager) Outside(cmd *exec.Cmd) {
+	if m.hooks == nil {
+		return
+	}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &unix.SysProcAttr{}
+	}
+	cmd.SysProcAttr.UseCgroupFD = true
+	cmd.SysProcAttr.CgroupFD = int(m.hooks.Fd())
+}
+
+// Close gives back the cgroup node and what is below RunDir/sandbox. Every
+// Sandbox is done and every Vassal closed; if not, it fails and names one.
+func (m *Manager) Close() error {
+	m.mu.Lock()
+	for name := range m.vassals {
+		m.mu.Unlock()
+		return fmt.Errorf("close: vassal %s is still there", name)
+	}
+	m.mu.Unlock()
+	m.running.Wait()
+	var errs []error
+	if m.hooks != nil {
+		errs = append(errs, m.hooks.Close())
+		m.trees.empty(m.outside())
+	}
+	if own, err := m.trees.own(); m.trees.unified != "" && err == nil && own == m.leaf() {
+		if m.node == m.origin {
+			// The kernel refuses processes where controllers are
+			// enabled: systemd removes the unit's cgroup.
+			return errors.Join(append(errs, m.trees.remove(m.all()), m.trees.remove(m.outside()), os.RemoveAll(m.dir))...)
+		}
+		errs = append(errs, m.move(m.origin))
+	}
+	return errors.Join(append(errs, m.trees.remove(m.node), os.RemoveAll(m.dir))...)
+}

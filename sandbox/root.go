@@ -1,0 +1,234 @@
+package sandbox
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"liege/sandbox/stage"
+)
+
+// rootFlags are those of the composed root: it holds generated files only.
+const rootFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// makeRoot makes the composed root: a small file system with the generated
+// files and the mount points of what the stage attaches. libcontainer makes
+// the other mount points in it; then it becomes read-only for good, and the
+// host's mount of it goes.
+func (st *starting) makeRoot() error {
+	st.root = filepath.Join(st.m.rootDir(), st.spec.ID)
+	if err := os.Mkdir(st.root, 0o755); err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	st.undo = append(st.undo, st.dropRoot)
+	if err := unix.Mount("liege", st.root, "tmpfs", rootFlags, "mode=0755,size=16m,nr_inodes=64k"); err != nil {
+		return fmt.Errorf("root: mount %s: %w", st.root, err)
+	}
+	if err := st.divert(); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(st.root)
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	defer root.Close()
+	for _, f := range slices.SortedFunc(slices.Values(st.spec.Files), linksFirst) {
+		if err := makeFile(root, f); err != nil {
+			return fmt.Errorf("root: %w", err)
+		}
+	}
+	for _, a := range st.spec.Plan.Attach {
+		if err := st.makeTarget(root, a); err != nil {
+			return fmt.Errorf("mount point %s: %w", a.Target, err)
+		}
+	}
+	return nil
+}
+
+// dropRoot removes the host's mount of the root. The sandbox has its own.
+func (st *starting) dropRoot() error {
+	if st.root == "" {
+		return nil
+	}
+	if mounted, err := isMount(st.root); err == nil && mounted {
+		if err := unix.Unmount(st.root, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("root: unmount %s: %w", st.root, err)
+		}
+	}
+	if err := os.Remove(st.root); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("root: %w", err)
+	}
+	st.root = ""
+	return nil
+}
+
+// sealRoot makes the root's file system itself read-only, in the sandbox too.
+func (st *starting) sealRoot() error {
+	if err := unix.Mount("", st.root, "", unix.MS_REMOUNT|unix.MS_RDONLY|rootFlags, ""); err != nil {
+		return fmt.Errorf("make the root read-only: %w", err)
+	}
+	return nil
+}
+
+func linksFirst(a, b GenFile) int {
+	if (a.Link == "") != (b.Link == "") {
+		if a.Link != "" {
+			return -1
+		}
+		return 1
+	}
+	return strings.Compare(a.Path, b.Path)
+}
+
+func makeFile(root *os.Root, f GenFile) error {
+	name := strings.TrimPrefix(path.Clean("/"+f.Path), "/")
+	if name == "" {
+		return errors.New("a generated file has no name")
+	}
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	if f.Link != "" {
+		return root.Symlink(f.Link, name)
+	}
+	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(f.Text)
+	return errors.Join(err, file.Chmod(f.Mode.Perm()), file.Close())
+}
+
+// divert turns the binds that libcontainer cannot make into detached ones for
+// the stage: below a private directory, where an earlier generation may have
+// put a link, and below an attached mount, which would cover them. The stage
+// attaches the shallow before the deep.
+func (st *starting) divert() error {
+	spec := &st.spec
+	rest := make([]Mount, 0, len(spec.Root))
+	for _, b := range spec.Root {
+		if !st.covered(b.Target) {
+			rest = append(rest, b)
+			continue
+		}
+		if b.Recursive {
+			return fmt.Errorf("bind %s: a recursive bind cannot lie below a path of the vassal's own", b.Target)
+		}
+		src, err := os.OpenFile(b.Source, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return fmt.Errorf("bind: %w", err)
+		}
+		mount, err := DetachedBind(src, BindFlags{Writable: b.Writable, Exec: b.Exec})
+		src.Close()
+		if err != nil {
+			return err
+		}
+		st.own = append(st.own, mount)
+		spec.Plan.Attach = append(spec.Plan.Attach, stage.Attach{Mount: len(spec.Detached), Target: b.Target})
+		spec.Detached = append(spec.Detached, mount)
+	}
+	slices.SortStableFunc(rest, func(a, b Mount) int { return shallowFirst(a.Target, b.Target) })
+	slices.SortStableFunc(spec.Plan.Attach, func(a, b stage.Attach) int { return shallowFirst(a.Target, b.Target) })
+	spec.Root = rest
+	return nil
+}
+
+func shallowFirst(a, b string) int {
+	return cmp.Compare(strings.Count(path.Clean(a), "/"), strings.Count(path.Clean(b), "/"))
+}
+
+func (st *starting) covered(target string) bool {
+	for _, p := range private {
+		if inside(target, p.target) {
+			return true
+		}
+	}
+	for _, a := range st.spec.Plan.Attach {
+		if inside(target, a.Target) {
+			return true
+		}
+	}
+	return false
+}
+
+// inside tells whether p is below dir; both are absolute.
+func inside(p, dir string) bool {
+	return strings.HasPrefix(path.Clean(p), strings.TrimSuffix(path.Clean(dir), "/")+"/")
+}
+
+// makeTarget makes the mount point of an attached mount where that is ours to
+// make: in the root, or in a private directory. Below another bind it has to
+// exist, and the stage says so if it does not.
+func (st *starting) makeTarget(root *os.Root, a stage.Attach) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(st.spec.Detached[a.Mount].Fd()), &stat); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	isDir := stat.Mode&unix.S_IFMT == unix.S_IFDIR
+	target := path.Clean(a.Target)
+	for _, p := range private {
+		if inside(target, p.target) {
+			return makeBeneath(st.v.private(p.dir), strings.TrimPrefix(target, p.target+"/"), isDir)
+		}
+	}
+	for _, b := range st.spec.Root {
+		if inside(target, b.Target) {
+			return nil
+		}
+	}
+	for _, other := range st.spec.Plan.Attach {
+		if inside(target, other.Target) {
+			return nil
+		}
+	}
+	name := strings.TrimPrefix(target, "/")
+	if isDir {
+		return root.MkdirAll(name, 0o755)
+	}
+	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// makeBeneath makes a directory or an empty file below dir, where a tenant can
+// write: step by step, through no link (STYLE 10).
+func makeBeneath(dir, name string, isDir bool) error {
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	defer func() { unix.Close(at) }()
+	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
+	parts := strings.Split(name, "/")
+	for i, part := range parts {
+		if i == len(parts)-1 && !isDir {
+			fd, err := unix.Openat(at, part, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0o644)
+			if err != nil {
+				return &os.PathError{Op: "open", Path: part, Err: err}
+			}
+			return unix.Close(fd)
+		}
+		if err := unix.Mkdirat(at, part, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+			return &os.PathError{Op: "mkdir", Path: part, Err: err}
+		}
+		next, err := unix.Openat2(at, part, &how)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: part, Err: err}
+		}
+		unix.Close(at)
+		at = next
+	}
+	return nil
+}

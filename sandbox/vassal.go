@@ -1,0 +1,225 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+// A Vassal is what outlives a generation: the cgroup that holds the limits and
+// the counters, and the private /tmp, /var/tmp and /dev/shm.
+type Vassal struct {
+	m    *Manager
+	name vassal.Name
+
+	mu     sync.Mutex
+	live   map[int]*Sandbox
+	limits vassal.Limits // of the newest generation
+	oom    int64         // kills in generations that are gone (v1 counts them there only)
+	size   int64         // of the private tmpfs
+}
+
+// The private directories and where they are seen.
+var private = []struct{ dir, target string }{
+	{"tmp", "/tmp"}, {"var-tmp", "/var/tmp"}, {"shm", "/dev/shm"},
+}
+
+// Vassal returns the vassal of that name, and makes its cgroup and private
+// directories when they are not there. Those a killed Emperor left are used
+// again.
+func (m *Manager) Vassal(name vassal.Name) (*Vassal, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if v := m.vassals[name]; v != nil {
+		return v, nil
+	}
+	if _, err := vassal.ParseName(string(name)); err != nil {
+		return nil, err
+	}
+	v := &Vassal{m: m, name: name, live: map[int]*Sandbox{}}
+	if err := m.trees.make(v.cgroup()); err != nil {
+		return nil, err
+	}
+	m.trees.enable(v.cgroup())
+	if err := v.makePrivate(); err != nil {
+		return nil, errors.Join(err, v.remove())
+	}
+	m.vassals[name] = v
+	return v, nil
+}
+
+func (v *Vassal) cgroup() string           { return v.m.all() + "/" + v.name.Dir() }
+func (v *Vassal) generation(n int) string  { return fmt.Sprintf("%s/g%d", v.cgroup(), n) }
+func (v *Vassal) dir() string              { return filepath.Join(v.m.dir, v.name.Dir()) }
+func (v *Vassal) private(of string) string { return filepath.Join(v.dir(), of) }
+
+// Cgroup is the vassal's cgroup, as a path inside every hierarchy.
+func (v *Vassal) Cgroup() string { return v.cgroup() }
+
+const tmpfsFlags = unix.MS_NOSUID | unix.MS_NODEV
+
+// makePrivate mounts one small file system for all three directories, so that
+// a tenant fills its own and not the host's /run.
+func (v *Vassal) makePrivate() error {
+	if err := os.MkdirAll(v.dir(), 0o755); err != nil {
+		return fmt.Errorf("private directories: %w", err)
+	}
+	mounted, err := isMount(v.dir())
+	if err != nil {
+		return fmt.Errorf("private directories: %w", err)
+	}
+	if !mounted {
+		if err := unix.Mount("liege", v.dir(), "tmpfs", tmpfsFlags, tmpfsSize(v.m.tmpBytes(0))); err != nil {
+			return fmt.Errorf("private directories: mount %s: %w", v.dir(), err)
+		}
+		v.size = v.m.tmpBytes(0)
+	}
+	for _, p := range private {
+		d := v.private(p.dir)
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("private directories: %w", err)
+		}
+		if err := os.Chmod(d, 0o777|os.ModeSticky); err != nil {
+			return fmt.Errorf("private directories: %w", err)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) tmpBytes(memoryMax int64) int64 {
+	limit := m.cfg.TmpBytes
+	if limit <= 0 {
+		limit = DefaultTmpBytes
+	}
+	if memoryMax > 0 {
+		limit = min(limit, memoryMax)
+	}
+	return limit
+}
+
+func tmpfsSize(n int64) string { return fmt.Sprintf("mode=0755,size=%d,nr_inodes=1m", n) }
+
+// isMount tells whether a file system is mounted on dir.
+func isMount(dir string) (bool, error) {
+	var st, up unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return false, &os.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if err := unix.Lstat(filepath.Dir(dir), &up); err != nil {
+		return false, &os.PathError{Op: "lstat", Path: filepath.Dir(dir), Err: err}
+	}
+	return st.Dev != up.Dev, nil
+}
+
+// begin takes in a new generation and sets the vassal's limits for it. While
+// others live, memory-max and pids-max are raised by what those use, so that
+// the new one neither starves nor kills them (CONTRACT 18).
+func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.live[s.gen] != nil {
+		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
+	}
+	if n := v.m.tmpBytes(l.MemoryMax); n != v.size {
+		if err := unix.Mount("", v.dir(), "", unix.MS_REMOUNT|tmpfsFlags, tmpfsSize(n)); err == nil {
+			v.size = n // smaller than what is in it: EINVAL, the old size stays
+		}
+	}
+	raised := l
+	for gen := range v.live {
+		u, err := v.m.trees.usage(v.generation(gen))
+		if err != nil {
+			continue // it just ended
+		}
+		if raised.MemoryMax > 0 {
+			raised.MemoryMax += u.MemoryBytes
+		}
+		if raised.PidsMax > 0 {
+			raised.PidsMax += u.Pids
+		}
+	}
+	if ceiling > 0 && l.MemoryMax > 0 {
+		raised.MemoryMax = max(l.MemoryMax, min(raised.MemoryMax, ceiling))
+	}
+	if err := v.m.trees.limit(v.cgroup(), raised); err != nil {
+		return err
+	}
+	v.live[s.gen], v.limits = s, l
+	return nil
+}
+
+// end takes a generation out; with the last but one the limits fall back.
+func (v *Vassal) end(s *Sandbox, oomKills int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.live, s.gen)
+	if !v.m.trees.v2() {
+		v.oom += oomKills
+	}
+	if len(v.live) > 1 {
+		return nil
+	}
+	if err := v.m.trees.limit(v.cgroup(), v.limits); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("lower the limits of %s again: %w", v.name, err)
+	}
+	return nil
+}
+
+// Usage is what the kernel counted for the vassal, over all its generations
+// since the Vassal was made.
+func (v *Vassal) Usage() (Usage, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	u, err := v.m.trees.usage(v.cgroup())
+	if err != nil || v.m.trees.v2() {
+		return u, err
+	}
+	u.OOMKills += v.oom
+	for gen := range v.live {
+		g, err := v.m.trees.usage(v.generation(gen))
+		if err == nil {
+			u.OOMKills += g.OOMKills
+		}
+	}
+	return u, nil
+}
+
+// Close removes the cgroup and the private directories with all that is in
+// them. No Sandbox of the vassal lives any more.
+func (v *Vassal) Close() error {
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	v.mu.Lock()
+	n := len(v.live)
+	v.mu.Unlock()
+	if n > 0 {
+		return fmt.Errorf("close vassal %s: %d generations still live", v.name, n)
+	}
+	if v.m.vassals[v.name] == v {
+		delete(v.m.vassals, v.name)
+	}
+	return v.remove()
+}
+
+func (v *Vassal) remove() error {
+	var errs []error
+	if mounted, err := isMount(v.dir()); err == nil && mounted {
+		if err := unix.Unmount(v.dir(), unix.MNT_DETACH); err != nil {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", v.dir(), err))
+		}
+	}
+	if len(errs) == 0 {
+		// Only ever the empty mount point: a file system that is still
+		// mounted makes this fail.
+		if err := os.Remove(v.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, v.m.trees.remove(v.cgroup()))...)
+}
