@@ -10,7 +10,8 @@
 //	… start a generation with change.Files() …
 //	change.Commit()                          // it serves: what it doesn't name is closed
 //	change.Abort()                           // or it failed: what was made for it is closed
-//	set.Close()                              // the vassal is gone
+//	set.Close()                              // the vassal is gone; or, renamed:
+//	other.Inherit(set)
 //
 // TCP and abstract sockets are made by the process itself, which must be in
 // the guarded cgroup then (KERNEL 1). A unix socket in a directory that only
@@ -23,7 +24,6 @@ package listen
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -66,8 +66,7 @@ type Registry struct {
 // NewRegistry returns an empty Registry.
 func NewRegistry() *Registry { return &Registry{held: map[string]*socket{}} }
 
-// socket is one listening socket. Sets share it while a renamed vassal's old
-// and new generations overlap.
+// socket is one listening socket.
 type socket struct {
 	addr     string // canonical: the key in Registry.held
 	protocol vassal.Protocol
@@ -79,8 +78,6 @@ type socket struct {
 	owner *Set
 	from  string // owner's file
 	line  int
-	uid   int
-	refs  int
 }
 
 // Set is the sockets of one vassal.
@@ -143,7 +140,7 @@ func (c *Change) Commit() {
 		c.set.current = c.next
 		for _, s := range old {
 			if !slices.Contains(c.next, s) {
-				c.set.reg.release(s, c.set)
+				c.set.reg.release(s)
 			}
 		}
 	})
@@ -153,7 +150,7 @@ func (c *Change) Commit() {
 func (c *Change) Abort() {
 	c.once.Do(func() {
 		for _, s := range c.added {
-			c.set.reg.release(s, c.set)
+			c.set.reg.release(s)
 		}
 	})
 }
@@ -176,7 +173,7 @@ func (s *Set) Close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, k := range s.current {
-		s.reg.release(k, s)
+		s.reg.release(k)
 	}
 	s.current = nil
 }
@@ -207,12 +204,27 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	return c, m.problems
 }
 
-// Adopt takes a socket that an earlier Emperor made for the vassal, and which
-// the caller has checked, as if Apply had made it. On success the Set owns f.
-func (s *Set) Adopt(l vassal.Listener, bound, from string, uid int, f *os.File) error {
+// Inherit takes over every socket of old, whose file was renamed and of which
+// no generation lives any more.
+func (s *Set) Inherit(old *Set) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := &socket{addr: l.Address, protocol: l.Protocol, file: f, bound: bound, owner: s, from: from, line: l.At.Line, uid: uid, refs: 1}
+	s.reg.mu.Lock()
+	defer s.reg.mu.Unlock()
+	for _, k := range old.current {
+		k.owner = s
+	}
+	s.current, old.current = append(s.current, old.current...), nil
+}
+
+// Adopt takes a socket that an earlier Emperor made for the vassal, and which
+// the caller has checked, as if Apply had made it. On success the Set owns f.
+func (s *Set) Adopt(l vassal.Listener, bound, from string, f *os.File) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := &socket{addr: l.Address, protocol: l.Protocol, file: f, bound: bound, owner: s, from: from, line: l.At.Line}
 	if l.Address[0] == '/' {
 		st, err := node(f)
 		if err != nil {
@@ -238,18 +250,13 @@ func (k *socket) public() Bound {
 	return Bound{Address: k.bound, Protocol: k.protocol, Cookie: cookie, File: k.file}
 }
 
-// release gives up s's share of k; the last one closes it.
-func (r *Registry) release(k *socket, s *Set) {
+// release closes k and forgets it.
+func (r *Registry) release(k *socket) {
 	r.mu.Lock()
-	k.refs--
-	last := k.refs == 0
-	if last && r.held[k.addr] == k {
+	if r.held[k.addr] == k {
 		delete(r.held, k.addr)
 	}
 	r.mu.Unlock()
-	if !last {
-		return
-	}
 	k.file.Close()
 	k.remove()
 }
@@ -273,22 +280,20 @@ func (k *socket) remove() {
 	}
 }
 
-// share finds a socket for l that another vassal of this Emperor has. A
-// vassal whose file is gone has been renamed, if the new one runs as the same
-// user: the new one shares it until the old one has drained.
-func (r *Registry) share(l vassal.Listener, s *Set, want Want) (*socket, *vassal.Problem) {
+// other says which other vassal of this Emperor has l's address, if one has.
+func (r *Registry) other(l vassal.Listener, s *Set) *vassal.Problem {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	k := r.held[l.Address]
-	if k == nil || k.owner == s {
-		return nil, nil
+	if k == nil || k.owner == s || isAnyPort(l.Address) {
+		return nil
 	}
-	if k.protocol == l.Protocol && k.uid == want.UID && gone(k.from) {
-		k.refs++
-		k.owner, k.from, k.line = s, want.File, l.At.Line
-		return k, nil
-	}
-	return nil, inUse(l, fmt.Sprintf("vassal %s has it (%s:%d)", k.owner.name, k.from, k.line), "name another address in one of the two files")
+	return inUse(l, fmt.Sprintf("vassal %s has it (%s:%d)", k.owner.name, k.from, k.line), "name another address in one of the two files")
+}
+
+func isAnyPort(addr string) bool {
+	a, err := netip.ParseAddrPort(addr)
+	return err == nil && a.Port() == 0
 }
 
 // rival finds a vassal that listens on l's port at an address that includes
@@ -307,12 +312,6 @@ func (r *Registry) rival(l vassal.Listener, s *Set) string {
 		}
 	}
 	return ""
-}
-
-// gone reports whether the file of a vassal does not exist any more.
-func gone(file string) bool {
-	_, err := os.Lstat(file)
-	return errors.Is(err, fs.ErrNotExist)
 }
 
 func inUse(l vassal.Listener, why, hint string) *vassal.Problem {

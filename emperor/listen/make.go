@@ -46,21 +46,19 @@ func (m *maker) user() (*asuser.Session, error) {
 // one returns the socket for l, and whether the Set did not have it; nil after
 // a problem. earlier are the listeners of the same start before l.
 func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) (k *socket, fresh bool) {
-	i := slices.IndexFunc(m.set.current, func(k *socket) bool { return k.addr == l.Address && k.protocol == l.Protocol })
+	i := slices.IndexFunc(m.set.current, func(k *socket) bool { return k.addr == l.Address })
 	if i >= 0 {
 		if k = m.set.current[i]; k.healthy() {
+			m.set.reg.mu.Lock()
+			k.protocol, k.from, k.line = l.Protocol, m.want.File, l.At.Line
+			m.set.reg.mu.Unlock()
 			m.check(l, k, m.settle(l, k))
 			return k, false
 		}
 	}
-	k, p := m.set.reg.share(l, m.set, m.want)
-	if p != nil {
+	if p := m.set.reg.other(l, m.set); p != nil {
 		m.problems = append(m.problems, *p)
 		return nil, false
-	}
-	if k != nil {
-		m.check(l, k, m.settle(l, k))
-		return k, true
 	}
 	k, err := m.make(l, earlier)
 	if err != nil {
@@ -111,7 +109,7 @@ func words(err error) string {
 func (m *maker) make(l vassal.Listener, earlier []vassal.Listener) (*socket, error) {
 	k := &socket{
 		addr: l.Address, protocol: l.Protocol, bound: l.Address,
-		owner: m.set, from: m.want.File, line: l.At.Line, uid: m.want.UID, refs: 1,
+		owner: m.set, from: m.want.File, line: l.At.Line,
 	}
 	var err error
 	switch l.Address[0] {
@@ -323,6 +321,9 @@ func (m *maker) settle(l vassal.Listener, k *socket) error {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || st.Nlink > 1 {
 		return errors.New("its node is not what was made")
+	}
+	if l.Chown == "" && int(st.Uid) != m.want.UID { // the uid line changed
+		uid, gid = m.want.UID, m.want.GID
 	}
 	if uid >= 0 && int(st.Uid) != uid || gid >= 0 && int(st.Gid) != gid {
 		if err := unix.Fchownat(int(n.Fd()), "", uid, gid, unix.AT_EMPTY_PATH); err != nil {

@@ -1,0 +1,162 @@
+package logs
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+// open opens the log file: root's, readable by the vassal's group.
+func (l *Log) open() error {
+	if err := os.MkdirAll(l.set.Dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(l.Path(), os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
+	if err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", l.Path())
+	}
+	if err == nil && l.gid >= 0 {
+		err = errors.Join(f.Chown(0, l.gid), f.Chmod(0o640))
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	l.out, l.size = f, fi.Size()
+	return nil
+}
+
+// write appends s to the file, and reports whether it is there.
+func (l *Log) write(s []byte) bool {
+	if l.out == nil { // a rotation failed
+		if err := l.open(); err != nil {
+			l.lose(len(s), err.Error())
+			return false
+		}
+	}
+	n, err := l.out.Write(s)
+	l.size += int64(n)
+	if err != nil {
+		why := err
+		if p, ok := errors.AsType[*fs.PathError](err); ok {
+			why = p.Err
+		}
+		l.lose(len(s), why.Error())
+		return false
+	}
+	if l.size >= l.set.MaxSize {
+		l.rotate()
+	}
+	return true
+}
+
+// rotate makes NAME.log.1.gz of NAME.log, .2.gz of that, and so on. What
+// cannot be done is left out: the log goes on.
+func (l *Log) rotate() {
+	old := func(n int) string { return fmt.Sprintf("%s.%d.gz", l.Path(), n) }
+	_ = os.Remove(old(l.set.Keep)) // missing, at first
+	for n := l.set.Keep - 1; n > 0; n-- {
+		_ = os.Rename(old(n), old(n+1)) // missing, at first
+	}
+	l.out.Close()
+	l.out = nil
+	plain := l.Path() + ".1"
+	if err := os.Rename(l.Path(), plain); err != nil {
+		l.lose(0, err.Error())
+		return
+	}
+	if err := l.compress(plain, old(1)); err != nil {
+		_ = os.Remove(old(1)) // half of it
+		l.lose(0, err.Error())
+	}
+	_ = os.Remove(plain) // compressed, or there is no room for it
+	if err := l.open(); err != nil {
+		l.out = nil // the next line tries again
+	}
+}
+
+func (l *Log) compress(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o640)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if l.gid >= 0 {
+		if err := out.Chown(0, l.gid); err != nil {
+			return err
+		}
+	}
+	z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(z, in); err != nil {
+		return err
+	}
+	return errors.Join(z.Close(), out.Close())
+}
+
+// Expire removes the logs in dir of vassals that are gone, once they have not
+// been written to for KeepFor.
+func Expire(dir string, lives func(vassal.Name) bool, now time.Time) error {
+	es, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range es {
+		base, rest, ok := strings.Cut(e.Name(), ".log")
+		for ok && strings.Contains(rest, ".log") { // a vassal named x.log
+			more, after, _ := strings.Cut(rest, ".log")
+			base, rest = base+".log"+more, after
+		}
+		name, err := vassal.ParseName(base)
+		if !ok || err != nil || lives(name) || rest != "" && !strings.HasSuffix(rest, ".gz") && rest != ".1" {
+			continue
+		}
+		if fi, err := e.Info(); err == nil && fi.Mode().IsRegular() && now.Sub(fi.ModTime()) > KeepFor {
+			errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// bucket is a token bucket: rate a second, at most burst at once.
+type bucket struct {
+	rate, burst float64
+	level       float64
+	last        time.Time // zero: full
+}
+
+func (b *bucket) take(n int, now time.Time) bool {
+	if b.last.IsZero() {
+		b.level = b.burst
+	} else {
+		b.level = min(b.burst, b.level+now.Sub(b.last).Seconds()*b.rate)
+	}
+	b.last = now
+	if float64(n) > b.level {
+		return false
+	}
+	b.level -= float64(n)
+	return true
+}

@@ -1,0 +1,362 @@
+// Package logs carries what a vassal prints into its log file (CONTRACT 11,
+// KERNEL 25).
+//
+// stdout and stderr of a vassal are one FIFO in the Emperor's run directory,
+// owned by the vassal's user so that /dev/stdout can be opened inside. The
+// vassal has it open for reading too, so it never meets a FIFO without a
+// reader, not even while the Emperor is dead. One goroutine per vassal moves
+// lines from the FIFO to NAME.log, a file that the vassal never touches:
+//
+//	l, err := logs.Open(settings, "shop", fifo)
+//	go l.Run()                       // until Close
+//	w, err := l.Writer(uid, gid)     // for a generation: its stdout and stderr
+//	l.Note("network: none")          // Liege's own lines
+//	l.Settle(); l.Tail(20)           // what it said before it died
+//	l.Close()
+//
+// Nothing that a vassal prints stops anybody else or fills the disk: more than
+// Rate bytes a second are dropped and counted, a flood is read slowly so that
+// its author waits, long lines are split, files are rotated at MaxSize, and
+// what a full disk refuses is dropped.
+package logs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+// Defaults and bounds.
+const (
+	DefaultMaxSize = 10 << 20               // bytes of one file
+	DefaultKeep    = 5                      // rotated files, compressed
+	Rate           = 1 << 20                // bytes a second that are kept
+	MaxLine        = 16 << 10               // bytes; a longer line is split
+	TailLines      = 64                     // kept in memory
+	KeepFor        = 7 * 24 * time.Hour     // the log of a vassal that is gone
+	flushAfter     = 300 * time.Millisecond // a line without its end is written then
+	chunk          = 64 << 10
+	flood          = 8 * Rate // bytes a second that are read of a vassal over its rate
+)
+
+// Settings are the same for every vassal of an Emperor.
+type Settings struct {
+	Dir     string // root's, 0755
+	MaxSize int64  // 0: DefaultMaxSize
+	Keep    int    // 0: DefaultKeep
+	// Tee, if not nil, gets each line too, without its end and without
+	// control characters. It is called by every vassal's goroutine.
+	Tee func(name vassal.Name, line string)
+}
+
+// Log is one vassal's log.
+type Log struct {
+	set  Settings
+	name vassal.Name
+	fifo string
+	in   *os.File
+	done chan struct{}
+
+	mu        sync.Mutex // the lines come from Run, the notes from anybody
+	gid       int
+	out       *os.File
+	size      int64
+	elsewhere io.WriteCloser // logto: where the vassal's own lines go instead
+	tail      []string
+	lost      lost
+	bucket    bucket
+	partial   []byte
+}
+
+// lost counts what was dropped since the last line that says so.
+type lost struct {
+	lines, bytes int64
+	why          string
+}
+
+// Open opens the log of the vassal name and its FIFO, which it makes.
+func Open(set Settings, name vassal.Name, fifo string) (*Log, error) {
+	if set.MaxSize == 0 {
+		set.MaxSize = DefaultMaxSize
+	}
+	if set.Keep == 0 {
+		set.Keep = DefaultKeep
+	}
+	l := &Log{set: set, name: name, fifo: fifo, gid: -1, done: make(chan struct{}), bucket: bucket{rate: Rate, burst: Rate}}
+	if err := makeFIFO(fifo); err != nil {
+		return nil, fmt.Errorf("log of %s: %w", name, err)
+	}
+	var err error
+	if l.in, err = os.OpenFile(fifo, os.O_RDWR|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0); err != nil {
+		return nil, fmt.Errorf("log of %s: %w", name, err)
+	}
+	if err := l.open(); err != nil {
+		l.in.Close()
+		return nil, fmt.Errorf("log of %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// makeFIFO makes the FIFO, or keeps one that an earlier Emperor left: a
+// survivor may be writing to it.
+func makeFIFO(path string) error {
+	err := unix.Mkfifo(path, 0o600)
+	if err == nil || err != unix.EEXIST {
+		return err
+	}
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if fi.Mode()&fs.ModeNamedPipe == 0 {
+		return fmt.Errorf("%s is not a FIFO", path)
+	}
+	return nil
+}
+
+// Path is the log file.
+func (l *Log) Path() string { return filepath.Join(l.set.Dir, string(l.name)+".log") }
+
+// Writer opens the FIFO for a generation that runs as uid and gid. It is open
+// for reading too (see above), and blocking. The caller closes it.
+func (l *Log) Writer(uid, gid int) (*os.File, error) {
+	if err := os.Chown(l.fifo, uid, gid); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if gid != l.gid {
+		l.gid = gid
+		if l.out != nil {
+			if err := l.out.Chown(0, gid); err != nil {
+				return nil, err
+			}
+		}
+	}
+	fd, err := unix.Open(l.fifo, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), l.fifo), nil
+}
+
+// Elsewhere sends the vassal's own lines to w, which the Log owns from then
+// on, instead of its file; nil: to its file again.
+func (l *Log) Elsewhere(w io.WriteCloser) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.elsewhere != nil {
+		l.elsewhere.Close()
+	}
+	l.elsewhere = w
+}
+
+// Run moves lines until Close.
+func (l *Log) Run() {
+	defer close(l.done)
+	buf := make([]byte, chunk)
+	for {
+		n, err := l.in.Read(buf)
+		if n > 0 {
+			if l.lines(buf[:n], time.Now()) {
+				time.Sleep(time.Duration(n) * time.Second / flood) // its author waits meanwhile
+			}
+		}
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			l.flush(time.Now())
+			err = l.in.SetReadDeadline(time.Time{})
+		case err == nil && l.unfinished():
+			err = l.in.SetReadDeadline(time.Now().Add(flushAfter))
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			l.flush(time.Now())
+			return
+		}
+	}
+}
+
+func (l *Log) unfinished() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.partial) > 0 || l.lost.lines > 0
+}
+
+// lines takes bytes from the vassal; it reports whether they came too fast.
+func (l *Log) lines(b []byte, now time.Time) (fast bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(b) > 0 {
+		i := bytes.IndexByte(b, '\n')
+		part := b
+		if i >= 0 {
+			part = b[:i]
+		}
+		room := MaxLine - len(l.partial)
+		if len(part) > room {
+			l.partial = append(l.partial, part[:room]...)
+			b = b[room:]
+			l.line(now)
+			continue
+		}
+		l.partial = append(l.partial, part...)
+		if i < 0 {
+			break
+		}
+		b = b[i+1:]
+		l.line(now)
+	}
+	return l.lost.lines > 0
+}
+
+// flush ends a line that has no end yet, and says what was lost.
+func (l *Log) flush(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.partial) > 0 {
+		l.line(now)
+	}
+	l.sayLost(now)
+}
+
+// line takes l.partial as one line of the vassal's.
+func (l *Log) line(now time.Time) {
+	s := append(l.partial, '\n')
+	l.partial = l.partial[:0]
+	l.remember(s)
+	if !l.bucket.take(len(s), now) {
+		l.lose(len(s), fmt.Sprintf("more than %d bytes a second", Rate))
+		return
+	}
+	l.sayLost(now)
+	if l.elsewhere != nil {
+		if _, err := l.elsewhere.Write(s); err != nil {
+			l.lose(len(s), err.Error())
+		}
+		return
+	}
+	l.write(s)
+}
+
+func (l *Log) lose(n int, why string) {
+	l.lost.lines++
+	l.lost.bytes += int64(n)
+	l.lost.why = why
+}
+
+// sayLost writes what was dropped, once there is room for it.
+func (l *Log) sayLost(now time.Time) {
+	if l.lost.lines == 0 {
+		return
+	}
+	s := fmt.Appendf(nil, "liege: %d lines of %d bytes were dropped: %s\n", l.lost.lines, l.lost.bytes, l.lost.why)
+	if !l.bucket.take(len(s), now) {
+		return
+	}
+	if was := l.lost; l.write(s) {
+		l.lost = lost{}
+	} else {
+		l.lost = was // the disk is still full
+	}
+}
+
+// Note writes a line of Liege's own.
+func (l *Log) Note(format string, a ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := []byte("liege: " + strings.ReplaceAll(fmt.Sprintf(format, a...), "\n", " ") + "\n")
+	if l.set.Tee != nil {
+		l.set.Tee(l.name, Clean(string(s[:len(s)-1])))
+	}
+	l.write(s)
+}
+
+// remember keeps a line for Tail, and shows it.
+func (l *Log) remember(s []byte) {
+	text := Clean(string(s[:min(len(s)-1, 1<<10)]))
+	if len(l.tail) == TailLines {
+		copy(l.tail, l.tail[1:])
+		l.tail = l.tail[:TailLines-1]
+	}
+	l.tail = append(l.tail, text)
+	if l.set.Tee != nil {
+		l.set.Tee(l.name, text)
+	}
+}
+
+// Clean replaces what a terminal might act on.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\t' && (r < ' ' || r >= 0x7f && r < 0xa0) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+}
+
+// Tail returns the vassal's last lines, at most n.
+func (l *Log) Tail(n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.tail[max(0, len(l.tail)-n):]...)
+}
+
+// Forget empties what Tail returns: a new generation starts.
+func (l *Log) Forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tail = nil
+}
+
+// Settle waits until what was printed before has been moved, but not for long.
+func (l *Log) Settle() {
+	for range 50 {
+		n, err := unix.IoctlGetInt(int(l.fd()), unix.TIOCINQ)
+		if err != nil || n == 0 && !l.unfinished() {
+			return
+		}
+		time.Sleep(2 * flushAfter / 50)
+	}
+}
+
+func (l *Log) fd() (fd uintptr) {
+	c, err := l.in.SyscallConn()
+	if err != nil {
+		return ^uintptr(0)
+	}
+	if c.Control(func(f uintptr) { fd = f }) != nil {
+		return ^uintptr(0)
+	}
+	return fd
+}
+
+// Close ends Run, waits for it, and removes the FIFO. The log file stays.
+func (l *Log) Close() error {
+	err := l.in.Close()
+	<-l.done
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.out != nil {
+		err = errors.Join(err, l.out.Close())
+		l.out = nil
+	}
+	if l.elsewhere != nil {
+		l.elsewhere.Close() // a write that failed has been counted
+		l.elsewhere = nil
+	}
+	if rm := os.Remove(l.fifo); !errors.Is(rm, fs.ErrNotExist) {
+		err = errors.Join(err, rm)
+	}
+	return err
+}

@@ -1,0 +1,248 @@
+package logs
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+func open(t *testing.T, set Settings) *Log {
+	t.Helper()
+	if set.Dir == "" {
+		set.Dir = filepath.Join(t.TempDir(), "log")
+	}
+	l, err := Open(set, "shop", filepath.Join(t.TempDir(), "fifo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go l.Run()
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func writer(t *testing.T, l *Log) *os.File {
+	t.Helper()
+	w, err := l.Writer(os.Getuid(), os.Getgid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	return w
+}
+
+func content(t *testing.T, l *Log) string {
+	t.Helper()
+	l.Settle()
+	b, err := os.ReadFile(l.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestLines(t *testing.T) {
+	var mu sync.Mutex
+	var tee []string
+	l := open(t, Settings{Tee: func(n vassal.Name, s string) {
+		mu.Lock()
+		defer mu.Unlock()
+		tee = append(tee, fmt.Sprintf("%s | %s", n, s))
+	}})
+	l.Note("network: %s", "none")
+	w := writer(t, l)
+	fmt.Fprint(w, "one\ntwo \x1b[2J\nno end")
+	long := strings.Repeat("x", MaxLine+5)
+	got := content(t, l)
+	if want := "liege: network: none\none\ntwo \x1b[2J\nno end\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	fmt.Fprintln(w, long)
+	got = content(t, l)
+	if want := long[:MaxLine] + "\nxxxxx\n"; !strings.HasSuffix(got, want) {
+		t.Errorf("the long line ends in %q", got[len(got)-20:])
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := "shop | liege: network: none|shop | one|shop | two ?[2J|shop | no end"; strings.Join(tee[:4], "|") != want {
+		t.Errorf("tee %q", tee[:4])
+	}
+	if tail := l.Tail(4); tail[0] != "two ?[2J" || len(tail[2]) != 1<<10 {
+		t.Errorf("tail %.40q", tail)
+	}
+}
+
+func TestModes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	l := open(t, Settings{})
+	w, err := l.Writer(65534, 65533)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for path, want := range map[string]string{l.fifo: "10600 65534:65533", l.Path(): "100640 0:65533", filepath.Dir(l.Path()): "40755 0:0"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%o %d:%d", st.Mode, st.Uid, st.Gid); got != want {
+			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+	if flags, err := unix.FcntlInt(w.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_ACCMODE != unix.O_RDWR || flags&unix.O_NONBLOCK != 0 {
+		t.Errorf("flags %o, %v", flags, err)
+	}
+}
+
+func TestRotate(t *testing.T) {
+	l := open(t, Settings{MaxSize: 1000, Keep: 2})
+	w := writer(t, l)
+	for i := range 50 {
+		fmt.Fprintf(w, "line %03d %s\n", i, strings.Repeat(".", 90))
+		if i%10 == 9 {
+			l.Settle()
+		}
+	}
+	content(t, l)
+	es, err := os.ReadDir(filepath.Dir(l.Path()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range es {
+		names = append(names, e.Name())
+	}
+	if got := strings.Join(names, " "); got != "shop.log shop.log.1.gz shop.log.2.gz" && got != "shop.log.1.gz shop.log.2.gz" {
+		t.Errorf("files: %s", got)
+	}
+	z, err := os.Open(l.Path() + ".1.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	r, err := gzip.NewReader(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil || len(b) < 1000 || len(b) > 1200 || !bytes.HasPrefix(b, []byte("line 0")) {
+		t.Errorf("%d bytes %.20q, %v", len(b), b, err)
+	}
+}
+
+// What comes too fast is dropped and counted; what comes later is kept.
+func TestFlood(t *testing.T) {
+	l := open(t, Settings{})
+	l.bucket = bucket{rate: Rate, burst: 1000}
+	at := time.Unix(1_000_000, 0)
+	line := strings.Repeat("y", 99) + "\n"
+	fast := l.lines([]byte(strings.Repeat(line, 25)), at)
+	if !fast || l.lost.lines != 15 {
+		t.Errorf("fast %v, lost %+v", fast, l.lost)
+	}
+	if l.lines([]byte("later\n"), at.Add(time.Second)) {
+		t.Error("still fast")
+	}
+	b, err := os.ReadFile(l.Path())
+	if want := strings.Repeat(line, 10) + "liege: 15 lines of 1500 bytes were dropped: more than 1048576 bytes a second\nlater\n"; err != nil || string(b) != want {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// A full disk drops, and says so when there is room again.
+func TestFullDisk(t *testing.T) {
+	l := open(t, Settings{})
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer(t, l)
+	l.mu.Lock()
+	good := l.out
+	l.out = full
+	l.mu.Unlock()
+	fmt.Fprint(w, "a\nb\n")
+	for i := 0; i < 1000 && len(l.Tail(9)) < 2; i++ {
+		time.Sleep(time.Millisecond)
+	}
+	l.mu.Lock()
+	l.out = good
+	l.mu.Unlock()
+	full.Close()
+	fmt.Fprint(w, "c\n")
+	if got, want := content(t, l), "liege: 2 lines of 4 bytes were dropped: no space left on device\nc\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// The writer's end outlives the log: nobody dies of SIGPIPE, and the next Log
+// reads on.
+func TestReopen(t *testing.T) {
+	dir := t.TempDir()
+	set := Settings{Dir: dir}
+	l, err := Open(set, "shop", dir+"/fifo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := writer(t, l)
+	l.in.Close() // as if killed
+	if _, err := w.WriteString("while nobody reads\n"); err != nil {
+		t.Fatal(err)
+	}
+	l, err = Open(set, "shop", dir+"/fifo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go l.Run()
+	if got := content(t, l); got != "while nobody reads\n" {
+		t.Errorf("got %q", got)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir + "/fifo"); err == nil {
+		t.Error("the FIFO is left")
+	}
+}
+
+func TestExpire(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Now()
+	old := now.Add(-KeepFor - time.Hour)
+	for name, at := range map[string]time.Time{
+		"gone.log": old, "gone.log.1.gz": old, "gone.log.log": old, "lives.log": old, "fresh.log": now, "other": old, "gone.log.keep": old,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Expire(dir, func(n vassal.Name) bool { return n == "lives" }, now); err != nil {
+		t.Fatal(err)
+	}
+	es, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, e := range es {
+		left = append(left, e.Name())
+	}
+	if got, want := strings.Join(left, " "), "fresh.log gone.log.keep lives.log other"; got != want {
+		t.Errorf("left %s, want %s", got, want)
+	}
+}

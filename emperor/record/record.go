@@ -1,0 +1,296 @@
+// Package record keeps, on disk, what a later Emperor must know of the
+// generations that this one started, should this one be killed (KERNEL 19).
+//
+// The run directory:
+//
+//	RUN/lock                        held with flock(2) while an Emperor uses it
+//	RUN/vassals/v-NAME/             one directory per vassal, root's
+//	RUN/vassals/v-NAME/gen-N.json   one Record per generation that may live
+//	RUN/vassals/v-NAME/log          the vassal's log FIFO
+//
+// A Record is written, whole and by rename, before the stage of its generation
+// is executed and again when more is known; it is removed when nothing of the
+// generation is left. It is root's, but it is read back as if it were a
+// stranger's: a bound, known members, plausible values.
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+// Version is the only version of the format.
+const Version = 1
+
+// maxRecord bounds a record file, in bytes.
+const maxRecord = 1 << 20
+
+// Record is one generation.
+type Record struct {
+	V         int           `json:"v"`
+	Name      vassal.Name   `json:"name"`
+	Gen       int           `json:"gen"`
+	File      string        `json:"file"`
+	PID       int           `json:"pid"`        // of the sandbox's first process; 0: not known yet
+	StartTime uint64        `json:"start_time"` // of PID: field 22 of /proc/PID/stat, in clock ticks since boot
+	Boot      string        `json:"boot"`       // boot id: a PID of another boot is nobody
+	Cgroup    string        `json:"cgroup"`     // as the sandbox names it
+	Digest    string        `json:"digest"`
+	Ready     bool          `json:"ready"`
+	Drain     time.Duration `json:"drain"` // how long it may take to finish
+	UID       int           `json:"uid"`
+	Control   uint64        `json:"control,omitempty"` // SO_COOKIE of the core's end
+	Listeners []Listener    `json:"listeners"`
+}
+
+// Listener is one listening socket that the generation's first process holds.
+type Listener struct {
+	Address  string          `json:"address"` // as the file names it, canonical
+	Bound    string          `json:"bound"`   // as bound
+	Protocol vassal.Protocol `json:"protocol"`
+	FD       int             `json:"fd"` // in the first process
+	Cookie   uint64          `json:"cookie"`
+	Line     int             `json:"line"`
+}
+
+// A Dir is an Emperor's run directory, locked.
+type Dir struct {
+	path string
+	lock *os.File
+	boot string
+}
+
+// Open makes the run directory if it is missing and locks it. The error of a
+// second Emperor says who holds it.
+func Open(path string) (*Dir, error) {
+	if err := os.MkdirAll(filepath.Join(path, "vassals"), 0o755); err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer lock.Close()
+		if err != unix.EWOULDBLOCK {
+			return nil, fmt.Errorf("%s: lock: %w", path, err)
+		}
+		b, err := io.ReadAll(io.LimitReader(lock, 32))
+		if err != nil {
+			return nil, fmt.Errorf("%s: lock: %w", path, err)
+		}
+		return nil, fmt.Errorf("%s is in use by the Emperor with pid %s", path, strings.TrimSpace(string(b)))
+	}
+	d := &Dir{path: path, lock: lock}
+	if err := d.sign(); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// sign writes who holds the lock, and learns which boot this is.
+func (d *Dir) sign() error {
+	if err := d.lock.Truncate(0); err != nil {
+		return err
+	}
+	if _, err := d.lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		return err
+	}
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	d.boot = strings.TrimSpace(string(b))
+	return err
+}
+
+// Close gives the directory up. What is in it stays.
+func (d *Dir) Close() error { return d.lock.Close() }
+
+// Path is the run directory.
+func (d *Dir) Path() string { return d.path }
+
+// Vassal is the directory of the vassal name.
+func (d *Dir) Vassal(name vassal.Name) string {
+	return filepath.Join(d.path, "vassals", name.Dir())
+}
+
+func (d *Dir) file(name vassal.Name, gen int) string {
+	return filepath.Join(d.Vassal(name), fmt.Sprintf("gen-%d.json", gen))
+}
+
+// Write writes r, atomically. It fills in V, Boot and, with a PID, StartTime.
+func (d *Dir) Write(r Record) error {
+	r.V, r.Boot = Version, d.boot
+	if r.PID != 0 && r.StartTime == 0 {
+		var err error
+		if r.StartTime, err = StartTime(r.PID); err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(r, "", "\t")
+	if err != nil {
+		return err
+	}
+	dir := d.Vassal(r.Name)
+	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	tmp := d.file(r.Name, r.Gen) + ".tmp"
+	if err := os.WriteFile(tmp, append(text, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, d.file(r.Name, r.Gen)) // a power cut ends what it speaks of: no fsync
+}
+
+// Remove removes the record of a generation of which nothing is left.
+func (d *Dir) Remove(name vassal.Name, gen int) error {
+	if err := os.Remove(d.file(name, gen)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// RemoveVassal removes the directory of a vassal that is gone, if nothing is
+// in it.
+func (d *Dir) RemoveVassal(name vassal.Name) error {
+	err := os.Remove(d.Vassal(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Read returns the records of the vassal name, the newest generation first. A
+// file that cannot be believed is an error beside the others.
+func (d *Dir) Read(name vassal.Name) ([]Record, error) {
+	found, err := filepath.Glob(filepath.Join(globQuote(d.Vassal(name)), "gen-*.json"))
+	if err != nil {
+		return nil, err
+	}
+	var rs []Record
+	var errs []error
+	for _, f := range found {
+		r, err := d.read(f, name)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f, err))
+			continue
+		}
+		rs = append(rs, r)
+	}
+	slices.SortFunc(rs, func(a, b Record) int { return b.Gen - a.Gen })
+	return rs, errors.Join(errs...)
+}
+
+// Names lists the vassals that have a directory.
+func (d *Dir) Names() ([]vassal.Name, error) {
+	es, err := os.ReadDir(filepath.Join(d.path, "vassals"))
+	if err != nil {
+		return nil, err
+	}
+	var names []vassal.Name
+	for _, e := range es {
+		if s, ok := strings.CutPrefix(e.Name(), "v-"); ok && e.IsDir() {
+			if n, err := vassal.ParseName(s); err == nil {
+				names = append(names, n)
+			}
+		}
+	}
+	return names, nil
+}
+
+func (d *Dir) read(file string, name vassal.Name) (Record, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Record{}, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err != nil {
+		return Record{}, err
+	}
+	r, err := Parse(text)
+	switch {
+	case err != nil:
+		return Record{}, err
+	case r.Name != name || filepath.Base(file) != fmt.Sprintf("gen-%d.json", r.Gen):
+		return Record{}, fmt.Errorf("is about %s, generation %d", r.Name, r.Gen)
+	}
+	return r, nil
+}
+
+// Parse parses the text of a record.
+func Parse(text []byte) (Record, error) {
+	var r Record
+	if len(text) > maxRecord {
+		return r, errors.New("too long")
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil {
+		return r, err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return r, errors.New("text after the record")
+	}
+	if _, err := vassal.ParseName(string(r.Name)); err != nil {
+		return r, err
+	}
+	if r.V != Version || r.Gen < 1 || r.PID < 0 || r.Drain < 0 {
+		return r, fmt.Errorf("version %d, generation %d, pid %d: not plausible", r.V, r.Gen, r.PID)
+	}
+	for _, l := range r.Listeners {
+		if l.FD < 3 || l.FD > 1<<16 || l.Address == "" {
+			return r, fmt.Errorf("listener %q at descriptor %d: not plausible", l.Address, l.FD)
+		}
+	}
+	return r, nil
+}
+
+// Alive reports whether the process that r names runs: the same pid, started
+// at the same time, in this boot.
+func (d *Dir) Alive(r Record) bool {
+	if r.PID == 0 || r.Boot != d.boot {
+		return false
+	}
+	t, err := StartTime(r.PID)
+	return err == nil && t == r.StartTime
+}
+
+// StartTime is field 22 of /proc/PID/stat: with the pid it names a process.
+// An error says that there is no such process, or a dead one.
+func StartTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	i := bytes.LastIndexByte(b, ')') // the command may hold anything
+	if i < 0 {
+		return 0, fmt.Errorf("/proc/%d/stat: no command", pid)
+	}
+	f := strings.Fields(string(b[i+1:]))
+	if len(f) < 20 {
+		return 0, fmt.Errorf("/proc/%d/stat: too short", pid)
+	}
+	if f[0] == "Z" || f[0] == "X" {
+		return 0, fmt.Errorf("process %d is dead", pid)
+	}
+	return strconv.ParseUint(f[19], 10, 64)
+}
+
+// globQuote quotes what filepath.Glob would expand.
+func globQuote(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
+}

@@ -1,0 +1,138 @@
+package record
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"liege/vassal"
+)
+
+func open(t *testing.T) *Dir {
+	t.Helper()
+	d, err := Open(t.TempDir() + "/run[1]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func example(gen int) Record {
+	return Record{
+		Name: "cgroup.procs", Gen: gen, File: "/etc/vassals/cgroup.procs.ini", PID: os.Getpid(), Cgroup: "/v-cgroup.procs/g1",
+		Digest: "sha256:00", Ready: true, Drain: time.Minute, UID: 33, Control: 7,
+		Listeners: []Listener{{Address: "127.0.0.1:0", Bound: "127.0.0.1:4711", Protocol: vassal.HTTP, FD: 3, Cookie: 42, Line: 5}},
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	d := open(t)
+	for _, gen := range []int{1, 10, 9} {
+		if err := d.Write(example(gen)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rs, err := d.Read("cgroup.procs")
+	if err != nil || len(rs) != 3 || rs[0].Gen != 10 || rs[2].Gen != 1 {
+		t.Fatalf("read %+v, %v", rs, err)
+	}
+	want := example(10)
+	want.V, want.Boot, want.StartTime = Version, rs[0].Boot, rs[0].StartTime
+	if diff := cmp.Diff(want, rs[0]); diff != "" {
+		t.Error(diff)
+	}
+	if !d.Alive(rs[0]) {
+		t.Error("this process is not alive")
+	}
+	for what, change := range map[string]func(*Record){
+		"another process": func(r *Record) { r.StartTime++ },
+		"another boot":    func(r *Record) { r.Boot = "x" },
+		"no process":      func(r *Record) { r.PID = 0 },
+	} {
+		r := rs[0]
+		if change(&r); d.Alive(r) {
+			t.Errorf("%s is alive", what)
+		}
+	}
+	names, err := d.Names()
+	if err != nil || len(names) != 1 || names[0] != "cgroup.procs" {
+		t.Errorf("names: %q, %v", names, err)
+	}
+	for _, gen := range []int{1, 9, 10, 11} {
+		if err := d.Remove("cgroup.procs", gen); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := d.RemoveVassal("cgroup.procs"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLock(t *testing.T) {
+	d := open(t)
+	_, err := Open(d.Path())
+	if want := fmt.Sprintf("%s is in use by the Emperor with pid %d", d.Path(), os.Getpid()); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(d.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+}
+
+func TestStrange(t *testing.T) {
+	d := open(t)
+	if err := d.Write(example(1)); err != nil {
+		t.Fatal(err)
+	}
+	dir := d.Vassal("cgroup.procs")
+	good, err := os.ReadFile(dir + "/gen-1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"gen-2.json": string(good), // of another generation
+		"gen-3.json": "",
+		"gen-4.json": strings.Replace(string(good), `"gen": 1`, `"gen": 4, "new": 1`, 1),
+		"gen-5.json": strings.Repeat(" ", maxRecord+1),
+	} {
+		if err := os.WriteFile(dir+"/"+name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("gen-1.json", dir+"/gen-6.json"); err != nil {
+		t.Fatal(err)
+	}
+	rs, err := d.Read("cgroup.procs")
+	if len(rs) != 1 || rs[0].Gen != 1 || err == nil || strings.Count(err.Error(), "\n") != 4 {
+		t.Errorf("read %d, %v", len(rs), err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	b, err := json.Marshal(example(1))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte(`{"v":1,"name":"a","gen":1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := Parse(b)
+		if err != nil {
+			return
+		}
+		if _, err := vassal.ParseName(string(r.Name)); err != nil || r.Gen < 1 || r.PID < 0 {
+			t.Errorf("accepted %+v", r)
+		}
+	})
+}
