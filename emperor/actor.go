@@ -98,7 +98,7 @@ type stateFn func(context.Context) stateFn
 
 func newActor(r *realm, f File) *actor {
 	return &actor{
-		realm: r, name: f.Name,
+		realm: r, name: f.Name, launch: r.launcher(f.Name),
 		box:   newBox(wish{file: f}),
 		board: newBoard(report{}),
 		poke:  make(chan struct{}, 1),
@@ -145,9 +145,6 @@ func (a *actor) begin(ctx context.Context) stateFn {
 	if a.legacy != nil {
 		a.inherit(ctx)
 	}
-	if a.launch == nil {
-		a.launch = a.realm.launcher(a.name)
-	}
 	if ad, ok := a.launch.(Adopter); ok {
 		type found struct {
 			in  Instance
@@ -160,6 +157,7 @@ func (a *actor) begin(ctx context.Context) stateFn {
 		})
 		if f.ok {
 			a.cur = &generation{n: f.gen, inst: f.in, alone: true}
+			a.enter(control.Running)
 			a.rec.Generation = max(a.rec.Generation, f.gen)
 			a.realm.log.Info("found running", "vassal", a.name, "gen", f.gen, "pid", f.in.PID())
 		}
@@ -174,15 +172,11 @@ func (a *actor) begin(ctx context.Context) stateFn {
 // takes its listeners over.
 func (a *actor) inherit(ctx context.Context) {
 	old := alongside(a, ctx, func(context.Context) Launcher { return <-a.legacy })
-	a.legacy = nil
 	if old == nil {
 		return
 	}
-	a.launch = a.realm.launcher(a.name)
-	if heir, ok := a.launch.(Heir); ok {
-		if err := heir.Inherit(old); err != nil {
-			a.realm.log.Warn("listeners are not taken over", "vassal", a.name, "err", err)
-		}
+	if err := a.launch.(Heir).Inherit(old); err != nil { // set.apply made it sure
+		a.realm.log.Warn("listeners are not taken over", "vassal", a.name, "err", err)
 	}
 	if err := old.Close(); err != nil {
 		a.realm.log.Warn("the renamed vassal leaves something behind", "vassal", a.name, "err", err)

@@ -81,6 +81,9 @@ func (w *world) alive(n vassal.Name) (out int) {
 	return out
 }
 
+// most is how many were between Launch and ready at once.
+func (w *world) most() int { w.mu.Lock(); defer w.mu.Unlock(); return w.peak }
+
 func (w *world) starts(n vassal.Name) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()

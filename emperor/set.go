@@ -175,7 +175,8 @@ func (s *set) apply(want Snapshot) {
 	}
 	for _, f := range added {
 		a := newActor(s.emperor.realm, f)
-		if old := s.renamed(f, here); old != nil {
+		_, heir := a.launch.(Heir)
+		if old := s.renamed(f, here); heir && old != nil {
 			a.legacy = make(chan Launcher, 1)
 			old.heir, old.gone = a, true
 			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })

@@ -27,6 +27,9 @@ func (a *actor) try(ctx context.Context) stateFn {
 	if a.w.file.Problem != nil {
 		return a.refuse(nil, vassal.Problems{*a.w.file.Problem})
 	}
+	if a.launch == nil { // it was stopped
+		a.launch = a.realm.launcher(a.name)
+	}
 	sl, ok := a.admitted(ctx)
 	if !ok {
 		return a.yield

@@ -1,0 +1,682 @@
+package dirmon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"liege/emperor"
+	"liege/internal/testenv"
+)
+
+// alice and mallory are users of no importance.
+const (
+	alice   = 61001
+	mallory = 61002
+)
+
+func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+
+// host is a directory that stands for /.
+type host struct {
+	*testing.T
+	dir string
+}
+
+func newHost(t *testing.T) host {
+	t.Helper()
+	testenv.Need(t, testenv.Root)
+	h := host{t, t.TempDir()}
+	h.mkdir("/etc/vassals", 0, 0o755)
+	return h
+}
+
+func (h host) path(p string) string { return filepath.Join(h.dir, p) }
+
+func (h host) must(err error) {
+	h.Helper()
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+func (h host) mkdir(p string, uid int, mode os.FileMode) {
+	h.Helper()
+	h.must(os.MkdirAll(h.path(p), 0o755))
+	h.own(p, uid, uid, mode)
+}
+
+func (h host) own(p string, uid, gid int, mode os.FileMode) {
+	h.Helper()
+	h.must(os.Lchown(h.path(p), uid, gid))
+	h.must(os.Chmod(h.path(p), mode))
+}
+
+func (h host) write(p, text string, uid int, mode os.FileMode) {
+	h.Helper()
+	h.must(os.WriteFile(h.path(p), []byte(text), 0o600))
+	h.own(p, uid, uid, mode)
+}
+
+func (h host) link(target, p string) {
+	h.Helper()
+	h.must(os.Symlink(target, h.path(p)))
+}
+
+func (h host) monitor(sources ...string) *Monitor {
+	h.Helper()
+	m, err := New(Options{Sources: sources, Touch: true, Root: h.dir, Log: quiet(),
+		Primary: func(uid int) (int, bool) { return uid, true }})
+	h.must(err)
+	m.deaf = true
+	return m
+}
+
+// scan is one scan that waits for nothing.
+func (h host) scan(m *Monitor) emperor.Snapshot {
+	h.Helper()
+	s, _ := m.scan(time.Now(), true)
+	m.sent = &s
+	return s
+}
+
+// show is a Snapshot as text.
+func show(s emperor.Snapshot) string {
+	var b strings.Builder
+	for _, f := range s.Files {
+		fmt.Fprintf(&b, "%s %s", f.Name, f.Path)
+		switch {
+		case f.Problem != nil:
+			fmt.Fprintf(&b, " %s", f.Problem.Code)
+		case f.Trust.Operator:
+			b.WriteString(" operator")
+		default:
+			fmt.Fprintf(&b, " uid %d", f.Trust.UID)
+		}
+		if f.NoVassal {
+			b.WriteString(" no vassal")
+		}
+		b.WriteString("\n")
+	}
+	for _, p := range s.Skipped {
+		fmt.Fprintf(&b, "%s: %s %s\n", p.Severity, p.Code, p.File)
+	}
+	return b.String()
+}
+
+func (h host) want(m *Monitor, want string) {
+	h.Helper()
+	got := show(h.scan(m))
+	trim := func(s string) string {
+		lines := strings.Split(strings.TrimSpace(s), "\n")
+		for i := range lines {
+			lines[i] = strings.TrimSpace(lines[i])
+		}
+		return strings.Join(lines, "\n")
+	}
+	if trim(got) != trim(want) {
+		h.Errorf("got\n%s\nwant\n%s", trim(got), trim(want))
+	}
+}
+
+func TestTrust(t *testing.T) {
+	h := newHost(t)
+	const text = "[uwsgi]\nsecret = s3cr3t\n"
+	h.write("/etc/vassals/op.ini", text, 0, 0o644)
+	h.write("/etc/vassals/op664.ini", text, 0, 0o664) // root's own group
+	h.write("/etc/vassals/alice.ini", text, alice, 0o644)
+	h.write("/etc/vassals/alice664.ini", text, alice, 0o664) // alice's own group
+	h.write("/etc/vassals/world.ini", text, 0, 0o666)
+	h.write("/etc/vassals/group.ini", text, 0, 0o664)
+	h.own("/etc/vassals/group.ini", 0, mallory, 0o664)
+	h.write("/etc/vassals/strange.ini", text, alice, 0o664)
+	h.own("/etc/vassals/strange.ini", alice, mallory, 0o664)
+	h.write("/etc/vassals/hard.ini", text, 0, 0o644)
+	h.must(os.Link(h.path("/etc/vassals/hard.ini"), h.path("/etc/vassals/hard2.ini")))
+	h.write("/etc/vassals/big.ini", strings.Repeat("#", MaxFile+1), 0, 0o644)
+	h.write("/etc/vassals/full.ini", strings.Repeat("#", MaxFile), 0, 0o644)
+	m := h.monitor("/etc/vassals")
+	h.want(m, `alice /etc/vassals/alice.ini uid 61001
+		alice664 /etc/vassals/alice664.ini uid 61001
+		big /etc/vassals/big.ini too-large
+		full /etc/vassals/full.ini operator
+		group /etc/vassals/group.ini writable-by-others
+		hard /etc/vassals/hard.ini hard-links
+		hard2 /etc/vassals/hard2.ini hard-links
+		op /etc/vassals/op.ini operator
+		op664 /etc/vassals/op664.ini operator
+		strange /etc/vassals/strange.ini writable-by-others
+		world /etc/vassals/world.ini writable-by-others`)
+	for _, f := range h.scan(m).Files {
+		if f.Problem != nil && (len(f.Text) > 0 || strings.Contains(f.Problem.Message+f.Problem.Hint, "s3cr3t")) {
+			t.Errorf("%s: a refused file is quoted", f.Name)
+		}
+	}
+	m.tyrant = true
+	if s := show(h.scan(m)); !strings.Contains(s, "op /etc/vassals/op.ini tyrant") || !strings.Contains(s, "alice /etc/vassals/alice.ini uid") {
+		t.Errorf("tyrant: %s", s)
+	}
+}
+
+// A02: links. The control is a link that is followed.
+func TestLinks(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("/apps", 0, 0o755)
+	h.write("/apps/good.ini", "[uwsgi]\n", 0, 0o644)
+	h.link("../../apps/good.ini", "/etc/vassals/good.ini")
+	h.link("/apps/good.ini", "/etc/vassals/absolute.ini")
+	h.mkdir("/home/alice/app", alice, 0o755)
+	h.own("/home/alice", alice, alice, 0o755)
+	h.mkdir("/home/alice/releases", alice, 0o755)
+	h.mkdir("/home/alice/releases/7", alice, 0o755)
+	h.write("/home/alice/releases/7/a.ini", "[uwsgi]\n", alice, 0o644)
+	h.link("releases/7", "/home/alice/current")
+	h.must(os.Lchown(h.path("/home/alice/current"), alice, alice))
+	h.link("/home/alice/current/a.ini", "/etc/vassals/alices.ini")
+	h.write("/home/alice/app/rootfile.ini", "[uwsgi]\n", 0, 0o644)
+	h.link("/home/alice/app/rootfile.ini", "/etc/vassals/moved.ini")
+	h.link("/home/mallory.ini", "/home/alice/app/x.ini")
+	h.must(os.Lchown(h.path("/home/alice/app/x.ini"), alice, alice))
+	h.write("/home/mallory.ini", "[uwsgi]\n", mallory, 0o644)
+	h.link("/home/alice/app/x.ini", "/etc/vassals/foreign.ini")
+	h.link("/nowhere.ini", "/etc/vassals/dangling.ini")
+	h.link("loop.ini", "/etc/vassals/loop.ini")
+	h.link("/apps", "/etc/vassals/dir.ini")
+	m := h.monitor("/etc/vassals")
+	h.want(m, `absolute /etc/vassals/absolute.ini operator
+		alices /etc/vassals/alices.ini uid 61001
+		dangling /etc/vassals/dangling.ini link-refused
+		dir /etc/vassals/dir.ini not-a-file
+		foreign /etc/vassals/foreign.ini foreign-directory
+		good /etc/vassals/good.ini operator
+		loop /etc/vassals/loop.ini link-refused
+		moved /etc/vassals/moved.ini foreign-directory`)
+
+	// In a directory where a tenant can write no link is followed (KERNEL 27).
+	h.mkdir("/srv/alice", alice, 0o755)
+	h.link("/apps/good.ini", "/srv/alice/op.ini")
+	h.link("/home/alice/releases/7/a.ini", "/srv/alice/own.ini")
+	h.write("/srv/alice/plain.ini", "[uwsgi]\n", alice, 0o644)
+	h.write("/srv/alice/moved.ini", "[uwsgi]\n", 0, 0o644)
+	h.write("/srv/alice/other.ini", "[uwsgi]\n", mallory, 0o644)
+	h.want(h.monitor("/srv/alice"), `moved /srv/alice/moved.ini foreign-directory
+		op /srv/alice/op.ini link-refused
+		other /srv/alice/other.ini foreign-directory
+		own /srv/alice/own.ini link-refused
+		plain /srv/alice/plain.ini uid 61001`)
+}
+
+// Real /proc and /etc/shadow, with the real root.
+func TestLinksToTheKernel(t *testing.T) {
+	h := newHost(t)
+	h.link("/proc/self/environ", "/etc/vassals/environ.ini")
+	h.link("/proc/self/root/etc/passwd", "/etc/vassals/magic.ini")
+	h.link("/sys/kernel/notes", "/etc/vassals/sys.ini")
+	h.link("/dev/null", "/etc/vassals/null.ini")
+	h.write("/etc/vassals/fine.ini", "[uwsgi]\n", 0, 0o644)
+	h.link(h.path("/etc/vassals/fine.ini"), "/etc/vassals/link.ini")
+	m, err := New(Options{Sources: []string{h.path("/etc/vassals")}, Log: quiet()})
+	h.must(err)
+	got := map[string]string{}
+	for _, f := range h.scan(m).Files {
+		if got[string(f.Name)] = ""; f.Problem != nil {
+			got[string(f.Name)] = f.Problem.Code
+		}
+	}
+	for n, want := range map[string]string{"environ": "link-refused", "magic": "link-refused", "sys": "not-a-file", "null": "not-a-file", "fine": "", "link": ""} {
+		if got[n] != want {
+			t.Errorf("%s: got %q, want %q", n, got[n], want)
+		}
+	}
+}
+
+// A05: what is no file harms nobody and blocks nothing.
+func TestNotFiles(t *testing.T) {
+	h := newHost(t)
+	h.must(mkfifo(h.path("/etc/vassals/fifo.ini")))
+	h.must(mkdev(h.path("/etc/vassals/dev.ini")))
+	h.must(os.Mkdir(h.path("/etc/vassals/dir.ini"), 0o755))
+	ln, err := listenUnix(h.path("/etc/vassals/sock.ini"))
+	h.must(err)
+	defer ln.Close()
+	h.write("/etc/vassals/good.ini", "[uwsgi]\n", 0, 0o644)
+	began := time.Now()
+	h.want(h.monitor("/etc/vassals"), `dev /etc/vassals/dev.ini not-a-file
+		dir /etc/vassals/dir.ini not-a-file
+		fifo /etc/vassals/fifo.ini not-a-file
+		good /etc/vassals/good.ini operator
+		sock /etc/vassals/sock.ini not-a-file`)
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("the scan took %v", d)
+	}
+}
+
+// A14, A15: names.
+func TestNames(t *testing.T) {
+	h := newHost(t)
+	for _, n := range []string{".hidden.ini", "..ini", ".shop.ini.tmp", "shop.ini~", ".shop.ini.swp", "shop.ini.rpmsave", "README",
+		"-rf.ini", "my shop.ini", "new\nline.ini", "ünï.ini", "shop.ini", "cgroup.procs.ini", "memory.max.ini", "old.yml", "old.xml",
+		strings.Repeat("x", 201) + ".ini"} {
+		h.write("/etc/vassals/"+n, "[uwsgi]\n", 0, 0o644)
+	}
+	m := h.monitor("/etc/vassals")
+	x := strings.Repeat("x", 201)
+	h.want(m, `-rf /etc/vassals/-rf.ini bad-name no vassal
+		cgroup.procs /etc/vassals/cgroup.procs.ini operator
+		memory.max /etc/vassals/memory.max.ini operator
+		my shop /etc/vassals/my shop.ini bad-name no vassal
+		new?line /etc/vassals/new?line.ini bad-name no vassal
+		shop /etc/vassals/shop.ini operator
+		`+x+` /etc/vassals/`+x+`.ini bad-name no vassal
+		ünï /etc/vassals/ünï.ini bad-name no vassal
+		warning: not-supported /etc/vassals/old.xml
+		warning: not-supported /etc/vassals/old.yml`)
+	if f := h.scan(m).Files[3]; f.Problem.Hint != "call it my_shop.ini" {
+		t.Errorf("hint: %q", f.Problem.Hint)
+	}
+}
+
+// Who has a name keeps it, though another file sorts before.
+func TestClashes(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("/b", 0, 0o755)
+	h.mkdir("/a", 0, 0o755)
+	h.write("/b/shop.ini", "[uwsgi]\n", alice, 0o644)
+	m := h.monitor("/a", "/b")
+	h.want(m, "shop /b/shop.ini uid 61001")
+	h.write("/a/shop.ini", "[uwsgi]\n", mallory, 0o644)
+	h.write("/a/SHOP.ini", "[uwsgi]\n", mallory, 0o644)
+	h.want(m, `SHOP /a/SHOP.ini name-clash no vassal
+		shop /a/shop.ini name-clash no vassal
+		shop /b/shop.ini uid 61001`)
+	h.must(os.Remove(h.path("/b/shop.ini")))
+	h.want(m, `SHOP /a/SHOP.ini uid 61002
+		shop /a/shop.ini name-clash no vassal`)
+	// At first sight the operator's file has it.
+	h.write("/b/shop.ini", "[uwsgi]\n", 0, 0o644)
+	h.want(h.monitor("/a", "/b"), `SHOP /a/SHOP.ini name-clash no vassal
+		shop /a/shop.ini name-clash no vassal
+		shop /b/shop.ini operator`)
+}
+
+func TestGlob(t *testing.T) {
+	h := newHost(t)
+	for _, u := range []string{"alice", "bob"} {
+		h.mkdir("/srv/"+u, alice, 0o755)
+		h.write("/srv/"+u+"/uwsgi.ini", "[uwsgi]\n", alice, 0o644)
+		h.mkdir("/app/"+u+"/uwsgi.d", alice, 0o755)
+		h.own("/app/"+u, alice, alice, 0o755)
+		h.write("/app/"+u+"/uwsgi.d/web.ini", "[uwsgi]\n", alice, 0o644)
+	}
+	h.mkdir("/srv/open", alice, 0o777)
+	h.write("/srv/open/uwsgi.ini", "[uwsgi]\n", alice, 0o644)
+	h.link("/srv/alice", "/srv/linked")
+	m := h.monitor("/srv/*/uwsgi.ini", "glob:///app/*/uwsgi.d/*.ini")
+	h.want(m, `alice /srv/alice/uwsgi.ini uid 61001
+		alice_web /app/alice/uwsgi.d/web.ini uid 61001
+		bob /srv/bob/uwsgi.ini uid 61001
+		bob_web /app/bob/uwsgi.d/web.ini uid 61001
+		open /srv/open/uwsgi.ini directory-open`)
+	h.must(os.RemoveAll(h.path("/srv/bob")))
+	h.must(os.RemoveAll(h.path("/app")))
+	h.want(m, `alice /srv/alice/uwsgi.ini uid 61001
+		alice_web /app/alice/uwsgi.d/web.ini uid 61001
+		bob_web /app/bob/uwsgi.d/web.ini uid 61001
+		open /srv/open/uwsgi.ini directory-open
+		error: directory-unusable /app`)
+}
+
+// A16: a directory that is given away at run time.
+func TestDirectoryTurnsBad(t *testing.T) {
+	h := newHost(t)
+	h.write("/etc/vassals/shop.ini", "[uwsgi]\n", 0, 0o644)
+	m := h.monitor("/etc/vassals")
+	good := "shop /etc/vassals/shop.ini operator"
+	h.want(m, good)
+	bad := good + "\nerror: directory-unusable /etc/vassals"
+	for name, spoil := range map[string]func(){
+		"writable": func() { h.own("/etc/vassals", 0, 0, 0o777) },
+		"group":    func() { h.own("/etc/vassals", 0, mallory, 0o775) },
+		"owner":    func() { h.own("/etc/vassals", mallory, mallory, 0o755) },
+		"above":    func() { h.own("/etc", mallory, mallory, 0o755) },
+		"gone":     func() { h.must(os.Rename(h.path("/etc/vassals"), h.path("/etc/away"))) },
+	} {
+		spoil()
+		if name != "gone" {
+			h.write("/etc/vassals/planted.ini", "[uwsgi]\n", mallory, 0o644)
+		}
+		s := h.scan(m)
+		if !s.Partial || strings.TrimSpace(show(s)) != bad {
+			t.Errorf("%s: got %s", name, show(s))
+		}
+		if name == "gone" {
+			h.must(os.Rename(h.path("/etc/away"), h.path("/etc/vassals")))
+		}
+		h.own("/etc", 0, 0, 0o755)
+		h.own("/etc/vassals", 0, 0, 0o755)
+		os.Remove(h.path("/etc/vassals/planted.ini"))
+		h.want(m, good)
+	}
+}
+
+// A04: whatever is swapped in, text and trust are of one file.
+func TestSwap(t *testing.T) {
+	h := newHost(t)
+	h.write("/etc/0", "root's", 0, 0o644)
+	h.write("/etc/1", "alice's", alice, 0o644)
+	m := h.monitor("/etc/vassals")
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			tmp := h.path("/etc/vassals/.tmp")
+			text, uid := "root's", 0
+			if i%2 == 1 {
+				text, uid = "alice's", alice
+			}
+			if os.WriteFile(tmp, []byte(text), 0o600) != nil || os.Chown(tmp, uid, uid) != nil || os.Rename(tmp, h.path("/etc/vassals/x.ini")) != nil {
+				return
+			}
+		}
+	}()
+	seen := map[string]int{}
+	for range 3000 {
+		for _, f := range h.scan(m).Files {
+			if f.Problem == nil {
+				seen[fmt.Sprint(string(f.Text), f.Trust.UID)]++
+			}
+		}
+	}
+	close(done)
+	<-ended
+	for k := range seen {
+		if k != "root's0" && k != fmt.Sprint("alice's", alice) {
+			t.Errorf("seen %q", k)
+		}
+	}
+	if len(seen) != 2 {
+		t.Errorf("the swap was not seen: %v", seen)
+	}
+}
+
+// watched runs a Monitor in fake time. next returns what it sent until now.
+func watched(t *testing.T, do func(h host, m *Monitor, sent func() []emperor.Snapshot)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t)
+		m := h.monitor("/etc/vassals")
+		ctx, stop := context.WithCancel(t.Context())
+		out := make(chan emperor.Snapshot)
+		var (
+			mu  sync.Mutex
+			all []emperor.Snapshot
+		)
+		go func() {
+			for s := range out {
+				mu.Lock()
+				all = append(all, s)
+				mu.Unlock()
+			}
+		}()
+		end := make(chan error)
+		go func() { end <- m.Watch(ctx, out) }()
+		synctest.Wait()
+		n := 0
+		do(h, m, func() []emperor.Snapshot {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			s := all[n:]
+			n = len(all)
+			return s
+		})
+		stop()
+		<-end
+		close(out)
+	})
+}
+
+func lastText(ss []emperor.Snapshot) string {
+	if len(ss) == 0 {
+		return "nothing sent"
+	}
+	var out []string
+	for _, f := range ss[len(ss)-1].Files {
+		out = append(out, string(f.Name)+"="+string(f.Text))
+	}
+	return strings.Join(out, " ")
+}
+
+func TestRest(t *testing.T) {
+	watched(t, func(h host, m *Monitor, sent func() []emperor.Snapshot) {
+		want := func(d time.Duration, want string) {
+			h.Helper()
+			time.Sleep(d)
+			if got := lastText(sent()); got != want {
+				h.Errorf("got %q, want %q", got, want)
+			}
+		}
+		want(0, "")
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		want(Period+Settle, "a=1")
+		want(time.Minute, "nothing sent")
+
+		// Half-written: somebody has it open.
+		f, err := os.OpenFile(h.path("/etc/vassals/a.ini"), os.O_WRONLY|os.O_TRUNC, 0)
+		h.must(err)
+		_, err = f.WriteString("half")
+		h.must(err)
+		want(MaxUnrest+Period, "nothing sent")
+		_, err = f.WriteString(" whole")
+		h.must(err)
+		h.must(f.Close())
+		want(Period+Settle, "a=half whole")
+
+		// Truncated just now.
+		h.must(os.Truncate(h.path("/etc/vassals/a.ini"), 0))
+		want(Period, "nothing sent")
+		h.write("/etc/vassals/a.ini", "2", 0, 0o644)
+		want(Period, "a=2")
+		h.must(os.Truncate(h.path("/etc/vassals/a.ini"), 0))
+		want(Period+MaxUnrest+Settle, "a=")
+
+		// Gone and back within the time is one change, gone for longer is gone.
+		h.must(os.Remove(h.path("/etc/vassals/a.ini")))
+		want(Period+Settle, "")
+		h.write("/etc/vassals/a.ini", "3", 0, 0o644)
+		want(Period+Settle, "a=3")
+
+		// touch, backwards too; equal bytes.
+		before := time.Unix(1e9, 5)
+		h.must(os.Chtimes(h.path("/etc/vassals/a.ini"), before, before))
+		want(Period+Settle, "a=3")
+		want(time.Minute, "nothing sent")
+
+		// Kept open for writing for good: its bytes count in the end.
+		f, err = os.OpenFile(h.path("/etc/vassals/a.ini"), os.O_WRONLY|os.O_TRUNC, 0)
+		h.must(err)
+		defer f.Close()
+		_, err = f.WriteString("4")
+		h.must(err)
+		want(MaxWriting+Period+Settle, "a=4")
+	})
+}
+
+func TestRescan(t *testing.T) {
+	watched(t, func(h host, m *Monitor, sent func() []emperor.Snapshot) {
+		sent()
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		h.must(m.Rescan(h.Context()))
+		if got := lastText(sent()); got != "a=1" {
+			h.Errorf("got %q", got)
+		}
+		h.must(os.Remove(h.path("/etc/vassals/a.ini")))
+		h.must(m.Rescan(h.Context()))
+		if got := lastText(sent()); got != "" {
+			h.Errorf("got %q", got)
+		}
+	})
+}
+
+// A17: a storm of touches, and ten thousand files at once.
+func TestStorm(t *testing.T) {
+	watched(t, func(h host, m *Monitor, sent func() []emperor.Snapshot) {
+		p := h.path("/etc/vassals/a.ini")
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		time.Sleep(Period + Settle)
+		sent()
+		for i := range 1000 { // ten seconds of fake time
+			h.must(os.Chtimes(p, time.Unix(int64(i), 0), time.Unix(int64(i), 0)))
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Minute)
+		ss := sent()
+		if n := len(ss); n < 1 || n > 10 {
+			h.Errorf("%d snapshots of a storm, want a few", n)
+		}
+	})
+	h := newHost(t)
+	for i := range 2000 {
+		h.write(fmt.Sprintf("/etc/vassals/v%d.ini", i), "[uwsgi]\n", 0, 0o644)
+	}
+	if n := len(h.scan(h.monitor("/etc/vassals")).Files); n != 2000 {
+		t.Errorf("%d files, want 2000", n)
+	}
+}
+
+func TestLinkStamp(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("/t", 0, 0o755)
+	h.write("/t/1.ini", "same", 0, 0o644)
+	h.write("/t/2.ini", "same", 0, 0o644)
+	for _, n := range []string{"/t/1.ini", "/t/2.ini"} {
+		h.must(os.Chtimes(h.path(n), time.Unix(1e9, 0), time.Unix(1e9, 0)))
+	}
+	h.link("/t/1.ini", "/etc/vassals/a.ini")
+	m := h.monitor("/etc/vassals")
+	stamp := func() string { return h.scan(m).Files[0].Stamp }
+	seen := []string{stamp()}
+	if again := stamp(); again != seen[0] {
+		t.Error("the stamp changes by itself")
+	}
+	step := func(what string, do func()) {
+		do()
+		s := stamp()
+		if slices.Contains(seen, s) {
+			t.Errorf("%s: not noticed", what)
+		}
+		seen = append(seen, s)
+	}
+	step("touch -h", func() { h.must(lutimes(h.path("/etc/vassals/a.ini"), 1e9)) })
+	step("ln -sfn", func() {
+		h.must(os.Remove(h.path("/etc/vassals/a.ini")))
+		h.link("/t/2.ini", "/etc/vassals/a.ini")
+		h.must(lutimes(h.path("/etc/vassals/a.ini"), 1e9))
+	})
+	step("touch target", func() { h.must(os.Chtimes(h.path("/t/2.ini"), time.Unix(5, 0), time.Unix(5, 0))) })
+	step("write target", func() { h.write("/t/2.ini", "other", 0, 0o644) })
+	m.touch = false
+	a := stamp()
+	h.must(os.Chtimes(h.path("/t/2.ini"), time.Unix(7, 0), time.Unix(7, 0)))
+	if stamp() != a {
+		t.Error("touch = ignore: a touch is noticed")
+	}
+}
+
+// inotify makes it quick; nothing depends on it.
+func TestHints(t *testing.T) {
+	h := newHost(t)
+	m := h.monitor("/etc/vassals")
+	m.deaf = false
+	ctx, stop := context.WithCancel(t.Context())
+	out := make(chan emperor.Snapshot, 100)
+	end := make(chan error)
+	go func() { end <- m.Watch(ctx, out) }()
+	<-out
+	began := time.Now()
+	h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+	if s := <-out; lastText([]emperor.Snapshot{s}) != "a=1" {
+		t.Errorf("got %q", lastText([]emperor.Snapshot{s}))
+	}
+	if d := time.Since(began); d < Settle || d > Period-500*time.Millisecond {
+		t.Errorf("seen after %v, want soon after %v", d, Settle)
+	}
+	stop()
+	<-end
+}
+
+func TestSources(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"/etc/vassals", "{/etc/vassals false  []}"},
+		{"dir:///etc/vassals/", "{/etc/vassals false  []}"},
+		{"/not/there", "{/not/there false  []}"},
+		{"glob:///srv/*/u.ini", "{/srv/*/u.ini true /srv [* u.ini]}"},
+		{"/srv/[ab]/x/*.ini", "{/srv/[ab]/x/*.ini true /srv [[ab] x *.ini]}"},
+		{"glob:///etc/one.ini", "{/etc/one.ini true /etc [one.ini]}"},
+		{"/srv/[a/x.ini", `vassals "/srv/[a/x.ini": is not a pattern`},
+		{"amqp://x", `vassals "amqp://x": amqp:// is not supported; want dir://PATH, glob://PATTERN or a path`},
+		{"dir://", `vassals "dir://": names no path`},
+	} {
+		s, err := parseSource(tt.in, "/")
+		got := fmt.Sprint(s)
+		if err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.in, got, tt.want)
+		}
+	}
+}
+
+func TestGlobName(t *testing.T) {
+	for _, tt := range []struct{ parts, found, want string }{
+		{"* uwsgi.ini", "alice uwsgi.ini", "alice"},
+		{"* uwsgi.d *.ini", "alice uwsgi.d web.ini", "alice_web"},
+		{"*.ini", "shop.ini", "shop"},
+		{"one.ini", "one.ini", "one"},
+		{"site-* u.ini", "site-a u.ini", "a"},
+		{"*-[0-9] u.ini", "shop-7 u.ini", "shop_7"},
+		{"??* x w?b.ini", "abc x web.ini", "abc_web"},
+	} {
+		if got := globName(strings.Fields(tt.parts), strings.Fields(tt.found)); got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.parts, got, tt.want)
+		}
+	}
+}
+
+// FuzzName: whatever a file or a directory is called, the name is a good one
+// or there is a Problem, which can be shown.
+func FuzzName(f *testing.F) {
+	f.Add("*", "alice")
+	f.Add("[a-c]x?", "bxy")
+	f.Add("a\\*b*", "a*bc")
+	f.Add("[]a]", "a")
+	f.Fuzz(func(t *testing.T, pattern, name string) {
+		if ok, err := filepath.Match(pattern, name); err != nil || !ok {
+			return
+		}
+		raw := globName([]string{pattern, "x.ini"}, []string{name, "x.ini"})
+		n, p := nameOf(raw, "/"+name+"/x.ini")
+		if p == nil && (strings.ContainsAny(string(n), "/\x00\n ") || strings.HasPrefix(string(n), ".") || n == "") {
+			t.Errorf("%q is a name", n)
+		}
+		if p != nil && strings.ContainsAny(p.Error()+p.Hint+string(n), "\x00\n\x1b\r") {
+			t.Errorf("%q cannot be shown", p.Error())
+		}
+	})
+}

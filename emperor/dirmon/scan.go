@@ -1,0 +1,388 @@
+package dirmon
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor"
+	"liege/vassal"
+)
+
+// dirState is what is known of a directory that a source names.
+type dirState struct {
+	owner       uint32
+	known       bool // it was used once
+	read        bool // by the last scan
+	unwatchable bool
+}
+
+// entry is what is known of one path.
+type entry struct {
+	source int
+	raw    string // the name, not yet judged
+
+	file    emperor.File // as it counts
+	counts  bool         // file is set
+	link    bool
+	sig     signature // of the newest state seen
+	since   time.Time // when that was first seen
+	restive time.Time // since when it has not been at rest; zero: it is
+	taken   bool      // that state is what counts
+	missing time.Time // since when it is away; zero: it is there
+	seen    bool      // by this scan
+}
+
+// scanner is one scan.
+type scanner struct {
+	m       *Monitor
+	now     time.Time
+	asked   bool
+	first   bool
+	again   time.Duration // when something will be at rest
+	skipped []vassal.Problem
+	failed  map[int]bool // sources that could not be looked at
+}
+
+// scan looks at everything once, and says when there will be more to see.
+func (m *Monitor) scan(now time.Time, asked bool) (emperor.Snapshot, time.Duration) {
+	s := &scanner{m: m, now: now, asked: asked, first: m.sent == nil, again: Period, failed: map[int]bool{}}
+	for _, e := range m.entries {
+		e.seen = false
+	}
+	for _, d := range m.dirs {
+		d.read = false
+	}
+	for i, src := range m.sources {
+		if src.glob {
+			s.pattern(i, src)
+		} else {
+			s.directory(i, src)
+		}
+	}
+	for _, p := range sortedKeys(m.entries) {
+		s.absent(p, m.entries[p])
+	}
+	return s.snapshot(), s.again
+}
+
+// directory looks at a dir:// source.
+func (s *scanner) directory(i int, src source) {
+	d := s.open(i, src.path, true)
+	if d == nil {
+		return
+	}
+	defer d.close()
+	names, err := list(d)
+	if err != nil {
+		s.alarm(i, src.path, reason(err), "")
+		return
+	}
+	for _, n := range names {
+		s.name(i, d, n, path.Join(src.path, n), strings.TrimSuffix(n, ".ini"))
+	}
+}
+
+// open opens a directory that a source names and judges it. nil: it cannot be
+// used, and an alarm says why. strict is for directories whose files are all
+// meant.
+func (s *scanner) open(i int, dir string, strict bool) *place {
+	st := s.m.dirs[dir]
+	if st == nil {
+		st = &dirState{}
+		s.m.dirs[dir] = st
+	}
+	d, err := s.m.walker.dir(dir)
+	if err != nil {
+		s.alarm(i, dir, reason(err), "mkdir "+clean(dir)+", or name another directory")
+		return nil
+	}
+	t := d.trail
+	switch {
+	case strict && t.loose != "":
+		s.alarm(i, dir, "is not used: others than its owner can write "+clean(t.loose), "chmod go-w "+clean(t.loose))
+	case strict && t.mixed:
+		s.alarm(i, dir, "is not used: several users own the way to it", "")
+	case strict && st.known && t.owner != st.owner:
+		s.alarm(i, dir, fmt.Sprintf("is not used: it belonged to %s and now to %s", userName(st.owner), userName(t.owner)),
+			"chown "+userName(st.owner)+" "+clean(dir))
+	default:
+		st.known, st.owner, st.read = true, t.owner, true
+		return d
+	}
+	d.close()
+	return nil
+}
+
+// alarm says that a source cannot be used. What it held stays as it was.
+func (s *scanner) alarm(i int, dir, message, hint string) {
+	s.failed[i] = true
+	s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Error, Code: "directory-unusable", File: clean(dir), Step: "open",
+		Message: message + "; vassals from it stay as they are", Hint: hint})
+}
+
+// list returns the names in d.
+func list(d *place) ([]string, error) {
+	fd, err := unix.Openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), d.path)
+	defer f.Close()
+	names, err := f.Readdirnames(MaxEntries)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if len(names) == MaxEntries {
+		return nil, fmt.Errorf("it holds more than %d names", MaxEntries)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// pattern looks at a glob:// source.
+func (s *scanner) pattern(i int, src source) {
+	d := s.open(i, src.fixed, false)
+	if d == nil {
+		return
+	}
+	d.close()
+	s.match(i, src, src.fixed, nil)
+}
+
+// match looks for what the pattern's components after those found fit, in dir.
+func (s *scanner) match(i int, src source, dir string, found []string) {
+	part := src.parts[len(found)]
+	last := len(found) == len(src.parts)-1
+	if !last && !wild(part) {
+		s.match(i, src, path.Join(dir, part), append(slices.Clone(found), part))
+		return
+	}
+	d, err := s.m.walker.dir(dir)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return
+	}
+	if err != nil {
+		s.alarm(i, dir, reason(err), "")
+		return
+	}
+	defer d.close()
+	names, err := list(d)
+	if err != nil {
+		s.alarm(i, dir, reason(err), "")
+		return
+	}
+	if s.m.dirs[dir] == nil {
+		s.m.dirs[dir] = &dirState{}
+	}
+	s.m.dirs[dir].read = true
+	for _, n := range names {
+		if ok, _ := path.Match(part, n); !ok || strings.HasPrefix(n, ".") && !strings.HasPrefix(part, ".") {
+			continue
+		}
+		f := append(slices.Clone(found), n)
+		p := path.Join(dir, n)
+		if last {
+			s.name(i, d, n, p, globName(src.parts, f))
+			continue
+		}
+		if fd, st, err := child(d, n); err == nil { // a tenant's link is not followed to look for files
+			unix.Close(fd)
+			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				s.match(i, src, p, f)
+			}
+		}
+	}
+}
+
+// name looks at one name of a directory.
+func (s *scanner) name(i int, d *place, n, p, raw string) {
+	switch kindOf(n) {
+	case ignored:
+		return
+	case foreign:
+		s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Warning, Code: "not-supported", File: clean(p),
+			Message: "is not read: " + filepath.Ext(n) + " is not supported", Hint: "write ini"})
+		return
+	}
+	e := s.m.entries[p]
+	if e == nil {
+		e = &entry{}
+		s.m.entries[p] = e
+	}
+	if e.seen {
+		return // two sources find it
+	}
+	f, gone := s.m.walker.look(d, n, p, s.m.tyrant)
+	if gone {
+		return
+	}
+	defer f.close()
+	e.seen, e.source, e.raw, e.missing = true, i, raw, time.Time{}
+	s.consider(e, p, f)
+}
+
+// consider decides whether what is at p now counts.
+func (s *scanner) consider(e *entry, p string, f found) {
+	if f.sig != e.sig || e.since.IsZero() {
+		e.sig, e.since, e.taken = f.sig, s.now, false
+		if e.restive.IsZero() {
+			e.restive = s.now
+		}
+	}
+	if f.prob != nil {
+		if s.rested(e) {
+			s.take(e, p, nil, f.prob)
+		}
+		return
+	}
+	if e.taken && e.file.Problem == nil && s.now.Sub(e.since) > racyWindow && !f.sig.young(s.now) {
+		return // the same as when it was read
+	}
+	text, calm, err := read(f.fd, f.sig)
+	if err != nil {
+		if s.rested(e) {
+			s.take(e, p, nil, problem(p, "not-readable", reason(err), ""))
+		}
+		return
+	}
+	if e.taken && calm && e.file.Stamp == f.sig.stamp(text, s.m.touch) {
+		return
+	}
+	if s.ready(e, calm, len(text) == 0) {
+		s.take(e, p, text, nil)
+	}
+}
+
+// ready reports whether the file is at rest, or has been restive for so long
+// that it is taken as it is.
+func (s *scanner) ready(e *entry, calm, empty bool) bool {
+	unrest := s.now.Sub(e.restive)
+	switch {
+	case !calm && unrest < MaxWriting:
+		s.wake(Settle)
+		return false
+	case empty && unrest < MaxUnrest && s.settling(e, MaxUnrest):
+		return false
+	}
+	return s.rested(e)
+}
+
+// rested reports whether the state of e is old enough to count.
+func (s *scanner) rested(e *entry) bool {
+	return s.asked || s.now.Sub(e.restive) >= MaxUnrest || !s.settling(e, Settle)
+}
+
+// settling reports whether e changed less than d ago, and has the next scan
+// come when it has not.
+func (s *scanner) settling(e *entry, d time.Duration) bool {
+	if s.first && !e.sig.young(s.now) {
+		return false // it lay there before we came
+	}
+	if age := s.now.Sub(e.since); age < d {
+		s.wake(d - age)
+		return true
+	}
+	return false
+}
+
+func (s *scanner) wake(d time.Duration) { s.again = min(s.again, max(d, time.Millisecond)) }
+
+// take makes what is at p now count.
+func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
+	e.taken, e.restive = true, time.Time{}
+	e.counts = true
+	e.file = emperor.File{Path: p, Text: text, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777),
+		Trust: vassal.Trust{Operator: e.sig.uid == 0, UID: int(e.sig.uid), GID: int(e.sig.gid)},
+		Stamp: e.sig.stamp(text, s.m.touch)}
+	if prob != nil { // nothing of it is believed
+		e.file.Trust = vassal.Trust{UID: int(e.sig.uid), GID: int(e.sig.gid)}
+		e.file.Stamp = "problem " + prob.Code
+	}
+}
+
+// absent deals with an entry that this scan has not met.
+func (s *scanner) absent(p string, e *entry) {
+	if e.seen || s.failed[e.source] {
+		return
+	}
+	if e.missing.IsZero() {
+		e.missing = s.now
+	}
+	if age := s.now.Sub(e.missing); e.counts && !s.asked && age < Settle {
+		s.wake(Settle - age)
+		return
+	}
+	delete(s.m.entries, p)
+}
+
+// snapshot gives every file its name. Who has a name keeps it; of those that
+// come at once an operator's file is first, then the path decides: nobody
+// takes another's name by a file that sorts before it.
+func (s *scanner) snapshot() emperor.Snapshot {
+	m := s.m
+	snap := emperor.Snapshot{Partial: len(s.failed) > 0}
+	paths := sortedKeys(m.entries)
+	slices.SortStableFunc(paths, func(a, b string) int {
+		return cmp.Compare(rank(m, a), rank(m, b))
+	})
+	claims := map[string]string{}
+	for _, p := range paths {
+		e := m.entries[p]
+		if !e.counts {
+			continue
+		}
+		f := e.file
+		n, bad := nameOf(e.raw, p)
+		f.Name = n
+		key := strings.ToLower(string(n))
+		if other, ok := claims[key]; bad == nil && ok {
+			bad = clash(p, other, string(n), m.entries[other].raw)
+		}
+		if bad != nil {
+			f.NoVassal, f.Problem, f.Text = true, bad, nil
+			f.Path = clean(p)
+		} else {
+			claims[key] = p
+		}
+		snap.Files = append(snap.Files, f)
+	}
+	m.claims = claims
+	slices.SortFunc(snap.Files, func(a, b emperor.File) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Path, b.Path))
+	})
+	slices.SortFunc(s.skipped, func(a, b vassal.Problem) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Message, b.Message))
+	})
+	snap.Skipped = s.skipped
+	return snap
+}
+
+// rank orders claims: 0 has the name, 1 is the operator's, 2 is a tenant's.
+func rank(m *Monitor, p string) int {
+	e := m.entries[p]
+	switch {
+	case m.claims[strings.ToLower(e.raw)] == p:
+		return 0
+	case e.file.Problem == nil && e.file.Trust.Operator:
+		return 1
+	}
+	return 2
+}
+
+func clash(p, other, name, otherName string) *vassal.Problem {
+	if name != otherName {
+		return problem(p, "name-clash", fmt.Sprintf("its name %s differs only in case from %s of %s, which has it", name, clean(otherName), clean(other)), "rename one of them")
+	}
+	return problem(p, "name-clash", fmt.Sprintf("its name %s is that of %s, which has it", name, clean(other)), "rename one of them")
+}

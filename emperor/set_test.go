@@ -1,0 +1,419 @@
+package emperor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// act asks for verb and returns the Outcome as text.
+func (s *stage) act(n vassal.Name, verb control.Verb) string {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 60*time.Second)
+	defer cancel()
+	if verb == control.Reload || verb == control.Start || verb == control.Restart {
+		if err := s.e.Refresh(ctx); err != nil {
+			return err.Error()
+		}
+	}
+	o := s.e.Act(ctx, string(n), control.Request{Verb: verb, Reason: "why"}, "root")
+	out := fmt.Sprint(o.Code, " ", o.Text)
+	if o.Problem != nil {
+		out += " (" + o.Problem.Code + ")"
+	}
+	return out
+}
+
+func (s *stage) await(n, goal string) (string, time.Duration) {
+	ctx, cancel := context.WithTimeout(s.ctx, 60*time.Second)
+	defer cancel()
+	t0 := time.Now()
+	o := s.e.Await(ctx, n, goal)
+	return fmt.Sprint(o.Code, " ", o.Text), time.Since(t0)
+}
+
+func TestVerbs(t *testing.T) {
+	perform(t, Options{Concurrency: 2, StateDir: t.TempDir()}, func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		step := func(verb control.Verb, want, line string) {
+			s.Helper()
+			if got := s.act("v", verb); got != want {
+				s.Errorf("%s: got %q, want %q", verb, got, want)
+			}
+			s.want("v", line)
+		}
+		step(control.Start, "0 v: running, generation 1", "running 1")
+		step(control.Reload, "0 v: running, generation 2", "running 2")
+		step(control.Restart, "0 v: running, generation 3", "running 3")
+		step(control.Stop, "0 v: stopped, generation 3", "stopped 3")
+		if n := s.world.open["v"]; n != 0 {
+			s.Errorf("stopped: %d launchers open: its listeners are not closed", n)
+		}
+		step(control.Reload, "1 v: is stopped; hint: liege start (wrong-state)", "stopped 3")
+		s.write("v", "good edited")
+		s.look(5 * time.Second)
+		s.want("v", "stopped 3")
+		step(control.Start, "0 v: running, generation 4", "running 4")
+		step(control.Suspend, "0 v: suspended, generation 4", "suspended 4")
+		if n := s.world.open["v"]; n != 1 {
+			s.Errorf("suspended: %d launchers open: its listeners are not kept", n)
+		}
+		if n := s.world.alive("v"); n != 0 {
+			s.Errorf("suspended: %d live", n)
+		}
+		step(control.Start, "1 v: is suspended; hint: liege resume (wrong-state)", "suspended 4")
+		step(control.Stop, "0 v: stopped, generation 4", "stopped 4")
+		step(control.Start, "0 v: suspended, generation 4", "suspended 4") // stop and start lift no suspension
+		step(control.Resume, "0 v: running, generation 5", "running 5")
+		s.write("v", "bad")
+		step(control.Reload, "1 v: reload failed; the one before still serves (unknown-option)", "running 5: bad file")
+		s.write("v", "crash")
+		step(control.Restart, "1 v: restart: backoff (import-error)", "backoff 6: boom")
+		s.write("v", "good")
+		step(control.Start, "0 v: running, generation 7", "running 7")
+		if got, want := s.act("w", control.Reload), "66 w: no such vassal (no-such-vassal)"; got != want {
+			s.Errorf("got %q, want %q", got, want)
+		}
+		s.write("v", "slow=100s timeout=200s")
+		if got, want := s.act("v", control.Reload), "75 v: reload: timed out; it is running (timed-out)"; got != want {
+			s.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// reload on a vassal in backoff or failed tries at once and forgets the count.
+func TestTriesAtOnce(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "crash")
+		s.look(20 * time.Second) // the delay is 8 s by now
+		n := s.world.starts("v")
+		s.act("v", control.Start)
+		if got := s.world.starts("v"); got != n+1 {
+			s.Errorf("%d starts, want one more than %d", got, n)
+		}
+		s.pass(1500 * time.Millisecond) // the delay is one second again
+		if got := s.world.starts("v"); got != n+2 {
+			s.Errorf("%d starts, want two more than %d", got, n)
+		}
+	})
+}
+
+func TestWait(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		check := func(n, goal, want string, atMost time.Duration) {
+			s.Helper()
+			got, d := s.await(n, goal)
+			if got != want || d > atMost {
+				s.Errorf("wait %s %s: got %q after %v, want %q within %v", n, goal, got, d, want, atMost)
+			}
+		}
+		check("v", "gone", "0 v: gone", 0)
+		time.AfterFunc(5*time.Second, func() { s.write("v", "good"); s.e.Refresh(s.ctx) })
+		check("v", "applied", "0 v: applied, generation 1", 6*time.Second)
+		check("v", "running", "0 v: running, generation 1", 0)
+		s.write("v", "bad")
+		s.look(0)
+		check("v", "applied", "1 v: will not be applied: it is running", 0)
+		check("v", "running", "0 v: running, generation 1", 0)
+		s.write("v", "slow=5s")
+		s.look(0)
+		check("v", "applied", "0 v: applied, generation 2", 5*time.Second)
+		s.write("w", "bad")
+		s.look(0)
+		check("w", "running", "1 w: will not be running: it is failed", 0)
+		check("w", "failed", "0 w: failed, generation 0", 0)
+		s.act("v", control.Stop)
+		check("v", "applied", "1 v: will not be applied: it is stopped", 0)
+		check("v", "backoff", "75 v: wait backoff: timed out; it is stopped", time.Hour)
+		time.AfterFunc(5*time.Second, func() { s.remove("v"); s.e.Refresh(s.ctx) })
+		check("v", "gone", "0 v: gone", 5*time.Second)
+	})
+}
+
+// Two hundred at once; one crash-loops, one is ready after a minute, one is
+// broken, one hangs in its check, one does not die: the others do not notice.
+func TestTwoHundred(t *testing.T) {
+	run := func(t *testing.T, evil map[vassal.Name]string) (d time.Duration) {
+		perform(t, Options{Concurrency: 4}, func(s *stage) {
+			t0 := time.Now()
+			for n, text := range evil {
+				s.write(n, text)
+			}
+			for i := range 200 {
+				s.write(vassal.Name(fmt.Sprintf("v%d", i)), "good")
+			}
+			s.look(0)
+			for i := range 200 {
+				if got, _ := s.await(fmt.Sprintf("v%d", i), "running"); !strings.HasPrefix(got, "0 ") {
+					s.Error(got)
+				}
+			}
+			d = time.Since(t0)
+			if s.world.most() > 4+len(evil) {
+				s.Errorf("%d started at once, want at most 4 besides the slow", s.world.most())
+			}
+		})
+		return d
+	}
+	calm := run(t, nil)
+	// "a" sorts before "v": the evil ones come first.
+	evil := map[vassal.Name]string{"a1": "crash", "a2": "slow=60s timeout=90s", "a3": "bad", "a4": "hang=30s bad", "a5": "never", "a6": "fail", "a7": "dies=2s"}
+	if d := run(t, evil); d > calm+6*time.Second {
+		t.Errorf("ready after %v, without the evil ones %v", d, calm)
+	}
+}
+
+// Reloads of many by a changed template are few at a time too, and a start by
+// hand goes before them.
+func TestQueue(t *testing.T) {
+	perform(t, Options{Concurrency: 1}, func(s *stage) {
+		for i := range 20 {
+			s.write(vassal.Name(fmt.Sprintf("v%02d", i)), "good")
+		}
+		s.look(0)
+		s.want("v19", "starting 0 queued")
+		t0 := time.Now()
+		if got := s.act("v19", control.Start); got != "0 v19: running, generation 1" || time.Since(t0) > 2500*time.Millisecond {
+			s.Errorf("got %q after %v, want it next", got, time.Since(t0))
+		}
+		s.pass(20 * time.Second)
+		if s.world.most() != 1 {
+			s.Errorf("%d at once, want 1", s.world.most())
+		}
+		if got := s.e.Totals().String(); got != "20 of 20 running" {
+			s.Errorf("got %q", got)
+		}
+	})
+}
+
+func TestRename(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("old", "good drain=5s")
+		s.look(2 * time.Second)
+		s.rename("old", "new")
+		s.look(2 * time.Second)
+		s.want("old", "draining 1")
+		s.want("new", "starting 0 queued")
+		s.pass(4500 * time.Millisecond)
+		s.want("old", "none")
+		s.want("new", "running 1")
+		if d := cmp.Diff([]string{"old → new"}, s.world.handed); d != "" {
+			s.Error(d)
+		}
+		// There and back while it drains.
+		s.rename("new", "newer")
+		s.look(time.Second)
+		s.rename("newer", "new")
+		s.look(10 * time.Second)
+		s.want("newer", "none")
+		s.want("new", "running 1")
+		// A stopped one has nothing to give.
+		s.act("new", control.Stop)
+		s.rename("new", "last")
+		s.look(2 * time.Second)
+		s.want("last", "running 1")
+	})
+}
+
+// What was asked for, and the counters, outlive the Emperor.
+func TestRecords(t *testing.T) {
+	dir := t.TempDir()
+	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+		for _, n := range []vassal.Name{"run", "stop", "susp", "torn", "lost", "crash"} {
+			s.write(n, "good")
+		}
+		s.write("crash", "crash")
+		s.look(2500 * time.Millisecond)
+		f := s.world.made["run"][0]
+		f.mu.Lock()
+		f.usage = Usage{CPUUsec: 1000, OOMKills: 2, Requests: 30}
+		f.mu.Unlock()
+		s.act("stop", control.Stop)
+		s.act("susp", control.Suspend)
+		s.remove("lost")
+		restart := func() {
+			s.finish()
+			s.start()
+			s.pass(2 * time.Second)
+		}
+		restarts := record0(s, "crash").Restarts
+		s.finish()
+		if err := os.WriteFile(filepath.Join(dir, "v-torn.json"), []byte(`{"v":1,"na`), 0o600); err != nil {
+			s.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "v-nobody.json"), []byte(`{}`), 0o600); err != nil {
+			s.Fatal(err)
+		}
+		s.start()
+		s.pass(2500 * time.Millisecond)
+		s.want("run", "running 2")
+		s.want("stop", "stopped 1")
+		s.want("susp", "suspended 1")
+		s.want("torn", "running 1")
+		for _, n := range []string{"v-nobody.json", "v-lost.json"} {
+			if _, err := os.Stat(filepath.Join(dir, n)); !errors.Is(err, os.ErrNotExist) {
+				s.Errorf("%s is still there: %v", n, err)
+			}
+		}
+		v := record0(s, "run")
+		if v.CPUUsec != 1000 || v.OOMKills != 2 || v.Requests != 30 {
+			s.Errorf("counters: %d %d %d", v.CPUUsec, v.OOMKills, v.Requests)
+		}
+		g := s.world.made["run"][1] // a new cgroup, a new process: both count from nothing
+		g.mu.Lock()
+		g.usage = Usage{CPUUsec: 500, OOMKills: 1, Requests: 5}
+		g.mu.Unlock()
+		restart()
+		if v := record0(s, "run"); v.CPUUsec != 1500 || v.OOMKills != 3 || v.Requests != 35 {
+			s.Errorf("counters: %d %d %d", v.CPUUsec, v.OOMKills, v.Requests)
+		}
+		if v := record0(s, "crash"); v.Restarts < restarts {
+			s.Errorf("restarts went from %d to %d", restarts, v.Restarts)
+		}
+		if v := record0(s, "susp"); v.Suspended == nil || v.Suspended.Reason != "why" || v.Suspended.Status != 503 || v.Suspended.By != "root" {
+			s.Errorf("suspended: %+v", v.Suspended)
+		}
+		if v := record0(s, "stop"); v.StoppedBy == nil || *v.StoppedBy != "root" {
+			s.Errorf("stopped by: %v", v.StoppedBy)
+		}
+		// Gone and back: stopped no more.
+		s.remove("stop")
+		s.look(0)
+		s.write("stop", "good")
+		s.look(2 * time.Second)
+		s.want("stop", "running 1")
+	})
+}
+
+func record0(s *stage, n string) control.Vassal {
+	for _, v := range s.e.list() {
+		if v.Name == n {
+			return v
+		}
+	}
+	return control.Vassal{}
+}
+
+// A survivor of a killed Emperor serves until its successor is ready.
+func TestAdopt(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		old := &fake{gen: 7, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}}
+		lone := &fake{gen: 3, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}}
+		s.world.survivor["v"], s.world.survivor["b"] = old, lone
+		s.write("v", "good")
+		s.write("b", "bad")
+		s.look(500 * time.Millisecond)
+		s.want("v", "running 8 starting")
+		s.pass(time.Second)
+		s.want("v", "running 8")
+		s.want("b", "running 3: bad file")
+		select {
+		case <-old.done:
+		default:
+			s.Error("the survivor lives on")
+		}
+	})
+}
+
+// An old generation that drains keeps the new one from its timers.
+func TestAlone(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "good drain=5s")
+		s.look(2 * time.Second)
+		s.write("v", "good")
+		s.look(3 * time.Second)
+		second := s.world.made["v"][1]
+		told := func() bool { second.mu.Lock(); defer second.mu.Unlock(); return second.alone }
+		if told() {
+			s.Error("told that it is alone while the old one drains")
+		}
+		s.pass(5 * time.Second)
+		if !told() {
+			s.Error("not told that it is alone")
+		}
+	})
+}
+
+// Shutdown: drains, hurries, and does not wait for what cannot die.
+func TestShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{T: t, files: newFiles(), world: newWorld(), slots: 2}
+		s.start()
+		s.write("a", "stubborn")
+		s.write("b", "stuck")
+		s.write("c", "never")
+		s.look(5 * time.Second)
+		t0 := time.Now()
+		s.stop()
+		synctest.Wait()
+		s.want("a", "draining 1")
+		time.Sleep(3 * time.Second)
+		s.e.Hurry()
+		<-s.end
+		if d := time.Since(t0); d != 3*time.Second+KillAfter {
+			t.Errorf("took %v", d)
+		}
+		s.world.made["b"][0].die(vassal.Exit{})
+	})
+}
+
+func TestNoVassal(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.files.m["x"] = File{Name: "my shop", Path: "/etc/vassals/my shop.ini", NoVassal: true,
+			Problem: &vassal.Problem{Severity: vassal.Error, Code: "bad-name", Message: "no"}}
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		s.want("my shop", "failed 0: no")
+		if got := s.act("my shop", control.Start); got != "1 my shop: cannot be run (bad-name)" {
+			s.Errorf("got %q", got)
+		}
+		if got := s.e.Totals().String(); got != "1 of 2 running, 1 failed" {
+			s.Errorf("got %q", got)
+		}
+		if got := s.e.Lines(); len(got) != 2 || !strings.HasPrefix(got[1], "v: running since ") {
+			s.Errorf("got %q", got)
+		}
+	})
+}
+
+// Every member is there, null where there is nothing, no array is null.
+func TestJSON(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "dies=5s")
+		s.look(5500 * time.Millisecond)
+		b, err := json.MarshalIndent(record0(s, "v"), "", "  ")
+		if err != nil {
+			s.Fatal(err)
+		}
+		want, err := os.ReadFile("testdata/status.json")
+		if err != nil && !*update {
+			s.Fatal(err)
+		}
+		got := string(b) + "\n"
+		if *update {
+			if err := os.WriteFile("testdata/status.json", []byte(got), 0o644); err != nil {
+				s.Fatal(err)
+			}
+			return
+		}
+		if d := cmp.Diff(string(want), got); d != "" {
+			s.Error(d)
+		}
+	})
+}
