@@ -1,0 +1,324 @@
+package inifile
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxNames is how long a chain of placeholders may be.
+const maxNames = 1000
+
+// expand makes the value of every entry that is there: $() and @() of all of
+// them, then %(). Words of the language have acted on their text already; only
+// the path of an inherit and what a placeholder stands for are expanded.
+func (r *reader) expand() {
+	for _, e := range r.entries {
+		if e.kind != word || e.key == "inherit" {
+			if e.kind != placeholder { // as in uWSGI, where set-placeholder acts at once
+				e.value = r.replace(e, e.value, '$', r.environment)
+				e.value = r.replace(e, e.value, '@', r.content)
+			}
+		}
+		e.expanded = e.value
+	}
+	for _, e := range r.entries {
+		if r.stopped {
+			return
+		}
+		if e.kind != word || e.key == "inherit" {
+			r.placeholders(e, 0)
+		}
+	}
+}
+
+// replace replaces every sigil(…) in s by what f gives for the text between.
+// Without ok the text stays. An expansion begins at a sigil and ends at the
+// next ")"; what replaces it is not looked at again.
+func (r *reader) replace(e *entry, s string, sigil byte, f func(e *entry, inner string) (string, bool)) string {
+	open := string(sigil) + "("
+	if !strings.Contains(s, open) {
+		return s
+	}
+	var b strings.Builder
+	for {
+		i := strings.Index(s, open)
+		if i < 0 {
+			break
+		}
+		n := strings.IndexByte(s[i+2:], ')')
+		if n < 0 {
+			break
+		}
+		b.WriteString(s[:i])
+		if v, ok := f(e, s[i+2:i+2+n]); ok && n > 0 {
+			b.WriteString(v)
+		} else {
+			b.WriteString(s[i : i+2+n+1])
+		}
+		s = s[i+2+n+1:]
+		if b.Len()+len(s) > MaxExpansion {
+			r.stop(e.at, e.key, fmt.Sprintf("expands to more than %d bytes", MaxExpansion))
+			return ""
+		}
+	}
+	b.WriteString(s)
+	return b.String()
+}
+
+// environment is $(NAME), $(NAME-default) or $(NAME:-default).
+func (r *reader) environment(e *entry, inner string) (string, bool) {
+	name, fallback, given := strings.Cut(unguard(inner), "-")
+	name, unsetOrEmpty := strings.CutSuffix(name, ":")
+	if unsetOrEmpty && !given || !isName(name) {
+		return "", false // a command substitution of some shell, not ours
+	}
+	v, set := r.getenv(e.at, name)
+	switch {
+	case set && (v != "" || !unsetOrEmpty):
+		return r.data(e.at, e.key, v), true
+	case given:
+		return guard(fallback), true
+	case !e.at.operator:
+		r.fail(e.at, e.key, codeNotForTenants, "$("+clip(name)+"): only a file that belongs to root may read the environment", "write the value, or $("+clip(name)+":-value)")
+	default:
+		r.warn(e.at, e.key, codeUnsetEnv, "$("+clip(name)+") is not set and stays as it is", "set it for the Emperor, or write $("+clip(name)+":-default)")
+	}
+	return "", false
+}
+
+func isName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c != '_' && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !(i > 0 && c >= '0' && c <= '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// content is @(PATH): the file without one final line end.
+func (r *reader) content(e *entry, inner string) (string, bool) {
+	name := unguard(inner)
+	switch {
+	case name == "":
+		return "", false
+	case hasScheme(name):
+		r.refuseScheme(e.at, e.key, name)
+		return "", true
+	}
+	f, ok := r.readFile(e.at.text, e.at, e.key, r.abs(name))
+	if !ok {
+		return "", true
+	}
+	s := strings.TrimSuffix(string(f.Data), "\n")
+	return r.data(e.at, e.key, strings.TrimSuffix(s, "\r")), true
+}
+
+// data is what came from outside the text: it is never expanded.
+func (r *reader) data(at place, key, s string) string {
+	if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
+		r.fail(at, key, codeSyntax, "what it reads is not text in UTF-8", "")
+		return ""
+	}
+	return guard(s)
+}
+
+// placeholders expands every %(…) of e, and of what they stand for.
+func (r *reader) placeholders(e *entry, depth int) {
+	if e.state != 0 || r.stopped {
+		return
+	}
+	if depth > maxNames {
+		r.stop(e.at, e.key, fmt.Sprintf("more than %d placeholders refer to each other", maxNames))
+		return
+	}
+	e.state = 1
+	if !e.late {
+		e.expanded = r.replace(e, e.value, '%', func(e *entry, inner string) (string, bool) { return r.names1(e, inner, depth) })
+	}
+	e.state = 2
+	if r.grown += len(e.expanded); r.grown > MaxExpansion {
+		r.stop(e.at, e.key, fmt.Sprintf("with it the settings expand to more than %d bytes", MaxExpansion))
+	}
+}
+
+// names1 is what stands between %( and ).
+func (r *reader) names1(e *entry, inner string, depth int) (string, bool) {
+	inner = unguard(inner)
+	if !strings.Contains(inner, " ") {
+		v, ok := r.value(e, inner, depth)
+		if !ok && inner != "" && !formats(e.key) {
+			r.warn(e.at, e.key, codePlaceholder, fmt.Sprintf("%%(%s) is not defined and stays as it is", clip(inner)), "")
+		}
+		return v, ok
+	}
+	var result string
+	op := ""
+	for token := range strings.FieldsFuncSeq(inner, func(c rune) bool { return c == ' ' }) {
+		switch token {
+		case "+", "-", "*", "/":
+			op = token
+			continue
+		case "++", "--":
+			n, _ := leadingInt(unguard(result))
+			result, op = strconv.FormatInt(n+map[string]int64{"++": 1, "--": -1}[token], 10), ""
+			continue
+		}
+		arg := token
+		if !isNumber(token) {
+			var ok bool
+			if arg, ok = r.value(e, token, depth); !ok {
+				arg = ""
+				r.warn(e.at, e.key, codePlaceholder, fmt.Sprintf("%s in %%(%s) is not defined and counts as empty", clip(token), clip(inner)), "")
+			}
+		}
+		if op == "" {
+			result += arg
+		} else {
+			result = calculate(op, unguard(result), unguard(arg))
+		}
+		if len(result) > MaxExpansion {
+			r.stop(e.at, e.key, fmt.Sprintf("expands to more than %d bytes", MaxExpansion))
+			return "", true
+		}
+		op = ""
+	}
+	return result, true
+}
+
+// formats reports whether %(…) in values of key has a meaning of its own:
+// log formats, where a name that is no placeholder is a variable of the
+// request.
+func formats(key string) bool {
+	return strings.Contains(key, "log") || strings.Contains(key, "format") || strings.HasPrefix(key, "route")
+}
+
+// value is what %(name) stands for: the first entry of that name. A name that
+// refers to itself stays as it is, as in uWSGI; several that refer to each
+// other, with which uWSGI fills its memory, are an Error.
+func (r *reader) value(e *entry, name string, depth int) (string, bool) {
+	r.referenced[name] = true
+	d := r.first[name]
+	switch {
+	case d == nil:
+		return "", false
+	case d == e:
+		r.warn(e.at, e.key, codePlaceholder, fmt.Sprintf("%%(%s) is this very line and stays as it is", clip(name)), "")
+		return "%(" + guard(name) + ")", true
+	case d.state == 1:
+		r.fail(e.at, e.key, codePlaceholder, fmt.Sprintf("%%(%s) refers back to this line", clip(name)), "")
+		return "", true
+	}
+	r.placeholders(d, depth+1)
+	e.tenant = e.tenant || d.tenant
+	return d.expanded, true
+}
+
+// calculate is uWSGI's arithmetic: 64 bits, what is no number is 0, and so is
+// a division by 0.
+func calculate(op, a, b string) string {
+	x, _ := leadingInt(a)
+	y, _ := leadingInt(b)
+	switch op {
+	case "+":
+		x += y
+	case "-":
+		x -= y
+	case "*":
+		x *= y
+	case "/":
+		if y == 0 {
+			x = 0
+		} else {
+			x /= y
+		}
+	}
+	return strconv.FormatInt(x, 10)
+}
+
+func isNumber(s string) bool {
+	s = strings.TrimPrefix(s, "-")
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+// leadingInt is strtoll: the number at the beginning of s, 0 without one, and
+// the rest.
+func leadingInt(s string) (n int64, rest string) {
+	t := strings.TrimLeft(s, " \t")
+	i := 0
+	if i < len(t) && (t[i] == '-' || t[i] == '+') {
+		i++
+	}
+	digits := i
+	for i < len(t) && t[i] >= '0' && t[i] <= '9' {
+		i++
+	}
+	if i == digits {
+		return 0, s
+	}
+	n, _ = strconv.ParseInt(t[:i], 10, 64) // out of range: the nearest, as strtoll
+	return n, t[i:]
+}
+
+// custom appends what the use s of a declared option stands for. Its template
+// is K=V;K=V, with $1, $2 … for the words of the value.
+func (r *reader) custom(out []Setting, e *entry, s Setting, template string, depth int) []Setting {
+	if depth > MaxDepth {
+		r.stop(e.at, s.Key, fmt.Sprintf("more than %d declared options stand for each other", MaxDepth))
+		return out
+	}
+	args := strings.FieldsFunc(s.Value, func(c rune) bool { return c == ' ' })
+	if len(args) == 0 {
+		args = []string{""}
+	}
+	for part := range strings.SplitSeq(unguard(template), ";") {
+		key, value, ok := strings.Cut(part, "=")
+		if !ok {
+			break // uWSGI too stops here: declare-option = x=$1 only makes x known
+		}
+		one := s
+		one.Key, one.Value, one.Placeholder = arguments(key, args), arguments(value, args), false
+		one.Raw = one.Value
+		if r.grown += len(one.Key) + len(one.Value); r.grown > MaxExpansion || len(out) >= MaxSettings {
+			r.stop(e.at, s.Key, fmt.Sprintf("with it the settings are more than %d, or more than %d bytes", MaxSettings, MaxExpansion))
+			return out
+		}
+		switch inner, declared := r.declared[one.Key]; {
+		case declared:
+			one.Placeholder = true
+			out = r.custom(append(out, one), e, one, inner, depth+1)
+		case slices.Contains([]string{"include", "ini", "inherit"}, one.Key):
+			t := *e.at.text
+			t.late = true
+			r.load(&t, e.at, one.Key, guard(one.Value))
+			r.inheritPending()
+		case r.isWord(one.Key):
+			r.fail(e.at, s.Key, codeBlock, fmt.Sprintf("stands for %s, which a declared option cannot", one.Key), "")
+		default:
+			out = append(out, one)
+		}
+	}
+	return out
+}
+
+// arguments replaces $1, $2 … of a template. One without a word stays.
+func arguments(s string, args []string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		j := i + 1
+		for j < len(s) && s[j] >= '0' && s[j] <= '9' && j-i < 4 {
+			j++
+		}
+		n, err := strconv.Atoi(s[min(i+1, len(s)):j])
+		if s[i] != '$' || err != nil || n < 1 || n > len(args) {
+			b.WriteByte(s[i])
+			continue
+		}
+		b.WriteString(args[n-1])
+		i = j - 1
+	}
+	return b.String()
+}

@@ -1,0 +1,262 @@
+package inifile
+
+import (
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// block is the if-… or for… that lines stand in. Blocks do not nest, as in
+// uWSGI; a block is applied line by line, so that a loop over a and b of the
+// lines x and y gives x x y y.
+type block struct {
+	word   string // that opened it; empty: no block
+	at     place
+	items  []string // what %(_) becomes, once per repetition, guarded
+	plain  bool     // %(_) is left alone
+	failed bool     // of the last if: else applies
+	inElse bool
+	nested int // blocks inside, which are errors
+}
+
+// run takes the lines of one text.
+func (r *reader) run(t *text, lines []line) {
+	var b block
+	for _, l := range lines {
+		if r.stopped {
+			return
+		}
+		at := place{t, l.num}
+		key := unguard(r.substitute(t.magic, "", l.key, at))
+		switch w := r.words[key]; {
+		case w.open != nil:
+			r.open(&b, at, key, l, w.open)
+		case w.end:
+			r.end(&b, at, key)
+		case w.otherwise:
+			r.otherwise(&b, at, key)
+		default:
+			r.take(&b, at, key, l)
+		}
+	}
+	if b.word != "" {
+		r.warn(b.at, b.word, codeBlock, "is never closed: it ends with the file", "end the block with "+closing(b.word)+" =")
+	}
+}
+
+func closing(word string) string {
+	if strings.HasPrefix(word, "for") {
+		return "endfor"
+	}
+	return "endif"
+}
+
+func (r *reader) open(b *block, at place, key string, l line, open opener) {
+	if b.word != "" {
+		b.nested++
+		r.fail(at, key, codeBlock, fmt.Sprintf("is inside the %s of line %d: blocks do not nest", b.word, b.at.line), "close that one first, or put one of the two into a file and include it")
+		return
+	}
+	value := r.substitute(at.magic, key, l.value, at)
+	if strings.Contains(value, "%(") || strings.Contains(value, "$(") || strings.Contains(value, "@(") {
+		r.warn(at, key, codeNotExpanded, "$(), @() and %() are not expanded here: it sees the text as written", "use %-variables such as %d and %n, or write it out")
+	}
+	*b = block{word: key, at: at}
+	b.items, b.plain = open(r, at, key, value)
+	b.failed = len(b.items) == 0 && strings.HasPrefix(key, "if")
+}
+
+func (r *reader) end(b *block, at place, key string) {
+	switch {
+	case b.nested > 0:
+		b.nested--
+	case b.word == "":
+		r.warn(at, key, codeBlock, "closes nothing", "")
+	default:
+		*b = block{}
+	}
+}
+
+func (r *reader) otherwise(b *block, at place, key string) {
+	switch {
+	case b.nested > 0:
+	case !strings.HasPrefix(b.word, "if") || b.inElse:
+		r.fail(at, key, codeBlock, "has no if-… before it", "")
+	default:
+		b.inElse, b.plain, b.items = true, true, nil
+		if b.failed {
+			b.items = []string{""}
+		}
+	}
+}
+
+// take adds one line as often as its block says.
+func (r *reader) take(b *block, at place, key string, l line) {
+	if b.word != "" && (len(b.items) == 0 || b.nested > 0) {
+		return
+	}
+	value := r.substitute(at.magic, key, l.value, at)
+	e := entry{key: key, value: value, bare: l.bare, at: at, late: at.late, tenant: !at.operator}
+	if b.word == "" {
+		r.add(&e)
+		return
+	}
+	for _, item := range b.items {
+		if r.stopped {
+			return
+		}
+		one := e
+		if !b.plain {
+			one.value = strings.ReplaceAll(value, "%(_)", item)
+		}
+		r.add(&one)
+	}
+}
+
+// opener evaluates the word that opens a block. It returns what %(_) becomes,
+// once for each time the block is applied.
+type opener func(r *reader, at place, key, value string) (items []string, plain bool)
+
+// wordOf is what a word of the language does.
+type wordOf struct {
+	open      opener
+	end       bool
+	otherwise bool
+	now       func(r *reader, e *entry) // a word outside the logic, see read_words.go
+}
+
+func yes(ok bool, item string) ([]string, bool) {
+	if !ok {
+		return nil, false
+	}
+	return []string{item}, false
+}
+
+// unless turns a condition round. Where there is no value that %(_) could
+// become it is left alone.
+func unless(o opener, plain bool) opener {
+	return func(r *reader, at place, key, value string) ([]string, bool) {
+		items, _ := o(r, at, key, value)
+		items, _ = yes(len(items) == 0, value)
+		return items, plain
+	}
+}
+
+func forList(_ *reader, _ place, _, value string) ([]string, bool) {
+	return strings.FieldsFunc(value, func(c rune) bool { return c == ' ' }), false
+}
+
+func forTimes(r *reader, at place, key, value string) ([]string, bool) {
+	n, rest := leadingInt(value)
+	switch {
+	case rest == value:
+		r.fail(at, key, codeBlock, "is not a number", "")
+		return nil, false
+	case rest != "":
+		r.warn(at, key, codeBlock, "only the number at its beginning counts", "")
+	}
+	if n > MaxSettings {
+		r.stop(at, key, fmt.Sprintf("more than %d settings", MaxSettings))
+		return nil, false
+	}
+	var items []string
+	for i := int64(1); i <= n; i++ {
+		items = append(items, strconv.FormatInt(i, 10))
+	}
+	return items, false
+}
+
+// forGlob keeps a pattern that matches nothing, as uWSGI does.
+func forGlob(r *reader, at place, key, value string) ([]string, bool) {
+	value = unguard(value)
+	names, ok := r.glob(at, key, value)
+	if ok && len(names) == 0 {
+		r.warn(at, key, codeBlock, "matches nothing: the block is applied once, to the pattern itself", "")
+		names = []string{value}
+	}
+	for i := range names {
+		names[i] = r.data(at, key, names[i])
+	}
+	return names, false
+}
+
+// forReadline takes whole lines; uWSGI cuts them at 1023 bytes.
+func forReadline(r *reader, at place, key, value string) ([]string, bool) {
+	value = unguard(value)
+	if hasScheme(value) {
+		r.refuseScheme(at, key, value)
+		return nil, false
+	}
+	if info, ok := r.stat(at, key, value); !ok || info.IsDir() {
+		r.warn(at, key, codeUnreadable, r.abs(value)+" is not there: the block is not applied", "")
+		return nil, false
+	}
+	f, ok := r.readFile(at.text, at, key, r.abs(value))
+	if !ok {
+		return nil, false
+	}
+	s := r.data(at, key, string(f.Data))
+	if s == "" {
+		return nil, false
+	}
+	var items []string
+	for l := range strings.SplitSeq(strings.TrimSuffix(s, "\n"), "\n") {
+		items = append(items, strings.TrimSuffix(l, "\r"))
+		if len(items) > MaxSettings {
+			break // add says so
+		}
+	}
+	return items, false
+}
+
+// ifOpt sees the settings before it, as they are written.
+func ifOpt(r *reader, _ place, _, value string) ([]string, bool) {
+	name, want, compare := strings.Cut(value, "=")
+	r.referenced[unguard(name)] = true
+	e := r.first[unguard(name)]
+	if e == nil || compare && unguard(e.value) != unguard(want) {
+		return nil, false
+	}
+	return []string{e.value}, false
+}
+
+func ifEnv(r *reader, at place, key, value string) ([]string, bool) {
+	name, want, compare := strings.Cut(unguard(value), "=")
+	v, set := r.getenv(at, name)
+	return yes(set && (!compare || v == want), r.data(at, key, v))
+}
+
+func ifReload(r *reader, _ place, _, _ string) ([]string, bool) {
+	items, _ := yes(r.opt.Reload, "")
+	return items, true
+}
+
+func ifHostname(r *reader, _ place, _, value string) ([]string, bool) {
+	return yes(r.hostname() == unguard(value), value)
+}
+
+func ifHostnameMatch(r *reader, at place, key, value string) ([]string, bool) {
+	re, err := regexp.Compile(unguard(value))
+	if err != nil {
+		r.fail(at, key, codeBlock, "is not a regular expression", "look-around and back references are not supported")
+		return nil, false
+	}
+	return yes(re.MatchString(r.hostname()), value)
+}
+
+func ifPlugin(r *reader, _ place, _, value string) ([]string, bool) {
+	return yes(r.opt.Plugin(unguard(value)), value)
+}
+
+func ifStat(is func(fs.FileInfo) bool) opener {
+	return func(r *reader, at place, key, value string) ([]string, bool) {
+		info, ok := r.stat(at, key, unguard(value))
+		return yes(ok && is(info), value)
+	}
+}
+
+func anything(fs.FileInfo) bool    { return true }
+func isFile(info fs.FileInfo) bool { return info.Mode().IsRegular() }
+func isDir(info fs.FileInfo) bool  { return info.IsDir() }
