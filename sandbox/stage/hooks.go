@@ -245,7 +245,7 @@ func (o *output) last() string { return strings.TrimSpace(tail(string(o.end), ma
 // that is everything in the namespace; else the children, which are all of
 // them because orphans come to a subreaper.
 func (r *run) killLeftovers() error {
-	deadline := time.Now().Add(max(r.hookTime(), 5*time.Second))
+	deadline := time.Now().Add(r.hookTime())
 	for {
 		if err := r.killChildren(); err != nil {
 			return failed(StepExec, "processes that hooks left", err)

@@ -39,7 +39,7 @@ func Main(args []string) int {
 		fmt.Fprintln(os.Stderr, "liege-stage: bad descriptor number")
 		return 2
 	}
-	r, err := newRun(fd)
+	r, err := newRun(fd, "/proc/self/exe")
 	if err != nil {
 		return report(fd+1, failure(StepPlan, err))
 	}
@@ -69,8 +69,9 @@ type run struct {
 	env    []string // set by putenv
 }
 
-func newRun(planFD int) (*run, error) {
-	r := &run{planFD: planFD, status: planFD + 1, exe: "/proc/self/exe"}
+// newRun prepares a run; exe is the path of liege-stage.
+func newRun(planFD int, exe string) (*run, error) {
+	r := &run{planFD: planFD, status: planFD + 1, exe: exe}
 	// What the Emperor donated arrives without close-on-exec, and no child may
 	// hold it (KERNEL 7).
 	if err := unix.CloseRange(FirstFD, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil {
@@ -213,6 +214,10 @@ func (r *run) readPlan() error {
 		}
 	}
 	unix.Umask(0o022)
+	// An inherited working directory may lie outside this root (CVE-2024-21626).
+	if err := unix.Chdir("/"); err != nil {
+		return failed(StepPlan, "chdir /", err)
+	}
 	return nil
 }
 
@@ -243,7 +248,8 @@ func (r *run) becomeSubreaper() error {
 func (r *run) rootHooks() error { return r.hooks(vassal.AsRoot, StepRootHook) }
 func (r *run) userHooks() error { return r.hooks(vassal.AsUser, StepUserHook) }
 
-func (r *run) hookTime() time.Duration { return time.Duration(r.p.HookTime) * time.Second }
+// hookTime is also how long what hooks left may take to die.
+func (r *run) hookTime() time.Duration { return time.Duration(max(r.p.HookTime, 1)) * time.Second }
 
 // environ is env with what putenv set: the last of a name wins.
 func (r *run) environ(env []string) []string {

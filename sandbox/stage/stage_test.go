@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/internal/testenv"
 	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
 	"liege/vassal"
@@ -37,7 +39,20 @@ var binary = sync.OnceValues(func() (string, error) {
 	return out, nil
 })
 
+// envWithout makes the test binary a stage that leaves out the named steps.
+const (
+	envWithout = "STAGE_TEST_WITHOUT"
+	envBinary  = "STAGE_TEST_BINARY"
+)
+
+func init() { runtime.LockOSThread() } // for a stage in TestMain: the first thread
+
 func TestMain(m *testing.M) {
+	if without := os.Getenv(envWithout); without != "" {
+		exe := os.Getenv(envBinary)
+		os.Clearenv()
+		os.Exit(stage.MainWithout(os.Args, exe, without))
+	}
 	code := m.Run()
 	if bin, err := binary(); err == nil {
 		os.RemoveAll(filepath.Dir(bin))
@@ -47,9 +62,7 @@ func TestMain(m *testing.M) {
 
 func stageBinary(t *testing.T) string {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Need(t, testenv.Root)
 	bin, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -89,8 +102,7 @@ type result struct {
 
 // launch is how a test starts a stage.
 type launch struct {
-	program   string // empty: the real binary
-	env       []string
+	without   string // a step to leave out
 	listeners int
 	mounts    []*os.File
 	noPIDNS   bool
@@ -100,9 +112,6 @@ type launch struct {
 func start(t *testing.T, p *stage.Plan, l launch) result {
 	t.Helper()
 	bin := stageBinary(t)
-	if l.program == "" {
-		l.program = bin
-	}
 	if !l.noPIDNS { // a proc of the new namespace, as the sandbox has
 		p.Hooks = append([]vassal.Hook{hook(vassal.AsRoot, 1, "mount", "proc proc /proc nosuid,nodev,noexec")}, p.Hooks...)
 	}
@@ -125,9 +134,13 @@ func start(t *testing.T, p *stage.Plan, l launch) result {
 		files = append(files, b)
 	}
 	files = append(append(files, core, app, plan, inside), l.mounts...)
-	cmd := exec.Command(l.program)
+	cmd := exec.Command(bin)
+	cmd.Env = []string{"LD_PRELOAD=/nowhere.so"} // the stage drops what it is given
+	if l.without != "" {
+		cmd = exec.Command(must(os.Executable()))
+		cmd.Env = []string{envWithout + "=" + l.without, envBinary + "=" + bin}
+	}
 	cmd.Args = stage.Argv(p.Files)
-	cmd.Env = append([]string{}, l.env...)
 	cmd.ExtraFiles = files
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -164,54 +177,4 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
-}
-
-// posture is a script that shows all that a process was given.
-const posture = `
-p=$$
-while read -r k v; do case $k in
-Uid:|Gid:|Groups:|Cap*|NoNewPrivs:|Seccomp:) echo "$k" $v;; esac; done </proc/$p/status
-echo env $(tr '\0' '\n' </proc/$p/environ | sort)
-echo argv0 $(tr '\0' '\n' </proc/$p/cmdline | head -n 1)
-ls -l /proc/$p/fd | sed -n 's/^l.* \([0-9]*\) -> \([^: ]*\).*/fd \1 \2/p'
-echo cwd $(pwd) umask $(umask)
-echo oom $(cat /proc/$p/oom_score_adj)
-`
-
-const corePosture = `Uid: 65534 65534 65534 65534
-Gid: 65533 65533 65533 65533
-Groups: 1717 4242
-CapInh: 0000000000000000
-CapPrm: 0000000000000000
-CapEff: 0000000000000000
-CapBnd: 0000000000000000
-CapAmb: 0000000000000000
-NoNewPrivs: 1
-Seccomp: 2
-env APP=1 PATH=/usr/bin:/bin
-argv0 liege-core shop
-fd 0 /dev/null
-fd 1 pipe
-fd 2 pipe
-fd 3 socket
-fd 4 socket
-fd 5 socket
-fd 6 /memfd
-cwd /usr umask 0027
-oom 300
-`
-
-func TestCorePosture(t *testing.T) {
-	r := start(t, newPlan(t, posture), launch{listeners: 2})
-	if r.failure != nil || r.err != nil {
-		t.Fatalf("start: %v, %v\n%s", r.failure, r.err, r.out)
-	}
-	diff(t, corePosture, r.out)
-}
-
-func diff(t *testing.T, want, got string) {
-	t.Helper()
-	if want != got {
-		t.Errorf("want:\n%s\ngot:\n%s", want, got)
-	}
 }
