@@ -45,7 +45,7 @@ var (
 	errManyFields       = &refusal{431, "too many header fields"}
 	errConnect          = &refusal{501, "CONNECT is not supported"}
 	errCoding           = &refusal{501, "unsupported transfer coding"}
-	errVersion          = &refusal{505, "HTTP version not supported: use HTTP/1.1"}
+	errVersion          = &refusal{505, "use HTTP/1.1"}
 )
 
 // Errors of Response and of Request.Body towards a backend.
