@@ -3,10 +3,13 @@
 # skipped fails instead.
 set -eu
 have=root
-[ -e /sys/fs/cgroup/cgroup.controllers ] && have=$have,cgroup2
-[ -e /sys/fs/cgroup/unified/cgroup.controllers ] && have=$have,cgroup2
-[ -d /sys/fs/cgroup/memory ] && have=$have,cgroup1
-[ -x /usr/bin/python3 ] && have=$have,python3
-[ -x /usr/bin/uwsgi ] && have=$have,uwsgi
-command -v nginx >/dev/null && have=$have,nginx
+if [ -e /sys/fs/cgroup/cgroup.controllers ] || [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then have=$have,cgroupv2; fi
+if [ -d /sys/fs/cgroup/memory ]; then have=$have,cgroupv1; fi
+if [ -x /usr/bin/python3 ]; then have=$have,python3; fi
+PATH=$PATH:/usr/sbin
+for p in uwsgi nginx curl; do
+	if command -v $p >/dev/null; then have=$have,$p; fi
+done
+# open_tree and mount_setattr came with Linux 5.12.
+if [ "$(printf '%s\n' 5.12 "$(uname -r)" | sort -V | head -n 1)" = 5.12 ]; then have=$have,opentree; fi
 echo "$have"

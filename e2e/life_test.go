@@ -1,0 +1,145 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"liege/emperor/control"
+)
+
+// TestLife is the life of one vassal as its operator sees it: dropped, edited
+// under load, broken, mended, touched, removed.
+func TestLife(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("one"))
+	lines := "uid = nobody\ngid = nogroup\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\nprocesses = 2\n"
+	r.drop("hello", lines)
+	v := r.up("hello")
+	addr := v.Listen[0]
+	if code, body := r.get(addr, "/"); code != 200 || body != "one" {
+		t.Fatalf("first answer: %d %q", code, body)
+	}
+
+	stop := r.loop(addr)
+	r.write("app/hello.py", hello("two"))
+	r.drop("hello", lines+"threads = 2\n")
+	v2 := r.up("hello")
+	if v2.Generation <= v.Generation {
+		t.Errorf("generation %d after an edit, was %d", v2.Generation, v.Generation)
+	}
+	if code, body := r.get(addr, "/"); code != 200 || body != "two" {
+		t.Errorf("after an edit: %d %q", code, body)
+	}
+
+	r.drop("hello", lines+"no-such-option-at-all = 1\nprocesses = many\n")
+	out, code := r.try("wait", "hello", "applied", "--timeout", patience)
+	if code != 1 {
+		t.Errorf("wait for a broken edit: exit %d, want 1\n%s", code, out)
+	}
+	broken := r.status("hello")
+	if broken.State != control.Running || broken.Applied {
+		t.Errorf("after a broken edit: %s, applied %v; want running, false", broken.State, broken.Applied)
+	}
+	if p := broken.Error; p == nil || p.Line == 0 || p.Key != "processes" || !strings.HasSuffix(p.File, "hello.ini") {
+		t.Errorf("the error of a broken edit is %+v; want processes with file and line", p)
+	}
+
+	r.drop("hello", lines)
+	r.up("hello")
+	before := r.status("hello").Generation
+	file := filepath.Join(r.etc, "hello.ini")
+	if err := os.Chtimes(file, time.Now(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	r.until("a touched file reloads", func() bool { v := r.status("hello"); return v.Generation > before && v.Applied })
+	stop()
+
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	r.liege("wait", "hello", "gone", "--timeout", patience)
+	if out, code := r.try("status", "hello"); code != 66 {
+		t.Errorf("status of what is gone: exit %d, want 66\n%s", code, out)
+	}
+}
+
+// until polls for what no command waits for.
+func (r *realm) until(what string, ok func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.t.Fatalf("not in time: %s\n%s", what, r.said)
+		}
+	}
+}
+
+// TestTraceback: what a broken app says on its way up is in status and log.
+func TestTraceback(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/broken.py", "import no_such_module_here\n")
+	r.drop("broken", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/broken.py\n")
+	r.until("the start fails", func() bool { return r.status("broken").State == control.Backoff })
+	v := r.status("broken")
+	if v.Error == nil || !strings.Contains(v.Error.Message, "no_such_module_here") {
+		t.Errorf("the error says %+v; want the module's name", v.Error)
+	}
+	if v.RetryAt == nil {
+		t.Error("backoff has no retry_at")
+	}
+	if log := r.liege("logs", "broken"); !strings.Contains(log, "ModuleNotFoundError") {
+		t.Errorf("the log has no traceback:\n%s", log)
+	}
+	r.write("app/broken.py", hello("mended"))
+	r.liege("start", "broken", "--timeout", patience)
+	if _, body := r.get(r.status("broken").Listen[0], "/"); body != "mended" {
+		t.Errorf("after mending: %q", body)
+	}
+}
+
+// TestStopStart: stopped survives the Emperor.
+func TestStopStart(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("here"))
+	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
+	r.up("hello")
+	r.liege("stop", "hello")
+	if s := r.status("hello").State; s != control.Stopped {
+		t.Errorf("after stop: %s", s)
+	}
+	r.stop()
+	r.start()
+	if s := r.status("hello").State; s != control.Stopped {
+		t.Errorf("after stop and a new Emperor: %s", s)
+	}
+	r.liege("start", "hello", "--timeout", patience)
+	if _, body := r.get(r.status("hello").Listen[0], "/"); body != "here" {
+		t.Errorf("after start: %q", body)
+	}
+}
+
+// TestEmperorKilled: what runs goes on serving, and the next Emperor takes the
+// listeners over without refusing a connection.
+func TestEmperorKilled(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("still here"))
+	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
+	v := r.up("hello")
+	addr := v.Listen[0]
+	stop := r.loop(addr)
+	r.kill()
+	if code, body := r.get(addr, "/"); code != 200 || body != "still here" {
+		t.Errorf("without an Emperor: %d %q", code, body)
+	}
+	r.start()
+	now := r.up("hello")
+	if now.Listen[0] != addr {
+		t.Errorf("the new Emperor listens on %v, want %s", now.Listen, addr)
+	}
+	if old := *v.PID; now.PID == nil || *now.PID == old {
+		r.until("the survivor is replaced", func() bool { v := r.status("hello"); return v.PID != nil && *v.PID != old })
+	}
+	stop()
+}
