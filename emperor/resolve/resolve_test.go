@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"liege/vassal"
+	"liege/vassal/inifile"
 )
 
 // people is a user database for tests.
@@ -319,5 +320,33 @@ func TestResolveIsAbandoned(t *testing.T) {
 	cancel()
 	if r := Resolve(ctx, config(), Host{FS: OS{}, Users: people{}}); !r.Problems.Failed() {
 		t.Error("a cancelled Resolve has no error")
+	}
+}
+
+func TestPrepare(t *testing.T) {
+	dir := tree(t, "app.py")
+	text := "[uwsgi]\nuid = sammy\nhttp-socket = :8080\nchdir = " + dir + "\nwsgi-file = %(chdir)/app.py\nprocesses = 2 # two\n"
+	s := Settings{
+		INI: inifile.NewOSHost(nil), Host: Host{FS: OS{}, Users: people{}},
+		Read: inifile.ReadOptions{Known: func(key string) bool { _, ok := inifile.Lookup(key); return ok }},
+	}
+	src := inifile.Source{Path: "/etc/vassals/x.ini", Text: []byte(text), Trust: vassal.Trust{Operator: true}}
+	p := Prepare(t.Context(), "alice_x", src, s)
+	if p.Problems.Failed() {
+		t.Fatal(p.Problems)
+	}
+	if d := cmp.Diff([]string{"warning trailing-text"}, codes(p.Problems)); d != "" {
+		t.Error(d)
+	}
+	a := p.Result.App
+	if a.Name != "alice_x" || a.Workers == nil || a.Workers.Processes != 2 || a.Workers.Python.File != dir+"/app.py" || a.Workers.Interpreter != defaultPython {
+		t.Errorf("app %+v, workers %+v", a, a.Workers)
+	}
+	if len(a.Listen) != 1 || a.Listen[0].Address != "0.0.0.0:8080" || a.Listen[0].At.Line != 3 {
+		t.Errorf("listeners %+v", a.Listen)
+	}
+	src.Text = []byte("uid = sammy\n")
+	if p := Prepare(t.Context(), "x", src, s); !p.Problems.Failed() || p.Result != nil {
+		t.Errorf("a file without a section: %v, result %v", p.Problems, p.Result)
 	}
 }

@@ -1,0 +1,52 @@
+package resolve
+
+import (
+	"context"
+
+	"liege/vassal"
+	"liege/vassal/inifile"
+)
+
+// Settings are what an Emperor, or liege check in its place, knows about every
+// vassal.
+type Settings struct {
+	Policy inifile.Policy
+	Read   inifile.ReadOptions
+	INI    inifile.Host // for this file: with the owner's rights if it is a tenant's
+	Host   Host
+	NoHost bool                // check --syntax: decode only
+	Adjust func(*inifile.File) // between the language and the table: liege serve names its flags; nil: nothing
+}
+
+// Prepared is one vassal file with all that a start needs to know.
+type Prepared struct {
+	Config   vassal.Config
+	Result   *Result // nil after an error of the text, and with NoHost
+	Queries  []inifile.Query
+	Digest   vassal.Digest
+	Problems vassal.Problems
+}
+
+// Prepare expands, decodes and resolves one vassal file: the one path from
+// bytes to a plan, for a start as for check and explain. name is the one that
+// the monitor found (CONTRACT 3).
+func Prepare(ctx context.Context, name vassal.Name, src inifile.Source, s Settings) Prepared {
+	f, problems := inifile.Read(src, s.INI, s.Read)
+	if f == nil {
+		return Prepared{Config: vassal.Config{Name: name, File: src.Path}, Problems: problems}
+	}
+	p := Prepared{Queries: f.Reads, Digest: f.Digest, Problems: problems}
+	if s.Adjust != nil {
+		s.Adjust(f)
+	}
+	cfg, more := inifile.Decode(f, s.Policy)
+	cfg.Name = name
+	p.Config, p.Problems = cfg, append(p.Problems, more...)
+	if p.Problems.Failed() && cfg.App.Workers == nil && len(cfg.Listen) == 0 || s.NoHost {
+		return p
+	}
+	// Resolve after errors too: all problems of a file are told at once.
+	p.Result = Resolve(ctx, cfg, s.Host)
+	p.Problems = append(p.Problems, p.Result.Problems...)
+	return p
+}
