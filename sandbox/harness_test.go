@@ -189,7 +189,3 @@ func (b *box) awaitOutput(want string) {
 		}
 	}
 }
-
-func fakeEmperor([]string) error { return nil }
-
-func fakeEscape([]string) error { return nil }

@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 		fail(fakeStage())
 	case "fake-core":
 		fail(fakeCore(os.Args[1:]))
+	case "fake-client":
+		fail(fakeClient(os.Args[1]))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "fake-emperor" {
 		fail(fakeEmperor(os.Args[2:]))
@@ -68,10 +70,7 @@ func fakeStage() error {
 			return fmt.Errorf("attach %s: %w", a.Target, err)
 		}
 	}
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
+	steps := []fakeStep{
 		{"bounding", dropBounding},
 		{"groups", func() error { return unix.Setgroups(p.Groups) }},
 		{"gid", func() error { return raw(unix.SYS_SETRESGID, p.GID) }},
@@ -79,13 +78,12 @@ func fakeStage() error {
 		{"caps", dropCaps},
 		{"nnp", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
 		{"seccomp", loadSeccomp},
-		{"uts", func() error { return nil }},
-	} {
-		skip := slices.Contains(p.HookEnv, "skip="+step.name)
-		if step.name == "uts" && skip { // not a skipped step but an added one
-			step.do, skip = func() error { return nil }, false
-		}
-		if skip {
+	}
+	if slices.Contains(p.HookEnv, "skip=nnp") { // then it takes root
+		steps = append([]fakeStep{{"seccomp", loadSeccomp}}, steps[:len(steps)-1]...)
+	}
+	for _, step := range steps {
+		if slices.Contains(p.HookEnv, "skip="+step.name) {
 			continue
 		}
 		if err := step.do(); err != nil {
@@ -95,6 +93,11 @@ func fakeStage() error {
 	unix.CloseOnExec(p.Files.Plan())
 	unix.CloseOnExec(p.Files.Status())
 	return unix.Exec(StagePath, append([]string{"fake-core"}, p.Args...), p.Env)
+}
+
+type fakeStep struct {
+	name string
+	do   func() error
 }
 
 func raw(call uintptr, id int) error {
@@ -122,10 +125,12 @@ func dropCaps() error {
 	return unix.Capset(&hdr, &data[0])
 }
 
+func uintptrOf[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }
+
 func loadSeccomp() error {
 	allow := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}
 	prog := unix.SockFprog{Len: 1, Filter: &allow}
-	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&prog)), 0, 0)
+	return unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptrOf(&prog), 0, 0)
 }
 
 // fakeCore does what its first argument says. What it prints goes to the log.

@@ -251,32 +251,36 @@ func (st *starting) release(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("exec fifo: %w", err)
 	}
-	got := make(chan error, 1)
+	defer f.Close()
+	const executed, gone = '0', 'x'
+	got := make(chan byte, 1)
 	go func() {
-		_, err := f.Read(make([]byte, 1))
-		got <- err
+		b := []byte{gone}
+		_, _ = f.Read(b) // closed when ctx is done
+		got <- b[0]
 	}()
 	select {
-	case err = <-got:
-		f.Close()
-	case <-st.box.ended:
-		f.Close()
-		err = errors.Join(errors.New("the first process ended before the stage ran"), ignoreClosed(<-got))
+	case b := <-got:
+		return errors.Join(ifGone(b != executed), os.Remove(path))
 	case <-ctx.Done():
 		f.Close()
-		err = errors.Join(errors.New("given up"), ignoreClosed(<-got))
+		<-got
+		return errors.New("given up")
+	case <-st.box.ended:
+		// The stage may have run and ended already: then the init's byte
+		// is before ours.
+		if _, err := f.Write([]byte{gone}); err != nil {
+			f.Close()
+		}
+		return errors.Join(ifGone(<-got != executed), os.Remove(path))
 	}
-	if err != nil {
-		return err
-	}
-	return os.Remove(path)
 }
 
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
+func ifGone(gone bool) error {
+	if gone {
+		return errors.New("the first process ended before the stage ran")
 	}
-	return err
+	return nil
 }
 
 func (m *Manager) removeState(id string) error {

@@ -1,0 +1,326 @@
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/internal/testenv"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// fakeEmperor starts sandboxes below the run directory args[0] and prints
+// their Records; then it waits to be killed. With args[1] "loop" it starts and
+// ends them for ever.
+func fakeEmperor(args []string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	m, err := NewManager(ManagerConfig{RunDir: args[0], Stage: exe})
+	if err != nil {
+		return err
+	}
+	r := &rig{m: m, dir: args[0]}
+	for gen := 1; ; gen++ {
+		for _, name := range []vassal.Name{"one", "two"} {
+			spec := r.spec(name, gen, "wait")
+			own, err := donations(&spec, filepath.Join(args[0], spec.ID+".log"))
+			if err != nil {
+				return err
+			}
+			s, err := m.Start(context.Background(), spec)
+			if err != nil {
+				return err
+			}
+			for _, f := range own {
+				f.Close()
+			}
+			text, err := json.Marshal(s.Record())
+			if err != nil {
+				return err
+			}
+			fmt.Println(string(text))
+			if args[1] == "loop" {
+				s.Kill()
+				<-s.Done()
+			}
+		}
+		if args[1] != "loop" {
+			select {}
+		}
+	}
+}
+
+// killedEmperor runs a fake Emperor and kills it when until says so.
+func killedEmperor(t *testing.T, dir, mode string, until func(lines *bufio.Scanner)) {
+	t.Helper()
+	// Orphans go where they go on a host, not to this process.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self(t), "fake-emperor", dir, mode)
+	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(bufio.NewScanner(out))
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+}
+
+func scanRecords(t *testing.T, lines *bufio.Scanner, n int) []Record {
+	t.Helper()
+	var rs []Record
+	for len(rs) < n && lines.Scan() {
+		var r Record
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			t.Fatalf("%v in %q", err, lines.Text())
+		}
+		rs = append(rs, r)
+	}
+	if len(rs) < n {
+		t.Fatal("the Emperor ended early")
+	}
+	return rs
+}
+
+// After kill -9 one generation is adopted and serves on, the other is swept;
+// then nothing is left.
+func TestSweepAndAdopt(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.OpenTree)
+	testenv.Leaks(t)
+	dir := t.TempDir()
+	var records []Record
+	killedEmperor(t, dir, "once", func(lines *bufio.Scanner) { records = scanRecords(t, lines, 2) })
+
+	r := &rig{t: t, dir: dir}
+	r.m = r.manager(dir)
+	if err := r.m.Sweep(func(name vassal.Name, gen int) bool { return name == "one" && gen == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.m.Adopt(records[1], stage.Plan{}, vassal.Limits{}); err == nil {
+		t.Error("adopted what was swept")
+	}
+	spec := r.spec("one", 1, "wait")
+	wrong := records[0]
+	wrong.StartTime++
+	if _, err := r.m.Adopt(wrong, spec.Plan, vassal.Limits{}); err == nil {
+		t.Error("adopted another process of the same number")
+	}
+	s, err := r.m.Adopt(records[0], spec.Plan, spec.Limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{Sandbox: s, t: t, log: filepath.Join(dir, "one-g1.log")}
+	b.awaitOutput("waiting")
+	if err := b.Verify(); err != nil {
+		t.Errorf("the adopted one: %v", err)
+	}
+	// Its successor starts beside it; then it goes.
+	next := r.start(r.spec("one", 2, "wait"))
+	next.awaitOutput("waiting")
+	if err := b.Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if e := b.wait(); e.Code != -1 || !strings.Contains(e.Reason, "unknown") {
+		t.Errorf("exit of the adopted: got %+v", e)
+	}
+	r.nothingOfState("one-g1", "two-g1", "two-g2")
+}
+
+// An Emperor killed at any moment of its starts leaves nothing that the next
+// one does not find.
+func TestSweepAfterKillAnywhere(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.OpenTree)
+	testenv.Leaks(t)
+	rounds := 25
+	if testing.Short() {
+		rounds = 5
+	}
+	dir := t.TempDir()
+	for range rounds {
+		killedEmperor(t, dir, "loop", func(lines *bufio.Scanner) {
+			scanRecords(t, lines, 1)
+			time.Sleep(time.Duration(rand.Int64N(int64(80 * time.Millisecond)))) // anywhere
+		})
+		m, err := NewManager(ManagerConfig{RunDir: dir, Stage: self(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Sweep(func(vassal.Name, int) bool { return false }); err != nil {
+			t.Error(err)
+		}
+		if got := m.trees.pids(m.Node()); len(got) != 1 { // this process
+			t.Errorf("processes after the sweep: got %v", got)
+		}
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "sandbox")); err == nil {
+			t.Error("RunDir/sandbox is still there")
+		}
+	}
+}
+
+func (r *rig) nothingOfState(ids ...string) {
+	r.t.Helper()
+	for _, id := range ids {
+		if _, err := os.Stat(filepath.Join(r.m.stateDir(), id)); err == nil {
+			r.t.Errorf("state of %s is left", id)
+		}
+	}
+}
+
+const secret = "only for the host"
+
+// fakeEscape takes its listener (fd 3) and a connection accepted from it apart
+// and connects them, in the network of the host, to the port of args[0].
+func fakeEscape(args []string) error {
+	fmt.Println("waiting")
+	fd, _, err := unix.Accept(3)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	fresh, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Println("fresh:", reconnect(fresh, port))
+	fmt.Println("accepted:", reconnect(fd, port))
+	fmt.Println("listener:", reconnect(3, port))
+	return nil
+}
+
+func reconnect(fd, port int) string {
+	unspec := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC}
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptrOf(&unspec), unix.SizeofSockaddrInet4)
+	if errno != 0 {
+		return "disconnect: " + errno.Error()
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return err.Error()
+	}
+	buf := make([]byte, 64)
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		return err.Error()
+	}
+	return string(buf[:n])
+}
+
+// A tenant cannot leave its network through a listener or a connection, and
+// could if the guard were not there (KERNEL 1).
+func TestNoEscapeThroughListener(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.CgroupV2, testenv.OpenTree)
+	// Made before the Manager: not guarded.
+	open := listen(t)
+	r := newRig(t)
+	if err := r.m.Guarded(); err != nil {
+		t.Fatal(err)
+	}
+	bait := listen(t)
+	go func() {
+		for {
+			c, err := bait.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(c, secret)
+			c.Close()
+		}
+	}()
+	port := strconv.Itoa(bait.Addr().(*net.TCPAddr).Port)
+	attack := func(name vassal.Name, l *net.TCPListener) string {
+		f, err := l.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		// The core blocks in accept.
+		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+			t.Fatal(err)
+		}
+		spec := r.spec(name, 1, "escape", port)
+		spec.Listeners = []*os.File{f}
+		b := r.start(spec)
+		b.awaitOutput("waiting")
+		r.dial(l.Addr().String())
+		b.wait()
+		return b.output()
+	}
+	got := attack("guarded", listen(t))
+	// The tenant's own lo is up, and nobody listens there.
+	for _, who := range []string{"fresh: connection refused", "accepted: operation not permitted", "listener: operation not permitted"} {
+		if !strings.Contains(got, who) {
+			t.Errorf("guarded: got %q, want %q in it", got, who)
+		}
+	}
+	if strings.Contains(got, secret) {
+		t.Error("the tenant read the host's secret")
+	}
+	if got := attack("open", open); !strings.Contains(got, "accepted: "+secret) || !strings.Contains(got, "listener: "+secret) {
+		t.Errorf("without the guard: got %q; the attack does not work, so the test shows nothing", got)
+	}
+}
+
+func listen(t *testing.T) *net.TCPListener {
+	t.Helper()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// dial connects from outside the guarded cgroup, where this process cannot.
+func (r *rig) dial(addr string) {
+	r.t.Helper()
+	if c, err := net.Dial("tcp", addr); err == nil {
+		c.Close()
+		r.t.Error("the Emperor itself can connect")
+	}
+	cmd := exec.Command(self(r.t), addr)
+	cmd.Args[0] = "fake-client"
+	r.m.Outside(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		r.t.Fatalf("dial from outside: %v: %s", err, out)
+	}
+}
+
+func fakeClient(addr string) error {
+	c, err := net.Dial("tcp", addr)
+	if errors.Is(err, unix.ECONNRESET) {
+		return nil // accepted, and taken apart at once
+	}
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
