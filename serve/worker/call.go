@@ -1,0 +1,368 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"liege/serve/exchange"
+)
+
+const (
+	// maxPacket bounds a message of the shared queue: variables and a small
+	// body. Nine of them fit the socket's buffer with room to spare, so that
+	// the core never waits in send. A larger head goes over the worker's lane.
+	maxPacket = 16 << 10
+	// backlog is how many requests may lie in the shared queue beyond those
+	// that the workers are at. More gain nothing (measured: above 8 the
+	// throughput does not change), and what lies in the kernel can no longer be
+	// taken back.
+	backlog = 8
+	// maxWaiting bounds the requests that wait in the core for the queue.
+	maxWaiting = 1024
+)
+
+type callState uint8
+
+const (
+	idle      callState = iota
+	queued              // sent; no worker has answered yet
+	answering           // a lane works for it
+	abandoned           // Serve has returned; the lane discards what comes
+	done
+)
+
+// call is one request between the core and a worker. There are as many as
+// requests can be in flight; each is used again. mu guards all but index and
+// done, and is held while the request's Body or Response is used: so Serve can
+// take both back at any time.
+type call struct {
+	index int
+	done  chan error // receives once for each call that Serve waits for
+
+	mu      sync.Mutex
+	id      uint64 // 0: unused
+	state   callState
+	sent    bool  // it is in the shared queue
+	lane    *lane // that answers it, or discards its answer
+	cause   *exchange.StatusError
+	r       *exchange.Request
+	w       exchange.Response
+	started bool  // Head was given to w
+	nobody  bool  // HEAD, 204 and 304 have no body
+	left    int64 // of the Content-Length; -1: the application named none
+	err     error // the answer cannot be continued
+	bodyErr error // the client's body could not be read
+	vars    []byte
+	buf     []byte
+}
+
+// Serve implements exchange.Handler: it puts r into the queue and waits until
+// a worker has answered it on w. If ctx ends first it returns at once and the
+// worker's answer is thrown away.
+//
+// Its errors are *exchange.StatusError: 503 when too many requests wait or the
+// pool ends, 502 when the worker died, 504 when it took too long, 500 when the
+// application failed before it answered. An error after the answer began
+// means that it is incomplete: the connection must be cut.
+func (p *Pool) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+	r.Info.Backend = p.w.Language
+	c, err := p.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.prepare(r, w, p.seq.Add(1)); err != nil {
+		p.release(c)
+		return err
+	}
+	p.requests.Add(1)
+	if _, err := p.queue.Write(c.buf); err != nil {
+		p.release(c)
+		return &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("queue of the workers: %w", err)}
+	}
+	c.mu.Lock()
+	c.sent = true
+	c.mu.Unlock()
+	select {
+	case err = <-c.done:
+	case <-ctx.Done():
+		if c.abandon() {
+			return context.Cause(ctx)
+		}
+		err = <-c.done
+	}
+	p.release(c)
+	return err
+}
+
+// acquire waits for a free call.
+func (p *Pool) acquire(ctx context.Context) (*call, error) {
+	select {
+	case c := <-p.free:
+		return c, nil
+	default:
+	}
+	defer p.waiting.Add(-1)
+	if n := p.waiting.Add(1); n > maxWaiting {
+		return nil, &exchange.StatusError{Status: 503, RetryAfter: time.Second,
+			Err: fmt.Errorf("all workers are busy and %d requests wait", n-1)}
+	}
+	select {
+	case c := <-p.free:
+		return c, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-p.closed:
+		return nil, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: errors.New("the workers are stopping")}
+	}
+}
+
+// release makes c free again.
+func (p *Pool) release(c *call) {
+	c.mu.Lock()
+	c.id, c.state, c.sent, c.lane, c.cause = 0, idle, false, nil, nil
+	c.r, c.w, c.started, c.nobody, c.left = nil, nil, false, false, -1
+	c.err, c.bodyErr, c.vars = nil, nil, nil
+	if cap(c.buf) > 2*maxPacket {
+		c.buf = nil
+	}
+	c.mu.Unlock()
+	p.free <- c
+}
+
+// prepare makes c the call of r and its packet.
+func (c *call) prepare(r *exchange.Request, w exchange.Response, seq uint64) error {
+	body, err := smallBody(r)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.id = seq<<16 | uint64(c.index)
+	c.state, c.r, c.w, c.left = queued, r, w, -1
+	c.nobody = r.Get("REQUEST_METHOD") == "HEAD"
+	c.buf = appendEnviron(c.buf[:0], c.id, r, body)
+	if len(c.buf) > maxPacket {
+		c.vars = c.buf
+		c.buf = appendLarge(nil, c.id)
+	}
+	return nil
+}
+
+// smallBody reads a body that fits a packet: so a worker is not held up by a
+// client that sends it slowly.
+func smallBody(r *exchange.Request) ([]byte, error) {
+	if r.Length <= 0 || r.Length > maxPacket/2 {
+		return nil, nil
+	}
+	body := make([]byte, r.Length)
+	if _, err := io.ReadFull(r.Body, body); err != nil {
+		if _, ok := errors.AsType[*exchange.StatusError](err); ok {
+			return nil, err
+		}
+		return nil, &exchange.StatusError{Status: 400, Err: fmt.Errorf("body of the request: %w", err)}
+	}
+	return body, nil
+}
+
+// appendEnviron appends the request as the dict that becomes its environ.
+func appendEnviron(b []byte, id uint64, r *exchange.Request, body []byte) []byte {
+	b = appendDict(b)
+	b = appendID(b, id)
+	scheme := scheme{}
+	for i := range r.Vars {
+		v := &r.Vars[i]
+		scheme.see(v)
+		b = appendNative(appendNative(b, v.Name), v.Value)
+	}
+	b = appendNative(appendNative(b, "wsgi.url_scheme"), scheme.String())
+	b = appendNative(b, "wsgi.input")
+	switch {
+	case r.Length == 0:
+		b = appendNone(b)
+	case body != nil:
+		b = appendBytes(b, body)
+	default:
+		b = appendBool(b, true)
+	}
+	if r.Length < 0 {
+		b = appendBool(appendNative(b, "wsgi.input_terminated"), true)
+	}
+	return appendDictEnd(b)
+}
+
+func appendID(b []byte, id uint64) []byte {
+	b = appendNative(b, "liege.id")
+	var raw [8]byte
+	for i := range raw {
+		raw[i] = byte(id >> (8 * i))
+	}
+	return appendBytes(b, raw[:])
+}
+
+// appendLarge appends the packet of a request whose variables the worker must
+// ask for.
+func appendLarge(b []byte, id uint64) []byte {
+	b = appendID(appendDict(b), id)
+	return appendDictEnd(appendBool(appendNative(b, "liege.large"), true))
+}
+
+// scheme finds wsgi.url_scheme as uWSGI does: UWSGI_SCHEME, then
+// X-Forwarded-Proto, else "https" if HTTPS or X-Forwarded-SSL say on or 1.
+type scheme struct {
+	named, forwarded string
+	on               bool
+}
+
+func (s *scheme) see(v *exchange.Var) {
+	switch v.Name {
+	case "UWSGI_SCHEME":
+		s.named = v.Value
+	case "HTTP_X_FORWARDED_PROTO":
+		s.forwarded = v.Value
+	case "HTTPS", "HTTP_X_FORWARDED_SSL":
+		s.on = s.on || v.Value == "1" || len(v.Value) >= 2 && strings.EqualFold(v.Value[:2], "on")
+	}
+}
+
+func (s *scheme) String() string {
+	for _, v := range []string{s.named, s.forwarded} {
+		// Anything else a client may write there is not a scheme of ours.
+		if v == "http" || v == "https" {
+			return v
+		}
+	}
+	if s.on {
+		return "https"
+	}
+	return "http"
+}
+
+// abandon takes request and response back. It is false if the answer is
+// complete: then it waits in done.
+func (c *call) abandon() bool {
+	if b, ok := c.r.Body.(io.Closer); ok {
+		b.Close() // ends a Read that holds the lock
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == done {
+		return false
+	}
+	c.state, c.r, c.w = abandoned, nil, nil
+	return true
+}
+
+// head hands the status line and fields of an answer to the response.
+func (c *call) head(status int, reason string, fields []exchange.Field) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.started {
+		return errors.New("a second head")
+	}
+	c.started = true
+	if status == 204 || status == 304 {
+		c.nobody = true
+	}
+	for _, f := range fields {
+		if len(f.Name) == len("Content-Length") && strings.EqualFold(f.Name, "Content-Length") {
+			n, err := strconv.ParseInt(f.Value, 10, 64)
+			if err != nil || n < 0 {
+				c.err = &exchange.StatusError{Status: 500, Err: fmt.Errorf("the application's Content-Length is %q", f.Value)}
+				return nil
+			}
+			c.left = n
+		}
+	}
+	if c.w == nil {
+		return nil
+	}
+	if err := c.w.Head(status, reason, fields); err != nil {
+		c.err = &exchange.StatusError{Status: 500, Err: fmt.Errorf("head of the application's answer: %w", err)}
+	}
+	return nil
+}
+
+// write hands a piece of the body to the response. It is false when nothing
+// more is wanted.
+func (c *call) write(b []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left >= 0 {
+		b = b[:min(int64(len(b)), c.left)]
+		c.left -= int64(len(b))
+	}
+	if c.w == nil || c.err != nil {
+		return false
+	}
+	if c.nobody || len(b) == 0 {
+		return true
+	}
+	if _, err := c.w.Write(b); err != nil {
+		c.err = err
+	}
+	return c.err == nil
+}
+
+func (c *call) flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.w == nil || c.err != nil {
+		return
+	}
+	if err := c.w.Flush(); err != nil {
+		c.err = err
+	}
+}
+
+// finish ends the call with the application's own end of the answer: failed
+// says that it raised an exception.
+func (p *Pool) finish(c *call, failed bool) {
+	c.mu.Lock()
+	err := c.err
+	switch {
+	case err != nil:
+	case failed && c.bodyErr != nil && !c.started:
+		err = c.bodyErr
+	case failed && !c.started:
+		p.failures.Add(1)
+		err = &exchange.StatusError{Status: 500, Err: errors.New("the application raised an exception; see its log")}
+	case failed:
+		p.failures.Add(1)
+		err = errors.New("the application raised an exception while it answered; see its log")
+	case c.left > 0 && !c.nobody:
+		err = fmt.Errorf("the application sent %d bytes fewer than its Content-Length", c.left)
+	}
+	p.complete(c, err)
+}
+
+// fail ends the call because its worker can not: err is given to Serve, as
+// status before the answer began.
+func (p *Pool) fail(c *call, status int, err error) {
+	c.mu.Lock()
+	switch {
+	case c.cause != nil:
+		err = c.cause
+	case !c.started:
+		err = &exchange.StatusError{Status: status, Err: err}
+	}
+	p.complete(c, err)
+}
+
+// complete is called with c.mu held and unlocks it.
+func (p *Pool) complete(c *call, err error) {
+	c.lane = nil
+	if c.state == abandoned {
+		c.mu.Unlock()
+		p.release(c)
+		return
+	}
+	c.state = done
+	c.mu.Unlock()
+	c.done <- err
+}

@@ -1,0 +1,543 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/serve/exchange"
+)
+
+// A lane is the stream between the core and one thread of a worker. What comes
+// over it is the tenant's: every length is checked or only counted, and the
+// first frame that breaks the protocol ends the worker.
+//
+// Each frame has a header of 24 bytes: its type, three zero bytes, the sizes
+// of head and body that follow, an argument (little-endian, 32 bits each) and
+// the request.
+//
+//	worker → core
+//	L  loaded: the worker is ready       (request 0)
+//	N  not loaded; body: why             (request 0)
+//	P  answer to a probe in the queue
+//	A  a whole answer: head, body        argument: size of the body had it not been a HEAD
+//	H  head and first piece of the body
+//	D  a piece of the body
+//	F  a file; body: offset, length      then, after G, a byte with its descriptor
+//	E  end of the answer                 argument 1: by an exception
+//	R  wants up to argument bytes of the request's body
+//	V  wants the request's variables
+//
+//	core → worker
+//	B  the body (or variables) asked for; empty at the end.
+//	   argument 1: for a body, it cannot be read; for variables, more follow
+//	G  send the descriptor
+//	X  the client went away: stop
+type lane struct {
+	p    *Pool
+	proc *proc
+	slot int
+	conn *net.UnixConn
+
+	in      []byte // in[r:n] is read and not yet used
+	r, n    int
+	out     []byte
+	fields  []exchange.Field
+	told    uint64 // the request of the last X
+	seen    uint64 // harakiri: the request in the slot, since
+	seenAt  time.Time
+	current *call
+}
+
+const (
+	headerSize = 24
+	maxHead    = 128 << 10 // of an answer's status line and fields
+	laneBuffer = 16 << 10
+	pieceSize  = 64 << 10
+)
+
+// laneTimeout is how long a worker may leave what it asked for unread.
+const laneTimeout = 30 * time.Second
+
+type frame struct {
+	kind             byte
+	head, size, arg  uint32
+	id               uint64
+}
+
+// A breach is a violation of the protocol by the worker.
+type breach struct{ what string }
+
+func (b *breach) Error() string { return "the worker broke the protocol: " + b.what }
+
+func breachf(format string, a ...any) error { return &breach{fmt.Sprintf(format, a...)} }
+
+// run serves the lane until the worker ends or breaks the protocol; it is
+// io.EOF in the first case.
+func (l *lane) run() error {
+	l.in = make([]byte, laneBuffer)
+	for {
+		f, err := l.header()
+		if err != nil {
+			return err
+		}
+		if l.current == nil {
+			if own, err := l.hello(f); own || err != nil {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			if err := l.claim(f.id); err != nil {
+				return err
+			}
+		} else if l.current.id != f.id {
+			return breachf("frame %q of another request", f.kind)
+		}
+		if err := l.handle(f); err != nil {
+			return err
+		}
+	}
+}
+
+// hello takes the frames that belong to no request.
+func (l *lane) hello(f frame) (bool, error) {
+	switch f.kind {
+	case 'L', 'N', 'P':
+	default:
+		return false, nil
+	}
+	if f.size > 64<<10 || f.head != 0 {
+		return true, breachf("a hello of %d bytes", f.size)
+	}
+	text := make([]byte, f.size)
+	if err := l.read(text); err != nil {
+		return true, err
+	}
+	switch f.kind {
+	case 'L':
+		l.p.post(event{kind: evLoaded, proc: l.proc})
+	case 'N':
+		l.p.post(event{kind: evNotLoaded, proc: l.proc, text: string(text)})
+	case 'P':
+		l.p.post(event{kind: evProbed, probe: f.id})
+	}
+	return true, nil
+}
+
+// claim makes the call id the one this lane answers.
+func (l *lane) claim(id uint64) error {
+	index := int(id & 0xffff)
+	if index >= len(l.p.calls) {
+		return breachf("unknown request %#x", id)
+	}
+	c := l.p.calls[index]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.id != id || c.lane != nil || c.state != queued && c.state != abandoned {
+		return breachf("unknown request %#x", id)
+	}
+	if c.state == queued {
+		c.state = answering
+		c.r.Info.Worker = l.proc.number
+	}
+	c.lane = l
+	l.current = c
+	return nil
+}
+
+func (l *lane) handle(f frame) error {
+	c := l.current
+	if f.head != 0 && f.kind != 'A' && f.kind != 'H' {
+		return breachf("frame %q with a head", f.kind)
+	}
+	switch f.kind {
+	case 'A':
+		if err := l.answer(f); err != nil {
+			return err
+		}
+		if err := l.body(f); err != nil {
+			return err
+		}
+		l.done(false)
+		return nil
+	case 'H':
+		if err := l.answer(f); err != nil {
+			return err
+		}
+		return l.piece(f)
+	case 'D':
+		if !c.started {
+			return breachf("a body before the head")
+		}
+		return l.piece(f)
+	case 'E':
+		if f.size != 0 || f.arg == 0 && !c.started {
+			return breachf("an end without an answer")
+		}
+		l.done(f.arg != 0)
+		return nil
+	case 'F':
+		return l.file(f)
+	case 'R':
+		return l.request(f)
+	case 'V':
+		return l.variables(f)
+	}
+	return breachf("unknown frame %#x", f.kind)
+}
+
+// done ends the current call.
+func (l *lane) done(failed bool) {
+	c := l.current
+	l.current = nil
+	if len(l.in) > laneBuffer && l.r == l.n {
+		l.in, l.r, l.n = make([]byte, laneBuffer), 0, 0
+	}
+	l.p.finish(c, failed)
+}
+
+// header reads the next frame's header.
+func (l *lane) header() (frame, error) {
+	if err := l.fill(headerSize); err != nil {
+		return frame{}, err
+	}
+	b := l.in[l.r:]
+	l.r += headerSize
+	if b[1]|b[2]|b[3] != 0 {
+		return frame{}, breachf("garbage instead of a frame")
+	}
+	return frame{b[0], binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint32(b[8:]),
+		binary.LittleEndian.Uint32(b[12:]), binary.LittleEndian.Uint64(b[16:])}, nil
+}
+
+// fill reads until in[r:n] has at least want bytes.
+func (l *lane) fill(want int) error {
+	if l.n-l.r >= want {
+		return nil
+	}
+	if l.r > 0 {
+		copy(l.in, l.in[l.r:l.n])
+		l.n -= l.r
+		l.r = 0
+	}
+	if want > len(l.in) {
+		l.in = append(l.in, make([]byte, want-len(l.in))...)
+	}
+	for l.n < want {
+		n, err := l.conn.Read(l.in[l.n:])
+		l.n += n
+		if err != nil {
+			if err == io.EOF && l.n > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// read fills b.
+func (l *lane) read(b []byte) error {
+	n := copy(b, l.in[l.r:l.n])
+	l.r += n
+	_, err := io.ReadFull(l.conn, b[n:])
+	return err
+}
+
+// answer reads the head of an answer and gives it to the response. What is
+// wrong with it in HTTP's eyes is the application's failure; what this
+// protocol forbids is a breach.
+func (l *lane) answer(f frame) error {
+	if f.head > maxHead {
+		return breachf("a head of %d bytes, more than %d", f.head, maxHead)
+	}
+	if err := l.fill(int(f.head)); err != nil {
+		return err
+	}
+	raw := l.in[l.r : l.r+int(f.head)]
+	l.r += int(f.head)
+	if bytes.IndexByte(raw, '\n') >= 0 || bytes.IndexByte(raw, '\r') >= 0 {
+		return l.refuse("the application's answer has a line break in its status or a header field")
+	}
+	text := string(raw)
+	line, rest, more := strings.Cut(text, "\x00")
+	status, reason, ok := parseStatus(line)
+	if !ok {
+		return l.refuse(fmt.Sprintf("the application's status is %.40q; want three digits from 200 and a reason", line))
+	}
+	l.fields = l.fields[:0]
+	for more {
+		var field exchange.Field
+		field.Name, rest, more = strings.Cut(rest, "\x00")
+		if !more {
+			return l.refuse("the application's answer has a NUL in a header field")
+		}
+		field.Value, rest, more = strings.Cut(rest, "\x00")
+		l.fields = append(l.fields, field)
+	}
+	if f.kind == 'A' {
+		l.measure(status, f)
+	}
+	if err := l.current.head(status, reason, l.fields); err != nil {
+		return breachf("%v", err)
+	}
+	return nil
+}
+
+// measure adds the Content-Length of a whole answer that names none.
+func (l *lane) measure(status int, f frame) {
+	for i := range l.fields {
+		if strings.EqualFold(l.fields[i].Name, "Content-Length") {
+			return
+		}
+	}
+	if status == 204 || status == 304 {
+		return
+	}
+	n := f.size
+	if l.current.nobody {
+		n = f.arg
+	}
+	l.fields = append(l.fields, exchange.Field{Name: "Content-Length", Value: strconv.Itoa(int(n))})
+}
+
+// refuse makes the current answer a 500 and goes on reading what the worker
+// sends of it.
+func (l *lane) refuse(why string) error {
+	c := l.current
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.started {
+		return breachf("a second head")
+	}
+	c.started = true
+	c.err = &exchange.StatusError{Status: 500, Err: errors.New(why)}
+	return nil
+}
+
+// parseStatus splits "200 OK". uWSGI takes a status without a reason, and 1xx
+// is not an answer.
+func parseStatus(line string) (int, string, bool) {
+	if len(line) < 3 || line[0] < '2' || line[0] > '9' || line[1]-'0' > 9 || line[2]-'0' > 9 {
+		return 0, "", false
+	}
+	status := int(line[0]-'0')*100 + int(line[1]-'0')*10 + int(line[2]-'0')
+	if len(line) == 3 {
+		return status, "", true
+	}
+	if line[3] != ' ' {
+		return 0, "", false
+	}
+	return status, line[4:], true
+}
+
+// piece passes a piece of a streamed body on, at once unless more is there.
+func (l *lane) piece(f frame) error {
+	if err := l.body(f); err != nil {
+		return err
+	}
+	if l.n-l.r < headerSize {
+		l.current.flush()
+	}
+	return nil
+}
+
+// body passes f.size bytes on.
+func (l *lane) body(f frame) error {
+	left := int64(f.size)
+	for left > 0 {
+		if l.r == l.n {
+			l.r, l.n = 0, 0
+			if left > laneBuffer && len(l.in) < pieceSize {
+				l.in = make([]byte, pieceSize)
+			}
+			if err := l.fill(1); err != nil {
+				return err
+			}
+		}
+		b := l.in[l.r:min(l.n, l.r+int(min(left, pieceSize)))]
+		l.r += len(b)
+		left -= int64(len(b))
+		if !l.current.write(b) {
+			if err := l.stop(f.kind); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// stop tells the worker, once, that nobody wants the rest.
+func (l *lane) stop(kind byte) error {
+	if kind == 'A' || l.told == l.current.id {
+		return nil
+	}
+	l.told = l.current.id
+	return l.send('X', 0, nil)
+}
+
+func (l *lane) send(kind byte, arg uint32, body []byte) error {
+	l.out = append(l.out[:0], kind, 0, 0, 0, 0, 0, 0, 0)
+	l.out = binary.LittleEndian.AppendUint32(l.out, uint32(len(body)))
+	l.out = binary.LittleEndian.AppendUint32(l.out, arg)
+	l.out = binary.LittleEndian.AppendUint64(l.out, l.current.id)
+	l.out = append(l.out, body...)
+	if err := l.conn.SetWriteDeadline(time.Now().Add(laneTimeout)); err != nil {
+		return err
+	}
+	_, err := l.conn.Write(l.out)
+	if cap(l.out) > laneBuffer {
+		l.out = nil
+	}
+	return err
+}
+
+// request reads from the request's body and sends it to the worker.
+func (l *lane) request(f frame) error {
+	if f.size != 0 {
+		return breachf("a wish for a body with a body")
+	}
+	buf := make([]byte, min(f.arg, pieceSize))
+	n, err := l.current.read(buf)
+	if err != nil {
+		return l.send('B', 1, nil)
+	}
+	return l.send('B', 0, buf[:n])
+}
+
+// read reads from the request's body; 0 bytes are its end.
+func (c *call) read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.r == nil {
+		return 0, errors.New("abandoned")
+	}
+	if c.bodyErr != nil || len(b) == 0 {
+		return 0, c.bodyErr
+	}
+	for {
+		n, err := c.r.Body.Read(b)
+		if n > 0 {
+			return n, nil
+		}
+		if err == io.EOF {
+			return 0, nil
+		}
+		if err != nil {
+			c.bodyErr = err
+			return 0, err
+		}
+	}
+}
+
+// variables sends the worker the variables that did not fit the packet.
+func (l *lane) variables(f frame) error {
+	l.current.mu.Lock()
+	vars := l.current.vars
+	l.current.vars = nil
+	l.current.mu.Unlock()
+	if vars == nil || f.size != 0 {
+		return breachf("a wish for variables it has")
+	}
+	for len(vars) > pieceSize {
+		if err := l.send('B', 1, vars[:pieceSize]); err != nil {
+			return err
+		}
+		vars = vars[pieceSize:]
+	}
+	return l.send('B', 0, vars)
+}
+
+// file receives the descriptor of a file and sends the part of it.
+func (l *lane) file(f frame) error {
+	c := l.current
+	if f.size != 16 || !c.started {
+		return breachf("a file without a head")
+	}
+	var spec [16]byte
+	if err := l.read(spec[:]); err != nil {
+		return err
+	}
+	if l.n != l.r {
+		return breachf("more before the file's descriptor")
+	}
+	if err := l.send('G', 0, nil); err != nil {
+		return err
+	}
+	file, err := l.descriptor()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	off, n := int64(binary.LittleEndian.Uint64(spec[:])), int64(binary.LittleEndian.Uint64(spec[8:]))
+	if off < 0 || n < 0 {
+		return breachf("a file with a negative length")
+	}
+	return c.file(file, off, n)
+}
+
+// descriptor receives the descriptor of a regular file open for reading.
+func (l *lane) descriptor() (*os.File, error) {
+	var b [1]byte
+	oob := make([]byte, unix.CmsgSpace(4*16))
+	n, oobn, _, _, err := l.conn.ReadMsgUnix(b[:], oob)
+	if err != nil {
+		return nil, err
+	}
+	var fds []int
+	messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
+	for i := range messages {
+		got, err := unix.ParseUnixRights(&messages[i])
+		if err == nil {
+			fds = append(fds, got...)
+		}
+	}
+	if len(fds) != 1 || n != 1 {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return nil, breachf("%d descriptors instead of one", len(fds))
+	}
+	unix.CloseOnExec(fds[0])
+	file := os.NewFile(uintptr(fds[0]), "file of the application")
+	var st unix.Stat_t
+	flags, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFL, 0)
+	if err != nil || unix.Fstat(fds[0], &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
+		flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY {
+		file.Close()
+		return nil, breachf("a descriptor that is no readable regular file")
+	}
+	return file, nil
+}
+
+// file hands n bytes of f to the response.
+func (c *call) file(f *os.File, off, n int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left >= 0 {
+		n = min(n, c.left)
+		c.left -= n
+	}
+	if c.w == nil || c.err != nil || c.nobody || n == 0 {
+		return nil
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() < off+n {
+		err = fmt.Errorf("a file of %d bytes became shorter while it was sent", off+n)
+	}
+	if err == nil {
+		err = c.w.File(f, off, n)
+	}
+	c.err = err
+	return nil
+}
