@@ -1,6 +1,9 @@
 package vassal
 
-import "time"
+import (
+	"os"
+	"time"
+)
 
 // App is what the core serves: all it knows. It crosses into the sandbox as
 // JSON in a sealed memfd, and holds no name that must be looked up on the
@@ -60,6 +63,7 @@ type Workers struct {
 	Python      *Python       `json:"python,omitempty"`
 	Rlimits     []Rlimit      `json:"rlimits,omitempty"` // set on each worker between fork and exec
 	Nice        int           `json:"nice,omitempty"`
+	Umask       *os.FileMode  `json:"umask,omitempty"`        // of the workers; nil: the core's
 	CPUAffinity int           `json:"cpu_affinity,omitempty"` // CPUs per worker; 0: any
 	Harakiri    time.Duration `json:"harakiri,omitempty"`     // longest request; 0: none
 	Title       string        `json:"title"`                  // prefix of the process title

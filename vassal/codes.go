@@ -65,6 +65,8 @@ const (
 	CodeExitedEarly  = "exited-early"
 	CodeImportError  = "import-error"
 	CodeNoCallable   = "no-callable"
+	CodeAppNotFound  = "app-not-found"
+	CodeInterpreter  = "interpreter-missing"
 	CodeOOM          = "oom"
 	CodeProtocol     = "protocol"
 	CodeLogElsewhere = "log-elsewhere"
@@ -134,6 +136,8 @@ func Codes() []Code {
 		{CodeExitedEarly, "The app ended before it was ready, or soon after."},
 		{CodeImportError, "The app's code could not be loaded; the message has the traceback."},
 		{CodeNoCallable, "The app's module was loaded and has no callable of that name."},
+		{CodeAppNotFound, "The file or directory of the application is not there."},
+		{CodeInterpreter, "The language's interpreter is not there or cannot run."},
 		{CodeOOM, "The kernel killed the vassal for its memory-max."},
 		{CodeProtocol, "A process of the vassal broke the rules of its control channel and was ended."},
 		{CodeLogElsewhere, "The log file that was asked for cannot be opened; the message says where the lines go."},

@@ -80,7 +80,6 @@ func (p *Pool) Serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 		p.release(c)
 		return err
 	}
-	p.requests.Add(1)
 	if _, err := p.queue.Write(c.buf); err != nil {
 		p.release(c)
 		return &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("queue of the workers: %w", err)}
@@ -118,7 +117,7 @@ func (p *Pool) acquire(ctx context.Context) (*call, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	case <-p.closed:
-		return nil, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: errors.New("the workers are stopping")}
+		return nil, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: errStopping}
 	}
 }
 
@@ -243,6 +242,56 @@ func (s *scheme) String() string {
 	return "http"
 }
 
+// find is the call that id may be of.
+func (p *Pool) find(id uint64) *call {
+	if index := int(id & 0xffff); id != 0 && index < len(p.calls) {
+		c := p.calls[index]
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.id == id && c.state != idle && c.state != done {
+			return c
+		}
+	}
+	return nil
+}
+
+// claim gives the call id to lane l, nil for none. It is false if there is no
+// such call or another lane has it.
+func (c *call) claim(id uint64, l *lane) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.id != id || c.lane != nil || c.state != queued && c.state != abandoned {
+		return false
+	}
+	if c.state == queued {
+		c.state = answering
+		if l != nil {
+			c.r.Info.Worker = l.proc.number
+		}
+	}
+	c.lane = l
+	return true
+}
+
+// condemn notes why the worker of call id is being killed.
+func (c *call) condemn(id uint64, limit time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.id == id {
+		c.cause = &exchange.StatusError{Status: 504, Err: fmt.Errorf("harakiri: the request took longer than %v", limit)}
+	}
+}
+
+// describe names the request of call id in the log.
+func (c *call) describe(id uint64) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.id != id || c.r == nil {
+		return "its client is gone"
+	}
+	return fmt.Sprintf("%s %.200q", c.r.Get("REQUEST_METHOD"), c.r.Get("REQUEST_URI"))
+}
+
 // abandon takes request and response back. It is false if the answer is
 // complete: then it waits in done.
 func (c *call) abandon() bool {
@@ -330,10 +379,8 @@ func (p *Pool) finish(c *call, failed bool) {
 	case failed && c.bodyErr != nil && !c.started:
 		err = c.bodyErr
 	case failed && !c.started:
-		p.failures.Add(1)
 		err = &exchange.StatusError{Status: 500, Err: errors.New("the application raised an exception; see its log")}
 	case failed:
-		p.failures.Add(1)
 		err = errors.New("the application raised an exception while it answered; see its log")
 	case c.left > 0 && !c.nobody:
 		err = fmt.Errorf("the application sent %d bytes fewer than its Content-Length", c.left)
@@ -346,8 +393,10 @@ func (p *Pool) finish(c *call, failed bool) {
 func (p *Pool) fail(c *call, status int, err error) {
 	c.mu.Lock()
 	switch {
-	case c.cause != nil:
+	case c.cause != nil && !c.started:
 		err = c.cause
+	case c.cause != nil:
+		err = c.cause.Err
 	case !c.started:
 		err = &exchange.StatusError{Status: status, Err: err}
 	}

@@ -43,10 +43,11 @@ import (
 //	G  send the descriptor
 //	X  the client went away: stop
 type lane struct {
-	p    *Pool
-	proc *proc
-	slot int
-	conn *net.UnixConn
+	p      *Pool
+	proc   *proc
+	slot   int
+	conn   *net.UnixConn
+	memory *os.File // the slots
 
 	in      []byte // in[r:n] is read and not yet used
 	r, n    int
@@ -55,6 +56,8 @@ type lane struct {
 	told    uint64 // the request of the last X
 	seen    uint64 // harakiri: the request in the slot, since
 	seenAt  time.Time
+	since   time.Time // the current call was claimed
+	sent    int64     // bytes of its body
 	current *call
 }
 
@@ -69,9 +72,9 @@ const (
 const laneTimeout = 30 * time.Second
 
 type frame struct {
-	kind             byte
-	head, size, arg  uint32
-	id               uint64
+	kind            byte
+	head, size, arg uint32
+	id              uint64
 }
 
 // A breach is a violation of the protocol by the worker.
@@ -136,23 +139,56 @@ func (l *lane) hello(f frame) (bool, error) {
 
 // claim makes the call id the one this lane answers.
 func (l *lane) claim(id uint64) error {
-	index := int(id & 0xffff)
-	if index >= len(l.p.calls) {
+	c := l.p.find(id)
+	if c == nil || !c.claim(id, l) {
 		return breachf("unknown request %#x", id)
 	}
-	c := l.p.calls[index]
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.id != id || c.lane != nil || c.state != queued && c.state != abandoned {
-		return breachf("unknown request %#x", id)
-	}
-	if c.state == queued {
-		c.state = answering
-		c.r.Info.Worker = l.proc.number
-	}
-	c.lane = l
 	l.current = c
+	l.since = time.Now()
+	l.p.stats[l.proc.number-1].busy.Add(1)
 	return nil
+}
+
+// serve runs the lane, and fails the request that its worker was at.
+func (l *lane) serve() {
+	err := l.run()
+	if l.current == nil {
+		var b [8]byte
+		if _, err := l.memory.ReadAt(b[:], int64(8*l.slot)); err == nil {
+			_ = l.claim(binary.LittleEndian.Uint64(b[:])) // else it was at none
+		}
+	}
+	if c := l.current; c != nil {
+		l.account()
+		l.p.stats[l.proc.number-1].errors.Add(1)
+		cause := err
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			cause = errors.New("it died")
+		}
+		l.current = nil
+		l.p.fail(c, 502, fmt.Errorf("worker %d (pid %d): %w", l.proc.number, l.proc.pid.Load(), cause))
+	}
+	l.conn.Close()
+	l.p.post(event{kind: evLaneEnd, proc: l.proc, err: err})
+}
+
+// account counts the current request as one that the worker was at.
+func (l *lane) account() {
+	s := &l.p.stats[l.proc.number-1]
+	s.busy.Add(-1)
+	s.requests.Add(1)
+	s.running.Add(int64(time.Since(l.since)))
+	s.sent.Add(l.sent)
+	l.sent = 0
+}
+
+// endInput makes the lane end when it has read what its worker has sent: a
+// child of the worker may keep the other end open.
+func (l *lane) endInput() {
+	raw, err := l.conn.SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
+	}
 }
 
 func (l *lane) handle(f frame) error {
@@ -199,6 +235,10 @@ func (l *lane) handle(f frame) error {
 // done ends the current call.
 func (l *lane) done(failed bool) {
 	c := l.current
+	l.account()
+	if failed {
+		l.p.stats[l.proc.number-1].errors.Add(1)
+	}
 	l.current = nil
 	if len(l.in) > laneBuffer && l.r == l.n {
 		l.in, l.r, l.n = make([]byte, laneBuffer), 0, 0
@@ -368,6 +408,7 @@ func (l *lane) body(f frame) error {
 		b := l.in[l.r:min(l.n, l.r+int(min(left, pieceSize)))]
 		l.r += len(b)
 		left -= int64(len(b))
+		l.sent += int64(len(b))
 		if !l.current.write(b) {
 			if err := l.stop(f.kind); err != nil {
 				return err

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,6 +88,42 @@ func (r *reaper) reap() {
 			delete(r.known, pid)
 		}
 	}
+}
+
+// killAll kills and reaps every child of this process: what an application
+// left behind by forking twice. It gives up after a while.
+func (r *reaper) killAll() error {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		r.reap()
+		if r.none() {
+			return nil
+		}
+		left := r.children()
+		for _, pid := range left {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("processes that do not die: %v", left)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// children are this process's own.
+func (r *reaper) children() []int {
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	var out []int
+	for _, name := range names {
+		if pid, err := strconv.Atoi(name); err == nil && parentOf(pid) == os.Getpid() {
+			out = append(out, pid)
+		}
+	}
+	return out
 }
 
 // none reports whether this process has no child left, dead or alive.

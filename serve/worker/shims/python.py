@@ -431,7 +431,12 @@ def uwsgi_module(config):
     module.has_threads = 1
     module.buffer_size = config['buffer']
     module.applications = {}
-    module.opt = config['opt']
+    module.opt = {
+        'master': True, 'enable-threads': True, 'py-call-uwsgi-fork-hooks': True,
+        'processes': b'%d' % config['processes'], 'threads': b'%d' % config['threads'],
+    }
+    if config['lazy']:
+        module.opt['lazy-apps'] = True
     module.env = {}
     module.masterpid = lambda: config['master']
     module.worker_id = lambda: config.get('worker', 0)

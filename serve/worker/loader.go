@@ -1,0 +1,294 @@
+package worker
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// loader is the process that loads the application and forks the workers. The
+// messages on its control socket, one packet each:
+//
+//	core → loader: the program; its settings as a marshal dict; then one dict
+//	               for each worker to fork, with its lanes' descriptors
+//	loader → core: words separated by NUL: loaded | failed, why |
+//	               forked, serial, pid | exited, pid, status
+//
+// Its standard error is a pipe of ours until the program runs, so that an
+// interpreter that cannot even start is heard.
+type loader struct {
+	p        *Pool
+	pid      int
+	conn     *net.UnixConn
+	status   <-chan syscall.WaitStatus
+	deadline time.Time
+	loaded   bool
+	ending   bool
+	early    *tail
+	out      *os.File // where early comes from
+}
+
+// Descriptors of the loader beyond standard input, output and error, as the
+// program names them: control, queue, slots, the real standard error.
+
+// startLoader starts a loader; on failure another try follows, or the end.
+func (s *supervisor) startLoader(now time.Time) {
+	load, err := s.newLoader(now)
+	if err == nil {
+		s.load = load
+		return
+	}
+	problem := s.p.lang.noStart(err)
+	if !s.ready {
+		s.fail(problem)
+		return
+	}
+	s.loads++
+	s.loadAt = now.Add(backoff(s.loads))
+	s.p.log.Error("cannot start the application's loader", "err", problem)
+}
+
+func (s *supervisor) newLoader(now time.Time) (*loader, error) {
+	p := s.p
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	conn, other, err := socketPair(unix.SOCK_SEQPACKET)
+	if err != nil {
+		return nil, err
+	}
+	defer other.Close()
+	out, in, err := os.Pipe()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	defer in.Close()
+	path, argv := p.lang.command()
+	pid, status, err := s.reaper.start(path, argv, &syscall.ProcAttr{
+		Env: p.environ(),
+		Files: []uintptr{null.Fd(), p.Stdout.Fd(), in.Fd(),
+			other.Fd(), s.other.Fd(), s.memory.Fd(), p.Stderr.Fd()},
+		// A group of its own: a terminal's Ctrl-C is for the core.
+		Sys: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		conn.Close()
+		out.Close()
+		return nil, &os.PathError{Op: "exec", Path: path, Err: err}
+	}
+	load := &loader{p: p, pid: pid, conn: conn, status: status, early: newTail(), out: out}
+	if load.deadline = now.Add(p.w.LoadTimeout); p.w.LoadTimeout <= 0 {
+		load.deadline = now.Add(loadTime)
+	}
+	p.lanes.Go(func() {
+		io.Copy(io.MultiWriter(load.early, p.Stderr), out)
+		load.early.close()
+	})
+	exposeToOOM(pid)
+	err = limit(pid, p.w.Rlimits)
+	for _, packet := range [][]byte{[]byte(p.lang.program()), p.settings()} {
+		if err == nil {
+			_, err = conn.Write(packet)
+		}
+	}
+	p.lanes.Go(load.listen)
+	if err != nil {
+		load.kill()
+		<-status
+		conn.Close()
+		out.Close()
+		return nil, err
+	}
+	return load, nil
+}
+
+// listen reads what the loader says.
+func (ld *loader) listen() {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := ld.conn.Read(buf)
+		if err != nil || n == 0 {
+			ld.p.post(event{kind: evControlEnd, load: ld})
+			return
+		}
+		ld.p.post(event{kind: evControl, load: ld, text: string(buf[:n])})
+	}
+}
+
+// fork has the loader fork pr with the given descriptors as its lanes.
+func (ld *loader) fork(pr *proc, fds []int) error {
+	packet := appendDict(nil)
+	for _, v := range []struct {
+		name  string
+		value int
+	}{{"worker", pr.number}, {"serial", int(pr.serial)}, {"slots", pr.slots}} {
+		packet = appendInt(appendNative(packet, v.name), v.value)
+	}
+	if err := ld.conn.SetWriteDeadline(time.Now().Add(laneTimeout)); err != nil {
+		return err
+	}
+	_, _, err := ld.conn.WriteMsgUnix(appendDictEnd(packet), unix.UnixRights(fds...), nil)
+	return err
+}
+
+func (ld *loader) kill() { _ = unix.Kill(ld.pid, unix.SIGKILL) } // reaped only after status was taken
+
+// end ends the loader and what the application has started in its group.
+func (ld *loader) end() {
+	ld.ending = true
+	_ = unix.Kill(-ld.pid, unix.SIGKILL)
+	ld.kill()
+}
+
+// control obeys one message of the loader.
+func (s *supervisor) control(ld *loader, text string) {
+	words := strings.Split(text, "\x00")
+	number := func(i int) int {
+		if i >= len(words) {
+			return -1
+		}
+		n, err := strconv.Atoi(words[i])
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	switch words[0] {
+	case "loaded":
+		ld.loaded = true
+		s.loads = 0
+	case "failed":
+		_, why, _ := strings.Cut(text, "\x00")
+		problem := s.p.lang.problem(why)
+		if !s.ready {
+			s.fail(problem)
+			return
+		}
+		s.p.log.Error("the application does not load any more", "err", problem)
+	case "forked":
+		if pr := s.procs[uint64(number(1))]; pr != nil && pr.load == ld && pr.claimed == 0 {
+			s.forked(pr, number(2))
+		}
+	case "exited":
+		pid := number(1)
+		for _, pr := range s.procs {
+			if pr.load == ld && pr.claimed == pid && pid > 0 {
+				ws := syscall.WaitStatus(number(2))
+				s.gone(pr, &ws)
+				return
+			}
+		}
+	}
+}
+
+// forked takes note of a worker's pid. It is the loader's word, so a process
+// that is not the loader's child is not believed.
+func (s *supervisor) forked(pr *proc, pid int) {
+	pr.claimed = pid
+	if pid <= 1 || pid == os.Getpid() || parentOf(pid) != pr.load.pid {
+		return
+	}
+	pr.pid.Store(int64(pid))
+	stats := &s.p.stats[pr.number-1]
+	stats.pid.Store(int64(pid))
+	stats.spawned.Store(pr.born.UnixNano())
+	if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+		pr.pidfd = fd
+	}
+	if pr.why != "" || s.stopping && s.err != nil {
+		pr.kill()
+	}
+}
+
+// parentOf is the parent of process pid, 0 if there is none or /proc does not
+// say.
+func parentOf(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, _ := strconv.Atoi(fields[1])
+	return parent
+}
+
+// loaderEnded takes note of the loader's end. Its workers serve on; a new
+// loader is needed to replace one that dies.
+func (s *supervisor) loaderEnded(ws syscall.WaitStatus) {
+	ld := s.load
+	s.load = nil
+	ld.conn.Close()
+	if !s.ready {
+		ld.early.wait(partingTime) // a child of it may hold the pipe
+	}
+	ld.out.Close()
+	now := time.Now()
+	for _, pr := range s.procs {
+		if pr.load == ld && pr.claimed == 0 {
+			pr.partBy = now.Add(partingTime) // it was never born
+		}
+	}
+	if s.stopping {
+		return
+	}
+	how := ended(&ws)
+	if !s.ready {
+		s.fail(s.p.lang.loaderDied(how, ld.early.String(), ld.loaded))
+		return
+	}
+	s.loads++
+	s.loadAt = now.Add(backoff(s.loads))
+	s.p.log.Error("the application's loader died", "pid", ld.pid, "how", how)
+}
+
+// tail keeps the last bytes written to it.
+type tail struct {
+	mu   sync.Mutex
+	b    []byte
+	done chan struct{} // closed when no more comes
+}
+
+func newTail() *tail { return &tail{done: make(chan struct{})} }
+
+func (t *tail) close() { close(t.done) }
+
+// wait waits until all is written, at most d.
+func (t *tail) wait(d time.Duration) {
+	select {
+	case <-t.done:
+	case <-time.After(d):
+	}
+}
+
+const tailSize = 8 << 10
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b...)
+	if len(t.b) > tailSize {
+		t.b = append(t.b[:0], t.b[len(t.b)-tailSize:]...)
+	}
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
+}

@@ -1,0 +1,223 @@
+// Package worker runs an application's processes and hands requests to them.
+//
+// A Pool starts one process of the language's interpreter, the loader, with a
+// small program of package shims in it. The loader loads the application once
+// and forks the workers; it forks a new one when one dies. The core never
+// forks an application itself, and the application never sees the core's
+// memory or descriptors other than these:
+//
+//	queue    one SOCK_SEQPACKET pair that all workers receive from: a packet is
+//	         a request, as one Python marshal dict that becomes its environ.
+//	         The kernel gives it to whichever worker is free.
+//	lanes    a stream pair per thread of each worker, for the answer, for
+//	         bodies and heads too large for a packet, and for descriptors of
+//	         files to send. See lane.
+//	slots    a memfd in which each thread writes which request it took: so the
+//	         core knows what was lost with a worker that died, and how long a
+//	         request runs, at no cost to a request.
+//	control  a SOCK_SEQPACKET pair between core and loader.
+//
+// All that comes from a worker is the tenant's and is checked; a worker that
+// breaks the protocol is killed. Its worst lie (a wrong request in its slot, a
+// wrong pid in the loader's message) ends requests or processes of the same
+// tenant.
+//
+// Most callers do:
+//
+//	pool, err := worker.New(app, log)
+//	go pool.Run(ctx)      // until ctx ends and every process is gone
+//	<-pool.Ready()
+//	pool.Serve(ctx, r, w) // an exchange.Handler
+//
+// A request is answered or failed, never left: see Serve for the statuses.
+// What the package does not do: bound a request's body or the client's time
+// (the front's Body does), limit memory (the cgroup does), watch files.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+// Limits of a pool. maxCalls is what fits the index part of a request's
+// number; maxThreads what fits one SCM_RIGHTS message (SCM_MAX_FD is 253).
+const (
+	maxCalls   = 1 << 15
+	maxThreads = 250
+)
+
+// Pool runs the workers of one application.
+type Pool struct {
+	// Stdout and Stderr are what the application inherits; New sets them to
+	// the process's own. They may be changed before Run.
+	Stdout, Stderr *os.File
+	// Adopt makes the process the parent of all that the application leaves
+	// behind, so that Run can end and reap it: nobody else in the process may
+	// start or wait for children then. It is always so for PID 1.
+	Adopt bool
+	// Batch runs the workers under SCHED_BATCH; see BenchmarkBatch.
+	Batch bool
+
+	app  *vassal.App
+	w    vassal.Workers
+	lang language
+	log  *slog.Logger
+
+	calls   []*call
+	free    chan *call
+	queue   *net.UnixConn // requests go in here; set before the first call is freed
+	ready   chan vassal.Problems
+	closed  chan struct{} // no more requests are taken
+	over    chan struct{} // Run is about to return
+	events  chan event
+	lanes   sync.WaitGroup
+	seq     atomic.Uint64
+	waiting atomic.Int64
+	stats   []numberStats
+}
+
+// numberStats are the counts of one worker's place, whoever holds it.
+type numberStats struct {
+	pid, spawned, requests, errors, respawns, harakiris, busy, running, sent atomic.Int64
+
+	accepting atomic.Bool
+}
+
+// New makes the pool of app. It starts nothing; an error is the application's
+// description being unusable. With app.Workers nil, Run only does what Adopt
+// says.
+func New(app *vassal.App, log *slog.Logger) (*Pool, error) {
+	p := &Pool{
+		Stdout: os.Stdout, Stderr: os.Stderr, Adopt: os.Getpid() == 1, app: app, log: log,
+		ready: make(chan vassal.Problems, 1), closed: make(chan struct{}), over: make(chan struct{}),
+		events: make(chan event, 64),
+	}
+	if app.Workers == nil {
+		return p, nil
+	}
+	p.w = *app.Workers
+	p.w.Processes, p.w.Threads = max(p.w.Processes, 1), max(p.w.Threads, 1)
+	if p.w.Threads > maxThreads || p.w.Processes*p.w.Threads > maxCalls-backlog {
+		return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, Step: step,
+			Message: fmt.Sprintf("%d processes of %d threads are too many", p.w.Processes, p.w.Threads),
+			Hint:    fmt.Sprintf("at most %d threads, and %d threads in all processes together", maxThreads, maxCalls-backlog)}
+	}
+	var err error
+	if p.lang, err = newLanguage(app, &p.w); err != nil {
+		return nil, err
+	}
+	n := p.w.Processes*p.w.Threads + backlog
+	p.free = make(chan *call, n)
+	for i := range n {
+		p.calls = append(p.calls, &call{index: i, left: -1, done: make(chan error, 1)})
+	}
+	p.stats = make([]numberStats, p.w.Processes)
+	return p, nil
+}
+
+// Ready receives once, when every worker has the application loaded.
+func (p *Pool) Ready() <-chan vassal.Problems { return p.ready }
+
+// Run starts the workers and keeps them running until ctx is done: then they
+// finish what they are at, for as long as App.Drain says, and all that is left
+// of the application is killed. An application that does not load, or whose
+// workers die before they are ready, makes Run return a *vassal.Problem.
+func (p *Pool) Run(ctx context.Context) error {
+	reaper := newReaper(p.Adopt)
+	var err error
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	reaped := make(chan error, 1)
+	go func() { reaped <- reaper.run(work) }()
+	if p.w.Language == "" {
+		<-ctx.Done()
+	} else {
+		err = p.supervise(ctx, reaper)
+	}
+	if p.Adopt {
+		err = errors.Join(err, reaper.killAll())
+	}
+	stop()
+	return errors.Join(err, <-reaped)
+}
+
+// supervise is Run with workers.
+func (p *Pool) supervise(ctx context.Context, r *reaper) error {
+	s := &supervisor{p: p, reaper: r, numbers: make([]number, p.w.Processes), procs: make(map[uint64]*proc)}
+	if err := s.open(); err != nil {
+		s.close()
+		return err
+	}
+	for _, c := range p.calls {
+		p.free <- c
+	}
+	err := s.run(ctx)
+	close(p.over)
+	p.lanes.Wait()
+	p.failAll()
+	s.close()
+	return err
+}
+
+// failAll ends what is still queued when the last worker is gone.
+func (p *Pool) failAll() {
+	for _, c := range p.calls {
+		c.mu.Lock()
+		if c.state == queued || c.state == abandoned {
+			p.complete(c, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: errStopping})
+			continue
+		}
+		c.mu.Unlock()
+	}
+}
+
+var errStopping = errors.New("the workers are stopping")
+
+// inFlight is how many requests are with the workers or in their queue.
+func (p *Pool) inFlight() int { return len(p.calls) - len(p.free) }
+
+// Stats tells what the workers have done.
+func (p *Pool) Stats() exchange.Stats {
+	out := exchange.Stats{Queued: int(max(p.waiting.Load(), 0))}
+	for i := range p.stats {
+		s := &p.stats[i]
+		w := exchange.WorkerStats{ID: i + 1, PID: int(s.pid.Load()), Requests: uint64(s.requests.Load()),
+			Errors: uint64(s.errors.Load()), Respawns: uint64(s.respawns.Load()), Harakiris: uint64(s.harakiris.Load()),
+			Busy: s.busy.Load() > 0, Accepting: s.accepting.Load(), Running: time.Duration(s.running.Load()),
+			Sent: uint64(s.sent.Load())}
+		if at := s.spawned.Load(); at != 0 {
+			w.Spawned = time.Unix(0, at)
+		}
+		out.Respawns += w.Respawns
+		out.Workers = append(out.Workers, w)
+	}
+	return out
+}
+
+// socketPair is a pair of connected Unix sockets: the core's end for Go, the
+// other to be given away.
+func socketPair(kind int) (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socket pair for the workers: %w", err)
+	}
+	own, other := os.NewFile(uintptr(fds[0]), "core"), os.NewFile(uintptr(fds[1]), "worker")
+	defer own.Close()
+	conn, err := net.FileConn(own)
+	if err != nil {
+		other.Close()
+		return nil, nil, fmt.Errorf("socket pair for the workers: %w", err)
+	}
+	return conn.(*net.UnixConn), other, nil
+}

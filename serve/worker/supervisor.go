@@ -1,0 +1,527 @@
+package worker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+)
+
+// Times of the supervisor.
+const (
+	backoffMin  = 100 * time.Millisecond // before a worker that died young is replaced; doubles
+	backoffMax  = 30 * time.Second
+	youth       = time.Second      // a worker that lives longer forgets earlier failures
+	partingTime = time.Second      // between a worker's last word and its end
+	exitTime    = 2 * time.Second  // for atexit functions, once nothing is in flight
+	settleTime  = time.Second      // for a thread to note which request it took
+	loadTime    = 60 * time.Second // where LoadTimeout is not set
+)
+
+type eventKind uint8
+
+const (
+	evLoaded    eventKind = iota // a worker is ready
+	evNotLoaded                  // a worker could not load the application; text
+	evProbed                     // a worker took the probe
+	evLaneEnd                    // a lane ended; err
+	evControl                    // the loader said text
+	evControlEnd
+)
+
+type event struct {
+	kind  eventKind
+	proc  *proc
+	load  *loader
+	text  string
+	probe uint64
+	err   error
+}
+
+// post hands e to the supervisor.
+func (p *Pool) post(e event) {
+	select {
+	case p.events <- e:
+	case <-p.over:
+	}
+}
+
+// proc is one worker process.
+type proc struct {
+	number  int // from 1
+	serial  uint64
+	load    *loader
+	slots   int // the first of its threads' slots
+	born    time.Time
+	claimed int          // the pid that the loader said
+	pid     atomic.Int64 // the same once it is known to be the loader's child
+	pidfd   int          // -1: none
+
+	lanes  []*lane
+	open   int // lanes that have not ended
+	loaded bool
+	gone   bool      // its place is free
+	why    string    // why we killed it
+	partBy time.Time // when it is killed because its lanes have ended
+}
+
+// number is the place of a worker.
+type number struct {
+	proc  *proc
+	fails int
+	next  time.Time // when it may be filled
+}
+
+// supervisor is the state of a running pool; only its goroutine touches it.
+type supervisor struct {
+	p       *Pool
+	reaper  *reaper
+	other   *os.File // the workers' end of the queue
+	memory  *os.File // the slots
+	bases   []int    // free ranges of slots
+	load    *loader
+	loadAt  time.Time // when a new loader may start
+	loads   int       // failures in a row
+	numbers []number
+	procs   map[uint64]*proc
+	serial  uint64
+
+	ready    bool
+	err      error
+	stopping bool
+	stopBy   time.Time
+	tick     time.Time // of harakiri
+	table    []byte
+	probe    uint64
+	suspects map[*call]uint64
+	judge    time.Time
+}
+
+func (s *supervisor) open() error {
+	conn, other, err := socketPair(unix.SOCK_SEQPACKET)
+	if err != nil {
+		return err
+	}
+	s.p.queue, s.other = conn, other
+	threads := s.p.w.Threads
+	// Four times as many places as workers: one that dies keeps its own until
+	// the answers it has left behind are sent.
+	ranges := 4 * s.p.w.Processes
+	fd, err := unix.MemfdCreate("liege-slots", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return fmt.Errorf("memory for the workers: %w", err)
+	}
+	s.memory = os.NewFile(uintptr(fd), "slots")
+	s.table = make([]byte, 8*threads*ranges)
+	if err := s.memory.Truncate(int64(len(s.table))); err != nil {
+		return fmt.Errorf("memory for the workers: %w", err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		return fmt.Errorf("memory for the workers: %w", err)
+	}
+	for i := range ranges {
+		s.bases = append(s.bases, i*threads)
+	}
+	return nil
+}
+
+func (s *supervisor) close() {
+	if s.p.queue != nil {
+		s.p.queue.Close()
+		s.other.Close()
+	}
+	if s.memory != nil {
+		s.memory.Close()
+	}
+}
+
+// run is the loop: level-triggered, each turn does what is due.
+func (s *supervisor) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := ctx.Done()
+	for {
+		next := s.due(time.Now())
+		if s.stopping && len(s.procs) == 0 && s.load == nil {
+			return s.err
+		}
+		timer.Reset(time.Until(next))
+		var ended <-chan syscall.WaitStatus
+		if s.load != nil {
+			ended = s.load.status
+		}
+		select {
+		case <-done:
+			done = nil
+			s.stop(s.p.app.Drain)
+		case e := <-s.p.events:
+			s.handle(e)
+		case ws := <-ended:
+			s.loaderEnded(ws)
+		case <-timer.C:
+		}
+	}
+}
+
+// due does what the time asks for, and returns when to look again.
+func (s *supervisor) due(now time.Time) time.Time {
+	next := now.Add(time.Hour)
+	at := func(t time.Time) bool {
+		if t.IsZero() {
+			return false
+		}
+		if !t.After(now) {
+			return true
+		}
+		if t.Before(next) {
+			next = t
+		}
+		return false
+	}
+	for _, pr := range s.procs {
+		if at(pr.partBy) {
+			pr.kill()
+			s.gone(pr, nil)
+		}
+	}
+	if s.stopping {
+		s.stopDue(now, at)
+		return next
+	}
+	if s.load == nil && at(orNow(s.loadAt, now)) {
+		s.startLoader(now)
+	}
+	if s.load != nil && !s.ready && at(s.load.deadline) {
+		s.fail(loadTimeout(s.p, s.load))
+		return now
+	}
+	if s.load != nil && s.load.loaded {
+		for i := range s.numbers {
+			if n := &s.numbers[i]; n.proc == nil && at(orNow(n.next, now)) && len(s.bases) > 0 {
+				s.spawn(i, now)
+			}
+		}
+	}
+	if s.p.w.Harakiri > 0 && at(orNow(s.tick, now)) {
+		s.harakiri(now)
+		s.tick = now.Add(min(max(s.p.w.Harakiri/10, 20*time.Millisecond), time.Second))
+		at(s.tick)
+	}
+	if at(s.judge) {
+		s.judgeSuspects()
+	}
+	return next
+}
+
+func orNow(t, now time.Time) time.Time {
+	if t.IsZero() {
+		return now
+	}
+	return t
+}
+
+// stop lets the workers finish what is in flight, at most for grace.
+func (s *supervisor) stop(grace time.Duration) {
+	if s.stopping {
+		return
+	}
+	s.stopping = true
+	s.stopBy = time.Now().Add(grace)
+	close(s.p.closed)
+	// Workers read the end of the queue once they have emptied it, and leave.
+	s.p.queue.CloseWrite()
+}
+
+// stopDue ends what has to end now.
+func (s *supervisor) stopDue(now time.Time, at func(time.Time) bool) {
+	if s.p.inFlight() == 0 && s.stopBy.After(now.Add(exitTime)) {
+		s.stopBy = now.Add(exitTime)
+	} else if s.p.inFlight() > 0 {
+		at(now.Add(50 * time.Millisecond))
+	}
+	if len(s.procs) > 0 && at(s.stopBy) {
+		for _, pr := range s.procs {
+			pr.kill()
+			s.gone(pr, nil)
+		}
+		s.stopBy = now.Add(time.Second)
+		at(s.stopBy)
+	}
+	if len(s.procs) == 0 && s.load != nil && !s.load.ending {
+		s.load.end()
+	}
+}
+
+// fail ends a pool that is not ready.
+func (s *supervisor) fail(problem *vassal.Problem) {
+	if s.err == nil {
+		s.err = problem
+	}
+	s.stop(0)
+}
+
+func (s *supervisor) handle(e event) {
+	switch e.kind {
+	case evLoaded:
+		s.loaded(e.proc)
+	case evNotLoaded:
+		problem := s.p.lang.problem(e.text)
+		if !s.ready {
+			s.fail(problem)
+			return
+		}
+		s.p.log.Error("a worker could not load the application", "worker", e.proc.number, "err", problem)
+	case evProbed:
+		if e.probe == s.probe {
+			s.judge = time.Now().Add(settleTime)
+		}
+	case evLaneEnd:
+		s.laneEnded(e.proc, e.err)
+	case evControl:
+		s.control(e.load, e.text)
+	case evControlEnd:
+		if e.load == s.load && !s.load.ending {
+			s.load.kill()
+		}
+	}
+}
+
+func (s *supervisor) loaded(pr *proc) {
+	pr.loaded = true
+	s.p.stats[pr.number-1].accepting.Store(!pr.gone)
+	if s.ready || s.stopping {
+		return
+	}
+	for i := range s.numbers {
+		if pr := s.numbers[i].proc; pr == nil || !pr.loaded {
+			return
+		}
+	}
+	s.ready = true
+	s.p.ready <- nil
+}
+
+// spawn has the loader fork worker i+1.
+func (s *supervisor) spawn(i int, now time.Time) {
+	s.serial++
+	pr := &proc{number: i + 1, serial: s.serial, load: s.load, born: now, pidfd: -1,
+		slots: s.bases[len(s.bases)-1]}
+	var others []int
+	var files []*os.File
+	var err error
+	for t := range s.p.w.Threads {
+		var conn *net.UnixConn
+		var other *os.File
+		if conn, other, err = socketPair(unix.SOCK_STREAM); err != nil {
+			break
+		}
+		files = append(files, other)
+		others = append(others, int(other.Fd()))
+		pr.lanes = append(pr.lanes, &lane{p: s.p, proc: pr, slot: pr.slots + t, conn: conn, memory: s.memory})
+	}
+	if err == nil {
+		clear(s.table[:8*s.p.w.Threads])
+		_, err = s.memory.WriteAt(s.table[:8*s.p.w.Threads], int64(8*pr.slots))
+	}
+	if err == nil {
+		err = s.load.fork(pr, others)
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	if err != nil {
+		for _, l := range pr.lanes {
+			l.conn.Close()
+		}
+		s.failed(&s.numbers[i], now)
+		s.p.log.Error("cannot start a worker", "worker", i+1, "err", err)
+		return
+	}
+	s.bases = s.bases[:len(s.bases)-1]
+	s.numbers[i].proc = pr
+	s.procs[pr.serial] = pr
+	pr.open = len(pr.lanes)
+	for _, l := range pr.lanes {
+		s.p.lanes.Go(l.serve)
+	}
+}
+
+// failed makes place n wait before it is filled again.
+func (s *supervisor) failed(n *number, now time.Time) {
+	n.fails++
+	n.next = now.Add(backoff(n.fails))
+}
+
+func backoff(fails int) time.Duration {
+	return min(backoffMin<<min(fails-1, 10), backoffMax)
+}
+
+func (s *supervisor) laneEnded(pr *proc, err error) {
+	pr.open--
+	if !errors.Is(err, io.EOF) && pr.why == "" && !pr.gone {
+		pr.why = err.Error()
+		pr.kill()
+	}
+	if pr.open == 0 {
+		if pr.gone {
+			s.forget(pr)
+		} else {
+			pr.partBy = time.Now().Add(partingTime)
+		}
+	}
+}
+
+// forget frees what a worker that is gone still held.
+func (s *supervisor) forget(pr *proc) {
+	delete(s.procs, pr.serial)
+	s.bases = append(s.bases, pr.slots)
+	if pr.pidfd >= 0 {
+		unix.Close(pr.pidfd)
+		pr.pidfd = -1
+	}
+}
+
+// gone takes note that pr has ended, with status if that is known.
+func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
+	pr.partBy = time.Time{}
+	if pr.gone {
+		return
+	}
+	pr.gone = true
+	stats := &s.p.stats[pr.number-1]
+	stats.accepting.Store(false)
+	stats.pid.Store(0)
+	now := time.Now()
+	n := &s.numbers[pr.number-1]
+	n.proc = nil
+	how := ended(status)
+	clean := status != nil && status.Exited() && status.ExitStatus() == 0 && pr.why == ""
+	switch {
+	case s.stopping:
+	case !s.ready:
+		s.fail(s.p.lang.died(pr.number, how))
+	case clean && pr.loaded:
+		n.fails, n.next = 0, now
+		stats.respawns.Add(1)
+	default:
+		if now.Sub(pr.born) >= youth {
+			n.fails = 0
+		}
+		s.failed(n, now)
+		if n.fails == 1 {
+			n.next = now // the first time at once
+		}
+		stats.respawns.Add(1)
+		s.p.log.Error("a worker died", "worker", pr.number, "pid", pr.pid.Load(), "how", how, "err", pr.why,
+			"again", time.Until(n.next).Round(time.Millisecond))
+		s.sendProbe()
+	}
+	// What it has already sent is still read; then its lanes end.
+	for _, l := range pr.lanes {
+		l.endInput()
+	}
+	if pr.open == 0 {
+		s.forget(pr)
+	}
+}
+
+// ended puts a status in words.
+func ended(status *syscall.WaitStatus) string {
+	switch {
+	case status == nil:
+		return "it closed its connection"
+	case status.Signaled():
+		return "killed by " + unix.SignalName(status.Signal())
+	default:
+		return fmt.Sprintf("exited with status %d", status.ExitStatus())
+	}
+}
+
+// kill ends the worker at once.
+func (pr *proc) kill() {
+	if pr.pidfd >= 0 {
+		_ = unix.PidfdSendSignal(pr.pidfd, unix.SIGKILL, nil, 0) // ESRCH: it is dead
+	} else if pid := int(pr.pid.Load()); pid > 1 && pid != os.Getpid() && !pr.gone {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// harakiri kills workers whose request runs for too long. A slot is the
+// worker's own word; a wrong one harms only its own application.
+func (s *supervisor) harakiri(now time.Time) {
+	if _, err := s.memory.ReadAt(s.table, 0); err != nil {
+		return
+	}
+	for _, pr := range s.procs {
+		for _, l := range pr.lanes {
+			id := binary.LittleEndian.Uint64(s.table[8*l.slot:])
+			c := s.p.find(id)
+			if c == nil {
+				l.seen = 0
+				continue
+			}
+			if id != l.seen {
+				l.seen, l.seenAt = id, now
+				continue
+			}
+			if ran := now.Sub(l.seenAt); ran >= s.p.w.Harakiri && pr.why == "" {
+				pr.why = fmt.Sprintf("harakiri: a request ran for %v: %s", ran.Round(time.Second/10), c.describe(id))
+				s.p.stats[pr.number-1].harakiris.Add(1)
+				c.condemn(id, s.p.w.Harakiri)
+				pr.kill()
+			}
+		}
+	}
+}
+
+// sendProbe finds requests that were lost with a worker between taking them
+// and noting so: once a worker has taken the probe, all that was queued before
+// it was taken, and what no slot names then is lost.
+func (s *supervisor) sendProbe() {
+	suspects := make(map[*call]uint64)
+	for _, c := range s.p.calls {
+		c.mu.Lock()
+		if (c.state == queued || c.state == abandoned && c.lane == nil) && c.sent {
+			suspects[c] = c.id
+		}
+		c.mu.Unlock()
+	}
+	if len(suspects) == 0 {
+		return
+	}
+	s.suspects, s.probe, s.judge = suspects, s.p.seq.Add(1)<<16|0xffff, time.Time{}
+	packet := appendID(appendDict(nil), s.probe)
+	packet = appendDictEnd(appendBool(appendNative(packet, "liege.probe"), true))
+	if _, err := s.p.queue.Write(packet); err != nil {
+		s.p.log.Error("queue of the workers", "err", err)
+	}
+}
+
+func (s *supervisor) judgeSuspects() {
+	s.judge = time.Time{}
+	if _, err := s.memory.ReadAt(s.table, 0); err != nil {
+		return
+	}
+	taken := make(map[uint64]bool)
+	for _, pr := range s.procs {
+		for _, l := range pr.lanes {
+			taken[binary.LittleEndian.Uint64(s.table[8*l.slot:])] = true
+		}
+	}
+	for c, id := range s.suspects {
+		if !taken[id] && c.claim(id, nil) {
+			s.p.fail(c, 502, errors.New("the request was lost with a worker that died"))
+		}
+	}
+	s.suspects = nil
+}
