@@ -749,6 +749,8 @@ def become_worker(config, app, number, slots, fds):
 def main(control):
     os.dup2(STDERR, 2)
     os.close(STDERR)
+    for number in (signal.SIGUSR2, signal.SIGWINCH, signal.SIGTSTP):  # the core ignores them
+        signal.signal(number, signal.SIG_DFL)
     for fd in (CONTROL, QUEUE, SLOTS):
         os.set_inheritable(fd, False)
     config = marshal.loads(control.recv(1 << 18))
