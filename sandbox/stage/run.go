@@ -166,13 +166,14 @@ func failed(s Step, what string, err error) error {
 // report sends f on the status channel, and returns the exit status. It writes
 // to stderr, the vassal's log, only if nobody listens there.
 func report(status int, f *Failure) int {
-	f.Output = tail(f.Output, MaxFailure/4)
-	f.Msg, f.What = clip(f.Msg, MaxFailure/8), clip(f.What, MaxFailure/8)
-	f.At.File = clip(f.At.File, MaxFailure/8)
-	b, err := json.Marshal(f)
-	if err == nil && len(b) > MaxFailure { // escapes may make six bytes of one
-		f.Output = ""
-		b, err = json.Marshal(f)
+	var b []byte
+	var err error
+	for n := MaxFailure / 4; n > 0; n /= 2 { // escapes may make six bytes of one
+		f.Output, f.Msg = tail(printable(f.Output), n), clip(printable(f.Msg), n)
+		f.What, f.At.File = clip(printable(f.What), n), clip(f.At.File, n)
+		if b, err = json.Marshal(f); err != nil || len(b) <= MaxFailure {
+			break
+		}
 	}
 	if err == nil {
 		_, err = unix.Write(status, b)
