@@ -12,6 +12,9 @@ const (
 	CodeRefusedScheme   = "refused-scheme"
 	CodeVanishedPercent = "vanished-percent"
 	CodeEmperorSection  = "emperor-section"
+	CodeNotExpanded     = "not-expanded"
+	CodePlaceholder     = "placeholder"
+	CodeBlock           = "block"
 
 	// The options.
 	CodeUnknownOption     = "unknown-option"
@@ -86,6 +89,9 @@ func Codes() []Code {
 		{CodeRefusedScheme, "@(scheme://…) runs programs or reaches the network and is refused."},
 		{CodeVanishedPercent, "A % sequence inside a value vanished or was replaced; a literal percent sign is written %%."},
 		{CodeEmperorSection, "A vassal file has a section [emperor]; its attributes are not used."},
+		{CodeNotExpanded, "A $(), @() or %() stands where it is not expanded: in a word of the language itself, or in an inherited file."},
+		{CodePlaceholder, "A %(name) is not defined or refers to itself, or a placeholder has the name of an option."},
+		{CodeBlock, "A for or if is not closed, closes nothing, is nested, or its argument is unusable."},
 
 		{CodeUnknownOption, "No option has this name and no %(…) refers to it. An error in a tenant's file and with strict = true."},
 		{CodeBadValue, "The value does not fit the option: no number, an unknown word, a missing part."},

@@ -166,3 +166,10 @@ func distance(a, b string) int {
 	}
 	return prev[len(b)]
 }
+
+// Known reports whether key is the name of an option; an unknown key is a
+// placeholder.
+func Known(key string) bool {
+	_, ok := Lookup(key)
+	return ok
+}

@@ -27,7 +27,7 @@ var table = []Option{
 	{Name: "http-socket", Group: "Listeners", Type: Address, Many: true, Class: Works, Tenant: true, Path: PathSocket, Since: "uwsgi 2.0", Doc: "Serve HTTP/1.1 on this address; the same as http."},
 	{Name: "http11-socket", Group: "Listeners", Type: Address, Many: true, Class: Works, Tenant: true, Path: PathSocket, Since: "uwsgi 2.0", Doc: "Serve HTTP/1.1 with keep-alive on this address; the same as http."},
 	{Name: "socket", Short: "s", Group: "Listeners", Type: Address, Many: true, Class: Works, Tenant: true, Path: PathSocket, Since: "uwsgi 2.0", Doc: "Serve the protocol named by protocol on this address."},
-	{Name: "uwsgi-socket", Short: "s", Group: "Listeners", Type: Address, Many: true, Class: Works, Tenant: true, Path: PathSocket, Since: "uwsgi 2.0", Doc: "Serve the uwsgi protocol on this address, for nginx uwsgi_pass and others."},
+	{Name: "uwsgi-socket", Group: "Listeners", Type: Address, Many: true, Class: Works, Tenant: true, Path: PathSocket, Since: "uwsgi 2.0", Doc: "Serve the uwsgi protocol on this address, for nginx uwsgi_pass and others."},
 	{Name: "protocol", Aliases: "socket-protocol", Group: "Listeners", Type: String, Default: "uwsgi", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "What socket lines speak: uwsgi or http."},
 	{Name: "chmod-socket", Aliases: "chmod", Short: "C", Group: "Listeners", Type: Mode, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Mode of unix sockets; without a value 666, without the option 0777 less the umask."},
 	{Name: "chown-socket", Group: "Listeners", Type: String, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Owner of unix sockets as user, user:group or :group. In a tenant's file only a group that the tenant is in."},
@@ -710,7 +710,7 @@ var table = []Option{
 	{Name: "ring-app", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Class: NotYet, Effect: "this language is not served yet", Serves: ServesApp, Tenant: true, Plugin: "ring", Since: "uwsgi 2.0", Doc: "Clojure application."},
 	{Name: "jvm-main-class", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Many: true, Class: NotYet, Effect: "this language is not served yet", Serves: ServesApp, Tenant: true, Plugin: "jvm", Since: "uwsgi 2.0", Doc: "Java class whose main is run."},
 	{Name: "mono-app", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Many: true, Class: NotYet, Effect: "this language is not served yet", Serves: ServesApp, Tenant: true, Path: PathHost, Plugin: "mono", Since: "uwsgi 2.0", Doc: "ASP.NET application."},
-	{Name: "symcall", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Many: true, Class: Refused, Effect: "symbols of libraries are not called from requests: write a program and name it by cgi, in a later release", Serves: ServesApp, Plugin: "symcall", Since: "uwsgi 2.0", Doc: "C function that answers requests."},
+	{Name: "symcall", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Many: true, Class: Refused, Effect: "symbols of libraries are not called from requests: write a program and name it by cgi, in a later release", Plugin: "symcall", Since: "uwsgi 2.0", Doc: "C function that answers requests."},
 	{Name: "gccgo-load", Aliases: "go-load", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Class: NotYet, Effect: "this language is not served yet", Serves: ServesApp, Tenant: true, Since: "uwsgi 2.0", Doc: "Go library that answers requests."},
 	{Name: "cgi-map-helper", Aliases: "cgi-helper", Group: "CGI, Ruby, Perl, PHP and other languages", Type: String, Many: true, Class: NotYet, Effect: "this language is not served yet", Tenant: true, Plugin: "cgi", Since: "uwsgi 2.0", Doc: "Program that runs files with a suffix, .suffix=program."},
 	{Name: "cgi-from-docroot", Group: "CGI, Ruby, Perl, PHP and other languages", Type: Bool, Class: NotYet, Effect: "this language is not served yet", Tenant: true, Plugin: "cgi", Since: "uwsgi 2.0", Doc: "Run files below DOCUMENT_ROOT."},
@@ -1044,7 +1044,7 @@ var table = []Option{
 	{Name: "emperor-on-demand-exec", Group: "The Emperor", Type: String, Class: Refused, Effect: "a program named by a vassal's file is never run by the Emperor as root", Since: "uwsgi 2.0", Doc: "Command that prints the socket of a vassal."},
 
 	// The language of the file.
-	{Name: "set", Short: "S", Group: "The language of the file", Type: Keyval, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Set an option or a placeholder."},
+	{Name: "set", Short: "S", Group: "The language of the file", Type: Language, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Set an option or a placeholder."},
 	{Name: "set-placeholder", Aliases: "set-ph", Group: "The language of the file", Type: Language, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Set a placeholder."},
 	{Name: "strict", Group: "The language of the file", Type: Language, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Make unknown options errors."},
 	{Name: "declare-option", Aliases: "declare-option2", Group: "The language of the file", Type: Language, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Define an option as others."},
