@@ -90,7 +90,7 @@ func (e *Emperor) find(name string) (*actor, control.Outcome) {
 		}
 	}
 	return nil, control.Outcome{Code: 66, Text: name + ": no such vassal",
-		Problem: &vassal.Problem{Severity: vassal.Error, Code: "no-such-vassal", Message: "no such vassal: " + name, Hint: "liege ls"}}
+		Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchVassal, Message: "no such vassal: " + name, Hint: "liege ls"}}
 }
 
 // Act implements control.Backend.
@@ -103,7 +103,7 @@ func (e *Emperor) Act(ctx context.Context, name string, r control.Request, by st
 	turn := a.box.change(func(w *wish) { refusal = apply(w, r, by) })
 	if refusal != "" {
 		return control.Outcome{Code: 1, Text: name + ": " + refusal,
-			Problem: &vassal.Problem{Severity: vassal.Error, Code: "wrong-state", Message: name + ": " + refusal}}
+			Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeWrongState, Message: name + ": " + refusal}}
 	}
 	if r.NoWait {
 		return control.Outcome{OK: true, Text: fmt.Sprintf("%s: %s is under way", name, r.Verb)}
@@ -115,7 +115,7 @@ func (e *Emperor) Act(ctx context.Context, name string, r control.Request, by st
 		}
 		if rep.ended {
 			return control.Outcome{Code: 1, Text: name + ": is gone",
-				Problem: &vassal.Problem{Severity: vassal.Error, Code: "gone", Message: name + ": its file, or the Emperor, is gone"}}
+				Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeGone, Message: name + ": its file, or the Emperor, is gone"}}
 		}
 		select {
 		case <-next:
@@ -190,7 +190,7 @@ func result(rep report, verb control.Verb) control.Outcome {
 func failure(v control.Vassal, what string) control.Outcome {
 	o := control.Outcome{Code: 1, Text: what, Problem: v.Error}
 	if o.Problem == nil {
-		o.Problem = &vassal.Problem{Severity: vassal.Error, Code: "failed", Message: what}
+		o.Problem = &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotDone, Message: what}
 	}
 	return o
 }
@@ -198,7 +198,7 @@ func failure(v control.Vassal, what string) control.Outcome {
 func timedOut(v control.Vassal, what string) control.Outcome {
 	m := fmt.Sprintf("%s: %s: timed out; it is %s", v.Name, what, cmp.Or(v.State, control.Starting))
 	return control.Outcome{Code: 75, Text: m,
-		Problem: &vassal.Problem{Severity: vassal.Error, Code: "timed-out", Message: m}}
+		Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeTimedOut, Message: m}}
 }
 
 // Await implements control.Backend.

@@ -366,12 +366,12 @@ func deathOf(g *generation, step string) vassal.Problems {
 		return ps
 	}
 	x := g.inst.Exit()
-	code, what := "exited-early", fmt.Sprintf("exited with code %d", x.Code)
+	code, what := vassal.CodeExitedEarly, fmt.Sprintf("exited with code %d", x.Code)
 	if x.Signal != "" {
 		what = "was ended by " + x.Signal
 	}
 	if x.OOM {
-		code, what = "oom", what+": out of memory"
+		code, what = vassal.CodeOOM, what+": out of memory"
 	}
 	if x.Reason != "" {
 		what += ": " + x.Reason

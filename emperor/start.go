@@ -97,7 +97,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	}
 	if l.err != nil {
 		log.Warn("not started", "err", l.err)
-		return a.die(append(ps, vassal.AsProblems(l.err, "start", "start-failed")...))
+		return a.die(append(ps, vassal.AsProblems(l.err, "start", vassal.CodeStartFailed)...))
 	}
 	limit := restartOf(p).ReadyTimeout
 	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, l.in, limit) })
@@ -113,7 +113,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	case res.late:
 		a.depart(g, 0)
 		log.Warn("not ready in time", "limit", limit)
-		return a.die(append(ps, vassal.Problem{Severity: vassal.Error, Code: "not-ready", Step: "start",
+		return a.die(append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotReady, Step: "start",
 			Message: fmt.Sprintf("not ready after %v", limit), Hint: "what does its log say? liege logs " + string(a.name)}))
 	}
 	a.retire()
@@ -192,7 +192,7 @@ func (a *actor) room(ctx context.Context, n int) bool {
 // good vassal.
 func (a *actor) refuse(p Prepared, ps vassal.Problems) stateFn {
 	if !ps.Failed() {
-		ps = append(ps, vassal.Problem{Severity: vassal.Error, Code: "internal", Step: "check",
+		ps = append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeInternal, Step: "check",
 			File: a.w.file.Path, Message: "the check came to no result"})
 	}
 	a.pending, a.last, a.problems = nil, refused, ps
@@ -251,7 +251,7 @@ func (r *realm) prepare(ctx context.Context, l Launcher, f File) (p Prepared, ps
 	defer func() {
 		if x := recover(); x != nil {
 			r.log.Error("defect: check panicked", "vassal", f.Name, "err", fmt.Sprint(x))
-			p, ps = nil, vassal.Problems{{Severity: vassal.Error, Code: "internal", Step: "check", File: f.Path,
+			p, ps = nil, vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeInternal, Step: "check", File: f.Path,
 				Message: "a defect of Liege was met while checking this file; it is in the Emperor's log"}}
 		}
 	}()

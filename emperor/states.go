@@ -287,7 +287,7 @@ func (a *actor) stuckProblems() (ps vassal.Problems) {
 		if r, ok := g.inst.(Remainer); ok {
 			what = r.Remains()
 		}
-		ps = append(ps, vassal.Problem{Severity: vassal.Warning, Code: "stuck", Step: "stop",
+		ps = append(ps, vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeStuck, Step: "stop",
 			Message: fmt.Sprintf("generation %d was killed and does not die: %s", g.n, what),
 			Hint:    "a dead disk or network file system? cat /proc/PID/wchan"})
 	}

@@ -73,6 +73,23 @@ const (
 	CodeOOM          = "oom"
 	CodeProtocol     = "protocol"
 	CodeLogElsewhere = "log-elsewhere"
+	CodeStuck        = "stuck"
+	CodeInternal     = "internal"
+
+	// The vassal files as such.
+	CodeNotAFile      = "not-a-file"
+	CodeNotSupported  = "not-supported"
+	CodeBadDirectory  = "directory-unusable"
+	CodeNoSuchVassal  = "no-such-vassal"
+	CodeWrongState    = "wrong-state"
+	CodeGone          = "gone"
+	CodeTimedOut      = "timed-out"
+	CodeNotPermitted  = "not-permitted"
+	CodeNoEmperor     = "no-emperor"
+	CodeBusy          = "busy"
+	CodeBadRequest    = "bad-request"
+	CodeControlSocket = "control-socket"
+	CodeNotDone       = "not-done"
 )
 
 // Code is one word with its meaning.
@@ -147,5 +164,21 @@ func Codes() []Code {
 		{CodeOOM, "The kernel killed the vassal for its memory-max."},
 		{CodeProtocol, "A process of the vassal broke the rules of its control channel and was ended."},
 		{CodeLogElsewhere, "The log file that was asked for cannot be opened; the message says where the lines go."},
+		{CodeStuck, "A generation was killed and its processes hang in the kernel; a new one starts all the same."},
+		{CodeInternal, "A defect of Liege was met; the Emperor's log has it."},
+
+		{CodeNotAFile, "Something that is no regular file, or lies on procfs or sysfs, has a vassal file's name; it is not read."},
+		{CodeNotSupported, "A vassal file in a format that is not read; write ini."},
+		{CodeBadDirectory, "A directory of vassal files is gone, or others can write it; the vassals from it stay as they are."},
+		{CodeNoSuchVassal, "No vassal has this name."},
+		{CodeWrongState, "The vassal is stopped or suspended, and the command does not end that."},
+		{CodeGone, "The vassal's file went while the command waited."},
+		{CodeTimedOut, "What was asked for was not done in time; it may still be under way."},
+		{CodeNotPermitted, "Whoever asks is not root, not in the control group, and does not run the vassal."},
+		{CodeNoEmperor, "No Emperor answers at this run directory."},
+		{CodeBusy, "Too many requests at once."},
+		{CodeBadRequest, "The request to the Emperor is not understood."},
+		{CodeControlSocket, "The control socket cannot be made."},
+		{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 	}
 }

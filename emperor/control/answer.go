@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"liege/vassal"
 )
 
 // answer deals with one request of p.
@@ -13,7 +15,7 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
 	class, _ := ClassOf(r.Verb)
 	full := p.uid == 0 || s.Group >= 0 && slices.Contains(p.groups, uint32(s.Group))
 	if class == Admin && p.uid != 0 {
-		w.fail(77, "not-permitted", string(r.Verb)+": not permitted", "only root may do that")
+		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "only root may do that")
 		return
 	}
 	if r.Verb == About {
@@ -23,13 +25,13 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
 	if !full && !s.knows(ctx, p) {
-		w.fail(77, "not-permitted", string(r.Verb)+": not permitted", "sudo, or be in the control group")
+		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "sudo, or be in the control group")
 		return
 	}
 	switch r.Verb {
 	case Reload, Restart, Start, Resume, Wait:
 		if err := s.Backend.Refresh(ctx); err != nil {
-			w.fail(75, "timed-out", string(r.Verb)+": the vassal files were not read in time", "")
+			w.fail(75, vassal.CodeTimedOut, string(r.Verb)+": the vassal files were not read in time", "")
 			return
 		}
 	}
@@ -38,7 +40,7 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
 		all = slices.DeleteFunc(all, func(v Vassal) bool { return !slices.Contains(v.Users, int(p.uid)) })
 	}
 	if !full && class > Mend {
-		w.fail(77, "not-permitted", string(r.Verb)+": not permitted", "a vassal's own user may look at it and reload it; sudo, or be in the control group")
+		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "a vassal's own user may look at it and reload it; sudo, or be in the control group")
 		return
 	}
 	if class == Read && r.Verb != Wait {

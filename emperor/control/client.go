@@ -58,7 +58,7 @@ func Call(ctx context.Context, socket string, r Request, each func(Reply) error)
 		return err
 	}
 	if len(line) >= MaxRequest {
-		return fail(64, "bad-request", "the request is too long", fmt.Sprintf("%d bytes, at most %d fit: a shorter --page, fewer names", len(line), MaxRequest-1))
+		return fail(64, vassal.CodeBadRequest, "the request is too long", fmt.Sprintf("%d bytes, at most %d fit: a shorter --page, fewer names", len(line), MaxRequest-1))
 	}
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
@@ -85,7 +85,7 @@ func read(ctx context.Context, conn io.Reader, each func(Reply) error) error {
 	for in.Scan() {
 		var rep Reply
 		if err := json.Unmarshal(in.Bytes(), &rep); err != nil {
-			return fail(69, "no-emperor", "the Emperor's answer is not understood: "+err.Error(), "is it of another version? liege version")
+			return fail(69, vassal.CodeNoEmperor, "the Emperor's answer is not understood: "+err.Error(), "is it of another version? liege version")
 		}
 		if !rep.Done {
 			if err := each(rep); err != nil {
@@ -102,7 +102,7 @@ func read(ctx context.Context, conn io.Reader, each func(Reply) error) error {
 		if rep.Problem != nil {
 			return &Error{Code: rep.Code, Problem: *rep.Problem}
 		}
-		return &Error{Code: rep.Code, Said: true, Problem: vassal.Problem{Severity: vassal.Error, Code: "failed", Message: "not everything was done"}}
+		return &Error{Code: rep.Code, Said: true, Problem: vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotDone, Message: "not everything was done"}}
 	}
 	return lost(ctx, in.Err())
 }
@@ -110,13 +110,13 @@ func read(ctx context.Context, conn io.Reader, each func(Reply) error) error {
 func dialError(socket string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fail(77, "not-permitted", "not permitted to use "+socket, "sudo, or be in the control group")
+		return fail(77, vassal.CodeNotPermitted, "not permitted to use "+socket, "sudo, or be in the control group")
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
-		return fail(69, "no-emperor", "no Emperor at "+socket, "is it running? systemctl status liege; another --run-dir?")
+		return fail(69, vassal.CodeNoEmperor, "no Emperor at "+socket, "is it running? systemctl status liege; another --run-dir?")
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.EAGAIN):
-		return fail(75, "timed-out", "the Emperor is busy", "try again in a moment")
+		return fail(75, vassal.CodeTimedOut, "the Emperor is busy", "try again in a moment")
 	}
-	return fail(69, "no-emperor", "no Emperor at "+socket+": "+err.Error(), "")
+	return fail(69, vassal.CodeNoEmperor, "no Emperor at "+socket+": "+err.Error(), "")
 }
 
 func lost(ctx context.Context, err error) error {
@@ -124,9 +124,9 @@ func lost(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fail(75, "timed-out", "the Emperor did not answer in time", "")
+		return fail(75, vassal.CodeTimedOut, "the Emperor did not answer in time", "")
 	}
-	return fail(69, "no-emperor", "the Emperor went away before it answered", "")
+	return fail(69, vassal.CodeNoEmperor, "the Emperor went away before it answered", "")
 }
 
 func fail(code int, word, message, hint string) *Error {
@@ -136,5 +136,5 @@ func fail(code int, word, message, hint string) *Error {
 // noSuch is the Reply about a name that no vassal has.
 func noSuch(name string) Reply {
 	return Reply{Name: name, Code: 66, Text: name + ": no such vassal",
-		Problem: &vassal.Problem{Severity: vassal.Error, Code: "no-such-vassal", Message: "no such vassal: " + clip(name), Hint: "liege ls"}}
+		Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchVassal, Message: "no such vassal: " + clip(name), Hint: "liege ls"}}
 }

@@ -88,7 +88,7 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 		mode, group = 0o660, gid
 	}
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
-		return nil, &vassal.Problem{Severity: vassal.Error, Code: "control-socket", File: path,
+		return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeControlSocket, File: path,
 			Message: "exists and is not a socket", Hint: "remove it, or use another --run-dir"}
 	}
 	hidden := path + ".new"

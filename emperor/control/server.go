@@ -107,11 +107,11 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 	w := &replies{conn: c}
 	p, err := peerOf(c)
 	if err != nil {
-		w.fail(77, "not-permitted", "who asks cannot be told: "+err.Error(), "")
+		w.fail(77, vassal.CodeNotPermitted, "who asks cannot be told: "+err.Error(), "")
 		return
 	}
 	if !s.enter(p.uid) {
-		w.fail(75, "busy", "too many requests at once", "try again in a moment")
+		w.fail(75, vassal.CodeBusy, "too many requests at once", "try again in a moment")
 		return
 	}
 	defer s.leave(p.uid)
@@ -119,12 +119,12 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 	c.SetReadDeadline(time.Now().Add(RequestTime))
 	line, err := readLine(c, MaxRequest)
 	if err != nil {
-		w.fail(64, "bad-request", err.Error(), "")
+		w.fail(64, vassal.CodeBadRequest, err.Error(), "")
 		return
 	}
 	r, err := ParseRequest(line)
 	if err != nil {
-		w.fail(64, "bad-request", err.Error(), "")
+		w.fail(64, vassal.CodeBadRequest, err.Error(), "")
 		return
 	}
 	c.SetReadDeadline(time.Time{})

@@ -147,22 +147,22 @@ func TestTrust(t *testing.T) {
 	m := h.monitor("/etc/vassals")
 	h.want(m, `alice /etc/vassals/alice.ini uid 61001
 		alice664 /etc/vassals/alice664.ini uid 61001
-		big /etc/vassals/big.ini too-large
+		big /etc/vassals/big.ini too-big
 		full /etc/vassals/full.ini operator
-		group /etc/vassals/group.ini writable-by-others
-		hard /etc/vassals/hard.ini hard-links
-		hard2 /etc/vassals/hard2.ini hard-links
+		group /etc/vassals/group.ini untrusted-file
+		hard /etc/vassals/hard.ini untrusted-file
+		hard2 /etc/vassals/hard2.ini untrusted-file
 		op /etc/vassals/op.ini operator
 		op664 /etc/vassals/op664.ini operator
-		strange /etc/vassals/strange.ini writable-by-others
-		world /etc/vassals/world.ini writable-by-others`)
+		strange /etc/vassals/strange.ini untrusted-file
+		world /etc/vassals/world.ini untrusted-file`)
 	for _, f := range h.scan(m).Files {
 		if f.Problem != nil && (len(f.Text) > 0 || strings.Contains(f.Problem.Message+f.Problem.Hint, "s3cr3t")) {
 			t.Errorf("%s: a refused file is quoted", f.Name)
 		}
 	}
 	m.tyrant = true
-	if s := show(h.scan(m)); !strings.Contains(s, "op /etc/vassals/op.ini tyrant") || !strings.Contains(s, "alice /etc/vassals/alice.ini uid") {
+	if s := show(h.scan(m)); !strings.Contains(s, "op /etc/vassals/op.ini untrusted-file") || !strings.Contains(s, "alice /etc/vassals/alice.ini uid") {
 		t.Errorf("tyrant: %s", s)
 	}
 }
@@ -194,12 +194,12 @@ func TestLinks(t *testing.T) {
 	m := h.monitor("/etc/vassals")
 	h.want(m, `absolute /etc/vassals/absolute.ini operator
 		alices /etc/vassals/alices.ini uid 61001
-		dangling /etc/vassals/dangling.ini link-refused
+		dangling /etc/vassals/dangling.ini untrusted-file
 		dir /etc/vassals/dir.ini not-a-file
-		foreign /etc/vassals/foreign.ini foreign-directory
+		foreign /etc/vassals/foreign.ini untrusted-file
 		good /etc/vassals/good.ini operator
-		loop /etc/vassals/loop.ini link-refused
-		moved /etc/vassals/moved.ini foreign-directory`)
+		loop /etc/vassals/loop.ini untrusted-file
+		moved /etc/vassals/moved.ini untrusted-file`)
 
 	// In a directory where a tenant can write no link is followed (KERNEL 27).
 	h.mkdir("/srv/alice", alice, 0o755)
@@ -208,10 +208,10 @@ func TestLinks(t *testing.T) {
 	h.write("/srv/alice/plain.ini", "[uwsgi]\n", alice, 0o644)
 	h.write("/srv/alice/moved.ini", "[uwsgi]\n", 0, 0o644)
 	h.write("/srv/alice/other.ini", "[uwsgi]\n", mallory, 0o644)
-	h.want(h.monitor("/srv/alice"), `moved /srv/alice/moved.ini foreign-directory
-		op /srv/alice/op.ini link-refused
-		other /srv/alice/other.ini foreign-directory
-		own /srv/alice/own.ini link-refused
+	h.want(h.monitor("/srv/alice"), `moved /srv/alice/moved.ini untrusted-file
+		op /srv/alice/op.ini untrusted-file
+		other /srv/alice/other.ini untrusted-file
+		own /srv/alice/own.ini untrusted-file
 		plain /srv/alice/plain.ini uid 61001`)
 }
 
@@ -232,7 +232,7 @@ func TestLinksToTheKernel(t *testing.T) {
 			got[string(f.Name)] = f.Problem.Code
 		}
 	}
-	for n, want := range map[string]string{"environ": "link-refused", "magic": "link-refused", "sys": "not-a-file", "null": "not-a-file", "fine": "", "link": ""} {
+	for n, want := range map[string]string{"environ": "untrusted-file", "magic": "untrusted-file", "sys": "not-a-file", "null": "not-a-file", "fine": "", "link": ""} {
 		if got[n] != want {
 			t.Errorf("%s: got %q, want %q", n, got[n], want)
 		}
@@ -295,16 +295,16 @@ func TestClashes(t *testing.T) {
 	h.want(m, "shop /b/shop.ini uid 61001")
 	h.write("/a/shop.ini", "[uwsgi]\n", mallory, 0o644)
 	h.write("/a/SHOP.ini", "[uwsgi]\n", mallory, 0o644)
-	h.want(m, `SHOP /a/SHOP.ini name-clash no vassal
-		shop /a/shop.ini name-clash no vassal
+	h.want(m, `SHOP /a/SHOP.ini same-name no vassal
+		shop /a/shop.ini same-name no vassal
 		shop /b/shop.ini uid 61001`)
 	h.must(os.Remove(h.path("/b/shop.ini")))
 	h.want(m, `SHOP /a/SHOP.ini uid 61002
-		shop /a/shop.ini name-clash no vassal`)
+		shop /a/shop.ini same-name no vassal`)
 	// At first sight the operator's file has it.
 	h.write("/b/shop.ini", "[uwsgi]\n", 0, 0o644)
-	h.want(h.monitor("/a", "/b"), `SHOP /a/SHOP.ini name-clash no vassal
-		shop /a/shop.ini name-clash no vassal
+	h.want(h.monitor("/a", "/b"), `SHOP /a/SHOP.ini same-name no vassal
+		shop /a/shop.ini same-name no vassal
 		shop /b/shop.ini operator`)
 }
 
@@ -325,13 +325,13 @@ func TestGlob(t *testing.T) {
 		alice_web /app/alice/uwsgi.d/web.ini uid 61001
 		bob /srv/bob/uwsgi.ini uid 61001
 		bob_web /app/bob/uwsgi.d/web.ini uid 61001
-		open /srv/open/uwsgi.ini directory-open`)
+		open /srv/open/uwsgi.ini untrusted-file`)
 	h.must(os.RemoveAll(h.path("/srv/bob")))
 	h.must(os.RemoveAll(h.path("/app")))
 	h.want(m, `alice /srv/alice/uwsgi.ini uid 61001
 		alice_web /app/alice/uwsgi.d/web.ini uid 61001
 		bob_web /app/bob/uwsgi.d/web.ini uid 61001
-		open /srv/open/uwsgi.ini directory-open
+		open /srv/open/uwsgi.ini untrusted-file
 		error: directory-unusable /app`)
 }
 

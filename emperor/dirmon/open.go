@@ -287,7 +287,7 @@ func (w *walker) look(dir *place, name, path string, tyrant bool) (f found, gone
 	case errors.Is(err, unix.ENOENT):
 		return found{fd: -1}, true
 	case err != nil:
-		return found{fd: -1, prob: problem(path, "not-readable", reason(err), "")}, false
+		return found{fd: -1, prob: problem(path, vassal.CodeUnreadable, reason(err), "")}, false
 	}
 	f = found{fd: fd, sig: signatureOf(&st)}
 	t := dir.trail
@@ -310,13 +310,13 @@ func (w *walker) follow(dir *place, fd int, lst *unix.Stat_t, path string) (f fo
 	defer unix.Close(fd)
 	f = found{fd: -1, sig: signatureOf(lst)}
 	if dir.trail.owner != 0 || dir.trail.shared || dir.trail.loose != "" {
-		f.prob = problem(path, "link-refused", "is a symbolic link in a directory where not only root can write",
+		f.prob = problem(path, vassal.CodeUntrusted, "is a symbolic link in a directory where not only root can write",
 			"put the file itself there")
 		return f, st, t
 	}
 	target, err := readlink(fd)
 	if err != nil {
-		f.prob = problem(path, "link-refused", "is a symbolic link that "+reason(err), "")
+		f.prob = problem(path, vassal.CodeUntrusted, "is a symbolic link that "+reason(err), "")
 		return f, st, t
 	}
 	p, err := w.dir(dir.path)
@@ -329,9 +329,9 @@ func (w *walker) follow(dir *place, fd int, lst *unix.Stat_t, path string) (f fo
 	}
 	switch {
 	case err != nil:
-		f.prob = problem(path, "link-refused", "is a symbolic link whose target "+reason(err), "ls -lL "+clean(path))
+		f.prob = problem(path, vassal.CodeUntrusted, "is a symbolic link whose target "+reason(err), "ls -lL "+clean(path))
 	case f.fd < 0:
-		f.prob = problem(path, "not-a-file", "is a symbolic link to a directory", "")
+		f.prob = problem(path, vassal.CodeNotAFile, "is a symbolic link to a directory", "")
 	default:
 		link := f.sig
 		f.sig = signatureOf(&st)
@@ -343,33 +343,33 @@ func (w *walker) follow(dir *place, fd int, lst *unix.Stat_t, path string) (f fo
 // judge says why the open file may not be read, or nil (CONTRACT 1).
 func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant bool) *vassal.Problem {
 	if k := typeName(st.Mode); k != "" {
-		return problem(path, "not-a-file", "is "+k+", not a file", "")
+		return problem(path, vassal.CodeNotAFile, "is "+k+", not a file", "")
 	}
 	if err := notProc(fd); err != nil {
-		return problem(path, "not-a-file", reasonProc(err), "")
+		return problem(path, vassal.CodeNotAFile, reasonProc(err), "")
 	}
 	if st.Nlink > 1 {
-		return problem(path, "hard-links", fmt.Sprintf("has %d hard links: who else can change it cannot be told", st.Nlink),
+		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("has %d hard links: who else can change it cannot be told", st.Nlink),
 			"cp it and mv the copy over it, or use a symbolic link")
 	}
 	if w.othersWrite(st) {
-		return problem(path, "writable-by-others", fmt.Sprintf("mode %04o: others than its owner can write it", st.Mode&0o7777),
+		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("mode %04o: others than its owner can write it", st.Mode&0o7777),
 			"chmod go-w "+clean(path))
 	}
 	switch {
 	case t.loose != "":
-		return problem(path, "directory-open", "others can put another file in its place: "+clean(t.loose)+" can be written by them",
+		return problem(path, vassal.CodeUntrusted, "others can put another file in its place: "+clean(t.loose)+" can be written by them",
 			"chmod go-w "+clean(t.loose))
 	case t.mixed || t.owner != 0 && t.owner != st.Uid:
-		return problem(path, "foreign-directory", fmt.Sprintf("belongs to %s, but %s owns a directory or link on the way to it and can put another file in its place",
+		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("belongs to %s, but %s owns a directory or link on the way to it and can put another file in its place",
 			userName(st.Uid), userName(t.owner)), "keep it in a directory of its owner's or root's")
 	case st.Uid == 0 && t.shared:
-		return problem(path, "foreign-directory", "belongs to root, but others can move files into its directory",
+		return problem(path, vassal.CodeUntrusted, "belongs to root, but others can move files into its directory",
 			"keep it in a directory that only root can write")
 	case st.Uid == 0 && tyrant:
-		return problem(path, "tyrant", "belongs to root: with emperor-tyrant every file belongs to the user it runs as", "chown USER "+clean(path))
+		return problem(path, vassal.CodeUntrusted, "belongs to root: with emperor-tyrant every file belongs to the user it runs as", "chown USER "+clean(path))
 	case st.Size > MaxFile:
-		return problem(path, "too-large", fmt.Sprintf("has %d bytes, at most %d are read", st.Size, MaxFile), "")
+		return problem(path, vassal.CodeTooBig, fmt.Sprintf("has %d bytes, at most %d are read", st.Size, MaxFile), "")
 	}
 	return nil
 }

@@ -127,7 +127,7 @@ func (s *scanner) open(i int, dir string, strict bool) *place {
 // alarm says that a source cannot be used. What it held stays as it was.
 func (s *scanner) alarm(i int, dir, message, hint string) {
 	s.failed[i] = true
-	s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Error, Code: "directory-unusable", File: clean(dir), Step: "open",
+	s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadDirectory, File: clean(dir), Step: "open",
 		Message: message + "; vassals from it stay as they are", Hint: hint})
 }
 
@@ -211,7 +211,7 @@ func (s *scanner) name(i int, d *place, n, p, raw string) {
 	case ignored:
 		return
 	case foreign:
-		s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Warning, Code: "not-supported", File: clean(p),
+		s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNotSupported, File: clean(p),
 			Message: "is not read: " + filepath.Ext(n) + " is not supported", Hint: "write ini"})
 		return
 	}
@@ -252,7 +252,7 @@ func (s *scanner) consider(e *entry, p string, f found) {
 	text, calm, err := read(f.fd, f.sig)
 	if err != nil {
 		if s.rested(e) {
-			s.take(e, p, nil, problem(p, "not-readable", reason(err), ""))
+			s.take(e, p, nil, problem(p, vassal.CodeUnreadable, reason(err), ""))
 		}
 		return
 	}
@@ -382,7 +382,7 @@ func rank(m *Monitor, p string) int {
 
 func clash(p, other, name, otherName string) *vassal.Problem {
 	if name != otherName {
-		return problem(p, "name-clash", fmt.Sprintf("its name %s differs only in case from %s of %s, which has it", name, clean(otherName), clean(other)), "rename one of them")
+		return problem(p, vassal.CodeSameName, fmt.Sprintf("its name %s differs only in case from %s of %s, which has it", name, clean(otherName), clean(other)), "rename one of them")
 	}
-	return problem(p, "name-clash", fmt.Sprintf("its name %s is that of %s, which has it", name, clean(other)), "rename one of them")
+	return problem(p, vassal.CodeSameName, fmt.Sprintf("its name %s is that of %s, which has it", name, clean(other)), "rename one of them")
 }

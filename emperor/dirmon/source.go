@@ -164,7 +164,7 @@ func nameOf(raw, path string) (vassal.Name, *vassal.Problem) {
 	if raw == "" {
 		what = "is no name for a vassal: it is empty"
 	}
-	return vassal.Name(clean(raw)), problem(path, "bad-name", what, "call it "+string(vassal.SuggestName(raw))+".ini")
+	return vassal.Name(clean(raw)), problem(path, vassal.CodeBadName, what, "call it "+string(vassal.SuggestName(raw))+".ini")
 }
 
 // clean is s fit to be shown: a file name may be any bytes, and terminals obey
