@@ -248,24 +248,27 @@ func (c *conn) armWrite() {
 
 // Limits of a lingering close.
 const (
-	lingerTime  = time.Second
-	lingerBytes = 256 << 10
+	lingerWait  = time.Second      // between two reads
+	lingerTotal = 10 * time.Second // in all
 )
 
 // linger ends the sending side and throws away what the client still sends
-// for a moment. Closing with unread input would make the kernel send a reset,
-// and the client could lose the answer that it is about to read.
+// for a moment. Closing with unread input would make the kernel send a reset:
+// the client could lose the answer that it is about to read, and nginx
+// answers 502 when it cannot send the whole body.
 func (c *conn) linger() {
 	type closeWriter interface{ CloseWrite() error }
 	if cw, ok := c.nc.(closeWriter); !ok || cw.CloseWrite() != nil {
 		return
 	}
-	_ = c.nc.SetReadDeadline(time.Now().Add(lingerTime)) // as in arm
-	buf := c.buf
-	for n := 0; n < lingerBytes; {
-		m, err := c.nc.Read(buf)
-		n += m
-		if err != nil {
+	end := time.Now().Add(lingerTotal)
+	for !c.s.draining.Load() {
+		by := time.Now().Add(lingerWait)
+		if by.After(end) {
+			return
+		}
+		_ = c.nc.SetReadDeadline(by) // as in arm
+		if _, err := c.nc.Read(c.buf); err != nil {
 			return
 		}
 	}

@@ -52,11 +52,13 @@ func (c *conn) readHead(w waiting, d time.Duration) (string, error) {
 		return "", err
 	}
 	var by time.Time
+	skipped := false
 	for {
 		b := c.buf[c.r:c.w]
-		if line == 0 && len(b) >= 2 && b[0] == '\r' && b[1] == '\n' && by.IsZero() {
+		if !skipped && len(b) >= 2 && b[0] == '\r' && b[1] == '\n' {
+			skipped = true
 			c.r += 2
-			by = time.Now().Add(c.s.limits.HeaderTimeout)
+			line, scanned = 0, 0
 			continue
 		}
 		var n int
