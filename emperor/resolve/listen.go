@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path"
@@ -90,7 +91,7 @@ func (r *resolver) address(a string) (string, error) {
 }
 
 func addrReason(err error) string {
-	if e, ok := err.(*net.AddrError); ok {
+	if e, ok := errors.AsType[*net.AddrError](err); ok {
 		return e.Err
 	}
 	return err.Error()
@@ -121,12 +122,12 @@ func (r *resolver) mayListen(addr string) bool {
 }
 
 // listenRule reports whether a rule such as 127.0.0.1:1024-65535 or
-// /run/liege/** covers addr.
+// /run/liege/**, or a shell pattern covers addr.
 func listenRule(rule, addr string) bool {
 	if dir, ok := strings.CutSuffix(rule, "/**"); ok {
 		return addr[0] == '/' && strings.HasPrefix(addr, path.Clean(dir)+"/")
 	}
-	if rule == addr {
+	if ok, err := path.Match(rule, addr); ok && err == nil || rule == addr {
 		return true
 	}
 	rh, rp, err1 := net.SplitHostPort(rule)

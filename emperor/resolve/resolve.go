@@ -130,7 +130,6 @@ type resolver struct {
 	host Host
 	cfg  vassal.Config
 	res  *Result
-	env  []string
 }
 
 func (r *resolver) report(sev vassal.Severity, code string, at vassal.Origin, key, msg, hint string) {

@@ -251,6 +251,8 @@ func TestListenRule(t *testing.T) {
 		{"/home/**", "/home/a/x.sock", true},
 		{"/home/**", "/homes/x.sock", false},
 		{"/home/**", "127.0.0.1:80", false},
+		{"/srv/*/app.sock", "/srv/a/app.sock", true},
+		{"/srv/*/app.sock", "/srv/a/b/app.sock", false},
 		{"127.0.0.1:a-b", "127.0.0.1:80", false},
 	} {
 		if got := listenRule(tc.rule, tc.addr); got != tc.want {

@@ -1,0 +1,39 @@
+package resolve
+
+import (
+	"path"
+	"strings"
+
+	"liege/vassal/inifile"
+)
+
+// FromEmperor is the Settings that emperor.ini makes. The caller adds what
+// only a running Emperor has: AutoUID, Context, and for a tenant's file an INI
+// and an FS with the owner's rights. ini reads the operator's own files.
+func FromEmperor(c inifile.EmperorConfig, ini inifile.Host) Settings {
+	read := c.ReadOptions()
+	read.Operator = ini
+	reserved := []string{c.RunDir, c.StateDir, c.LogDir, "/etc/liege"}
+	for _, v := range c.Vassals {
+		if dir := plainDir(v); dir != "" {
+			reserved = append(reserved, dir)
+		}
+	}
+	return Settings{
+		Policy: c.Policy, Read: read, INI: ini,
+		Host: Host{
+			FS: OS{}, Users: Files{}, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
+			DefaultUID: c.DefaultUID, AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
+			Binds: c.Ceilings.Bind, Listen: c.Ceilings.Listen, Nets: c.Ceilings.Net,
+		},
+	}
+}
+
+// plainDir is the directory of a vassals line; empty for a pattern, whose
+// directories are the tenants' own.
+func plainDir(v string) string {
+	if strings.HasPrefix(v, "glob://") || strings.ContainsAny(v, "*?[") {
+		return ""
+	}
+	return canonRun(path.Clean(strings.TrimPrefix(v, "dir://")))
+}
