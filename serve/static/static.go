@@ -145,16 +145,14 @@ func (h *Handler) open(root *root, p string) (*os.File, string, info) {
 	if f == nil {
 		return nil, "", info{}
 	}
-	if !fi.dir {
-		if strings.HasSuffix(p, "/") && rel != "." {
-			f.Close() // "file/" is not the file: its relative links would be wrong
-			return nil, "", info{}
-		}
-		name := rel
-		if rel == "." {
-			name = root.path
-		}
-		return f, name, fi
+	switch {
+	case fi.whole:
+		return f, root.path, fi
+	case !fi.dir && strings.HasSuffix(p, "/"):
+		f.Close() // "file/" is not the file: its relative links would be wrong
+		return nil, "", info{}
+	case !fi.dir:
+		return f, rel, fi
 	}
 	f.Close()
 	for _, index := range h.index {
@@ -204,6 +202,7 @@ func hidden(name string) bool {
 // info is what fstat(2) says of a file.
 type info struct {
 	dir   bool
+	whole bool // the root itself is this file
 	size  int64
 	mtime int64 // seconds
 }
@@ -230,7 +229,7 @@ func (h *Handler) beneath(root *root, rel string) (*os.File, info) {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err == nil {
-		fi := info{dir: st.Mode&unix.S_IFMT == unix.S_IFDIR, size: st.Size, mtime: st.Mtim.Sec}
+		fi := info{dir: st.Mode&unix.S_IFMT == unix.S_IFDIR, whole: dir.file, size: st.Size, mtime: st.Mtim.Sec}
 		if fi.dir || st.Mode&unix.S_IFMT == unix.S_IFREG {
 			return os.NewFile(uintptr(fd), rel), fi
 		}
