@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"liege/vassal"
 )
@@ -86,8 +87,8 @@ func (r *resolver) interpreter(p vassal.Python) string {
 	var tried []string
 	if p.Virtualenv != "" {
 		tried = append(tried, path.Join(p.Virtualenv, "bin/python3"), path.Join(p.Virtualenv, "bin/python"))
-	} else if r.host.Caller != nil {
-		for dir := range strings.SplitSeq(r.host.Caller.Path, ":") {
+	} else if c := r.host.Caller; c != nil && c.UID == r.res.UID {
+		for dir := range strings.SplitSeq(c.Path, ":") {
 			if path.IsAbs(dir) {
 				tried = append(tried, path.Join(dir, "python3"))
 			}
@@ -215,6 +216,15 @@ const (
 	maxLocked = 8 << 20 // RLIMIT_MEMLOCK, the kernel's own default
 )
 
+// fileLimit is maxFiles, or this process's own limit where that is less.
+func fileLimit() uint64 {
+	var own syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &own); err != nil {
+		return maxFiles
+	}
+	return min(own.Max, maxFiles)
+}
+
 // plan fills in the rest of the stage's plan.
 func (r *resolver) plan() {
 	p := &r.res.Plan
@@ -232,7 +242,7 @@ func (r *resolver) plan() {
 		fmt.Sprintf("UWSGI_VASSAL_UID=%d", p.UID), fmt.Sprintf("UWSGI_VASSAL_GID=%d", p.GID),
 	}
 	p.Dir = r.res.Dir
-	p.Rlimits = append(p.Rlimits, vassal.Rlimit{Resource: "core"}, vassal.Rlimit{Resource: "nofile", Value: maxFiles}, vassal.Rlimit{Resource: "memlock", Value: maxLocked})
+	p.Rlimits = append(p.Rlimits, vassal.Rlimit{Resource: "core"}, vassal.Rlimit{Resource: "nofile", Value: fileLimit()}, vassal.Rlimit{Resource: "memlock", Value: maxLocked})
 	p.OOMScore = 100
 	p.Args = []string{"liege-core " + string(r.cfg.Name)}
 }
