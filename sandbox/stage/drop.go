@@ -21,10 +21,25 @@ var rlimits = map[string]int{
 	"stack": unix.RLIMIT_STACK, "fsize": unix.RLIMIT_FSIZE,
 }
 
+// usualFiles is the soft limit that every Linux gives a program (FD_SETSIZE).
+const usualFiles = 1024
+
 // setLimits sets hard and soft limits. Where the hard limit may not be raised
 // (no CAP_SYS_RESOURCE) the value is cut to it with a line in the log, since
 // less than wanted isolates no less.
+//
+// Without a limit of its own for descriptors the core gets the usual soft one:
+// the Go runtime has raised the stage's to the hard limit, and programs that
+// use select(2) break on descriptors above it.
 func (r *run) setLimits() error {
+	var have unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &have); err != nil {
+		return failed(StepLimits, "nofile", err)
+	}
+	have.Cur = min(have.Max, usualFiles)
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &have, nil); err != nil {
+		return failed(StepLimits, "nofile", err)
+	}
 	for _, l := range r.p.Rlimits {
 		res, want := rlimits[l.Resource], unix.Rlimit{Cur: l.Value, Max: l.Value}
 		err := unix.Prlimit(0, res, &want, nil)

@@ -30,13 +30,27 @@ func (r *run) hooks(phase vassal.Phase, s Step) error {
 		if err != nil {
 			f := failure(s, err)
 			f.Step, f.At, f.What = s, h.At, hookText(h)
-			if !h.Private { // a shell's complaint quotes the command
-				f.Output = output
+			f.Output = output
+			if h.Private {
+				conceal(f, c)
 			}
 			return f
 		}
 	}
 	return nil
+}
+
+// conceal takes out of f what can quote a private hook's argument: the output
+// of a shell, and the paths in a message.
+func conceal(f *Failure, c action.Call) {
+	f.Output = ""
+	if c.Kind == action.Exec {
+		return // how it ended says nothing about the command
+	}
+	f.Msg = "does not work"
+	if f.Errno != 0 {
+		f.Msg = syscall.Errno(f.Errno).Error()
+	}
 }
 
 // do runs one action, and returns the last lines of a command's output.
@@ -244,21 +258,26 @@ func (o *output) last() string { return strings.TrimSpace(tail(string(o.end), ma
 // killLeftovers ends every process that hooks left, and reaps them. As PID 1
 // that is everything in the namespace; else the children, which are all of
 // them because orphans come to a subreaper.
-func (r *run) killLeftovers() error {
+func (r *run) killLeftovers(s Step) error {
 	deadline := time.Now().Add(r.hookTime())
 	for {
-		if err := r.killChildren(); err != nil {
-			return failed(StepExec, "processes that hooks left", err)
+		err := r.killChildren()
+		done := false
+		if err == nil {
+			done, err = reap()
 		}
-		if done, err := reap(); done || err != nil {
-			return err
+		if err == nil && !done && time.Now().After(deadline) {
+			err = errors.New("they do not die")
 		}
-		if time.Now().After(deadline) {
-			return failed(StepExec, "processes that hooks left", errors.New("they do not die"))
+		if err != nil {
+			return failed(s, "processes that hooks left", err)
+		}
+		if done {
+			return nil
 		}
 		// Their end comes as SIGCHLD; a short poll needs no handler.
 		if _, err := unix.Poll(nil, 2); err != nil && !errors.Is(err, unix.EINTR) {
-			return failed(StepExec, "processes that hooks left", err)
+			return failed(s, "processes that hooks left", err)
 		}
 	}
 }
@@ -272,7 +291,7 @@ func reap() (done bool, err error) {
 			return true, nil
 		case errors.Is(err, unix.EINTR), err == nil && pid > 0:
 		case err != nil:
-			return false, failed(StepExec, "wait", err)
+			return false, fmt.Errorf("wait: %w", err)
 		default:
 			return false, nil
 		}

@@ -83,6 +83,8 @@ func TestHookFailures(t *testing.T) {
 			stage.Failure{Step: stage.StepUserHook, What: "hook-as-user = exec:kill -TERM $$", Msg: "was killed by SIGTERM"}},
 		{"private", vassal.Hook{Phase: vassal.AsUser, Action: "exec", Arg: "echo secret; false", Private: true, At: vassal.Origin{File: "/etc/vassals/shop.ini", Line: 7}},
 			stage.Failure{Step: stage.StepUserHook, What: "hook-as-user = !exec:…", Msg: "exit status 1"}},
+		{"private path", vassal.Hook{Phase: vassal.AsRoot, Action: "write", Arg: "/secret/path x", Private: true, At: vassal.Origin{File: "/etc/vassals/shop.ini", Line: 7}},
+			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = !write:…", Msg: "no such file or directory", Errno: int(unix.ENOENT)}},
 		{"too slow", hook(vassal.AsRoot, 7, "exec", "echo begun; sleep 600"),
 			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = exec:echo begun; sleep 600", Msg: "took longer than 1 s and was killed", Output: "begun"}},
 		{"no directory", hook(vassal.AsRoot, 7, "write", "/nowhere/file text"),
@@ -192,5 +194,22 @@ func TestAttach(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// Nobody but root looks into the stage while hooks run: it is not dumpable
+// from before its first Go instruction, which shows in who owns its /proc.
+func TestNotDumpable(t *testing.T) {
+	testenv.Leaks(t)
+	for without, want := range map[string]string{"": "0", "umask": "65534"} { // the test binary has no constructor
+		p := newPlan(t, "true")
+		p.Hooks = []vassal.Hook{hook(vassal.AsRoot, 2, "exec", "stat -c %u /proc/$PPID/environ")}
+		r := start(t, p, launch{noPIDNS: true, without: without, unprivileged: true})
+		if r.failure == nil || r.failure.Step == stage.StepRootHook {
+			t.Errorf("without privileges it went on: %v", r.failure)
+		}
+		if got := strings.TrimSpace(r.out); got != want {
+			t.Errorf("without %q: /proc/PID/environ belongs to %s, want %s", without, got, want)
+		}
 	}
 }

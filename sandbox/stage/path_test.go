@@ -103,6 +103,10 @@ func TestRootFileActions(t *testing.T) {
 		{hook: "unlink:/app/link"},
 		{hook: "unlink:/app/dir/shadow", err: "symbolic link"},
 		{hook: "unlink:/run", err: "is a directory"},
+		{hook: "mount:tmpfs tmpfs /app/dir", err: "symbolic link"},
+		{hook: "mount:none /app/dir /run bind", err: "symbolic link"},
+		{hook: "umount:/app/dir", err: "symbolic link"},
+		{hook: "cd:/app/dir", err: "symbolic link"},
 		{hook: "umount:/", err: "root cannot be unmounted"},
 		{hook: "umount:/run", err: "invalid argument"},
 	} {

@@ -110,7 +110,7 @@ func steps() []step {
 		{"mounts", (*run).attach},
 		{"as-root", (*run).rootHooks},
 		// Nothing privileged survives its phase (KERNEL 3).
-		{"leftovers of as-root", (*run).killLeftovers},
+		{"leftovers of as-root", (*run).killRootLeftovers},
 		// As root: hard limits and a lower score need it.
 		{"limits", (*run).setLimits},
 		{"oom score", (*run).setOOMScore},
@@ -126,7 +126,7 @@ func steps() []step {
 		{"no_new_privs", (*run).noNewPrivs},
 		{"umask", (*run).setUmask},
 		{"as-user", (*run).userHooks},
-		{"leftovers of as-user", (*run).killLeftovers},
+		{"leftovers of as-user", (*run).killUserLeftovers},
 		{"directory", (*run).enterDir},
 		// Last: the steps above need calls that the list forbids.
 		{"seccomp", (*run).setSeccomp},
@@ -246,8 +246,10 @@ func (r *run) becomeSubreaper() error {
 	return nil
 }
 
-func (r *run) rootHooks() error { return r.hooks(vassal.AsRoot, StepRootHook) }
-func (r *run) userHooks() error { return r.hooks(vassal.AsUser, StepUserHook) }
+func (r *run) rootHooks() error         { return r.hooks(vassal.AsRoot, StepRootHook) }
+func (r *run) userHooks() error         { return r.hooks(vassal.AsUser, StepUserHook) }
+func (r *run) killRootLeftovers() error { return r.killLeftovers(StepRootHook) }
+func (r *run) killUserLeftovers() error { return r.killLeftovers(StepUserHook) }
 
 // hookTime is also how long what hooks left may take to die.
 func (r *run) hookTime() time.Duration { return time.Duration(max(r.p.HookTime, 1)) * time.Second }

@@ -106,7 +106,10 @@ type launch struct {
 	listeners int
 	mounts    []*os.File
 	noPIDNS   bool
-	tamper    func([]byte) []byte // of the plan's bytes
+	// unprivileged starts it as the tenant's user, which gets no further than
+	// the first drop.
+	unprivileged bool
+	tamper       func([]byte) []byte // of the plan's bytes
 }
 
 func start(t *testing.T, p *stage.Plan, l launch) result {
@@ -137,7 +140,7 @@ func start(t *testing.T, p *stage.Plan, l launch) result {
 	cmd := exec.Command(bin)
 	cmd.Env = []string{"LD_PRELOAD=/nowhere.so"} // the stage drops what it is given
 	if l.without != "" {
-		cmd = exec.Command(must(os.Executable()))
+		cmd = exec.Command(testBinary(t))
 		cmd.Env = []string{envWithout + "=" + l.without, envBinary + "=" + bin}
 	}
 	cmd.Args = stage.Argv(p.Files)
@@ -145,6 +148,9 @@ func start(t *testing.T, p *stage.Plan, l launch) result {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS, Unshareflags: syscall.CLONE_NEWNS}
+	if l.unprivileged {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: gid}
+	}
 	if !l.noPIDNS {
 		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWPID
 	}
@@ -161,6 +167,24 @@ func start(t *testing.T, p *stage.Plan, l launch) result {
 	status.Close()
 	r.out = out.String()
 	return r
+}
+
+// testBinary is a copy of this test's binary that any user can execute.
+func testBinary(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Dir(stageBinary(t))
+	copied := filepath.Join(dir, "stage.test")
+	if _, err := os.Stat(copied); err == nil {
+		return copied
+	}
+	b, err := os.ReadFile(must(os.Executable()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(copied, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return copied
 }
 
 func socketpair(t *testing.T) (a, b *os.File) {
