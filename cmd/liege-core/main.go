@@ -103,7 +103,7 @@ func listeners(ls []vassal.Listener) ([]net.Listener, error) {
 			for _, o := range out {
 				_ = o.Close()
 			}
-			return nil, &vassal.Problem{Severity: vassal.Error, Code: "listener-broken", File: l.At.File, Line: l.At.Line, Key: l.Key,
+			return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeListen, File: l.At.File, Line: l.At.Line, Key: l.Key,
 				Step: "listen", Message: fmt.Sprintf("%s: %v", l.Address, err)}
 		}
 		out = append(out, ln)

@@ -63,7 +63,7 @@ func (p *process) hello() error {
 	}
 	for {
 		switch m, err := p.control.Receive(); {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return errors.New("control channel: closed before the core was verified")
 		case err != nil:
 			return err
@@ -82,7 +82,8 @@ func (p *process) build(a arguments) error {
 	}
 	if p.app.Dir != "" {
 		if err := os.Chdir(p.app.Dir); err != nil {
-			return &vassal.Problem{Severity: vassal.Error, Code: "chdir", Step: "chdir", Message: err.Error()}
+			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotVisible, Step: "chdir", Message: err.Error(),
+				Hint: "is the directory bound into the sandbox, and may the user enter it?"}
 		}
 	}
 	if p.listeners, err = listeners(p.app.Listen); err != nil {
@@ -148,7 +149,7 @@ func (p *process) receive(drain func()) {
 	for {
 		m, err := p.control.Receive()
 		if err != nil {
-			if err != io.EOF && !errors.Is(err, net.ErrClosed) {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				p.log.Warn("the control channel ended; the core goes on", "err", err)
 			}
 			return
@@ -208,7 +209,7 @@ func (p *process) failed(err error) {
 	if p.control == nil {
 		return
 	}
-	reason := vassal.AsProblems(err, "serve", "serve").First()
+	reason := vassal.AsProblems(err, "serve", vassal.CodeStartFailed).First()
 	if err := p.control.Send(vassal.Message{Type: vassal.Failed, Reason: reason}); err != nil {
 		p.log.Warn("nobody was told why the core ends", "err", err)
 	}

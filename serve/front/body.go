@@ -174,7 +174,7 @@ const maxDiscard = 64 << 10
 // discard reads what the backend left of the body, and reports whether the
 // next request can follow on the connection.
 func (b *body) discard() bool {
-	if b.err == io.EOF {
+	if errors.Is(b.err, io.EOF) {
 		return !b.closed.Load()
 	}
 	if b.err != nil || b.closed.Load() || b.expect || !b.chunked && b.left > maxDiscard {
@@ -186,7 +186,7 @@ func (b *body) discard() bool {
 		m, err := b.Read(buf)
 		n += m
 		if err != nil {
-			return err == io.EOF
+			return errors.Is(err, io.EOF)
 		}
 	}
 	return false

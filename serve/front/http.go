@@ -167,7 +167,7 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 	keep := c.res.keep
 	c.done()
 	if h.hasBody() && (!keep || !c.body.discard()) {
-		if c.body.err != io.EOF {
+		if !errors.Is(c.body.err, io.EOF) {
 			c.linger()
 		}
 		return false

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -418,7 +419,7 @@ func (r *response) finish(err error) error {
 	if err == nil {
 		err = r.complete()
 	}
-	if err != nil && !r.started && r.broken != errClientGone {
+	if err != nil && !r.started && !errors.Is(r.broken, errClientGone) {
 		return r.errorPage(err)
 	}
 	r.send() // after an error too: what came of the body, and then no end

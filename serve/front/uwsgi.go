@@ -3,6 +3,7 @@ package front
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -55,7 +56,7 @@ func (c *conn) serveUWSGI(ctx context.Context) {
 	c.res.begin(minor, false, c.req.Get("REQUEST_METHOD") == "HEAD", true)
 	c.req.Info.Err = c.res.finish(c.s.serve(ctx, &c.req, &c.res))
 	c.done()
-	if length > 0 && c.body.err != io.EOF {
+	if length > 0 && !errors.Is(c.body.err, io.EOF) {
 		c.linger()
 	}
 }
