@@ -40,6 +40,7 @@ const (
 	defaultBodyTimeout   = 30 * time.Second
 	defaultHeaderBytes   = 32 << 10
 	defaultConnections   = 4096
+	defaultFields        = 128
 	defaultBacklog       = 1024
 	defaultReady         = 60 * time.Second
 	defaultDrain         = 60 * time.Second
@@ -69,7 +70,7 @@ func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
 		Drain: defaultDrain,
 		HTTP: vassal.HTTPLimits{
 			HeaderTimeout: defaultHeaderTimeout, BodyTimeout: defaultBodyTimeout, WriteTimeout: defaultIOTimeout,
-			IdleTimeout: defaultIOTimeout, HeaderBytes: defaultHeaderBytes, Connections: defaultConnections, KeepAlive: true,
+			IdleTimeout: defaultIOTimeout, HeaderBytes: defaultHeaderBytes, Fields: defaultFields, Connections: defaultConnections, KeepAlive: true,
 		},
 	}
 	d.work = vassal.Workers{Language: "python", Processes: 1, Threads: 1, LoadTimeout: defaultReady}
@@ -160,6 +161,9 @@ func (d *decoder) setting(s Setting) {
 	}
 	if _, dup := d.seen[o.Name]; !dup {
 		d.seen[o.Name] = s.Origin
+	}
+	if o.Name == "hook-master-start" && strings.HasPrefix(s.Value, "unix_signal:") {
+		return // "gracefully_kill_them_all" at SIGTERM and the like: always so
 	}
 	switch o.Class {
 	case NotYet:

@@ -67,6 +67,8 @@ func (d *decoder) request(v value) bool {
 		if v.n > maxHeaderBytes {
 			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d is more than %d", v.n, maxHeaderBytes), "")
 		}
+	case "max-vars":
+		h.Fields = max(16, d.atLeastOne(v, "max-vars = 128"))
 	case "limit-post":
 		h.BodyBytes = v.n
 	case "http-timeout":

@@ -86,10 +86,10 @@ func (d *decoder) ceiling(key string, val *float64, at *vassal.Origin, c Ceiling
 	case c.Value == 0 || *val > 0 && *val <= c.Value:
 	case *val == 0:
 		*val, *at = c.Value, vassal.Origin{File: c.At.File, Line: c.At.Line, Layer: vassal.Enforced}
+	case d.nproc != nil && key == "pids-max":
+		d.err(vassal.CodeOverCeiling, d.nproc.Setting,
+			fmt.Sprintf("%d and %d for the core make %s, over the ceiling of %s (%s:%d)", d.nproc.n, CorePids, text(*val), text(c.Value), c.At.File, c.At.Line), "")
 	default:
-		if d.nproc != nil && key == "pids-max" {
-			key = d.nproc.Key
-		}
 		d.err(vassal.CodeOverCeiling, Setting{Key: key, Origin: *at},
 			fmt.Sprintf("%s is over the ceiling of %s (%s:%d)", text(*val), text(c.Value), c.At.File, c.At.Line), fmt.Sprintf("%s = %s or less", key, text(c.Value)))
 	}
@@ -132,20 +132,23 @@ func (d *decoder) finishMissing() {
 	}
 	for _, o := range order {
 		ss := lines[o]
+		if i := slices.IndexFunc(ss, func(s Setting) bool { return guards(s.Value) }); i >= 0 && o.Type == Routing {
+			d.err(vassal.CodeRoutingNotApplied, ss[i], "keeps somebody out, and routing rules are not applied yet: what it protects would be open", "let the front end do it, and remove the line")
+			continue
+		}
 		msg := "not yet: " + o.Effect
 		if len(ss) > 1 {
 			msg += " (lines " + lineList(ss) + ")"
 		}
-		d.add(d.severityOf(o, ss), vassal.CodeNotYet, ss[0], msg, "")
+		d.add(d.severityOf(o), vassal.CodeNotYet, ss[0], msg, "")
 	}
 }
 
-func (d *decoder) severityOf(o *Option, ss []Setting) vassal.Severity {
+func (d *decoder) severityOf(o *Option) vassal.Severity {
 	app, listener := d.hasApp(), d.hasListener()
 	switch {
-	case o.Serves == ServesApp && !app, o.Serves == ServesSocket && !listener, o.Serves == ServesJob && !app && !listener:
-		return vassal.Error
-	case o.Serves == ServesGuard && (o.Type != Routing || slices.ContainsFunc(ss, func(s Setting) bool { return guards(s.Value) })):
+	case o.Serves == ServesApp && !app, o.Serves == ServesSocket && !listener, o.Serves == ServesJob && !app && !listener,
+		o.Serves == ServesGuard && o.Type != Routing:
 		return vassal.Error
 	}
 	return vassal.Warning

@@ -1,6 +1,7 @@
 package inifile
 
 import (
+	"encoding/json"
 	"strings"
 	"sync"
 )
@@ -172,4 +173,37 @@ func distance(a, b string) int {
 func Known(key string) bool {
 	_, ok := Lookup(key)
 	return ok
+}
+
+// MarshalJSON is the form that liege options --json prints: every member is
+// always there, null where there is nothing.
+func (o Option) MarshalJSON() ([]byte, error) {
+	text := func(s string) *string {
+		if s == "" {
+			return nil
+		}
+		return &s
+	}
+	repeat := "last"
+	if o.Many {
+		repeat = "accumulates"
+	}
+	return json.Marshal(struct {
+		Name    string   `json:"name"`
+		Aliases []string `json:"aliases"`
+		Short   *string  `json:"short"`
+		Group   string   `json:"group"`
+		Type    Type     `json:"type"`
+		Unit    *string  `json:"unit"`
+		Default *string  `json:"default"`
+		Repeat  string   `json:"repeat"` // what a second line does: "accumulates", or the "last" wins
+		Class   Class    `json:"class"`
+		Effect  *string  `json:"effect"`
+		Tenant  bool     `json:"tenant_safe"`
+		Path    *string  `json:"path"`
+		Plugin  *string  `json:"plugin"`
+		Since   string   `json:"since"`
+		Doc     string   `json:"doc"`
+	}{o.Name, append([]string{}, o.Alias()...), text(o.Short), o.Group, o.Type, text(o.Unit), text(o.Default), repeat, o.Class,
+		text(o.Effect), o.Tenant, text(string(o.Path)), text(o.Plugin), o.Since, o.Doc})
 }
