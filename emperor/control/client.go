@@ -49,6 +49,17 @@ func ExitCode(err error) int {
 // *Error: 64 the request is wrong, 66 no such vassal, 69 no Emperor, 75 timed
 // out, 77 not permitted, 1 it failed. r.V is set by Call.
 func Call(ctx context.Context, socket string, r Request, each func(Reply) error) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return dialError(socket, err)
+	}
+	defer conn.Close()
+	return talk(ctx, conn, r, each)
+}
+
+// talk is Call over an open connection.
+func talk(ctx context.Context, conn net.Conn, r Request, each func(Reply) error) error {
 	r.V = Version
 	if r.Timeout == 0 {
 		r.Timeout = DefaultTimeout
@@ -60,16 +71,10 @@ func Call(ctx context.Context, socket string, r Request, each func(Reply) error)
 	if len(line) >= MaxRequest {
 		return fail(64, vassal.CodeBadRequest, "the request is too long", fmt.Sprintf("%d bytes, at most %d fit: a shorter --page, fewer names", len(line), MaxRequest-1))
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
-	if err != nil {
-		return dialError(socket, err)
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
 	// The server ends it in time; this is for one that does not.
 	conn.SetDeadline(time.Now().Add(r.Timeout + 2*ReplyTime))
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

@@ -128,6 +128,7 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	c.SetReadDeadline(time.Time{})
+	w.end = time.Now().Add(r.Timeout + ReplyTime)
 	// A client that hangs up wants nothing more. It has nothing to say either.
 	hungUp := make(chan struct{})
 	go func() { defer close(hungUp); io.Copy(io.Discard, io.LimitReader(c, 1)); cancel() }()
@@ -228,6 +229,7 @@ func clip(s string) string {
 type replies struct {
 	mu   sync.Mutex
 	conn net.Conn
+	end  time.Time // of all replies together; zero: not known yet
 	bad  bool
 }
 
@@ -238,7 +240,11 @@ func (w *replies) send(r Reply) {
 	if err != nil || w.bad {
 		return
 	}
-	w.conn.SetWriteDeadline(time.Now().Add(ReplyTime))
+	due := time.Now().Add(ReplyTime)
+	if !w.end.IsZero() && due.After(w.end) {
+		due = w.end
+	}
+	w.conn.SetWriteDeadline(due)
 	if _, err := w.conn.Write(append(b, '\n')); err != nil {
 		w.bad = true // the rest is for nobody
 	}
