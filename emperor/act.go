@@ -127,6 +127,9 @@ func (e *Emperor) Act(ctx context.Context, name string, r control.Request, by st
 
 // apply writes what r asks for into w, or says why that makes no sense.
 func apply(w *wish, r control.Request, by string) (refusal string) {
+	// An edit that the request itself brought to light is tried once, not once
+	// as an edit and once more as asked.
+	edited := !r.Began.IsZero() && !w.fileAt.Before(r.Began)
 	switch r.Verb {
 	case control.Start:
 		if w.intent == wantSuspend {
@@ -154,12 +157,16 @@ func apply(w *wish, r control.Request, by string) (refusal string) {
 		if w.intent == wantSuspend {
 			return "is suspended; hint: liege resume"
 		}
-		w.force = w.turn
 		if r.Verb == control.Restart {
-			w.fresh = w.turn
+			w.force, w.fresh = w.turn, w.turn
+		} else if !edited {
+			w.force = w.turn
 		}
 	}
 	w.control = w.turn
+	if edited && w.control != w.force {
+		w.control = max(w.fileT, 1)
+	}
 	return ""
 }
 

@@ -52,6 +52,7 @@ type actor struct {
 	stamp     string // of the file last tried
 	turn      uint64 // of the wish last tried
 	freshTurn uint64 // of the restart wish last honoured
+	settled   uint64 // turn up to which wishes are fulfilled, or failed
 	stale     bool   // what the file includes has changed
 	byInclude bool   // this try is because of that
 	last      tryResult
@@ -99,7 +100,7 @@ type stateFn func(context.Context) stateFn
 func newActor(r *realm, f File) *actor {
 	return &actor{
 		realm: r, name: f.Name, launch: r.launcher(f.Name),
-		box:   newBox(wish{file: f}),
+		box:   newBox(wish{file: f, fileAt: time.Now()}),
 		board: newBoard(report{}),
 		poke:  make(chan struct{}, 1),
 		gone:  make(chan *generation), slow: make(chan *generation),

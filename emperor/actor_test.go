@@ -1,9 +1,11 @@
 package emperor
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
+	"liege/emperor/control"
 	"liege/vassal"
 )
 
@@ -172,8 +174,75 @@ func TestStories(t *testing.T) {
 		s.world.mu.Lock()
 		first := s.world.made["v"][0]
 		s.world.mu.Unlock()
-		defer s.pass(0)
 		first.die(exitAfterAll)
+		s.pass(0)
+		s.want("v", "running 3")
+	}}, {"several are stuck", func(s *stage) {
+		for i := range 4 {
+			s.write("v", "stuck")
+			s.look(time.Minute)
+			s.want("v", fmt.Sprintf("running %d", i+1))
+		}
+		s.world.mu.Lock()
+		defer s.world.mu.Unlock()
+		for _, f := range s.world.made["v"] {
+			f.die(exitAfterAll)
+		}
+		defer s.pass(0)
+	}}, {"a long run forgets earlier failures", func(s *stage) {
+		s.write("v", "dies=70s")
+		s.look(0)
+		for i := range 4 { // 70 s of life and always one of back-off
+			s.pass(70*sec + 500*time.Millisecond)
+			s.want("v", fmt.Sprintf("backoff %d: was ended by SIGKILL: out of memory", i+1))
+			s.pass(500 * time.Millisecond)
+			s.want("v", fmt.Sprintf("starting %d starting: was ended by SIGKILL: out of memory", i+2))
+		}
+	}}, {"the one that serves dies while its successor starts", func(s *stage) {
+		s.write("v", "dies=5s")
+		s.look(4 * sec)
+		s.write("v", "slow=5s")
+		s.look(2 * sec)
+		s.want("v", "starting 2 starting: was ended by SIGKILL: out of memory")
+		s.pass(4 * sec)
+		s.want("v", "running 2")
+	}}, {"stopped while starting, suspended while backing off", func(s *stage) {
+		s.write("v", "never")
+		s.look(2 * sec)
+		s.act("v", control.Stop)
+		s.want("v", "stopped 1")
+		s.write("v", "crash")
+		s.look(0)
+		s.act("v", control.Start)
+		s.act("v", control.Suspend)
+		s.want("v", "suspended 2: boom")
+		s.act("v", control.Resume)
+		s.want("v", "backoff 3: boom")
+	}}, {"a third generation waits while two drain", func(s *stage) {
+		s.write("v", "good drain=20s 1")
+		s.look(2 * sec)
+		s.write("v", "good drain=20s 2")
+		s.look(2 * sec)
+		s.write("v", "good drain=20s 3")
+		s.look(2 * sec)
+		s.want("v", "running 3")
+		s.write("v", "good 4")
+		s.look(2 * sec)
+		s.want("v", "running 3 queued")
+		if n := s.world.alive("v"); n != 3 {
+			s.Errorf("%d live, want 3", n)
+		}
+		s.pass(18 * sec)
+		s.want("v", "running 4")
+	}}, {"what the host lacked comes true", func(s *stage) {
+		s.write("v", "hostless")
+		s.look(sec)
+		s.want("v", "failed 0: no such user")
+		s.world.mu.Lock()
+		s.world.changed["host"] = true
+		s.world.mu.Unlock()
+		s.pass(7 * sec)
+		s.want("v", "running 1")
 	}}} {
 		t.Run(tt.name, func(t *testing.T) { perform(t, Options{Concurrency: 2}, tt.do) })
 	}

@@ -1,6 +1,9 @@
 package emperor
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // A board holds the latest value of something and tells who waits for the
 // next. Values are not modified once put.
@@ -41,8 +44,10 @@ const (
 type wish struct {
 	turn    uint64 // counts changes
 	file    File
-	gone    bool   // the file is
-	heir    *actor // with gone: the vassal that the file is now called
+	fileAt  time.Time // when file last changed
+	fileT   uint64    // and the turn of that
+	gone    bool      // the file is
+	heir    *actor    // with gone: the vassal that the file is now called
 	intent  intent
 	by      string // who wanted the intent
 	hold    *hold  // with wantSuspend

@@ -116,6 +116,12 @@ func (l *fakeLauncher) Prepare(ctx context.Context, f File) (Prepared, vassal.Pr
 		}
 	}
 	p := &fakePrepared{l: l, f: f, words: w}
+	l.w.mu.Lock()
+	host := l.w.changed["host"]
+	l.w.mu.Unlock()
+	if w.has("hostless") && !host {
+		return p, vassal.Problems{{Severity: vassal.Error, Code: "no-such-user", Message: "no such user"}}
+	}
 	if w.has("bad") {
 		return p, vassal.Problems{{Severity: vassal.Error, Code: "unknown-option", File: f.Path, Line: 3, Message: "bad file"}}
 	}

@@ -170,7 +170,7 @@ func (s *set) apply(want Snapshot) {
 		case en.gone && en.heir != nil: // its listeners are promised away: a new actor follows
 		case en.gone, !same(en.file, f):
 			en.file, en.gone = f, false
-			en.actor.box.change(func(w *wish) { w.file, w.gone = f, false })
+			en.actor.box.change(func(w *wish) { w.file, w.fileAt, w.fileT, w.gone = f, time.Now(), w.turn, false })
 		}
 	}
 	for _, f := range added {

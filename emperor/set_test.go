@@ -26,12 +26,13 @@ func (s *stage) act(n vassal.Name, verb control.Verb) string {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, 60*time.Second)
 	defer cancel()
+	began := time.Now()
 	if verb == control.Reload || verb == control.Start || verb == control.Restart {
 		if err := s.e.Refresh(ctx); err != nil {
 			return err.Error()
 		}
 	}
-	o := s.e.Act(ctx, string(n), control.Request{Verb: verb, Reason: "why"}, "root")
+	o := s.e.Act(ctx, string(n), control.Request{Verb: verb, Reason: "why", Began: began}, "root")
 	out := fmt.Sprint(o.Code, " ", o.Text)
 	if o.Problem != nil {
 		out += " (" + o.Problem.Code + ")"
@@ -84,9 +85,15 @@ func TestVerbs(t *testing.T) {
 		s.write("v", "bad")
 		step(control.Reload, "1 v: reload failed; the one before still serves (unknown-option)", "running 5: bad file")
 		s.write("v", "crash")
-		step(control.Restart, "1 v: restart: backoff (import-error)", "backoff 6: boom")
+		s.pass(time.Second)
+		step(control.Reload, "1 v: reload failed; the one before still serves (import-error)", "running 6: boom")
+		if n := s.world.starts("v"); n != 6 {
+			s.Errorf("%d starts, want 6: an edit and a reload of it are one", n)
+		}
+		s.pass(time.Second)
+		step(control.Restart, "1 v: restart: backoff (import-error)", "backoff 7: boom")
 		s.write("v", "good")
-		step(control.Start, "0 v: running, generation 7", "running 7")
+		step(control.Start, "0 v: running, generation 8", "running 8")
 		if got, want := s.act("w", control.Reload), "66 w: no such vassal (no-such-vassal)"; got != want {
 			s.Errorf("got %q, want %q", got, want)
 		}
@@ -277,10 +284,10 @@ func TestRecords(t *testing.T) {
 		}
 		g := s.world.made["run"][1] // a new cgroup, a new process: both count from nothing
 		g.mu.Lock()
-		g.usage = Usage{CPUUsec: 500, OOMKills: 1, Requests: 5}
+		g.usage = Usage{CPUUsec: 1500, OOMKills: 3, Requests: 35}
 		g.mu.Unlock()
 		restart()
-		if v := record0(s, "run"); v.CPUUsec != 1500 || v.OOMKills != 3 || v.Requests != 35 {
+		if v := record0(s, "run"); v.CPUUsec != 2500 || v.OOMKills != 5 || v.Requests != 65 {
 			s.Errorf("counters: %d %d %d", v.CPUUsec, v.OOMKills, v.Requests)
 		}
 		if v := record0(s, "crash"); v.Restarts < restarts {
@@ -299,6 +306,16 @@ func TestRecords(t *testing.T) {
 		s.look(2 * time.Second)
 		s.want("stop", "running 1")
 	})
+}
+
+// A counter that began anew counts from nothing; none goes down.
+func TestGrown(t *testing.T) {
+	var last, sum int64
+	for _, tt := range []struct{ now, want int64 }{{5, 5}, {5, 5}, {9, 9}, {2, 11}, {0, 11}, {-1, 11}, {3, 14}} {
+		if sum += grown(&last, tt.now); sum != tt.want {
+			t.Errorf("at %d: %d, want %d", tt.now, sum, tt.want)
+		}
+	}
 }
 
 func record0(s *stage, n string) control.Vassal {

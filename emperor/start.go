@@ -144,7 +144,7 @@ func (a *actor) admitted(ctx context.Context) (*slot, bool) {
 	}
 	c := ordinary
 	switch edited := a.last != untried && !a.byInclude; {
-	case a.w.control > 0 && a.w.control >= a.turn:
+	case a.w.control > a.settled:
 		c = urgent
 	case a.tardy:
 		c = tardy

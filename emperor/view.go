@@ -30,8 +30,9 @@ func (a *actor) enter(s control.State) {
 // settle says that all that a.w asks for is done, as well as it could be.
 func (a *actor) settle() {
 	a.save(false)
+	a.settled = a.w.turn
 	rep := a.report()
-	rep.settled = a.w.turn
+	rep.settled = a.settled
 	a.board.put(rep)
 }
 
@@ -172,9 +173,10 @@ func (a *actor) count(g *generation) {
 // grown returns by how much a kernel counter has grown since last, which it
 // updates. A counter that is smaller than last began anew.
 func grown(last *int64, now int64) int64 {
+	now = max(now, 0)
 	d := now - *last
 	if d < 0 {
-		d = max(now, 0)
+		d = now
 	}
 	*last = now
 	return d

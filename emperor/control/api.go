@@ -76,6 +76,8 @@ type Request struct {
 	Status  int           `json:"status,omitempty"` // suspend: HTTP status
 	Page    []byte        `json:"page,omitempty"`   // suspend: body
 	Reason  string        `json:"reason,omitempty"` // suspend
+
+	Began time.Time `json:"-"` // set by the server: when it came
 }
 
 // Reply is one line of the answer. The last has Done.

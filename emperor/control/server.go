@@ -211,6 +211,7 @@ func ParseRequest(line []byte) (Request, error) {
 	if r.Timeout == 0 {
 		r.Timeout = DefaultTimeout
 	}
+	r.Began = time.Now()
 	return r, nil
 }
 

@@ -215,6 +215,27 @@ func TestLinks(t *testing.T) {
 		plain /srv/alice/plain.ini uid 61001`)
 }
 
+// Directories in which others can put files.
+func TestSharedDirectories(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("/sticky", 0, 0o777|os.ModeSticky)
+	h.write("/sticky/moved.ini", "[uwsgi]\n", 0, 0o644)
+	h.write("/sticky/alice.ini", "[uwsgi]\n", alice, 0o644)
+	h.link("/sticky/alice.ini", "/sticky/link.ini")
+	h.want(h.monitor("/sticky"), `alice /sticky/alice.ini uid 61001
+		link /sticky/link.ini untrusted-file
+		moved /sticky/moved.ini untrusted-file`)
+	h.mkdir("/home/alice/m", mallory, 0o755)
+	h.own("/home/alice", alice, alice, 0o755)
+	h.write("/home/alice/m/a.ini", "[uwsgi]\n", alice, 0o644)
+	h.write("/home/alice/m/m.ini", "[uwsgi]\n", mallory, 0o644)
+	h.want(h.monitor("glob:///home/alice/*/*.ini"), `m_a /home/alice/m/a.ini untrusted-file
+		m_m /home/alice/m/m.ini untrusted-file`)
+	h.own("/home/alice/m", alice, alice, 0o755)
+	h.want(h.monitor("glob:///home/alice/*/*.ini"), `m_a /home/alice/m/a.ini uid 61001
+		m_m /home/alice/m/m.ini untrusted-file`)
+}
+
 // Real /proc and /etc/shadow, with the real root.
 func TestLinksToTheKernel(t *testing.T) {
 	h := newHost(t)
@@ -298,6 +319,11 @@ func TestClashes(t *testing.T) {
 	h.want(m, `SHOP /a/SHOP.ini same-name no vassal
 		shop /a/shop.ini same-name no vassal
 		shop /b/shop.ini uid 61001`)
+	h.own("/a/shop.ini", 0, 0, 0o644) // not even the operator's
+	h.want(m, `SHOP /a/SHOP.ini same-name no vassal
+		shop /a/shop.ini same-name no vassal
+		shop /b/shop.ini uid 61001`)
+	h.own("/a/shop.ini", mallory, mallory, 0o644)
 	h.must(os.Remove(h.path("/b/shop.ini")))
 	h.want(m, `SHOP /a/SHOP.ini uid 61002
 		shop /a/shop.ini same-name no vassal`)
@@ -489,7 +515,9 @@ func TestRest(t *testing.T) {
 
 		// Truncated just now.
 		h.must(os.Truncate(h.path("/etc/vassals/a.ini"), 0))
-		want(Period, "nothing sent")
+		h.must(m.Rescan(h.Context()))
+		want(0, "a=half whole")
+		want(Settle+time.Second, "nothing sent")
 		h.write("/etc/vassals/a.ini", "2", 0, 0o644)
 		want(Period, "a=2")
 		h.must(os.Truncate(h.path("/etc/vassals/a.ini"), 0))
