@@ -1,6 +1,8 @@
 package action
 
 import (
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -135,4 +137,22 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The manual has every action, written as in the messages.
+func TestManual(t *testing.T) {
+	text, err := os.ReadFile("../../docs/hooks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range Kinds() {
+		if !strings.Contains(string(text), "\n| `"+usage[k]+"` |") {
+			t.Errorf("docs/hooks.md has no row for %s", usage[k])
+		}
+	}
+	for flag, spelling := range mountFlags {
+		if flag == spelling && !regexp.MustCompile("`mount:.*flags: .*\\b"+flag+"\\b").Match(text) && flag != "relatime" {
+			t.Errorf("docs/hooks.md does not name the flag %s", flag)
+		}
+	}
 }
