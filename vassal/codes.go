@@ -1,5 +1,7 @@
 package vassal
 
+import "slices"
+
 // The stable words of Problem.Code: part of the outside contract, listed with
 // their meaning by Codes. None is renamed or given another meaning.
 const (
@@ -89,6 +91,7 @@ const (
 	CodeBadRequest    = "bad-request"
 	CodeControlSocket = "control-socket"
 	CodeNotDone       = "not-done"
+	CodeLastLines     = "last-lines"
 )
 
 // Code is one word with its meaning.
@@ -178,5 +181,11 @@ func Codes() []Code {
 		{CodeBadRequest, "The request to the Emperor is not understood."},
 		{CodeControlSocket, "The control socket cannot be made."},
 		{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
+		{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},
 	}
+}
+
+// KnownCode reports whether code is one of Codes.
+func KnownCode(code string) bool {
+	return slices.ContainsFunc(Codes(), func(c Code) bool { return c.Name == code })
 }

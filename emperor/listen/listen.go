@@ -315,7 +315,7 @@ func (r *Registry) rival(l vassal.Listener, s *Set) string {
 }
 
 func inUse(l vassal.Listener, why, hint string) *vassal.Problem {
-	return problem(l, "listen-in-use", fmt.Sprintf("%s is in use: %s", l.Address, why), hint)
+	return problem(l, vassal.CodeListenInUse, fmt.Sprintf("%s is in use: %s", l.Address, why), hint)
 }
 
 func problem(l vassal.Listener, code, msg, hint string) *vassal.Problem {

@@ -83,18 +83,18 @@ func (m *maker) fail(l vassal.Listener, err error) {
 		m.problems = append(m.problems, *p)
 		return
 	}
-	code, hint := "listen-failed", ""
+	hint := ""
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
-		code, hint = "listen-refused", "/run/liege/NAME.sock: a directory that always exists"
+		hint = "/run/liege/NAME.sock: a directory that always exists"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		code, hint = "listen-no-directory", "make the directory, or use one below /run, which is made"
+		hint = "make the directory, or use one below /run, which is made"
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		code, hint = "listen-no-address", "this host has no such address; \":PORT\" is all of them"
+		hint = "this host has no such address; \":PORT\" is all of them"
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENXIO):
-		code, hint = "listen-refused", "this file system holds no sockets; /run/liege/NAME.sock does"
+		hint = "this file system holds no sockets; /run/liege/NAME.sock does"
 	}
-	m.problems = append(m.problems, *problem(l, code, fmt.Sprintf("%s: %s", l.Address, words(err)), strings.ReplaceAll(hint, "NAME", string(m.set.name))))
+	m.problems = append(m.problems, *problem(l, vassal.CodeListen, fmt.Sprintf("%s: %s", l.Address, words(err)), strings.ReplaceAll(hint, "NAME", string(m.set.name))))
 }
 
 // words is err without what the message says already.
@@ -284,7 +284,7 @@ func (m *maker) unix(l vassal.Listener, k *socket) error {
 		k.file, err = asuser.BindIn(dir, base(l.Address), asuser.Rules{
 			Mode: m.mode(l), Backlog: backlog(l), UID: m.want.UID, GID: m.want.GID, Owners: []int{0, m.want.UID},
 		})
-	} else if errors.Is(err, errShared) {
+	} else if errors.Is(err, ErrShared) {
 		var child *asuser.Session
 		if child, err = m.user(); err == nil {
 			k.file, err = child.Listen(asuser.Socket{Path: l.Address, Mode: m.mode(l), Backlog: backlog(l), GID: -1})
@@ -343,10 +343,10 @@ func (m *maker) owner(l vassal.Listener) (uid, gid int, err error) {
 	}
 	uid, gid, err = m.want.Owner(l.Chown)
 	if err != nil {
-		return -1, -1, problem(l, "chown-socket", fmt.Sprintf("chown-socket = %s: %v", l.Chown, err), "")
+		return -1, -1, problem(l, vassal.CodeListen, fmt.Sprintf("chown-socket = %s: %v", l.Chown, err), "")
 	}
 	if !m.want.Trusted && (uid >= 0 && uid != m.want.UID || gid >= 0 && gid != m.want.GID && !slices.Contains(m.want.Groups, gid)) {
-		return -1, -1, problem(l, "chown-socket", fmt.Sprintf("chown-socket = %s: a user's file may name only a group that the user is in", l.Chown),
+		return -1, -1, problem(l, vassal.CodeListen, fmt.Sprintf("chown-socket = %s: a user's file may name only a group that the user is in", l.Chown),
 			fmt.Sprintf("sudo chown root %s", m.want.File))
 	}
 	return uid, gid, nil

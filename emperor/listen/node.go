@@ -60,11 +60,11 @@ func (k *socket) healthy() bool {
 	return err == nil && st.Dev == k.dev && st.Ino == k.ino
 }
 
-// errShared is returned for a directory that somebody besides root can change.
-var errShared = errors.New("not root's alone")
+// ErrShared is returned for a directory that somebody besides root can change.
+var ErrShared = errors.New("not root's alone")
 
 // rootOnly opens dir if no step of the way to it can be changed by anybody but
-// root; errShared if one can. Links are followed first, then each step is
+// root; ErrShared if one can. Links are followed first, then each step is
 // checked on an open descriptor.
 func rootOnly(dir string) (*os.File, error) {
 	real, err := evalLinks(dir)
@@ -89,7 +89,7 @@ func rootOnly(dir string) (*os.File, error) {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(at.Fd()), &st); err != nil || st.Uid != 0 || st.Mode&0o022 != 0 {
 			at.Close()
-			return nil, errShared
+			return nil, ErrShared
 		}
 	}
 	return at, nil
@@ -137,4 +137,32 @@ func makeRunDirs(dir string) (made []string, err error) {
 		}
 	}
 	return made, nil
+}
+
+// OpenRootOnly opens the file path to append to, and makes it with mode and
+// group if it is missing, if no step of the way to it can be changed by anybody
+// but root; else the error is ErrShared. Its last component may not be a
+// symbolic link.
+func OpenRootOnly(p string, mode fs.FileMode, gid int) (*os.File, error) {
+	dir, err := rootOnly(parent(p))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY
+	fd, err := unix.Openat(int(dir.Fd()), base(p), flags, 0)
+	if err == unix.ENOENT {
+		if fd, err = unix.Openat(int(dir.Fd()), base(p), flags|unix.O_CREAT|unix.O_EXCL, uint32(mode)); err == nil {
+			err = unix.Fchown(fd, 0, gid)
+		}
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), p)
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: p, Err: errors.New("not a regular file")}
+	}
+	return f, nil
 }

@@ -126,7 +126,10 @@ func makeFIFO(path string) error {
 }
 
 // Path is the log file.
-func (l *Log) Path() string { return filepath.Join(l.set.Dir, string(l.name)+".log") }
+func (l *Log) Path() string { return PathOf(l.set.Dir, l.name) }
+
+// PathOf is the log file of the vassal name in dir.
+func PathOf(dir string, name vassal.Name) string { return filepath.Join(dir, string(name)+".log") }
 
 // Writer opens the FIFO for a generation that runs as uid and gid. It is open
 // for reading too (see above), and blocking. The caller closes it.

@@ -294,3 +294,29 @@ func StartTime(pid int) (uint64, error) {
 func globQuote(s string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(s)
 }
+
+// Drop removes what an earlier Emperor left in the directory of a vassal of
+// which nothing lives, and the directory; if unreadable is not nil, only the
+// records that Read could not believe.
+func (d *Dir) Drop(name vassal.Name, unreadable error) error {
+	found, err := filepath.Glob(filepath.Join(globQuote(d.Vassal(name)), "gen-*.json*"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range found {
+		if unreadable != nil {
+			if _, err := d.read(f, name); err == nil {
+				continue
+			}
+		}
+		errs = append(errs, os.Remove(f))
+	}
+	if unreadable == nil {
+		if err := os.Remove(filepath.Join(d.Vassal(name), "log")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+		errs = append(errs, d.RemoveVassal(name))
+	}
+	return errors.Join(errs...)
+}

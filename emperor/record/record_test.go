@@ -26,7 +26,9 @@ func open(t *testing.T) *Dir {
 func example(gen int) Record {
 	return Record{
 		Name: "cgroup.procs", Gen: gen, File: "/etc/vassals/cgroup.procs.ini", PID: os.Getpid(), Cgroup: "/v-cgroup.procs/g1",
-		Digest: "sha256:00", Ready: true, Drain: time.Minute, UID: 33, Control: 7,
+		Digest: "sha256:00", Ready: true, Drain: time.Minute, UID: 33, Box: json.RawMessage(`{
+		"id": 1
+	}`),
 		Listeners: []Listener{{Address: "127.0.0.1:0", Bound: "127.0.0.1:4711", Protocol: vassal.HTTP, FD: 3, Cookie: 42, Line: 5}},
 	}
 }

@@ -1,0 +1,223 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor"
+	"liege/emperor/record"
+	"liege/sandbox"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// Keep reports whether generation gen of name survived an earlier Emperor and
+// can be adopted: it served, and its first process is the one that the record
+// names. It is for sandbox.Manager.Sweep, which removes all others.
+func (h *Host) Keep(name vassal.Name, gen int) bool {
+	rs, err := h.Records.Read(name)
+	if err != nil {
+		h.Log.Warn("records that cannot be believed", "vassal", name, "err", err)
+	}
+	for _, r := range rs {
+		if r.Gen == gen {
+			return r.Ready && h.Records.Alive(r)
+		}
+	}
+	return false
+}
+
+// Tidy removes the records of generations that Sweep has removed. Call it once
+// after Sweep and before the first Launcher.
+func (h *Host) Tidy() error {
+	names, err := h.Records.Names()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		rs, err := h.Records.Read(name)
+		if err != nil {
+			errs = append(errs, h.Records.Drop(name, err))
+		}
+		kept := 0
+		for _, r := range rs {
+			if r.Ready && h.Records.Alive(r) {
+				kept++
+				continue
+			}
+			errs = append(errs, h.Records.Remove(name, r.Gen))
+		}
+		if kept == 0 {
+			errs = append(errs, h.Records.Drop(name, nil))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Adopt implements emperor.Adopter. Of several survivors the newest is
+// adopted; the others, which were draining, end.
+func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
+	rs, err := l.host.Records.Read(l.name)
+	if err != nil {
+		l.host.Log.Warn("records that cannot be believed", "vassal", l.name, "err", err)
+	}
+	var found *instance
+	for _, r := range rs {
+		in, err := l.adopt(r)
+		switch {
+		case err != nil:
+			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
+		case found == nil:
+			found = in
+			l.takeBack(r)
+		default:
+			if err := in.Drain(); err != nil {
+				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+			}
+		}
+	}
+	if found == nil {
+		return nil, 0, false
+	}
+	return found, found.gen, true
+}
+
+// adopt makes an instance of the generation that r names.
+func (l *launcher) adopt(r record.Record) (*instance, error) {
+	if !r.Ready || !l.host.Records.Alive(r) {
+		return nil, errors.New("its first process is gone")
+	}
+	var sr sandbox.Record
+	if err := json.Unmarshal(r.Box, &sr); err != nil {
+		return nil, err
+	}
+	if sr.Name != l.name || sr.Gen != r.Gen || sr.PID != r.PID {
+		return nil, errors.New("its record contradicts itself")
+	}
+	if err := l.ensureLog(); err != nil {
+		return nil, err
+	}
+	box, err := l.host.Sandboxes.Adopt(sr, stage.Plan{Name: l.name}, r.Limits)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{Expanded: Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}}
+	p.Config.Restart.DrainTimeout = r.Drain
+	in := newInstance(l, p, r.Gen)
+	in.record, in.box, in.log = r, box, l.log
+	in.ready <- nil
+	heard := make(chan struct{})
+	close(heard)
+	go in.finish(heard, nil)
+	l.log.Note("generation %d, pid %d, outlived the Emperor that started it: it serves until its successor is ready", r.Gen, r.PID)
+	return in, nil
+}
+
+// takeBack takes the listeners out of the survivor: its descriptors are
+// copied, and believed only if they are the sockets that the record names.
+func (l *launcher) takeBack(r record.Record) {
+	pidfd, err := unix.PidfdOpen(r.PID, 0)
+	if err != nil || !l.host.Records.Alive(r) { // the pid is still r's once the pidfd is open
+		if err == nil {
+			unix.Close(pidfd)
+		}
+		return
+	}
+	defer unix.Close(pidfd)
+	for _, k := range r.Listeners {
+		f, err := takeOne(pidfd, k)
+		if err == nil {
+			err = l.sockets.Adopt(vassal.Listener{Address: k.Address, Protocol: k.Protocol, At: vassal.Origin{File: r.File, Line: k.Line}}, k.Bound, r.File, f)
+			if err != nil {
+				f.Close()
+			}
+		}
+		if err != nil {
+			l.host.Log.Warn("a listener cannot be taken back", "vassal", l.name, "gen", r.Gen, "listen", k.Bound, "err", err)
+		}
+	}
+}
+
+// takeOne copies one listener out of the process of pidfd. The process is the
+// tenant's: the copy is checked for kind, state, cookie and, of a socket that
+// has one, address.
+func takeOne(pidfd int, k record.Listener) (*os.File, error) {
+	fd, err := unix.PidfdGetfd(pidfd, k.FD, 0)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", k.FD, err)
+	}
+	if err := checkSocket(fd, k); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("descriptor %d: %w", k.FD, err)
+	}
+	// os.File watches descriptors in non-blocking mode, and this process has
+	// no use for news of connections.
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), k.Bound)
+	return f, unix.SetNonblock(fd, true) // the survivor's too, which is using it
+}
+
+func checkSocket(fd int, k record.Listener) error {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return err
+	}
+	kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil {
+		return err
+	}
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return err
+	}
+	local := strings.HasPrefix(k.Address, "/") || strings.HasPrefix(k.Address, "@")
+	switch {
+	case kind != unix.SOCK_STREAM || local != (domain == unix.AF_UNIX):
+		return errors.New("is a socket of another kind")
+	case cookie != k.Cookie || cookie == 0:
+		return errors.New("is another socket")
+	}
+	return nil
+}
+
+// EndUnclaimed ends the survivors of vassals whose file is gone: those that no
+// Launcher was made for. Call it after the first scan; it returns when they
+// are gone.
+func (h *Host) EndUnclaimed(ctx context.Context) error {
+	names, err := h.Records.Names()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, name := range names {
+		h.mu.Lock()
+		claimed := h.claimed[name]
+		h.mu.Unlock()
+		if claimed {
+			continue
+		}
+		l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
+		if in, _, ok := l.Adopt(ctx); ok {
+			h.Log.Info("ends: its file is gone", "vassal", name, "pid", in.PID())
+			errs = append(errs, in.Drain())
+			select {
+			case <-in.Done():
+			case <-ctx.Done():
+				errs = append(errs, in.Kill())
+				<-in.Done()
+			}
+		}
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,184 @@
+// Package launch starts the generations of vassals: it is the Emperor's
+// Launcher (package emperor).
+//
+//	host := &launch.Host{Sandboxes: manager, Records: dir, …}
+//	e, err := emperor.New(emperor.Options{Launcher: host.Launcher, …})
+//
+// # One start
+//
+//	Prepare   the file's text → Config → resolved against this host
+//	Launch    listeners made or kept (package listen)
+//	          a tenant's paths opened with the tenant's ids, as detached mounts
+//	          the log's FIFO, the sealed App, the control channel
+//	          sandbox.Start: namespaces, cgroup; then, before anything of the
+//	          vassal runs, the record on disk; then the stage
+//	Instance  hello ◄── the core runs; its posture is read from outside
+//	          verified ──► it may load the app
+//	          ready ◄── listeners that it doesn't have are closed
+//	          … drain ──► or kill; nothing is left when Done is closed
+//
+// What a start made is undone, in the opposite order, when it fails. What the
+// vassal keeps over its generations (listeners, log, cgroup, private
+// directories) belongs to its Launcher and goes with Close.
+//
+// A core is the tenant: what it says on the control channel is a claim, is
+// bounded in size and rate, and a packet that breaks a rule ends the
+// generation.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"liege/emperor"
+	"liege/emperor/asuser"
+	"liege/emperor/listen"
+	"liege/emperor/logs"
+	"liege/emperor/record"
+	"liege/emperor/resolve"
+	"liege/sandbox"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// Host is what the Launchers of all vassals share. Every member is needed but
+// those that say otherwise. It is not copied and not changed once used.
+type Host struct {
+	Sandboxes *sandbox.Manager
+	Records   *record.Dir
+	Sockets   *listen.Registry
+	Logs      logs.Settings
+	Users     resolve.Users
+	Seccomp   []stage.Filter
+	Own       string // SELinux context of the stage; empty: SELinux is off
+	// Expand makes of a file what one start needs. It may be called by many
+	// goroutines.
+	Expand func(context.Context, emperor.File) Expanded
+	Log    *slog.Logger
+
+	mu      sync.Mutex
+	claimed map[vassal.Name]bool // names that had a Launcher
+}
+
+// Expanded is a file expanded, decoded and resolved.
+type Expanded struct {
+	Config   vassal.Config
+	Result   *resolve.Result // nil: the text has an Error
+	Problems vassal.Problems
+	// Changed reports whether what was read besides the file itself differs
+	// now; nil: nothing was.
+	Changed func(context.Context) bool
+	// MemoryCeiling bounds what memory-max may be raised to; 0: nothing.
+	MemoryCeiling int64
+}
+
+// Launcher returns the Launcher of the vassal name.
+func (h *Host) Launcher(name vassal.Name) emperor.Launcher {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.claimed == nil {
+		h.claimed = map[vassal.Name]bool{}
+	}
+	h.claimed[name] = true
+	return &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
+}
+
+// launcher is the Launcher of one vassal. One goroutine uses it.
+type launcher struct {
+	host    *Host
+	name    vassal.Name
+	sockets *listen.Set
+	log     *logs.Log // nil until the first start
+}
+
+var (
+	_ emperor.Launcher = (*launcher)(nil)
+	_ emperor.Adopter  = (*launcher)(nil)
+	_ emperor.Heir     = (*launcher)(nil)
+)
+
+// prepared implements emperor.Prepared.
+type prepared struct {
+	Expanded
+	cgroup string
+	log    string
+}
+
+// Prepare implements emperor.Launcher.
+func (l *launcher) Prepare(ctx context.Context, f emperor.File) (emperor.Prepared, vassal.Problems) {
+	if f.Problem != nil {
+		return nil, vassal.Problems{*f.Problem}
+	}
+	x := l.host.Expand(ctx, f)
+	x.Config.Name = l.name // that of a glob is not in the path (CONTRACT 3)
+	p := &prepared{Expanded: x, log: logs.PathOf(l.host.Logs.Dir, l.name)}
+	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil {
+		p.cgroup = v.Cgroup()
+	}
+	return p, x.Problems
+}
+
+func (p *prepared) Digest() vassal.Digest   { return p.Config.Digest }
+func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
+
+// Changed implements emperor.Prepared.
+func (p *prepared) Changed(ctx context.Context) bool {
+	return p.Expanded.Changed != nil && p.Expanded.Changed(ctx)
+}
+
+// View implements emperor.Prepared.
+func (p *prepared) View() emperor.View {
+	v := emperor.View{
+		Context: p.Config.Ident.Context, Net: p.Config.Jail.Net, Log: p.log, Cgroup: p.cgroup,
+		MemoryMax: p.Config.Limits.MemoryMax, PidsMax: p.Config.Limits.PidsMax,
+	}
+	if r := p.Result; r != nil {
+		v.UID, v.GID, v.User, v.Group, v.Net = r.UID, r.GID, r.User, r.Group, r.Net
+		for _, l := range r.Listen {
+			v.Listen = append(v.Listen, l.Address)
+		}
+	}
+	return v
+}
+
+// Close implements emperor.Launcher.
+func (l *launcher) Close() error {
+	l.sockets.Close()
+	var errs []error
+	if l.log != nil {
+		errs = append(errs, l.log.Close())
+		l.log = nil
+	}
+	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil {
+		errs = append(errs, v.Close())
+	} else {
+		errs = append(errs, err)
+	}
+	errs = append(errs, l.host.Records.RemoveVassal(l.name))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("vassal %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// Inherit implements emperor.Heir.
+func (l *launcher) Inherit(old emperor.Launcher) error {
+	o, ok := old.(*launcher)
+	if !ok {
+		return fmt.Errorf("inherit: %T is not of this package", old)
+	}
+	l.sockets.Inherit(o.sockets)
+	return nil
+}
+
+// who is the user that p runs as.
+func who(r *resolve.Result) asuser.Who {
+	w := asuser.Who{UID: r.UID, GID: r.GID}
+	for _, g := range r.Groups {
+		w.Groups = append(w.Groups, g.GID)
+	}
+	return w
+}

@@ -1,0 +1,375 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor"
+	"liege/emperor/asuser"
+	"liege/emperor/listen"
+	"liege/emperor/logs"
+	"liege/emperor/record"
+	"liege/emperor/resolve"
+	"liege/sandbox"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// start is one Launch: what it makes, and how it is undone.
+type start struct {
+	l    *launcher
+	p    *prepared
+	gen  int
+	spec sandbox.Spec
+	undo []func()
+	temp []*os.File // ours until the sandbox has its copies
+	user *asuser.Session
+	ch   *listen.Change
+}
+
+// Launch implements emperor.Launcher.
+func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (_ emperor.Instance, err error) {
+	p, ok := prep.(*prepared)
+	if !ok || p.Result == nil {
+		return nil, errors.New("launch: the file was not found good")
+	}
+	s := &start{l: l, p: p, gen: gen}
+	defer func() {
+		for _, f := range s.temp {
+			f.Close()
+		}
+		if s.user != nil {
+			s.user.Close()
+		}
+		if err != nil {
+			for _, undo := range slices.Backward(s.undo) {
+				undo()
+			}
+		}
+	}()
+	in := newInstance(l, p, gen)
+	for _, step := range []func(context.Context) error{s.openLog, s.listen, s.binds, s.describe} {
+		if err := step(ctx); err != nil {
+			return nil, s.explain(err)
+		}
+	}
+	if err := s.channel(in); err != nil {
+		return nil, s.explain(err)
+	}
+	s.spec.Created = func(r sandbox.Record) error { return in.note(r, s.ch.Bound()) }
+	box, err := l.host.Sandboxes.Start(ctx, s.spec)
+	if err != nil {
+		_ = l.host.Records.Remove(l.name, gen) // there is none, or it is of nothing
+		return nil, s.explain(err)
+	}
+	in.run(box, s.ch)
+	return in, nil
+}
+
+// explain makes problems of an error, and shows them in the vassal's log.
+func (s *start) explain(err error) error {
+	ps := vassal.AsProblems(err, "start", vassal.CodeStartFailed)
+	if s.l.log != nil {
+		for _, p := range ps {
+			if p.Severity == vassal.Error {
+				s.l.log.Note("generation %d does not start: %s", s.gen, p.Error())
+			}
+		}
+	}
+	return ps
+}
+
+// openLog opens the vassal's log and gives the generation its end.
+func (s *start) openLog(ctx context.Context) error {
+	l := s.l
+	if err := l.ensureLog(); err != nil {
+		return err
+	}
+	r := s.p.Result
+	w, err := l.log.Writer(r.UID, r.GID)
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	s.temp = append(s.temp, w)
+	s.spec.Stdout = w
+	l.log.Forget()
+	l.log.Note("generation %d: network: %s", s.gen, network(r.Net))
+	return s.logto(ctx)
+}
+
+// ensureLog opens the vassal's log, once.
+func (l *launcher) ensureLog() error {
+	if l.log != nil {
+		return nil
+	}
+	dir := l.host.Records.Vassal(l.name)
+	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	log, err := logs.Open(l.host.Logs, l.name, filepath.Join(dir, "log"))
+	if err != nil {
+		return err
+	}
+	go log.Run() // until Close
+	l.log = log
+	return nil
+}
+
+// network says what the vassal can reach, as the first line of its log.
+func network(net string) string {
+	if net == "host" {
+		return "host, may connect to: anything that the host can reach"
+	}
+	return net + ", may connect to: nothing"
+}
+
+// logto opens the file that the vassal's lines go to: with the vassal's ids,
+// or, where every directory on the way is root's alone, as root for an
+// operator's file (CONTRACT 11).
+func (s *start) logto(ctx context.Context) error {
+	c := s.p.Config.Logs
+	to := c.To
+	if to == "" || to == "/dev/stdout" || to == "/dev/stderr" || to == "/dev/null" {
+		s.l.log.Elsewhere(nil)
+		return nil
+	}
+	if !filepath.IsAbs(to) {
+		to = filepath.Join(s.p.Result.Dir, to)
+	}
+	f, err := listen.OpenRootOnly(to, 0o640, s.p.Result.GID)
+	if errors.Is(err, listen.ErrShared) || err == nil && !s.p.Config.Trust.Operator {
+		if f != nil {
+			f.Close()
+		}
+		var user *asuser.Session
+		if user, err = s.asUser(ctx); err == nil {
+			f, err = user.OpenLog(to, 0o640)
+		}
+	}
+	if err != nil {
+		s.l.log.Elsewhere(nil)
+		s.l.log.Note("%s:%d: logto: %v; the lines go to %s", c.ToAt.File, c.ToAt.Line, err, s.l.log.Path())
+		return nil
+	}
+	s.l.log.Elsewhere(f)
+	return nil
+}
+
+// asUser is the child that acts as the vassal's user, one for the whole start.
+func (s *start) asUser(ctx context.Context) (*asuser.Session, error) {
+	if s.user != nil {
+		return s.user, nil
+	}
+	var err error
+	s.user, err = asuser.Start(ctx, who(s.p.Result))
+	return s.user, err
+}
+
+// listen makes the listeners.
+func (s *start) listen(ctx context.Context) error {
+	r := s.p.Result
+	if err := s.l.host.Sandboxes.Guarded(); err != nil && r.Net != "host" {
+		for _, l := range r.Listen {
+			if l.Address[0] != '/' && l.Address[0] != '@' {
+				return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeListen, File: l.At.File, Line: l.At.Line, Key: l.Key, Step: "listen",
+					Message: fmt.Sprintf("%s would be a way out of the private network: %v", l.Address, err), Hint: "a unix socket, or net = host"}
+			}
+		}
+	}
+	ch, ps := s.l.sockets.Apply(ctx, listen.Want{
+		File: s.p.Config.File, Listeners: r.Listen, UID: r.UID, GID: r.GID, Groups: who(r).Groups,
+		Trusted: s.p.Config.Trust.Operator, Umask: s.p.Config.Jail.Umask,
+		Owner: s.owner, AsUser: s.asUser,
+	})
+	if ch == nil {
+		return ps
+	}
+	s.ch = ch
+	s.undo = append(s.undo, ch.Abort)
+	s.spec.Listeners = ch.Files()
+	return nil
+}
+
+// owner resolves the "user:group" of chown-socket.
+func (s *start) owner(text string) (uid, gid int, err error) {
+	uid, gid = -1, -1
+	user, group, _ := strings.Cut(text, ":")
+	if user != "" {
+		u, err := s.l.host.Users.User(user)
+		if err != nil {
+			return -1, -1, fmt.Errorf("user %s: %w", user, err)
+		}
+		uid = u.UID
+	}
+	if group != "" {
+		g, err := s.l.host.Users.Group(group)
+		if err != nil {
+			return -1, -1, fmt.Errorf("group %s: %w", group, err)
+		}
+		gid = g.GID
+	}
+	return uid, gid, nil
+}
+
+// binds makes the mounts of the composed root. What a tenant can move is
+// opened once, compared with what was resolved, and handed over as a mount
+// that is attached nowhere yet (KERNEL 14).
+func (s *start) binds(ctx context.Context) error {
+	r := s.p.Result
+	s.spec.Plan = r.Plan
+	s.spec.Plan.Attach = slices.Clone(r.Plan.Attach)
+	for _, b := range r.System {
+		s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Exec: true, File: !b.Dir})
+	}
+	for _, b := range r.Binds {
+		if !b.Tenant {
+			s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Writable: b.Writable, Exec: true, File: !b.Dir})
+			continue
+		}
+		if err := s.detached(ctx, b); err != nil {
+			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchPath, File: b.At.File, Line: b.At.Line, Key: b.Why, Step: "mount",
+				Message: fmt.Sprintf("%s: %v", b.Source, err)}
+		}
+	}
+	for _, k := range r.Links {
+		s.spec.Files = append(s.spec.Files, sandbox.GenFile{Path: k.Path, Link: k.Target})
+	}
+	for _, f := range r.Files {
+		s.spec.Files = append(s.spec.Files, sandbox.GenFile{Path: f.Path, Text: []byte(f.Text), Mode: f.Mode})
+	}
+	s.spec.Masked = r.Masked
+	return nil
+}
+
+func (s *start) detached(ctx context.Context, b resolve.Bind) error {
+	f, err := s.open(ctx, b.Source)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Dev != b.Device || st.Ino != b.Inode {
+		return errors.New("another file was put there while it was looked at")
+	}
+	m, err := sandbox.DetachedBind(f, sandbox.BindFlags{Writable: b.Writable, Exec: true})
+	if err != nil {
+		return err
+	}
+	s.temp = append(s.temp, m)
+	s.spec.Plan.Attach = append(s.spec.Plan.Attach, stage.Attach{Mount: len(s.spec.Detached), Target: b.Target, At: b.At})
+	s.spec.Detached = append(s.spec.Detached, m)
+	return nil
+}
+
+// open opens a path whose links are all resolved: for a tenant's file with the
+// tenant's ids.
+func (s *start) open(ctx context.Context, path string) (*os.File, error) {
+	if !s.p.Config.Trust.Operator {
+		user, err := s.asUser(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f, real, err := user.Open(path)
+		if err == nil && real != path {
+			f.Close()
+			return nil, errors.New("it is a link now")
+		}
+		return f, err
+	}
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// describe fills in the rest of the Spec.
+func (s *start) describe(context.Context) error {
+	r, h := s.p.Result, s.l.host
+	s.spec.ID = fmt.Sprintf("%s-g%d", s.l.name, s.gen)
+	s.spec.Name, s.spec.Gen = s.l.name, s.gen
+	s.spec.Hostname = r.App.Hostname
+	s.spec.HostNet = r.Net == "host"
+	s.spec.Limits = s.p.Config.Limits
+	s.spec.MemoryCeiling = s.p.MemoryCeiling
+	n := len(s.spec.Listeners)
+	p := &s.spec.Plan
+	p.Name = s.l.name
+	p.Exec = sandbox.CorePath
+	p.Args = []string{"liege-core " + string(s.l.name), fmt.Sprintf("--app=%d", stage.FirstFD+n+1), fmt.Sprintf("--control=%d", stage.FirstFD+n)}
+	p.Seccomp = h.Seccomp
+	p.Own = h.Own
+	if p.Context != "" {
+		s.spec.MountLabel = p.Context
+	}
+	app := r.App
+	app.Name, app.Generation = s.l.name, s.gen
+	app.Listen = slices.Clone(r.Listen)
+	for i, b := range s.ch.Bound() {
+		app.Listen[i].Address = b.Address
+	}
+	app.Warnings = s.p.Problems
+	text, err := json.Marshal(&app)
+	if err != nil {
+		return err
+	}
+	f, err := stage.Seal("liege-app", text)
+	if err != nil {
+		return fmt.Errorf("app: %w", err)
+	}
+	s.temp = append(s.temp, f)
+	s.spec.App = f
+	return nil
+}
+
+// channel makes the control channel.
+func (s *start) channel(in *instance) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("control channel: %w", err)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "control")
+	s.temp = append(s.temp, theirs)
+	s.spec.Control = theirs
+	in.control, err = newControl(pair[0])
+	if err != nil {
+		return fmt.Errorf("control channel: %w", err)
+	}
+	s.undo = append(s.undo, func() { in.control.Close() })
+	return nil
+}
+
+// note writes the generation's record: before anything of the vassal runs, and
+// again when it serves.
+func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
+	box, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	rec := record.Record{
+		Name: in.l.name, Gen: in.gen, File: in.p.Config.File, PID: r.PID, Cgroup: r.Cgroup,
+		Digest: in.p.Config.Digest.String(), Drain: in.p.Config.Restart.DrainTimeout, UID: in.p.Result.UID,
+		Limits: in.p.Config.Limits, Box: box,
+	}
+	for i, b := range bound {
+		l := in.p.Result.Listen[i]
+		rec.Listeners = append(rec.Listeners, record.Listener{
+			Address: l.Address, Bound: b.Address, Protocol: b.Protocol, FD: stage.FirstFD + i, Cookie: b.Cookie, Line: l.At.Line,
+		})
+	}
+	in.record = rec
+	return in.l.host.Records.Write(rec)
+}
