@@ -41,20 +41,21 @@ const maxRecord = 1 << 20
 
 // Record is one generation.
 type Record struct {
-	V         int           `json:"v"`
-	Name      vassal.Name   `json:"name"`
-	Gen       int           `json:"gen"`
-	File      string        `json:"file"`
-	PID       int           `json:"pid"`        // of the sandbox's first process; 0: not known yet
-	StartTime uint64        `json:"start_time"` // of PID: field 22 of /proc/PID/stat, in clock ticks since boot
-	Boot      string        `json:"boot"`       // boot id: a PID of another boot is nobody
-	Cgroup    string        `json:"cgroup"`     // as the sandbox names it
-	Digest    string        `json:"digest"`
-	Ready     bool          `json:"ready"`
-	Drain     time.Duration `json:"drain"` // how long it may take to finish
-	UID       int           `json:"uid"`
-	Control   uint64        `json:"control,omitempty"` // SO_COOKIE of the core's end
-	Listeners []Listener    `json:"listeners"`
+	V         int             `json:"v"`
+	Name      vassal.Name     `json:"name"`
+	Gen       int             `json:"gen"`
+	File      string          `json:"file"`
+	PID       int             `json:"pid"`        // of the sandbox's first process; 0: not known yet
+	StartTime uint64          `json:"start_time"` // of PID: field 22 of /proc/PID/stat, in clock ticks since boot
+	Boot      string          `json:"boot"`       // boot id: a PID of another boot is nobody
+	Cgroup    string          `json:"cgroup"`     // as the sandbox names it
+	Digest    string          `json:"digest"`
+	Ready     bool            `json:"ready"`
+	Drain     time.Duration   `json:"drain"` // how long it may take to finish
+	UID       int             `json:"uid"`
+	Limits    vassal.Limits   `json:"limits"`
+	Box       json.RawMessage `json:"box,omitempty"` // what package sandbox wants to know again
+	Listeners []Listener      `json:"listeners"`
 }
 
 // Listener is one listening socket that the generation's first process holds.
