@@ -140,7 +140,7 @@ func TestFiles(t *testing.T) {
 		{"/proc/self/root/etc/hostname", 0, unix.ELOOP}, // a magic link
 		{"/" + strings.Repeat("x", 40<<10), 0, unix.ENAMETOOLONG},
 	} {
-		b, err := s.ReadFile(tt.path, MaxRead)
+		b, _, err := s.ReadFile(tt.path, MaxRead)
 		if len(b) != tt.size || !errors.Is(err, tt.err) {
 			t.Errorf("ReadFile(%.60s): %d bytes, %v; want %d, %v", tt.path, len(b), err, tt.size, tt.err)
 		}

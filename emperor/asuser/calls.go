@@ -13,29 +13,42 @@ import (
 )
 
 // Open opens path, through symbolic links but no magic ones, as an O_PATH
-// descriptor of a directory or a regular file, and says where it led to.
+// descriptor of a directory, a regular file or a socket, and says where it led
+// to: the kernel says so, not the child.
 func (s *Session) Open(path string) (f *os.File, real string, err error) {
-	r, _, f, err := s.call(request{Op: "open", Path: path, GID: -1}, true)
+	var r *reply
+	r, _, f, err = s.call(request{Op: "open", Path: path, GID: -1}, true)
 	if err == nil {
 		err = r.err("open", path)
 	}
 	if err == nil {
 		err = s.checkPath(f, path)
 	}
+	if err == nil {
+		real, err = os.Readlink("/proc/self/fd/" + itoa(f.Fd()))
+	}
 	if err != nil {
 		closeIf(f)
 		return nil, "", err
 	}
-	return f, r.Real, nil
+	return f, real, nil
 }
 
-// ReadFile reads a regular file of at most max bytes (no more than MaxRead).
-func (s *Session) ReadFile(path string, max int) ([]byte, error) {
+// ReadFile reads a regular file of at most max bytes (no more than MaxRead),
+// and says what Stat says of it.
+func (s *Session) ReadFile(path string, max int) ([]byte, fs.FileInfo, error) {
 	r, data, _, err := s.call(request{Op: "read", Path: path, Max: min(max, MaxRead), GID: -1}, false)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = r.err("read", path)
 	}
-	return data, r.err("read", path)
+	if err == nil && r.Info == nil {
+		err = s.fail("read", path, "no answer")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Info.N = filepath.Base(path)
+	return data, r.Info, nil
 }
 
 // Stat follows symbolic links. Sys of the answer is a *syscall.Stat_t that

@@ -139,10 +139,10 @@ func do(q request, r *reply) (data []byte, f *os.File, err error) {
 	}
 	switch q.Op {
 	case "open":
-		f, r.Real, err = openPath(q.Path)
+		f, err = open(q.Path, unix.O_PATH, 0)
 		return nil, f, err
 	case "read":
-		data, err = readFile(q.Path, q.Max)
+		data, r.Info, err = readFile(q.Path, q.Max)
 		return data, nil, err
 	case "stat":
 		r.Info, err = stat(os.Stat(q.Path))
@@ -182,40 +182,28 @@ func open(path string, flags uint64, mode fs.FileMode) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func openPath(path string) (*os.File, string, error) {
-	f, err := open(path, unix.O_PATH, 0)
-	if err != nil {
-		return nil, "", err
-	}
-	real, err := os.Readlink("/proc/self/fd/" + itoa(f.Fd()))
-	if err != nil {
-		f.Close()
-		return nil, "", err
-	}
-	return f, real, nil
-}
-
-func readFile(path string, max int) ([]byte, error) {
+func readFile(path string, max int) ([]byte, *info, error) {
 	f, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !st.Mode().IsRegular() {
-		return nil, &whyError{"not a regular file", syscall.EINVAL}
+		return nil, nil, &whyError{"not a regular file", syscall.EINVAL}
 	}
 	b, err := io.ReadAll(io.LimitReader(f, int64(max)+1))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(b) > max {
-		return nil, &whyError{"the file is too large", syscall.EFBIG}
+		return nil, nil, &whyError{"the file is too large", syscall.EFBIG}
 	}
-	return b, nil
+	i, err := stat(st, nil)
+	return b, i, err
 }
 
 func stat(st fs.FileInfo, err error) (*info, error) {

@@ -39,7 +39,7 @@ type reply struct {
 	Err   string `json:"err,omitempty"`
 	Data  int    `json:"data,omitempty"` // bytes that follow
 	FD    bool   `json:"fd,omitempty"`
-	Real  string `json:"real,omitempty"` // where the path or link leads to
+	Real  string `json:"real,omitempty"` // what a link holds
 	Info  *info  `json:"info,omitempty"`
 }
 

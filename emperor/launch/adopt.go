@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/emperor"
+	"liege/emperor/expand"
 	"liege/emperor/record"
 	"liege/sandbox"
 	"liege/sandbox/stage"
@@ -108,7 +109,7 @@ func (l *launcher) adopt(r record.Record) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &prepared{Expanded: Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}}
+	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}}
 	p.Config.Restart.DrainTimeout = r.Drain
 	in := newInstance(l, p, r.Gen)
 	in.record, in.box, in.log = r, box, l.log

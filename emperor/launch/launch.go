@@ -35,6 +35,7 @@ import (
 
 	"liege/emperor"
 	"liege/emperor/asuser"
+	"liege/emperor/expand"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
 	"liege/emperor/record"
@@ -56,23 +57,11 @@ type Host struct {
 	Own       string // SELinux context of the stage; empty: SELinux is off
 	// Expand makes of a file what one start needs. It may be called by many
 	// goroutines.
-	Expand func(context.Context, emperor.File) Expanded
+	Expand func(context.Context, emperor.File) expand.Expanded
 	Log    *slog.Logger
 
 	mu      sync.Mutex
 	claimed map[vassal.Name]bool // names that had a Launcher
-}
-
-// Expanded is a file expanded, decoded and resolved.
-type Expanded struct {
-	Config   vassal.Config
-	Result   *resolve.Result // nil: the text has an Error
-	Problems vassal.Problems
-	// Changed reports whether what was read besides the file itself differs
-	// now; nil: nothing was.
-	Changed func(context.Context) bool
-	// MemoryCeiling bounds what memory-max may be raised to; 0: nothing.
-	MemoryCeiling int64
 }
 
 // Launcher returns the Launcher of the vassal name.
@@ -102,7 +91,7 @@ var (
 
 // prepared implements emperor.Prepared.
 type prepared struct {
-	Expanded
+	expand.Expanded
 	cgroup string
 	log    string
 }
@@ -121,7 +110,7 @@ func (l *launcher) Prepare(ctx context.Context, f emperor.File) (emperor.Prepare
 	return p, x.Problems
 }
 
-func (p *prepared) Digest() vassal.Digest   { return p.Config.Digest }
+func (p *prepared) Digest() vassal.Digest   { return p.Expanded.Digest }
 func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
 
 // Changed implements emperor.Prepared.

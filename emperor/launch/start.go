@@ -230,7 +230,9 @@ func (s *start) binds(ctx context.Context) error {
 		s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Exec: true, File: !b.Dir})
 	}
 	for _, b := range r.Binds {
-		if !b.Tenant {
+		// What a tenant's child said about a path is a claim, so of a tenant's
+		// file nothing is mounted by its name.
+		if !b.Tenant && s.p.Config.Trust.Operator {
 			s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Writable: b.Writable, Exec: true, File: !b.Dir})
 			continue
 		}
@@ -361,7 +363,7 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 	}
 	rec := record.Record{
 		Name: in.l.name, Gen: in.gen, File: in.p.Config.File, PID: r.PID, Cgroup: r.Cgroup,
-		Digest: in.p.Config.Digest.String(), Drain: in.p.Config.Restart.DrainTimeout, UID: in.p.Result.UID,
+		Digest: in.p.Digest().String(), Drain: in.p.Config.Restart.DrainTimeout, UID: in.p.Result.UID,
 		Limits: in.p.Config.Limits, Box: box,
 	}
 	for i, b := range bound {

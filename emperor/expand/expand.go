@@ -1,0 +1,147 @@
+// Package expand makes of a vassal's file what a start needs: the text is
+// expanded, decoded and resolved (inifile, resolve), by root for an operator's
+// file, and by a child with the owner's ids for a tenant's (CONTRACT 10,
+// KERNEL 26).
+//
+//	x := expand.New(settings)
+//	r := x.Expand(ctx, file)     // any number at the same time
+//	x.Set(newSettings)           // emperor.ini has changed
+//
+// It changes nothing on the host.
+package expand
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"liege/emperor"
+	"liege/emperor/asuser"
+	"liege/emperor/resolve"
+	"liege/vassal"
+	"liege/vassal/inifile"
+)
+
+// Settings are what the operator says about every vassal.
+type Settings struct {
+	// Prepare is used as it is, but for INI and Host.FS, which are chosen by
+	// whose the file is; Prepare.INI is that of operator's files.
+	Prepare resolve.Settings
+	// MemoryCeiling is [ceilings] memory-max in bytes; 0: none.
+	MemoryCeiling int64
+}
+
+// Expanded is a file expanded, decoded and resolved.
+type Expanded struct {
+	Config   vassal.Config
+	Result   *resolve.Result // nil: the text has an Error
+	Digest   vassal.Digest
+	Problems vassal.Problems
+	// Changed reports whether what was read besides the file itself differs
+	// now; nil: nothing was.
+	Changed func(context.Context) bool
+	// MemoryCeiling bounds what memory-max may be raised to while two
+	// generations live; 0: nothing.
+	MemoryCeiling int64
+}
+
+// Expander expands files.
+type Expander struct {
+	mu  sync.Mutex
+	set Settings
+}
+
+// New returns an Expander.
+func New(s Settings) *Expander { return &Expander{set: s} }
+
+// Set replaces the settings of every later Expand.
+func (x *Expander) Set(s Settings) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.set = s
+}
+
+// Expand expands f.
+func (x *Expander) Expand(ctx context.Context, f emperor.File) Expanded {
+	x.mu.Lock()
+	set := x.set
+	x.mu.Unlock()
+	s, done, err := set.of(ctx, f)
+	if err != nil {
+		p := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeUnreadable, File: f.Path, Step: "read", Message: err.Error()}
+		return Expanded{Config: vassal.Config{Name: f.Name, File: f.Path}, Problems: vassal.Problems{p}}
+	}
+	defer done()
+	src := source(f)
+	p := resolve.Prepare(ctx, f.Name, src, s)
+	out := Expanded{Config: p.Config, Result: p.Result, Digest: p.Digest, Problems: p.Problems, MemoryCeiling: set.MemoryCeiling}
+	if len(p.Queries) > 0 {
+		out.Changed = func(ctx context.Context) bool { return set.digest(ctx, f) != p.Digest }
+	}
+	return out
+}
+
+func source(f emperor.File) inifile.Source {
+	return inifile.Source{Path: f.Path, Text: f.Text, Cwd: filepath.Dir(f.Path), Inode: f.Inode, Trust: f.Trust}
+}
+
+// digest reads f and all that it reads anew; the zero Digest when that fails.
+func (set Settings) digest(ctx context.Context, f emperor.File) vassal.Digest {
+	s, done, err := set.of(ctx, f)
+	if err != nil {
+		return vassal.Digest{}
+	}
+	defer done()
+	file, _ := inifile.Read(source(f), s.INI, s.Read)
+	if file == nil {
+		return vassal.Digest{}
+	}
+	return file.Digest
+}
+
+// of returns the settings for f: who answers what the file asks.
+func (set Settings) of(ctx context.Context, f emperor.File) (s resolve.Settings, done func(), err error) {
+	s = set.Prepare
+	if f.Trust.Operator {
+		s.Host.FS = resolve.OS{}
+		return s, func() {}, nil
+	}
+	w, name, err := Owner(s.Host.Users, f.Trust.UID, s.Host.DenyGroups)
+	if err != nil {
+		return s, nil, err
+	}
+	session, err := asuser.Start(ctx, w)
+	if err != nil {
+		return s, nil, err
+	}
+	s.Read.Operator = s.INI
+	s.INI = &tenantHost{Host: s.INI, s: session, who: w, name: name, dir: filepath.Dir(f.Path)}
+	s.Host.FS = tenantFS{session}
+	return s, func() { session.Close() }, nil
+}
+
+// Owner is the user that a tenant's file is read as: the file's owner with the
+// groups of the user database, never the file's (KERNEL 4).
+func Owner(users resolve.Users, uid int, deny []string) (w asuser.Who, name string, err error) {
+	if deny == nil {
+		deny = resolve.DefaultDenyGroups
+	}
+	u, err := users.User(strconv.Itoa(uid))
+	if err != nil {
+		return w, "", fmt.Errorf("the file belongs to uid %d: %w", uid, err)
+	}
+	w = asuser.Who{UID: uid, GID: u.GID, Groups: []int{}}
+	groups, err := users.Groups(u.Name)
+	if err != nil {
+		return w, "", fmt.Errorf("groups of %s: %w", u.Name, err)
+	}
+	for _, g := range groups {
+		if !slices.Contains(deny, g.Name) {
+			w.Groups = append(w.Groups, g.GID)
+		}
+	}
+	return w, u.Name, nil
+}
