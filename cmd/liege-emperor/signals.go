@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+)
+
+// patience is how soon a second signal is taken for the first one again.
+const patience = 3 * time.Second
+
+// signals obeys signals (CONTRACT 17) until ctx is done; stop begins the end.
+func (r *realm) signals(ctx context.Context, stop func()) {
+	signal.Ignore(unix.SIGUSR2, unix.SIGTSTP, unix.SIGPIPE)
+	got := make(chan os.Signal, 16)
+	signal.Notify(got, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGWINCH)
+	defer signal.Stop(got)
+	var first time.Time
+	for {
+		var s os.Signal
+		select {
+		case <-ctx.Done():
+			return
+		case s = <-got:
+		}
+		switch s {
+		case unix.SIGHUP:
+			r.reread(ctx)
+		case unix.SIGUSR1:
+			for _, line := range r.emperor.Lines() {
+				r.log.Info(line)
+			}
+		case unix.SIGWINCH:
+			if err := r.emperor.Refresh(ctx); err != nil {
+				r.log.Warn("rescan", "err", err)
+			}
+		default:
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				r.log.Info("stops when every vassal has drained; the same again in 3 s: at once", "signal", s.String())
+				tell(daemon.SdNotifyStopping)
+				stop()
+			case time.Since(first) >= patience:
+				r.emperor.Hurry()
+			}
+		}
+	}
+}
+
+// reread reads emperor.ini and the vassal files anew. What is wrong in
+// emperor.ini leaves the old settings in force.
+func (r *realm) reread(ctx context.Context) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil {
+		tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
+	}
+	cfg, _, err := load(r.flags)
+	if err != nil {
+		r.log.Error("emperor.ini is not used: the settings stay as they were", "err", err)
+	} else {
+		r.expander.Set(r.machine.settings(cfg))
+	}
+	if err := r.emperor.Refresh(ctx); err != nil {
+		r.log.Warn("rescan", "err", err)
+	}
+	tell(daemon.SdNotifyReady)
+}
+
+// notify tells systemd how it goes: READY after the first scan, STATUS, and
+// the watchdog for as long as the set of vassals answers.
+func (r *realm) notify(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-r.emperor.Scanned():
+	}
+	tell(daemon.SdNotifyReady)
+	every := 5 * time.Second
+	if d, err := daemon.SdWatchdogEnabled(false); err == nil && d > 0 {
+		every = min(every, d/2)
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	said := ""
+	for {
+		if status := "STATUS=" + r.emperor.Totals().String(); status != said {
+			tell(status)
+			said = status
+		}
+		if r.answers(ctx, every) {
+			tell(daemon.SdNotifyWatchdog)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// answers asks the goroutine that owns the set, and only it, for a sign of
+// life.
+func (r *realm) answers(ctx context.Context, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return r.emperor.Alive(ctx)
+}
+
+// tell is sd_notify. Without systemd, or with one that doesn't listen, there
+// is nobody to miss it.
+func tell(state string) { _, _ = daemon.SdNotify(false, state) }
+

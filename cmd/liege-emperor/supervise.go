@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor"
+	"liege/emperor/control"
+	"liege/emperor/dirmon"
+	"liege/emperor/expand"
+	"liege/emperor/launch"
+	"liege/emperor/listen"
+	"liege/emperor/logs"
+	"liege/emperor/record"
+	"liege/emperor/resolve"
+	"liege/sandbox"
+	"liege/sandbox/seccomp"
+	"liege/vassal"
+	"liege/vassal/inifile"
+)
+
+// realm is everything of one Emperor, in the order in which it is made.
+type realm struct {
+	flags    flags
+	cfg      inifile.EmperorConfig
+	log      *slog.Logger
+	records  *record.Dir
+	boxes    *sandbox.Manager
+	machine  *host
+	expander *expand.Expander
+	launch   *launch.Host
+	emperor  *emperor.Emperor
+}
+
+// supervise runs the Emperor until a signal ends it.
+func supervise(ctx context.Context, f flags) error {
+	cfg, ps, err := load(f)
+	if err != nil {
+		return err
+	}
+	log := newLog(cfg.LogFormat)
+	for _, p := range ps {
+		if p.Severity == vassal.Warning {
+			log.Warn(p.Error(), "hint", p.Hint)
+		}
+	}
+	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Log: log})
+	if err != nil {
+		return &exitError{exitConfig, "", err}
+	}
+	tee := &terminal{out: os.Stdout}
+	if !isTerminal(os.Stdout) {
+		tee = nil
+	}
+	r, err := newRealm(f, cfg, log, monitor, tee)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.run(ctx), r.close())
+}
+
+// newRealm makes everything that run needs.
+func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Monitor, tee *terminal) (r *realm, err error) {
+	r = &realm{flags: f, cfg: cfg, log: log}
+	stage, core, err := programs()
+	if err != nil {
+		return nil, err
+	}
+	for dir, mode := range map[string]os.FileMode{cfg.RunDir: 0o755, cfg.LogDir: 0o755, cfg.StateDir: 0o700} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return nil, err
+		}
+	}
+	if r.records, err = record.Open(cfg.RunDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: stage, Core: core, Log: log}); err != nil {
+		return r, err
+	}
+	if err := r.boxes.Guarded(); err != nil {
+		log.Warn("vassals with a private network cannot listen on TCP", "err", err)
+	}
+	if r.machine, err = newHost(cfg.StateDir); err != nil {
+		return r, err
+	}
+	filter, err := seccomp.Default()
+	if err != nil {
+		return r, err
+	}
+	r.expander = expand.New(r.machine.settings(cfg))
+	r.launch = &launch.Host{
+		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(),
+		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
+		Users: resolve.Files{}, Seccomp: filter, Own: r.machine.own(), Expand: r.expander.Expand, Log: log,
+	}
+	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
+		log.Warn("something of an earlier Emperor is left", "err", err)
+	}
+	r.emperor = emperor.New(emperor.Options{
+		Monitor: m, Launcher: r.launch.Launcher, StateDir: cfg.StateDir, LogDir: cfg.LogDir,
+		Concurrency: cfg.Concurrency, Owner: ownerName, Log: log,
+	})
+	return r, nil
+}
+
+// close undoes newRealm.
+func (r *realm) close() error {
+	var errs []error
+	if r.boxes != nil {
+		errs = append(errs, r.boxes.Close())
+	}
+	return errors.Join(append(errs, r.records.Close())...)
+}
+
+// run supervises until ctx is done or a signal asks for the end, and every
+// vassal has drained.
+func (r *realm) run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	gid, err := groupID(r.cfg.ControlGroup)
+	if err != nil {
+		return &exitError{exitConfig, "", err}
+	}
+	ln, err := control.Listen(control.Socket(r.cfg.RunDir), gid)
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	server := &control.Server{Backend: r.emperor, Group: gid, Version: version, Binary: exe, Log: r.log}
+	// The socket answers until the last vassal has drained.
+	serving, quiet := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	ended := make(chan error, 1)
+	wg.Go(func() { ended <- server.Serve(serving, ln) })
+	wg.Go(func() { r.signals(serving, stop) })
+	wg.Go(func() { r.notify(serving) })
+	wg.Go(func() { r.keepHouse(ctx) })
+	r.log.Info("Emperor", "version", version, "vassals", r.cfg.Vassals, "run-dir", r.cfg.RunDir)
+	err = r.emperor.Run(ctx)
+	quiet()
+	wg.Wait()
+	if serr := <-ended; serr != nil && !errors.Is(serr, context.Canceled) {
+		err = errors.Join(err, serr)
+	}
+	return err
+}
+
+// keepHouse ends what survived of vassals whose files are gone, and removes
+// old logs, now and once a day.
+func (r *realm) keepHouse(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-r.emperor.Scanned():
+	}
+	if err := r.launch.EndUnclaimed(ctx); err != nil {
+		r.log.Warn("a survivor without a file", "err", err)
+	}
+	for tick := time.NewTicker(24 * time.Hour); ; {
+		known := map[vassal.Name]bool{}
+		for _, v := range r.emperor.Vassals(ctx) {
+			known[vassal.Name(v.Name)] = true
+		}
+		if err := logs.Expire(r.cfg.LogDir, func(n vassal.Name) bool { return known[n] }, time.Now()); err != nil {
+			r.log.Warn("old logs", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// programs finds the stage and the core: beside this program or in
+// ../libexec/liege.
+func programs() (stage, core string, err error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", "", err
+	}
+	find := func(name string) (string, error) {
+		for _, dir := range []string{filepath.Dir(exe), filepath.Join(filepath.Dir(exe), "../libexec/liege")} {
+			if p := filepath.Join(dir, name); unix.Access(p, unix.X_OK) == nil {
+				return p, nil
+			}
+		}
+		return "", fmt.Errorf("%s is neither beside %s nor in ../libexec/liege", name, exe)
+	}
+	if stage, err = find("liege-stage"); err == nil {
+		core, err = find("liege-core")
+	}
+	return stage, core, err
+}
+
+// groupID is the gid of a group's name; -1 for none.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	g, err := resolve.Files{}.Group(name)
+	if err != nil {
+		return -1, fmt.Errorf("control-group = %s: %w", name, err)
+	}
+	return g.GID, nil
+}
+
+func ownerName(uid int) string {
+	if u, err := (resolve.Files{}).User(strconv.Itoa(uid)); err == nil && u.Name != "" {
+		return u.Name
+	}
+	return strconv.Itoa(uid)
+}
+
