@@ -27,6 +27,12 @@ func (e *Emperor) Refresh(ctx context.Context) error {
 	if err := e.monitor.Rescan(ctx); err != nil {
 		return err
 	}
+	return e.Alive(ctx)
+}
+
+// Alive returns nil when the goroutine that owns the set has answered: what
+// the watchdog of systemd wants to know.
+func (e *Emperor) Alive(ctx context.Context) error {
 	done := make(chan struct{})
 	select {
 	case e.barrier <- done:

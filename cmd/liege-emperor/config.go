@@ -102,23 +102,7 @@ func (h *host) context(c string) (string, error) {
 func (h *host) settings(cfg inifile.EmperorConfig) expand.Settings {
 	s := resolve.FromEmperor(cfg, inifile.NewOSHost(os.LookupEnv))
 	s.Read.Version = version
-	s.Host.Users = resolve.Files{}
 	s.Host.AutoUID = h.auto.UID
 	s.Host.Context = h.context
-	s.Host.Reserved = reserved(cfg)
 	return expand.Settings{Prepare: s, MemoryCeiling: int64(cfg.Policy.MemoryMax.Value)}
-}
-
-// reserved lists Liege's own directories and those of the vassal files: they
-// are never visible inside.
-func reserved(cfg inifile.EmperorConfig) []string {
-	dirs := []string{"/etc/liege", filepath.Join(cfg.RunDir, "vassals"), filepath.Join(cfg.RunDir, "sandbox"), cfg.StateDir, cfg.LogDir}
-	for _, v := range cfg.Vassals {
-		if fi, err := os.Stat(v); err == nil && fi.IsDir() {
-			if abs, err := filepath.Abs(v); err == nil {
-				dirs = append(dirs, abs)
-			}
-		}
-	}
-	return dirs
 }

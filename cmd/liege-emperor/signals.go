@@ -9,7 +9,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
-
 )
 
 // patience is how soon a second signal is taken for the first one again.
@@ -110,10 +109,9 @@ func (r *realm) notify(ctx context.Context) {
 func (r *realm) answers(ctx context.Context, limit time.Duration) bool {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return r.emperor.Alive(ctx)
+	return r.emperor.Alive(ctx) == nil
 }
 
 // tell is sd_notify. Without systemd, or with one that doesn't listen, there
 // is nobody to miss it.
 func tell(state string) { _, _ = daemon.SdNotify(false, state) }
-

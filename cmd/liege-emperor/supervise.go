@@ -229,4 +229,3 @@ func ownerName(uid int) string {
 	}
 	return strconv.Itoa(uid)
 }
-

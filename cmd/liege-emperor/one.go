@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"liege/emperor"
+	"liege/emperor/control"
+	"liege/emperor/dirmon"
+	"liege/vassal"
+	"liege/vassal/inifile"
+)
+
+const exitNoFile = 66
+
+// one runs the vassal of one file in the foreground, as "liege serve" does for
+// root when the file asks for isolation: the same code as for many, with a run
+// directory of its own that is removed at the end. It ends with the vassal's
+// file, a signal, or when the vassal cannot start.
+func one(ctx context.Context, f flags) (err error) {
+	path, err := filepath.Abs(f.one)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return &exitError{exitNoFile, "", err}
+	}
+	cfg, cleanup, err := oneConfig(f, path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cleanup()) }()
+	log := newLog(cfg.LogFormat)
+	m, err := dirmon.New(dirmon.Options{Sources: []string{filepath.Dir(path)}, Touch: true, Log: log})
+	if err != nil {
+		return err
+	}
+	r, err := newRealm(f, cfg, log, &only{Monitor: m, path: path}, &terminal{out: os.Stdout, one: true})
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if err := r.firstStart(ctx, path); err != nil {
+			stop(err)
+		}
+	}()
+	err = r.run(ctx)
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	stop(nil)
+	<-watched
+	return errors.Join(err, r.close())
+}
+
+// oneConfig is the configuration for one file, all in a temporary directory.
+func oneConfig(f flags, path string) (cfg inifile.EmperorConfig, cleanup func() error, err error) {
+	dir, err := os.MkdirTemp("/run", "liege-one-")
+	if err != nil {
+		return cfg, nil, err
+	}
+	cleanup = func() error { return os.RemoveAll(dir) }
+	if f.config != "" {
+		cfg, _, err = load(f)
+	} else {
+		cfg = inifile.DefaultEmperorConfig()
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		return cfg, nil, errors.Join(err, cleanup())
+	}
+	cfg.RunDir, cfg.LogDir, cfg.StateDir = dir, filepath.Join(dir, "log"), filepath.Join(dir, "state")
+	if f.logFormat != "" {
+		cfg.LogFormat = f.logFormat
+	}
+	cfg.Vassals = []string{filepath.Dir(path)}
+	return cfg, cleanup, nil
+}
+
+// firstStart waits until the vassal serves; an error says why it does not.
+func (r *realm) firstStart(ctx context.Context, path string) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-r.emperor.Scanned():
+	}
+	for tick := time.NewTicker(50 * time.Millisecond); ; {
+		i := -1
+		vs := r.emperor.Vassals(ctx)
+		if i = slices.IndexFunc(vs, func(v control.Vassal) bool { return v.File == path }); i < 0 {
+			return &exitError{exitNoFile, "a vassal's file is NAME.ini", fmt.Errorf("%s is not a vassal's file", path)}
+		}
+		switch v := vs[i]; v.State {
+		case control.Running:
+			tick.Stop()
+			for _, l := range v.Listen {
+				r.log.Info("serves", "vassal", v.Name, "listen", l)
+			}
+			return nil
+		case control.Failed, control.Backoff:
+			tick.Stop()
+			return failure(v)
+		}
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// failure is every problem of v, with its hint, as one error.
+func failure(v control.Vassal) error {
+	e := &exitError{code: exitFailed, err: fmt.Errorf("%s is %s", v.Name, v.State)}
+	var errs []error
+	for _, p := range v.Problems {
+		if p.Severity == vassal.Error {
+			errs = append(errs, &p)
+			e.hint = p.Hint
+		}
+	}
+	if len(errs) > 0 {
+		e.err = errors.Join(errs...)
+	}
+	if v.State == control.Failed {
+		e.code = exitConfig
+	}
+	return e
+}
+
+// only is a Monitor that sees one file of a directory.
+type only struct {
+	emperor.Monitor
+	path string
+}
+
+// Watch implements emperor.Monitor.
+func (o *only) Watch(ctx context.Context, out chan<- emperor.Snapshot) error {
+	all := make(chan emperor.Snapshot)
+	failed := make(chan error, 1)
+	go func() { failed <- o.Monitor.Watch(ctx, all) }()
+	for {
+		select {
+		case err := <-failed:
+			return err
+		case s := <-all:
+			s.Files = slices.DeleteFunc(slices.Clone(s.Files), func(f emperor.File) bool { return f.Path != o.path })
+			s.Skipped = slices.DeleteFunc(slices.Clone(s.Skipped), func(p vassal.Problem) bool { return p.File != o.path })
+			select {
+			case out <- s:
+			case <-ctx.Done():
+			}
+		}
+	}
+}
