@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"liege/vassal"
+)
+
+// checkOptions are the flags of check and explain.
+type checkOptions struct {
+	as      string
+	tenant  string
+	config  string
+	syntax  bool
+	strict  bool
+	secrets bool
+}
+
+func (o *checkOptions) flags(c *cobra.Command, check bool) {
+	f := c.Flags()
+	f.StringVar(&o.as, "as", "", "take name and %-variables from this path")
+	f.StringVar(&o.tenant, "tenant", "", "as if this user owned the file")
+	f.StringVar(&o.config, "config", "", "the operator's settings (default "+defaultConfig+", if there)")
+	if check {
+		f.BoolVar(&o.syntax, "syntax", false, "ask no host: for CI")
+		f.BoolVar(&o.strict, "strict", false, "exit 78 with any warning too")
+	}
+}
+
+func (a *app) checkCmd() *cobra.Command {
+	var o checkOptions
+	c := &cobra.Command{
+		Use: "check FILE|DIR…|-", Short: "every problem of vassal files at once; starts nothing",
+		Long: "Check vassal files as a start would, binding and starting nothing. Of a directory, also find what\nclashes between its files and say what is skipped. - reads standard input.",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.newLoader(o)
+			if err != nil {
+				return err
+			}
+			var all []checked
+			for _, arg := range args {
+				more, err := l.files(cmd.Context(), arg)
+				if err != nil {
+					return err
+				}
+				all = append(all, more...)
+			}
+			clashes(all)
+			return a.report(all, o.strict)
+		},
+	}
+	o.flags(c, true)
+	return a.jsonFlag(c)
+}
+
+// report prints what was found and returns the exit code as an error.
+func (a *app) report(all []checked, strict bool) error {
+	errors, warnings := 0, 0
+	for i := range all {
+		all[i].Problems = nonNil(all[i].Problems)
+		for _, p := range all[i].Problems {
+			switch p.Severity {
+			case vassal.Error:
+				errors++
+			case vassal.Warning:
+				warnings++
+			}
+		}
+	}
+	bad := errors > 0 || strict && warnings > 0
+	if a.json {
+		if err := json.NewEncoder(a.out).Encode(map[string]any{"ok": !bad, "files": nonNil(all)}); err != nil {
+			return err
+		}
+	} else {
+		a.reportText(all, errors, warnings)
+	}
+	if bad {
+		return &exit{code: exitConfig, shown: true}
+	}
+	return nil
+}
+
+func (a *app) reportText(all []checked, errors, warnings int) {
+	for _, f := range all {
+		for _, p := range f.Problems {
+			if p.Severity == vassal.Note {
+				continue
+			}
+			if p.File == "" {
+				p.File = f.File
+			}
+			fmt.Fprintf(a.out, "%s: %s\n", p.Severity, p.Error())
+			printHint(a.out, p.Hint)
+		}
+	}
+	if errors+warnings > 0 {
+		fmt.Fprintf(a.out, "%d %s: %d %s, %d %s\n", len(all), plural(len(all), "file", "files"),
+			errors, plural(errors, "error", "errors"), warnings, plural(warnings, "warning", "warnings"))
+		return
+	}
+	for _, f := range all {
+		fmt.Fprintf(a.out, "%s: ok\n", f.File)
+	}
+}
+
+// clashes finds listeners that two of the files name.
+func clashes(all []checked) {
+	type holder struct {
+		file string
+		line int
+	}
+	first := map[string]holder{}
+	for i := range all {
+		r := all[i].result
+		if r == nil {
+			continue
+		}
+		for _, l := range r.Listen {
+			h, taken := first[l.Address]
+			if !taken {
+				first[l.Address] = holder{all[i].File, l.At.Line}
+				continue
+			}
+			all[i].Problems = append(all[i].Problems, vassal.Problem{
+				Severity: vassal.Error, Code: vassal.CodeListenInUse, File: all[i].File, Line: l.At.Line, Key: l.Key,
+				Message: fmt.Sprintf("%s is named by %s:%d too", l.Address, h.file, h.line),
+			})
+		}
+	}
+}

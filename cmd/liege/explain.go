@@ -1,0 +1,300 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"liege/emperor/resolve"
+	"liege/vassal"
+)
+
+func (a *app) explainCmd() *cobra.Command {
+	var o checkOptions
+	c := &cobra.Command{
+		Use: "explain FILE", Short: "what would run, as whom, seeing what; starts nothing",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.newLoader(o)
+			if err != nil {
+				return err
+			}
+			f, err := l.file(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			e := explanation(f, o.secrets)
+			if a.json {
+				if err := json.NewEncoder(a.out).Encode(e); err != nil {
+					return err
+				}
+			} else {
+				e.print(a.out)
+			}
+			if f.Problems.Failed() {
+				return &exit{code: exitConfig, shown: true}
+			}
+			return nil
+		},
+	}
+	o.flags(c, false)
+	c.Flags().BoolVar(&o.secrets, "show-secrets", false, "show the values of env lines and of keys that look like passwords")
+	return a.jsonFlag(c)
+}
+
+// explained is one value with where it comes from.
+type explained struct {
+	Value  string `json:"value"`
+	Detail string `json:"detail,omitempty"`
+	Origin string `json:"origin"`
+}
+
+// plan is explain's answer: one member for each heading.
+type plan struct {
+	OK       bool             `json:"ok"`
+	File     string           `json:"file"`
+	Name     vassal.Name      `json:"name"`
+	Digest   string           `json:"digest"`
+	Trust    string           `json:"trust"`
+	Read     []string         `json:"read"`
+	RunsAs   []explained      `json:"runs_as"`
+	Runs     []explained      `json:"runs"`
+	Listens  []explained      `json:"listens"`
+	Network  []explained      `json:"network"`
+	Sees     []explained      `json:"sees"`
+	Outside  []explained      `json:"outside"`
+	Limits   []explained      `json:"limits"`
+	Hooks    []explained      `json:"hooks"`
+	Environ  []explained      `json:"environment"`
+	AlwaysSo []string         `json:"always_so"`
+	Problems []vassal.Problem `json:"problems"`
+}
+
+func explanation(f checked, secrets bool) plan {
+	r := f.result
+	e := plan{
+		OK: !f.Problems.Failed(), File: f.File, Name: f.Name, Digest: f.Digest, Trust: f.trust, Read: nonNil(f.reads),
+		RunsAs: []explained{}, Runs: []explained{}, Listens: []explained{}, Network: []explained{}, Sees: []explained{}, Outside: []explained{},
+		Limits: []explained{}, Hooks: []explained{}, Environ: []explained{}, AlwaysSo: []string{}, Problems: nonNil(f.Problems),
+	}
+	if r == nil {
+		return e
+	}
+	e.RunsAs = append(e.RunsAs, runsAs(r))
+	e.Runs = append(e.Runs, runs(r)...)
+	for _, l := range r.Listen {
+		e.Listens = append(e.Listens, explained{l.Address, listenDetail(r, l), origin(l.At)})
+	}
+	e.Network = append(e.Network, network(r))
+	e.Sees = append(e.Sees, sees(r)...)
+	e.Outside = append(e.Outside, outside(r)...)
+	e.Limits = append(e.Limits, limits(r)...)
+	for _, h := range r.Config.Hooks {
+		text := h.Action + ":" + h.Arg
+		if h.Private && !secrets {
+			text = h.Action + ":…"
+		}
+		e.Hooks = append(e.Hooks, explained{string(h.Phase), text, origin(h.At)})
+	}
+	for _, kv := range r.App.Env {
+		k, v, _ := strings.Cut(kv, "=")
+		if !secrets && !builtInEnv[k] {
+			v = "…"
+		}
+		e.Environ = append(e.Environ, explained{k, v, ""})
+	}
+	for _, p := range f.Problems {
+		if p.Code == vassal.CodeAlwaysSo {
+			e.AlwaysSo = append(e.AlwaysSo, p.Key)
+		}
+	}
+	return e
+}
+
+// builtInEnv are the variables that Liege sets itself: no secrets.
+var builtInEnv = map[string]bool{"PATH": true, "HOME": true, "USER": true, "LOGNAME": true, "SHELL": true, "LANG": true}
+
+func origin(o vassal.Origin) string {
+	switch {
+	case o.Layer == vassal.BuiltIn:
+		return string(o.Layer)
+	case o.Line > 0 && o.Layer != "":
+		return fmt.Sprintf("%s, %s:%d", o.Layer, o.File, o.Line)
+	case o.Line > 0:
+		return fmt.Sprintf("line %d", o.Line)
+	case o.Layer != "":
+		return string(o.Layer)
+	}
+	return "built in"
+}
+
+func runsAs(r *resolve.Result) explained {
+	groups := []string{idText(r.Group, r.GID)}
+	for _, g := range r.Groups {
+		groups = append(groups, idText(g.Name, g.GID))
+	}
+	detail := strings.Join(groups, ", ")
+	if len(r.Dropped) > 0 {
+		var dropped []string
+		for _, g := range r.Dropped {
+			dropped = append(dropped, g.Name)
+		}
+		detail += "; not " + strings.Join(dropped, ", ")
+	}
+	detail += "; no capabilities, no_new_privs, seccomp default"
+	if r.Plan.Context != "" {
+		detail += "; " + r.Plan.Context
+	}
+	return explained{idText(r.User, r.UID), detail, or(origin(r.Config.Ident.UserAt), r.UIDFrom)}
+}
+
+func idText(name string, id int) string {
+	if name == "" {
+		return strconv.Itoa(id)
+	}
+	return fmt.Sprintf("%s (%d)", name, id)
+}
+
+func runs(r *resolve.Result) []explained {
+	w := r.App.Workers
+	if w == nil {
+		return []explained{{"no application", "static files only", "built in"}}
+	}
+	what := w.Interpreter
+	at := vassal.Origin{Layer: vassal.BuiltIn}
+	if p := w.Python; p != nil {
+		at = p.At
+		app := or(p.Module, p.File)
+		if p.Callable != "" {
+			app += ":" + p.Callable
+		}
+		what += ": " + app
+	}
+	return []explained{{what, fmt.Sprintf("%d %s of %d %s", w.Processes, plural(w.Processes, "process", "processes"), w.Threads, plural(w.Threads, "thread", "threads")), origin(at)}}
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}
+
+func listenDetail(r *resolve.Result, l vassal.Listener) string {
+	d := string(l.Protocol)
+	if l.Address[0] != '/' {
+		return d
+	}
+	mode := 0o777 &^ r.Config.Jail.Umask
+	if l.Mode != nil {
+		mode = *l.Mode
+	}
+	owner := or(r.User, strconv.Itoa(r.UID)) + ":" + or(r.Group, strconv.Itoa(r.GID))
+	return fmt.Sprintf("%s  %04o %s", d, mode.Perm(), or(l.Chown, owner))
+}
+
+func network(r *resolve.Result) explained {
+	at := origin(r.Config.Jail.NetAt)
+	if r.Net == "host" {
+		return explained{"host", "the host's own network: everything it reaches", at}
+	}
+	return explained{r.Net, "it may connect to nothing", at}
+}
+
+func sees(r *resolve.Result) []explained {
+	var out []explained
+	for _, b := range r.Binds {
+		right := "read-only"
+		if b.Writable {
+			right = "read-write"
+			if b.Why != "chdir" && b.Why != "bind" {
+				right = "as " + or(r.User, strconv.Itoa(r.UID)) + " may"
+			}
+		}
+		out = append(out, explained{b.Target, right, strings.TrimSuffix(b.Why+", "+origin(b.At), ", built in")})
+	}
+	return append(out, explained{"/usr, part of /etc", "read-only", "built in"}, explained{"/tmp /var/tmp /dev/shm", "its own", "built in"})
+}
+
+func outside(r *resolve.Result) []explained {
+	c := r.Config
+	out := []explained{}
+	if c.Logs.To != "" {
+		out = append(out, explained{c.Logs.To, "log", origin(c.Logs.ToAt)})
+	}
+	if c.Logs.PidFile != "" {
+		out = append(out, explained{c.Logs.PidFile, "pidfile", origin(c.Logs.PidFileAt)})
+	}
+	for _, t := range c.Touch {
+		out = append(out, explained{t, "touch-reload", ""})
+	}
+	return out
+}
+
+func limits(r *resolve.Result) []explained {
+	l := r.Config.Limits
+	var out []explained
+	add := func(set bool, what, v string, at vassal.Origin) {
+		if set {
+			out = append(out, explained{what, v, origin(at)})
+		}
+	}
+	add(l.MemoryMax > 0, "memory", size(&l.MemoryMax), l.MemoryMaxAt)
+	add(l.CPUMax > 0, "cpus", strconv.FormatFloat(l.CPUMax, 'g', -1, 64), l.CPUMaxAt)
+	add(l.PidsMax > 0, "processes and threads", count(&l.PidsMax), l.PidsMaxAt)
+	if w := r.App.Workers; w != nil {
+		for _, x := range w.Rlimits {
+			v := int64(x.Value)
+			add(true, x.Resource+" of each worker", count(&v), x.At)
+		}
+	}
+	return out
+}
+
+// print lays the plan out for people.
+func (e plan) print(out io.Writer) {
+	fmt.Fprintf(out, "%s    %s, %s", e.Name, e.File, e.Trust)
+	if len(e.Read) > 0 {
+		fmt.Fprintf(out, "; also read: %s", strings.Join(e.Read, ", "))
+	}
+	fmt.Fprint(out, "\n\n")
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	for _, s := range []struct {
+		head string
+		rows []explained
+	}{{"runs as", e.RunsAs}, {"runs", e.Runs}, {"listens", e.Listens}, {"network", e.Network}, {"sees", e.Sees}, {"outside", e.Outside}, {"limits", e.Limits}, {"hooks", e.Hooks}, {"env", e.Environ}} {
+		for i, r := range s.rows {
+			head := s.head
+			if i > 0 {
+				head = ""
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", head, r.Value, r.Detail, r.Origin)
+		}
+	}
+	w.Flush()
+	if len(e.AlwaysSo) > 0 {
+		fmt.Fprintf(out, "always so   %s\n", strings.Join(slices.Sorted(maps.Keys(set(e.AlwaysSo))), ", "))
+	}
+	for _, p := range e.Problems {
+		if p.Code == vassal.CodeAlwaysSo {
+			continue
+		}
+		fmt.Fprintf(out, "\n%-8s  %s\n", p.Severity, p.Error())
+		printHint(out, p.Hint)
+	}
+}
+
+func set(s []string) map[string]bool {
+	m := map[string]bool{}
+	for _, k := range s {
+		m[k] = true
+	}
+	return m
+}

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"liege/emperor/resolve"
+	"liege/sandbox/seccomp"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// generation is one core that liege serve runs: as the caller, or through the
+// stage when privileges are to be dropped first.
+type generation struct {
+	cmd     *exec.Cmd
+	control *os.File
+	ready   chan vassal.Problems // receives once
+	failed  chan vassal.Problem  // capacity 2: what the core or the stage says
+	done    chan struct{}        // closed when the core is gone
+	err     error                // of Wait; valid after done
+}
+
+// start starts a core with the listeners. It owns no file given to it.
+func (a *app) startGeneration(r *resolve.Result, gen int, listeners []*os.File) (*generation, error) {
+	r.App.Generation = gen
+	doc, err := json.Marshal(r.App)
+	if err != nil {
+		return nil, err
+	}
+	core, err := sibling("liege-core")
+	if err != nil {
+		return nil, err
+	}
+	b := &donation{}
+	defer b.close()
+	g := &generation{ready: make(chan vassal.Problems, 1), failed: make(chan vassal.Problem, 2), done: make(chan struct{})}
+	ours, theirs, err := packetPair()
+	if err != nil {
+		return nil, err
+	}
+	g.control = ours
+	b.add(theirs)
+	app, err := stage.Seal("liege-app", doc)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	b.add(app)
+	d := stage.Donated{Listeners: len(listeners)}
+	args := []string{"liege-core " + string(r.App.Name), fmt.Sprintf("--app=%d", d.App()), fmt.Sprintf("--control=%d", d.Control())}
+	g.cmd = &exec.Cmd{Path: core, Args: args, Env: r.App.Env, Dir: r.Dir}
+	var status *os.File
+	if throughStage(r) {
+		status, err = g.useStage(r, d, core, args, b)
+		if err != nil {
+			ours.Close()
+			return nil, err
+		}
+	}
+	g.cmd.ExtraFiles = append(append([]*os.File{}, listeners...), b.files...)
+	g.cmd.Stdout, g.cmd.Stderr = a.out, a.err
+	// A group of its own: Ctrl-C on the terminal reaches liege alone, which
+	// asks the core to drain.
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := g.cmd.Start(); err != nil {
+		ours.Close()
+		if status != nil {
+			status.Close()
+		}
+		return nil, err
+	}
+	go g.watch(status)
+	return g, nil
+}
+
+// donation is the files made for one start, closed here once it is done.
+type donation struct{ files []*os.File }
+
+func (d *donation) add(f *os.File) { d.files = append(d.files, f) }
+
+func (d *donation) close() {
+	for _, f := range d.files {
+		f.Close()
+	}
+}
+
+// throughStage reports whether ids are to be changed or hooks run first.
+func throughStage(r *resolve.Result) bool {
+	return os.Geteuid() == 0 && (r.UID != 0 || r.GID != os.Getegid() || len(r.Plan.Hooks) > 0 || r.Plan.Context != "")
+}
+
+// useStage makes the stage the program that is started; it becomes the core.
+func (g *generation) useStage(r *resolve.Result, d stage.Donated, core string, args []string, b *donation) (*os.File, error) {
+	program, err := sibling("liege-stage")
+	if err != nil {
+		return nil, err
+	}
+	plan := r.Plan
+	plan.Files, plan.Exec, plan.Args = d, core, args
+	if plan.Seccomp, err = seccomp.Default(); err != nil {
+		return nil, err
+	}
+	doc, err := plan.Encode()
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := stage.Seal("liege-plan", doc)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs, err := packetPair()
+	if err != nil {
+		sealed.Close()
+		return nil, err
+	}
+	b.add(sealed)
+	b.add(theirs)
+	g.cmd.Path, g.cmd.Args, g.cmd.Env, g.cmd.Dir = program, stage.Argv(d), nil, "/"
+	return ours, nil
+}
+
+// watch follows the core until it is gone.
+func (g *generation) watch(status *os.File) {
+	defer close(g.done)
+	staged := make(chan struct{})
+	go func() {
+		defer close(staged)
+		if status == nil {
+			return
+		}
+		defer status.Close()
+		buf := make([]byte, stage.MaxFailure+1)
+		if n, err := status.Read(buf); err == nil && n > 0 {
+			f := stage.ParseFailure(buf[:n], nil)
+			g.failed <- vassal.Problem{Severity: vassal.Error, Code: vassal.CodeStartFailed, File: f.At.File, Line: f.At.Line, Step: string(f.Step), Message: or(f.What, "") + ifs(f.What != "", ": ") + f.Msg}
+		}
+	}()
+	g.messages()
+	g.err = g.cmd.Wait()
+	<-staged
+	g.control.Close()
+}
+
+// messages answers the core's until it closes its end.
+func (g *generation) messages() {
+	buf := make([]byte, vassal.MaxMessage+1)
+	for {
+		n, err := g.control.Read(buf)
+		if err != nil || n == 0 || n > vassal.MaxMessage {
+			return
+		}
+		var m vassal.Message
+		if json.Unmarshal(buf[:n], &m) != nil {
+			return
+		}
+		switch m.Type {
+		case vassal.Hello:
+			g.send(vassal.Verified) // it runs as whoever started it: nothing to check
+		case vassal.Ready:
+			g.ready <- m.Notes
+			g.send(vassal.Alone)
+		case vassal.Failed:
+			if m.Reason != nil {
+				g.failed <- *m.Reason
+			}
+		}
+	}
+}
+
+func (g *generation) send(t vassal.MessageType) {
+	b, err := json.Marshal(vassal.Message{V: vassal.MessageVersion, Type: t})
+	if err == nil {
+		_, _ = g.control.Write(b) // a core that is gone is noticed by Wait
+	}
+}
+
+// end drains the core, and kills it when hurry is readable or it takes longer
+// than it may.
+func (g *generation) end(limit time.Duration, hurry <-chan os.Signal) {
+	g.send(vassal.Drain)
+	late := time.NewTimer(limit)
+	defer late.Stop()
+	select {
+	case <-g.done:
+		return
+	case <-hurry:
+	case <-late.C:
+	}
+	g.kill()
+	<-g.done
+}
+
+// kill ends the core and what it started, by its process group.
+func (g *generation) kill() {
+	_ = syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL) // ESRCH: it is gone already
+}
+
+// reason is why the core is gone.
+func (g *generation) reason() vassal.Problems {
+	select {
+	case p := <-g.failed:
+		return vassal.Problems{p}
+	default:
+	}
+	msg := "the core ended"
+	if g.err != nil {
+		msg += ": " + g.err.Error()
+	}
+	return vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeExitedEarly, Message: msg}}
+}
+
+// packetPair is a SOCK_SEQPACKET pair: ours is read by the runtime's poller.
+func packetPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
+}

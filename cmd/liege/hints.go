@@ -1,0 +1,145 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"liege/emperor/control"
+)
+
+// hintRow is one row of the hint catalogue (CONTRACT 15): what the vassal's
+// last lines say, and what to write about it. The lines are the tenant's:
+// they are matched here, by whoever runs liege status, never by the Emperor.
+type hintRow struct {
+	match *regexp.Regexp
+	hint  func(seen []string, v control.Vassal, dir string) string
+}
+
+func text(s string) func([]string, control.Vassal, string) string {
+	return func([]string, control.Vassal, string) string { return s }
+}
+
+const closedWay = `the vassal's network is closed; what it must reach needs a line: "net = host" (connect = comes in a later release)`
+
+// catalogue is made when it is needed: most commands never do.
+func catalogue() []hintRow {
+	return []hintRow{
+		{regexp.MustCompile(`(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?`), moduleHint},
+		{regexp.MustCompile(`No such file or directory: '(/[^'\n]+)'`), hiddenHint},
+		{regexp.MustCompile(`Read-only file system: '(/[^'\n]+)'`), func(m []string, _ control.Vassal, _ string) string {
+			return "bind = " + filepath.Dir(m[1])
+		}},
+		{regexp.MustCompile(`attempt to write a readonly database|unable to open database file`), databaseHint},
+		{regexp.MustCompile(`Connection refused|ECONNREFUSED|Network is unreachable|ENETUNREACH|Temporary failure in name resolution|Can't connect to local MySQL server through socket`),
+			func(_ []string, v control.Vassal, _ string) string {
+				if deref(v.Net) == "host" {
+					return ""
+				}
+				return closedWay
+			}},
+		{regexp.MustCompile(`'?/dev/log'?`), text("log to stderr: there is no /dev/log inside; or bind = /dev/log comes with a later release")},
+		{regexp.MustCompile(`\bMemoryError\b`), text("a limit on memory was met: limit-as (MB, each worker) or memory-max (the whole vassal) in the file; liege explain shows both")},
+		{regexp.MustCompile(`(php|ruby|perl|node|lua): (?:command )?not found`), func(m []string, _ control.Vassal, _ string) string {
+			return "apt install " + map[string]string{"php": "php-cgi", "node": "nodejs", "lua": "lua5.4"}[m[1]] + ifs(m[1] == "ruby" || m[1] == "perl", m[1])
+		}},
+	}
+}
+
+// hints reads the last lines of the vassal's log, where the caller may, and
+// says what they mean.
+func (a *app) hints(v control.Vassal) []string {
+	var out []string
+	if v.LastExit != nil && v.LastExit.OOM {
+		out = append(out, fmt.Sprintf("it ran out of memory: memory-max = %s in %s", or(of(v.MemoryMaxBytes, size), " none")[1:], v.File))
+	}
+	if v.State == control.Running && v.Error == nil {
+		return out
+	}
+	lines := problemText(v)
+	if f, err := os.Open(deref(v.Log)); err == nil {
+		defer f.Close()
+		if last, err := lastLines(f, 200); err == nil {
+			lines += string(last)
+		}
+	}
+	dir := appDirOf(v.File)
+	for _, row := range catalogue() {
+		all := row.match.FindAllStringSubmatch(lines, -1)
+		if len(all) == 0 {
+			continue
+		}
+		if h := row.hint(all[len(all)-1], v, dir); h != "" && !slices.Contains(out, h) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+func problemText(v control.Vassal) string {
+	var b strings.Builder
+	for _, p := range v.Problems {
+		b.WriteString(p.Message + "\n")
+	}
+	return b.String()
+}
+
+// chdirLine finds the app's directory for a hint; the full answer, with
+// includes and variables, is explain's.
+var chdirLine = regexp.MustCompile(`(?m)^\s*chdir\s*=\s*(/\S*)`)
+
+func appDirOf(file string) string {
+	fi, err := os.Stat(file)
+	if err != nil || !fi.Mode().IsRegular() || fi.Size() > 1<<20 {
+		return ""
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	if m := chdirLine.FindSubmatch(b); m != nil {
+		return filepath.Clean(string(m[1]))
+	}
+	return ""
+}
+
+// moduleHint: a module that is not there is one of a virtualenv that the file
+// does not name, or a file beside chdir.
+func moduleHint(m []string, _ control.Vassal, dir string) string {
+	if dir == "" {
+		return "name the app's directory: chdir = …, or pythonpath = …"
+	}
+	if found, _ := filepath.Glob(filepath.Join(dir, "*/pyvenv.cfg")); len(found) > 0 {
+		return "virtualenv = " + filepath.Dir(found[0])
+	}
+	top, _, _ := strings.Cut(m[1], ".")
+	for _, pattern := range []string{"*/" + top + ".py", "*/" + top + "/__init__.py", "../" + top + ".py", "../" + top + "/__init__.py"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, pattern)); len(found) > 0 {
+			at := filepath.Dir(found[0])
+			if filepath.Base(found[0]) == "__init__.py" {
+				at = filepath.Dir(at)
+			}
+			return "pythonpath = " + at
+		}
+	}
+	return ""
+}
+
+// hiddenHint: a path that the caller sees on the host and the vassal does not.
+func hiddenHint(m []string, _ control.Vassal, dir string) string {
+	if _, err := os.Stat(m[1]); err != nil || dir != "" && strings.HasPrefix(m[1], dir+"/") {
+		return ""
+	}
+	return m[1] + " exists on the host and is not visible inside: bind = " + m[1] + ":ro"
+}
+
+func databaseHint(_ []string, v control.Vassal, dir string) string {
+	user := or(deref(v.User), uidText(v))
+	if dir == "" {
+		dir = "the directory of the database"
+	}
+	return fmt.Sprintf("the app runs as %s and must be able to write to the file and to its directory: chown %s %s, or another uid", user, user, dir)
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"liege/emperor/resolve"
+	"liege/vassal"
+	"liege/vassal/inifile"
+)
+
+const (
+	defaultConfig  = "/etc/liege/emperor.ini"
+	defaultVassals = "/etc/vassals"
+)
+
+// checked is one file with what was found about it.
+type checked struct {
+	File     string          `json:"file"`
+	Name     vassal.Name     `json:"name"`
+	Digest   string          `json:"digest"`
+	Problems vassal.Problems `json:"problems"`
+
+	trust  string
+	reads  []string
+	result *resolve.Result
+}
+
+// loader turns files into what would run, as the Emperor does.
+type loader struct {
+	app     *app
+	opts    checkOptions
+	emperor inifile.EmperorConfig
+}
+
+// newLoader reads the operator's settings. That they are not there is fine,
+// unless a flag names them.
+func (a *app) newLoader(o checkOptions) (*loader, error) {
+	l := &loader{app: a, opts: o}
+	path := or(o.config, defaultConfig)
+	text, err := readRegular(path)
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist) && o.config == "", errors.Is(err, fs.ErrPermission) && o.config == "":
+		text = nil
+	default:
+		return nil, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("--config %s: %s", path, plain(err)), "")
+	}
+	cfg, problems := inifile.DecodeEmperor(absolute(path), text)
+	l.emperor = cfg
+	if problems.Failed() {
+		return nil, &exit{code: exitConfig, problems: problems}
+	}
+	return l, nil
+}
+
+// readRegular reads a regular file of at most inifile.MaxFile bytes, and never
+// waits.
+func readRegular(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !fi.Mode().IsRegular():
+		return nil, errors.New("not a regular file")
+	case fi.Size() > inifile.MaxFile:
+		return nil, fmt.Errorf("larger than %d bytes", inifile.MaxFile)
+	}
+	return io.ReadAll(io.LimitReader(f, inifile.MaxFile+1))
+}
+
+func plain(err error) string {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err.Error()
+	}
+	return err.Error()
+}
+
+func absolute(p string) string {
+	if abs, err := filepath.Abs(p); err == nil {
+		return abs
+	}
+	return p
+}
+
+// files checks a file, standard input (-), or the vassals of a directory.
+func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
+	if fi, err := os.Stat(arg); arg == "-" || err != nil || !fi.IsDir() {
+		f, err := l.file(ctx, arg)
+		return []checked{f}, err
+	}
+	entries, err := os.ReadDir(arg)
+	if err != nil {
+		return nil, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", arg, plain(err)), "")
+	}
+	var out []checked
+	folded := map[string]string{}
+	for _, e := range entries {
+		p := filepath.Join(arg, e.Name())
+		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(p) != ".ini" {
+			if slices.Contains([]string{".yml", ".yaml", ".xml", ".json", ".js"}, filepath.Ext(p)) {
+				out = append(out, checked{File: p, Problems: vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeUntrusted, File: p, Message: "not supported: write ini"}}})
+			}
+			continue
+		}
+		f, err := l.file(ctx, p)
+		if err != nil {
+			f = checked{File: p, Problems: vassal.AsProblems(err, "", vassal.CodeUnreadable)}
+		}
+		if first, taken := folded[strings.ToLower(e.Name())]; taken {
+			f.Problems = append(f.Problems, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeSameName, File: p, Message: "differs from " + first + " in upper and lower case only"})
+		}
+		folded[strings.ToLower(e.Name())] = e.Name()
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// file checks one file, or standard input.
+func (l *loader) file(ctx context.Context, arg string) (checked, error) {
+	path, section := splitSection(arg)
+	var text []byte
+	var err error
+	trust := vassal.Trust{Operator: true}
+	if arg == "-" {
+		path = "-"
+		if text, err = io.ReadAll(io.LimitReader(l.app.in, inifile.MaxFile+1)); err != nil {
+			return checked{}, err
+		}
+	} else if text, err = readRegular(path); err != nil {
+		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
+	}
+	as := l.opts.as
+	if as == "" {
+		as = map[bool]string{true: "stdin.ini", false: path}[path == "-"]
+	}
+	as = absolute(as)
+	said := "an operator's file"
+	if path != "-" {
+		trust, said = trustOf(path)
+	}
+	if l.opts.tenant != "" {
+		u, err := resolve.Files{}.User(l.opts.tenant)
+		if err != nil {
+			return checked{}, exitWith(exitNone, vassal.CodeNoSuchUser, "--tenant "+err.Error(), "")
+		}
+		trust, said = vassal.Trust{UID: u.UID, GID: u.GID}, "a file of "+u.Name
+	}
+	c := l.prepare(ctx, as, inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
+	c.trust = said
+	if arg != "-" && l.opts.as == "" {
+		c.File = arg
+	}
+	return c, nil
+}
+
+// trustOf is as whom the Emperor would believe the file (CONTRACT 1). Someone
+// who checks a file of their own, before it is installed, is told so once it
+// is: here it counts as the operator's unless --tenant says otherwise.
+func trustOf(path string) (vassal.Trust, string) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return vassal.Trust{Operator: true}, "an operator's file"
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid == 0 || os.Geteuid() != 0 {
+		return vassal.Trust{Operator: true, GID: 0}, fmt.Sprintf("an operator's file (%s %04o)", ownerName(st), fi.Mode().Perm())
+	}
+	return vassal.Trust{UID: int(st.Uid), GID: int(st.Gid)}, fmt.Sprintf("a tenant's file (%s %04o)", ownerName(st), fi.Mode().Perm())
+}
+
+func ownerName(st *syscall.Stat_t) string {
+	if st == nil {
+		return "?"
+	}
+	if u, err := (resolve.Files{}).User(fmt.Sprint(st.Uid)); err == nil {
+		return u.Name
+	}
+	return fmt.Sprint(st.Uid)
+}
+
+// settings are those of the Emperor, with the host seen by the caller.
+func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
+	s := resolve.FromEmperor(l.emperor, inifile.NewOSHost(os.LookupEnv))
+	s.NoHost = l.opts.syntax
+	s.Host.Caller = caller
+	return s
+}
+
+// prepare is one file from bytes to a plan.
+func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s resolve.Settings) checked {
+	base = strings.TrimSuffix(filepath.Base(base), ".ini")
+	name, err := vassal.ParseName(base)
+	c := checked{File: src.Path, Name: name}
+	if err != nil {
+		name = vassal.SuggestName(base)
+		c.Problems = vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeBadName, File: src.Path, Message: err.Error(), Hint: "name it " + string(name) + ".ini"}}
+	}
+	p := resolve.Prepare(ctx, name, src, s)
+	c.Digest, c.result = p.Digest.String(), p.Result
+	c.Problems = append(c.Problems, p.Problems...)
+	for _, q := range p.Queries {
+		if q.Kind == "file" && !slices.Contains(c.reads, q.Name) {
+			c.reads = append(c.reads, q.Name)
+		}
+	}
+	return c
+}
+
+// serve is what a line of liege serve would run.
+func (l *loader) serve(ctx context.Context, line serveLine) checked {
+	caller := &resolve.Caller{UID: os.Geteuid(), GID: os.Getegid(), Cwd: line.cwd, Virtualenv: line.venv, Path: os.Getenv("PATH")}
+	s := l.settings(caller)
+	s.Policy.Serve = true
+	const lineName = "command line"
+	path := filepath.Join(line.cwd, lineName)
+	s.Adjust = func(f *inifile.File) {
+		for i := range f.Settings {
+			o := &f.Settings[i].Origin
+			if o.File != path {
+				continue
+			}
+			if given := line.setting(o.Line); given != nil {
+				*o = vassal.Origin{File: lineName, Line: given.number, Layer: given.layer}
+			}
+		}
+	}
+	c := l.prepare(ctx, line.name(), inifile.Source{Path: path, Text: line.text(), Cwd: line.cwd, Trust: vassal.Trust{Operator: true}}, s)
+	c.File = line.file
+	for i := range c.Problems {
+		if c.Problems[i].File == path { // no line of the file is to blame
+			c.Problems[i].File = line.file
+		}
+	}
+	return c
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"liege/vassal/inifile"
+)
+
+func (a *app) optionsCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use: "options [KEY]", Short: "the options of a vassal file: type, unit, default, class, who may use them",
+		Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+			var out []string
+			for _, o := range inifile.Options() {
+				if strings.HasPrefix(o.Name, prefix) {
+					out = append(out, o.Name+"\t"+o.Doc)
+				}
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				return a.option(args[0])
+			}
+			if a.json {
+				all := []row{}
+				for _, o := range inifile.Options() {
+					all = append(all, rowOf(o))
+				}
+				return json.NewEncoder(a.out).Encode(all)
+			}
+			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+			group := ""
+			for _, o := range inifile.Options() {
+				if o.Group != group {
+					group = o.Group
+					w.Flush()
+					fmt.Fprintf(w, "\n%s\n", group)
+				}
+				fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", o.Name, o.Type, o.Class, o.Doc)
+			}
+			return w.Flush()
+		},
+	}
+	return a.jsonFlag(c)
+}
+
+// option shows one row of the table.
+func (a *app) option(key string) error {
+	o, ok := inifile.Lookup(key)
+	if !ok {
+		hint := "liege options"
+		if near := inifile.Nearest(key); near != "" {
+			hint = "liege options " + near
+		}
+		return exitWith(exitNone, "unknown-option", "no such option or command: "+key, hint)
+	}
+	if a.json {
+		return json.NewEncoder(a.out).Encode(rowOf(*o))
+	}
+	fmt.Fprintf(a.out, "%s: %s\n\n", o.Name, o.Doc)
+	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
+	line := func(head, text string) {
+		if text != "" {
+			fmt.Fprintf(w, "  %s\t%s\n", head, text)
+		}
+	}
+	line("also", strings.Join(o.Alias(), ", "))
+	line("type", string(o.Type)+ifs(o.Unit != "", ", in "+o.Unit))
+	line("default", o.Default)
+	line("lines", map[bool]string{true: "every one counts, in order", false: "the last one wins"}[o.Many])
+	line("class", string(o.Class))
+	line("", o.Effect)
+	line("tenants", map[bool]string{true: "may use it", false: "may not use it"}[o.Tenant])
+	line("path", string(o.Path))
+	line("plugin", o.Plugin)
+	line("since", o.Since)
+	return w.Flush()
+}
+
+// row is one option for machines: the schema for forms. Members are added,
+// never renamed.
+type row struct {
+	Name       string   `json:"name"`
+	Aliases    []string `json:"aliases"`
+	Short      string   `json:"short"`
+	Group      string   `json:"group"`
+	Type       string   `json:"type"`
+	Unit       string   `json:"unit"`
+	Default    string   `json:"default"`
+	Repeats    bool     `json:"repeats"`
+	Class      string   `json:"class"`
+	Effect     string   `json:"effect"`
+	TenantSafe bool     `json:"tenant_safe"`
+	Path       string   `json:"path"`
+	Plugin     string   `json:"plugin"`
+	Since      string   `json:"since"`
+	Doc        string   `json:"doc"`
+}
+
+func rowOf(o inifile.Option) row {
+	return row{o.Name, nonNil(o.Alias()), o.Short, o.Group, string(o.Type), o.Unit, o.Default, o.Many, string(o.Class), o.Effect, o.Tenant, string(o.Path), o.Plugin, o.Since, o.Doc}
+}
