@@ -16,10 +16,16 @@ const maxNames = 1000
 // the path of an inherit and what a placeholder stands for are expanded.
 func (r *reader) expand() {
 	for _, e := range r.entries {
-		if e.kind != word || e.key == "inherit" {
-			if e.kind != placeholder { // as in uWSGI, where set-placeholder acts at once
-				e.value = r.replace(e, e.value, '$', r.environment)
-				e.value = r.replace(e, e.value, '@', r.content)
+		if r.stopped {
+			return
+		}
+		if (e.kind == option || e.key == "inherit") && !e.late { // set-placeholder acts at once, as in uWSGI
+			r.size -= len(e.value)
+			e.value = r.replace(e, e.value, '$', r.environment)
+			e.value = r.replace(e, e.value, '@', r.content)
+			if r.size += len(e.value); r.size > MaxExpansion {
+				r.stop(e.at, e.key, fmt.Sprintf("with it the settings expand to more than %d bytes", MaxExpansion))
+				e.value = ""
 			}
 		}
 		e.expanded = e.value
@@ -137,7 +143,7 @@ func (r *reader) placeholders(e *entry, depth int) {
 	}
 	e.state = 1
 	if !e.late {
-		e.expanded = r.replace(e, e.value, '%', func(e *entry, inner string) (string, bool) { return r.names1(e, inner, depth) })
+		e.expanded = r.replace(e, e.value, '%', func(e *entry, inner string) (string, bool) { return r.formula(e, inner, depth) })
 	}
 	e.state = 2
 	if r.grown += len(e.expanded); r.grown > MaxExpansion {
@@ -145,8 +151,20 @@ func (r *reader) placeholders(e *entry, depth int) {
 	}
 }
 
-// names1 is what stands between %( and ).
-func (r *reader) names1(e *entry, inner string, depth int) (string, bool) {
+// unexpanded says that an inherited line is not what its writer meant.
+func (r *reader) unexpanded(e *entry) {
+	found := strings.Contains(e.value, "$(") || strings.Contains(e.value, "@(")
+	r.replace(e, e.value, '%', func(_ *entry, inner string) (string, bool) {
+		found = found || r.first[unguard(inner)] != nil
+		return "", false
+	})
+	if found {
+		r.warn(e.at, e.key, codeNotExpanded, "$(), @() and %() are not expanded in a file read by inherit", "use include, or %-variables such as %N")
+	}
+}
+
+// formula is what stands between %( and ).
+func (r *reader) formula(e *entry, inner string, depth int) (string, bool) {
 	inner = unguard(inner)
 	if !strings.Contains(inner, " ") {
 		v, ok := r.value(e, inner, depth)
@@ -155,7 +173,7 @@ func (r *reader) names1(e *entry, inner string, depth int) (string, bool) {
 		}
 		return v, ok
 	}
-	var result string
+	var result []byte
 	op := ""
 	for token := range strings.FieldsFuncSeq(inner, func(c rune) bool { return c == ' ' }) {
 		switch token {
@@ -163,8 +181,7 @@ func (r *reader) names1(e *entry, inner string, depth int) (string, bool) {
 			op = token
 			continue
 		case "++", "--":
-			n, _ := leadingInt(unguard(result))
-			result, op = strconv.FormatInt(n+map[string]int64{"++": 1, "--": -1}[token], 10), ""
+			result, op = calculate(token[:1], result, "1"), ""
 			continue
 		}
 		arg := token
@@ -176,17 +193,16 @@ func (r *reader) names1(e *entry, inner string, depth int) (string, bool) {
 			}
 		}
 		if op == "" {
-			result += arg
+			result = append(result, arg...)
 		} else {
-			result = calculate(op, unguard(result), unguard(arg))
+			result, op = calculate(op, result, arg), ""
 		}
-		if len(result) > MaxExpansion {
+		if r.work += len(arg); len(result) > MaxExpansion || r.work > 16*MaxExpansion {
 			r.stop(e.at, e.key, fmt.Sprintf("expands to more than %d bytes", MaxExpansion))
 			return "", true
 		}
-		op = ""
 	}
-	return result, true
+	return string(result), true
 }
 
 // formats reports whether %(…) in values of key has a meaning of its own:
@@ -219,9 +235,10 @@ func (r *reader) value(e *entry, name string, depth int) (string, bool) {
 
 // calculate is uWSGI's arithmetic: 64 bits, what is no number is 0, and so is
 // a division by 0.
-func calculate(op, a, b string) string {
-	x, _ := leadingInt(a)
-	y, _ := leadingInt(b)
+func calculate(op string, a []byte, b string) []byte {
+	const longest = 64 // bytes that can be a number
+	x, _ := leadingInt(string(a[:min(len(a), longest)]))
+	y, _ := leadingInt(b[:min(len(b), longest)])
 	switch op {
 	case "+":
 		x += y
@@ -236,7 +253,7 @@ func calculate(op, a, b string) string {
 			x /= y
 		}
 	}
-	return strconv.FormatInt(x, 10)
+	return strconv.AppendInt(nil, x, 10)
 }
 
 func isNumber(s string) bool {

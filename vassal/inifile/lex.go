@@ -3,6 +3,7 @@ package inifile
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -25,8 +26,9 @@ const blanks = " \t\r"
 type lexer struct {
 	wanted  []string // sections, in the order in which they are read
 	prepare bytes.Buffer
-	lines   map[string][]line // by section
-	seen    map[string]bool
+	seen    map[string]bool // sections there are, of those that matter
+	count   int             // of lines
+	puts    []int           // lines of each wanted section
 	report  func(num int, code, message, hint string)
 	note    func(num int, code, message, hint string)
 }
@@ -39,7 +41,7 @@ type lexer struct {
 // to it under a unique key that carries its number, key and value behind a
 // guard character that keeps quotes, backticks and blanks as they are.
 func (x *lexer) lex(text []byte) (lines []line, found bool) {
-	x.lines, x.seen = map[string][]line{}, map[string]bool{}
+	x.seen, x.puts = map[string]bool{}, make([]int, len(x.wanted))
 	if !x.sound(text) {
 		return nil, true
 	}
@@ -62,12 +64,14 @@ func (x *lexer) lex(text []byte) (lines []line, found bool) {
 			continue
 		}
 		found = true
-		section, err := file.GetSection("s" + strconv.Itoa(i))
-		if err != nil {
-			continue // it has no line
-		}
-		for _, key := range section.Keys() {
-			lines = append(lines, unmark(key.Name(), key.Value()))
+		for n := 0; ; n++ {
+			section, err := file.GetSection(chunk(i, n))
+			if err != nil {
+				break // all were read
+			}
+			for _, key := range section.Keys() {
+				lines = append(lines, unmark(key.Name(), key.Value()))
+			}
 		}
 	}
 	return lines, found
@@ -126,7 +130,7 @@ func (x *lexer) mark(text []byte) {
 			}
 			garbage = true
 		case current >= 0:
-			x.put(s, num)
+			x.put(current, s, num)
 		}
 	}
 }
@@ -170,14 +174,30 @@ func (x *lexer) wants(name string) int {
 
 func (x *lexer) enter(name string) int {
 	i := x.wants(name)
-	x.seen[name] = true
+	if i >= 0 || name == "emperor" || slices.ContainsFunc(x.wanted, func(w string) bool { return strings.EqualFold(name, w) }) {
+		x.seen[name] = true
+	}
 	if i >= 0 {
-		fmt.Fprintf(&x.prepare, "[s%d]\n", i)
+		fmt.Fprintf(&x.prepare, "[%s]\n", chunk(i, x.puts[i]/chunkLines))
 	}
 	return i
 }
 
-func (x *lexer) put(s string, num int) {
+// chunk is the name that ini.v1 is given for a part of a wanted section: it
+// looks through all keys of a section for each new one, so that one long
+// section would take it time by the square of its length.
+func chunk(section, n int) string { return fmt.Sprintf("%d-%d", section, n) }
+
+const chunkLines = 256
+
+// put gives ini.v1 one line of the wanted section with the index current.
+func (x *lexer) put(current int, s string, num int) {
+	if x.count++; x.count > MaxSettings {
+		if x.count == MaxSettings+1 {
+			x.report(num, codeTooBig, fmt.Sprintf("more than %d lines", MaxSettings), "")
+		}
+		return
+	}
 	if strings.ContainsRune(s, '\r') {
 		x.report(num, codeSyntax, "has a carriage return in the middle of the line", "save the file with Unix or Windows line ends")
 		return
@@ -188,6 +208,10 @@ func (x *lexer) put(s string, num int) {
 		x.report(num, codeSyntax, "no name before the equals sign", "")
 		return
 	}
+	if n := x.puts[current]; n > 0 && n%chunkLines == 0 {
+		fmt.Fprintf(&x.prepare, "[%s]\n", chunk(current, n/chunkLines))
+	}
+	x.puts[current]++
 	if assigned {
 		fmt.Fprintf(&x.prepare, "%d|%s|=|%s|\n", num, key, value)
 	} else {

@@ -14,7 +14,7 @@ type magic struct {
 	name    string // as given: %o
 	path    string // absolute: %p
 	section string // %x, empty if none was named
-	inode   func() uint64
+	inode   uint64
 	own     *magic // of the vassal's file; nil: this is it
 }
 
@@ -57,7 +57,7 @@ func (m *magic) file(c byte) (string, bool) {
 	case 'x':
 		return m.section, true
 	case 'i':
-		return strconv.FormatUint(m.inode(), 10), true
+		return strconv.FormatUint(m.inode, 10), true
 	case 'j':
 		return fmt.Sprintf("%X", djb33x(m.path)), true
 	}

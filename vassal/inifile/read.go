@@ -20,11 +20,11 @@ func Read(src Source, host Host, opt ReadOptions) (*File, vassal.Problems) {
 	r := newReader(src, host, opt)
 	own := &text{
 		file: src.Path, layer: vassal.OwnFile, host: host, operator: src.Trust.Operator, asks: true,
-		magic: r.own, main: true,
+		magic: r.own, main: true, chain: []string{src.Path + ":" + src.Section},
 	}
 	r.presets()
 	for _, l := range opt.Before {
-		r.readText(&text{file: l.Path, layer: l.Layer, host: r.operator, operator: true, asks: true, magic: r.own, optional: true}, l.Text, l.Section)
+		r.readText(&text{file: l.Path, layer: l.Layer, host: r.operator, operator: true, asks: true, lists: r.opt.Operator != nil, magic: r.own, optional: true}, l.Text, l.Section)
 	}
 	for _, p := range opt.IncludeBefore {
 		r.load(r.listed(vassal.Defaults), place{}, "vassals-include-before", p)
@@ -36,6 +36,11 @@ func Read(src Source, host Host, opt ReadOptions) (*File, vassal.Problems) {
 	}
 	r.expand()
 	r.inherit()
+	for _, e := range r.entries {
+		if e.late && e.kind != word {
+			r.unexpanded(e)
+		}
+	}
 	return r.finish()
 }
 
@@ -47,6 +52,7 @@ type text struct {
 	operator bool   // its lines are believed as the operator's
 	asks     bool   // host may be asked for it
 	magic    *magic // its variables
+	lists    bool   // host is the one of the operator's lists
 	main     bool   // the vassal's own file
 	late     bool   // read by inherit: not expanded
 	optional bool   // its section may be missing
@@ -111,6 +117,7 @@ type reader struct {
 	first      map[string]*entry // by key: what %(key) means
 	size       int               // bytes of entries
 	grown      int               // bytes of them after expansion
+	work       int               // bytes that placeholders moved
 	stopped    bool              // a limit was passed
 	pending    int               // entries that inheritPending has not looked at
 	declared   map[string]string
@@ -142,10 +149,12 @@ func newReader(src Source, host Host, opt ReadOptions) *reader {
 	if opt.Plugin == nil {
 		r.opt.Plugin = func(string) bool { return false }
 	}
-	r.own = &magic{name: src.Path, path: src.Path, section: src.Section, inode: func() uint64 { return src.Inode }}
+	r.own = &magic{name: src.Path, path: src.Path, section: src.Section, inode: src.Inode}
 	r.words = languageWords()
 	r.answers = answers{files: map[string]fileAnswer{}, stats: map[string]statAnswer{}, globs: map[string]globAnswer{}, envs: map[string]envAnswer{}}
 	r.asked.init()
+	// The file itself is what the monitor opened, also when it names itself.
+	r.files[new(text).by(src.Path)] = fileAnswer{HostFile: HostFile{Data: src.Text, Inode: src.Inode, Operator: src.Trust.Operator}}
 	r.answered("source", src.Path, src.Section, src.Trust.Operator, src.Text)
 	return r
 }
@@ -153,7 +162,7 @@ func newReader(src Source, host Host, opt ReadOptions) *reader {
 // listed is the text on whose behalf a file of one of the operator's lists is
 // read.
 func (r *reader) listed(layer vassal.Layer) *text {
-	return &text{file: "", layer: layer, host: r.operator, operator: true, asks: true, magic: r.own}
+	return &text{file: "", layer: layer, host: r.operator, operator: true, asks: true, lists: r.opt.Operator != nil, magic: r.own}
 }
 
 func (r *reader) presets() {
@@ -241,24 +250,19 @@ func (r *reader) load(by *text, at place, key, value string) {
 	t := *by
 	t.file, t.main, t.optional, t.depth = name, false, false, by.depth+1
 	t.chain = append(slices.Clone(by.chain), id)
-	data := r.src.Text
-	inode := func() uint64 { return r.src.Inode }
-	if name != r.src.Path || by.layer != vassal.OwnFile {
-		f, ok := r.readFile(by, at, key, name)
-		if !ok {
-			return
-		}
-		data, inode = f.Data, func() uint64 { return f.Inode }
-		if by.operator && !f.Operator {
-			t.operator, t.asks = false, false
-		}
+	f, ok := r.readFile(by, at, key, name)
+	if !ok {
+		return
 	}
-	t.magic = &magic{name: value, path: name, section: section, inode: inode, own: r.own}
+	if by.operator && !f.Operator {
+		t.operator, t.asks = false, false
+	}
+	t.magic = &magic{name: value, path: name, section: section, inode: f.Inode, own: r.own}
 	if strings.HasPrefix(value, ":") {
 		t.magic.name = name
 	}
 	r.lastINI = name
-	r.readText(&t, data, section)
+	r.readText(&t, f.Data, section)
 }
 
 // target splits what an include names. The section is behind the last colon;

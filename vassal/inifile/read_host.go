@@ -52,12 +52,13 @@ func (r *reader) may(at place, key string) bool {
 	return false
 }
 
-// by is the key of an answer: two hosts may see different files.
-func (r *reader) by(h Host, name string) string {
-	if h == r.host {
-		return "v" + name
+// by is the key of an answer: the operator's host and the vassal's may see
+// different files.
+func (t *text) by(name string) string {
+	if t.lists {
+		return "operator " + name
 	}
-	return "o" + name
+	return "vassal " + name
 }
 
 // readFile returns a file for t, or reports why not at the line at.
@@ -65,7 +66,7 @@ func (r *reader) readFile(t *text, at place, key, name string) (HostFile, bool) 
 	if !r.may(at, key) {
 		return HostFile{}, false
 	}
-	id := r.by(t.host, name)
+	id := t.by(name)
 	a, ok := r.files[id]
 	if !ok {
 		a.HostFile, a.err = t.host.ReadFile(name)
@@ -113,7 +114,7 @@ func (r *reader) stat(at place, key, name string) (fs.FileInfo, bool) {
 		return nil, false
 	}
 	name = r.abs(name)
-	id := r.by(at.host, name)
+	id := at.by(name)
 	a, ok := r.stats[id]
 	if !ok {
 		a.info, a.err = at.host.Stat(name)
@@ -138,7 +139,7 @@ func (r *reader) glob(at place, key, pattern string) ([]string, bool) {
 		prefix = strings.TrimSuffix(r.cwd, "/") + "/"
 		full = globQuoter.Replace(prefix) + full
 	}
-	id := r.by(at.host, full)
+	id := at.by(full)
 	a, ok := r.globs[id]
 	if !ok {
 		a.names, a.err = at.host.Glob(full)
@@ -178,10 +179,11 @@ func (r *reader) getenv(at place, name string) (string, bool) {
 	if !at.operator || !at.asks {
 		return "", false
 	}
-	a, ok := r.envs[name]
+	id := at.by(name)
+	a, ok := r.envs[id]
 	if !ok {
 		a.value, a.set = at.host.Getenv(name)
-		r.envs[name] = a
+		r.envs[id] = a
 		r.answered("env", name, a.set, a.value)
 	}
 	return a.value, a.set

@@ -131,15 +131,21 @@ type asked struct {
 
 func (a *asked) init() { a.sum, a.seen = sha256.New(), map[Query]bool{} }
 
-// answered adds a question and its answer to the digest.
+// answered adds text that was read, or a question and its answer to the digest.
 func (a *asked) answered(kind, name string, answer ...any) {
 	q := Query{kind, name}
-	if a.seen[q] && kind != "text" && kind != "set" {
-		return
-	}
-	a.seen[q] = true
-	if !slices.Contains([]string{"text", "set", "source"}, kind) {
-		a.list = append(a.list, q)
+	switch kind {
+	case "source", "text", "set": // not questions
+	case "user", "cpus", "hostname": // asked anew each time, of a host that does not change
+		if a.seen[q] {
+			return
+		}
+		fallthrough
+	default:
+		if !a.seen[q] {
+			a.list = append(a.list, q)
+		}
+		a.seen[q] = true
 	}
 	frame(a.sum, kind)
 	frame(a.sum, name)
