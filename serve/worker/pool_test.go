@@ -3,7 +3,6 @@ package worker
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,13 +19,12 @@ import (
 
 // recorder is a client that keeps what it gets.
 type recorder struct {
-	mu      sync.Mutex
 	status  int
 	reason  string
 	fields  []exchange.Field
 	body    bytes.Buffer
 	size    int64
-	flushes int
+	onFlush func()
 	keep    bool
 	onWrite func([]byte) error
 }
@@ -57,7 +55,13 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (r *recorder) Flush() error  { r.flushes++; return nil }
+func (r *recorder) Flush() error {
+	if r.onFlush != nil {
+		r.onFlush()
+	}
+	return nil
+}
+
 func (r *recorder) Started() bool { return r.status != 0 }
 func (r *recorder) File(f *os.File, off, n int64) error {
 	_, err := io.Copy(r, io.NewSectionReader(f, off, n))
@@ -197,5 +201,3 @@ def application(environ, start_response):
 		t.Errorf("body %q", got)
 	}
 }
-
-var _ = errors.New

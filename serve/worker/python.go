@@ -308,12 +308,7 @@ func (py *python) died(worker int, how string) *vassal.Problem {
 }
 
 func (py *python) loaderDied(how, output string, loaded bool) *vassal.Problem {
-	output = strings.TrimSpace(output)
-	if i := strings.LastIndexByte(output, '\n'); i >= 0 && strings.HasPrefix(output, "Fatal Python error") {
-		output, _, _ = strings.Cut(output, "\n")
-	} else {
-		output = output[i+1:]
-	}
+	output = lastError(output)
 	code, hint := vassal.CodeExitedEarly, ""
 	message := fmt.Sprintf("%s: %s", py.interpreter, how)
 	switch {
@@ -327,6 +322,27 @@ func (py *python) loaderDied(how, output string, loaded bool) *vassal.Problem {
 		code, hint = vassal.CodeOOM, py.memoryHint()
 	}
 	return py.error(code, message, hint)
+}
+
+// lastError is the line of an interpreter's last words that says why.
+func lastError(output string) string {
+	fatal, last := "", ""
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		name, _, _ := strings.Cut(line, ": ")
+		switch {
+		case strings.HasSuffix(name, "Error") && !strings.ContainsAny(name, " '"):
+			return line
+		case strings.HasPrefix(line, "Fatal Python error"):
+			fatal = line
+		case line != "":
+			last = line
+		}
+	}
+	if fatal != "" {
+		return fatal
+	}
+	return last
 }
 
 func loadTimeout(p *Pool, ld *loader) *vassal.Problem {

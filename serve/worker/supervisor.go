@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync/atomic"
@@ -20,12 +21,13 @@ import (
 // Times of the supervisor.
 const (
 	backoffMin  = 100 * time.Millisecond // before a worker that died young is replaced; doubles
-	backoffMax  = 30 * time.Second
-	youth       = time.Second      // a worker that lives longer forgets earlier failures
-	partingTime = time.Second      // between a worker's last word and its end
-	exitTime    = 2 * time.Second  // for atexit functions, once nothing is in flight
-	settleTime  = time.Second      // for a thread to note which request it took
-	loadTime    = 60 * time.Second // where LoadTimeout is not set
+	backoffMax  = 30 * time.Second       // for one that was never ready
+	servingMax  = 2 * time.Second        // for one that died of a request (uWSGI's forkbomb-delay)
+	youth       = time.Second            // a worker that lives longer forgets earlier failures
+	partingTime = time.Second            // between a worker's last word and its end
+	exitTime    = 2 * time.Second        // for atexit functions, once nothing is in flight
+	settleTime  = time.Second            // for a thread to note which request it took
+	loadTime    = 60 * time.Second       // where LoadTimeout is not set
 )
 
 type eventKind uint8
@@ -108,6 +110,9 @@ type supervisor struct {
 }
 
 func (s *supervisor) open() error {
+	// What the core was started with is not the application's. Where the
+	// kernel has no such call (before 5.11), Go has marked its own.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 	conn, other, err := socketPair(unix.SOCK_SEQPACKET)
 	if err != nil {
 		return err
@@ -418,6 +423,9 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 			n.fails = 0
 		}
 		s.failed(n, now)
+		if pr.loaded {
+			n.next = now.Add(min(n.next.Sub(now), servingMax))
+		}
 		if n.fails == 1 {
 			n.next = now // the first time at once
 		}
