@@ -156,6 +156,9 @@ func (r *realm) run(ctx context.Context) error {
 	err = r.emperor.Run(ctx)
 	quiet()
 	wg.Wait()
+	if rm := os.Remove(control.Socket(r.cfg.RunDir)); !errors.Is(rm, os.ErrNotExist) {
+		err = errors.Join(err, rm)
+	}
 	if serr := <-ended; serr != nil && !errors.Is(serr, context.Canceled) {
 		err = errors.Join(err, serr)
 	}
@@ -170,15 +173,11 @@ func (r *realm) keepHouse(ctx context.Context) {
 		return
 	case <-r.emperor.Scanned():
 	}
-	if err := r.launch.EndUnclaimed(ctx); err != nil {
+	if err := r.launch.EndOrphans(ctx, r.known(ctx)); err != nil {
 		r.log.Warn("a survivor without a file", "err", err)
 	}
 	for tick := time.NewTicker(24 * time.Hour); ; {
-		known := map[vassal.Name]bool{}
-		for _, v := range r.emperor.Vassals(ctx) {
-			known[vassal.Name(v.Name)] = true
-		}
-		if err := logs.Expire(r.cfg.LogDir, func(n vassal.Name) bool { return known[n] }, time.Now()); err != nil {
+		if err := logs.Expire(r.cfg.LogDir, r.known(ctx), time.Now()); err != nil {
 			r.log.Warn("old logs", "err", err)
 		}
 		select {
@@ -188,6 +187,15 @@ func (r *realm) keepHouse(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// known tells which vassals have a file now.
+func (r *realm) known(ctx context.Context) func(vassal.Name) bool {
+	names := map[vassal.Name]bool{}
+	for _, v := range r.emperor.Vassals(ctx) {
+		names[vassal.Name(v.Name)] = true
+	}
+	return func(n vassal.Name) bool { return names[n] }
 }
 
 // programs finds the stage and the core: beside this program or in

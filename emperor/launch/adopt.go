@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -132,8 +133,13 @@ func (l *launcher) takeBack(r record.Record) {
 		return
 	}
 	defer unix.Close(pidfd)
+	where := socketsOf(r.PID)
 	for _, k := range r.Listeners {
-		f, err := takeOne(pidfd, k)
+		fd, ok := where[fmt.Sprintf("socket:[%d]", k.Inode)]
+		if !ok {
+			fd = k.FD
+		}
+		f, err := takeOne(pidfd, fd, k)
 		if err == nil {
 			err = l.sockets.Adopt(vassal.Listener{Address: k.Address, Protocol: k.Protocol, At: vassal.Origin{File: r.File, Line: k.Line}}, k.Bound, r.File, f)
 			if err != nil {
@@ -146,17 +152,37 @@ func (l *launcher) takeBack(r record.Record) {
 	}
 }
 
-// takeOne copies one listener out of the process of pidfd. The process is the
-// tenant's: the copy is checked for kind, state, cookie and, of a socket that
-// has one, address.
-func takeOne(pidfd int, k record.Listener) (*os.File, error) {
-	fd, err := unix.PidfdGetfd(pidfd, k.FD, 0)
+// socketsOf maps what /proc shows for a socket to a descriptor of pid: a hint
+// where to look.
+func socketsOf(pid int) map[string]int {
+	out := map[string]int{}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	es, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("descriptor %d: %w", k.FD, err)
+		return out // it just ended: PidfdGetfd will say so
+	}
+	for _, e := range es {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if to, err := os.Readlink(dir + "/" + e.Name()); err == nil && strings.HasPrefix(to, "socket:") {
+			out[to] = fd
+		}
+	}
+	return out
+}
+
+// takeOne copies one listener out of the process of pidfd. The process is the
+// tenant's: the copy is checked for kind, state and cookie.
+func takeOne(pidfd, from int, k record.Listener) (*os.File, error) {
+	fd, err := unix.PidfdGetfd(pidfd, from, 0)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d: %w", from, err)
 	}
 	if err := checkSocket(fd, k); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("descriptor %d: %w", k.FD, err)
+		return nil, fmt.Errorf("descriptor %d: %w", from, err)
 	}
 	// os.File watches descriptors in non-blocking mode, and this process has
 	// no use for news of connections.
@@ -191,20 +217,16 @@ func checkSocket(fd int, k record.Listener) error {
 	return nil
 }
 
-// EndUnclaimed ends the survivors of vassals whose file is gone: those that no
-// Launcher was made for. Call it after the first scan; it returns when they
-// are gone.
-func (h *Host) EndUnclaimed(ctx context.Context) error {
+// EndOrphans ends the survivors of vassals whose file is gone. Call it after
+// the first scan; it returns when they are gone.
+func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) error {
 	names, err := h.Records.Names()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, name := range names {
-		h.mu.Lock()
-		claimed := h.claimed[name]
-		h.mu.Unlock()
-		if claimed {
+		if lives(name) {
 			continue
 		}
 		l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}

@@ -31,7 +31,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 
 	"liege/emperor"
 	"liege/emperor/asuser"
@@ -59,19 +58,10 @@ type Host struct {
 	// goroutines.
 	Expand func(context.Context, emperor.File) expand.Expanded
 	Log    *slog.Logger
-
-	mu      sync.Mutex
-	claimed map[vassal.Name]bool // names that had a Launcher
 }
 
 // Launcher returns the Launcher of the vassal name.
 func (h *Host) Launcher(name vassal.Name) emperor.Launcher {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.claimed == nil {
-		h.claimed = map[vassal.Name]bool{}
-	}
-	h.claimed[name] = true
 	return &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
 }
 

@@ -369,7 +369,7 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 	for i, b := range bound {
 		l := in.p.Result.Listen[i]
 		rec.Listeners = append(rec.Listeners, record.Listener{
-			Address: l.Address, Bound: b.Address, Protocol: b.Protocol, FD: stage.FirstFD + i, Cookie: b.Cookie, Line: l.At.Line,
+			Address: l.Address, Bound: b.Address, Protocol: b.Protocol, FD: stage.FirstFD + i, Inode: b.Inode, Cookie: b.Cookie, Line: l.At.Line,
 		})
 	}
 	in.record = rec

@@ -98,6 +98,7 @@ type Bound struct {
 	Address  string // as bound
 	Protocol vassal.Protocol
 	Cookie   uint64   // SO_COOKIE: the same for every descriptor of the socket
+	Inode    uint64   // as /proc/PID/fd shows it: socket:[Inode]
 	File     *os.File // owned by the Set
 }
 
@@ -247,7 +248,11 @@ func (k *socket) public() Bound {
 	if err != nil {
 		cookie = 0 // every kernel that has a cgroup v2 guard has it (4.13)
 	}
-	return Bound{Address: k.bound, Protocol: k.protocol, Cookie: cookie, File: k.file}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(k.file.Fd()), &st); err != nil {
+		st.Ino = 0
+	}
+	return Bound{Address: k.bound, Protocol: k.protocol, Cookie: cookie, Inode: st.Ino, File: k.file}
 }
 
 // release closes k and forgets it.

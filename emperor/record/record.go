@@ -63,7 +63,8 @@ type Listener struct {
 	Address  string          `json:"address"` // as the file names it, canonical
 	Bound    string          `json:"bound"`   // as bound
 	Protocol vassal.Protocol `json:"protocol"`
-	FD       int             `json:"fd"` // in the first process
+	FD       int             `json:"fd"` // as handed over; the core may have moved it
+	Inode    uint64          `json:"inode"`
 	Cookie   uint64          `json:"cookie"`
 	Line     int             `json:"line"`
 }
