@@ -59,6 +59,9 @@ type actor struct {
 	fails     int // tries that died since one was stable or somebody stepped in
 	checks    int // refusals in a row of the same file
 	tardy     bool
+	retrying  bool    // this try is a retry, nobody's wish
+	credit    float64 // see paced
+	creditAt  time.Time
 	queued    time.Time // since when it waits for a slot; zero: it does not
 
 	rec      record
@@ -99,7 +102,7 @@ type stateFn func(context.Context) stateFn
 
 func newActor(r *realm, f File) *actor {
 	return &actor{
-		realm: r, name: f.Name, launch: r.launcher(f.Name),
+		realm: r, name: f.Name, launch: r.launcher(f.Name), credit: paceBurst, creditAt: time.Now(),
 		box:   newBox(wish{file: f, fileAt: time.Now()}),
 		board: newBoard(report{}),
 		poke:  make(chan struct{}, 1),
@@ -200,7 +203,7 @@ func (a *actor) decide(ctx context.Context) stateFn {
 	a.remember()
 	switch {
 	case a.due():
-		a.fails, a.checks = 0, 0
+		a.fails, a.checks, a.retrying = 0, 0, false
 		return a.try
 	case a.cur != nil && a.cur.prep == nil && a.last == untried:
 		return a.try // the successor of a survivor

@@ -2,6 +2,7 @@ package emperor
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -234,6 +235,33 @@ func TestStories(t *testing.T) {
 		}
 		s.pass(18 * sec)
 		s.want("v", "running 4")
+	}}, {"suspended, an edit is checked and not started", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.act("v", control.Suspend)
+		s.write("v", "bad")
+		s.look(sec)
+		s.want("v", "suspended 1: bad file")
+		s.write("v", "good")
+		s.look(sec)
+		s.want("v", "suspended 1")
+	}}, {"a storm of touches has a pace, a command has none", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		for range 300 { // ten minutes
+			s.write("v", "good")
+			s.look(2 * sec)
+		}
+		n := s.world.starts("v")
+		if n < 100 || n > 1+10+600/6+5 {
+			s.Errorf("%d starts, want about 110", n)
+		}
+		s.act("v", control.Reload)
+		s.write("v", "good")
+		s.look(0)
+		if got := s.act("v", control.Reload); !strings.HasPrefix(got, "0 ") {
+			s.Error(got)
+		}
 	}}, {"what the host lacked comes true", func(s *stage) {
 		s.write("v", "hostless")
 		s.look(sec)

@@ -11,14 +11,16 @@ import (
 type class int
 
 const (
-	urgent   class = iota // liege start, a first request, an edit: somebody waits
+	asked    class = iota // by a command, a first request: somebody waits
+	edited                // a file that was changed: its author looks at it
 	ordinary              // the set at start-up, a changed template
 	tardy                 // retries, and vassals whose last start overstayed
 )
 
 // handicap is by how much later than it came a waiter counts as come. It is
-// finite, so that the tardy are not starved by a stream of others.
-var handicap = [...]time.Duration{urgent: -10 * time.Minute, ordinary: 0, tardy: 30 * time.Second}
+// finite, so that the tardy are not starved by a stream of others, and small
+// for an edit, because a tenant can make as many as he likes.
+var handicap = [...]time.Duration{asked: -10 * time.Minute, edited: -5 * time.Second, ordinary: 0, tardy: 30 * time.Second}
 
 // A gate bounds how many vassals start at once (CONTRACT 19). A slot is held
 // for SlotTime at most: a start that takes longer goes on without, so a vassal

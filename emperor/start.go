@@ -36,15 +36,7 @@ func (a *actor) try(ctx context.Context) stateFn {
 	}
 	defer func() { sl.Release() }()
 
-	type checked struct {
-		prep Prepared
-		ps   vassal.Problems
-	}
-	file := a.w.file
-	c, ok := unless(a, ctx, func(ctx context.Context) (c checked) {
-		c.prep, c.ps = a.realm.prepare(ctx, a.launch, file)
-		return c
-	})
+	c, ok := a.prepared(ctx)
 	if !ok {
 		return a.yield
 	}
@@ -124,6 +116,21 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	return a.decide
 }
 
+// preparation is what Prepare returned.
+type preparation struct {
+	prep Prepared
+	ps   vassal.Problems
+}
+
+// prepared has a.w's file checked, beside the actor.
+func (a *actor) prepared(ctx context.Context) (preparation, bool) {
+	file := a.w.file
+	return unless(a, ctx, func(ctx context.Context) (c preparation) {
+		c.prep, c.ps = a.realm.prepare(ctx, a.launch, file)
+		return c
+	})
+}
+
 // yield ends a try that a newer wish has made pointless. What was tried counts
 // as not tried.
 func (a *actor) yield(ctx context.Context) stateFn {
@@ -139,17 +146,17 @@ func (a *actor) yield(ctx context.Context) stateFn {
 // admitted waits until not too many older generations drain, and for a slot.
 func (a *actor) admitted(ctx context.Context) (*slot, bool) {
 	a.pend("queued", a.rec.Generation+1)
-	if !a.room(ctx, maxLeaving) {
+	if !a.room(ctx, maxLeaving) || !a.paced(ctx) {
 		return nil, false
 	}
 	c := ordinary
-	switch edited := a.last != untried && !a.byInclude; {
+	switch {
 	case a.w.control > a.settled:
-		c = urgent
+		c = asked
 	case a.tardy:
 		c = tardy
-	case edited:
-		c = urgent
+	case a.last != untried && !a.byInclude:
+		c = edited
 	}
 	if a.queued.IsZero() {
 		a.queued = time.Now()
@@ -188,6 +195,39 @@ func (a *actor) room(ctx context.Context, n int) bool {
 	return true
 }
 
+// How many generations a vassal may have because its file changed: paceBurst
+// at once, then one each paceEvery. Whoever can write a file could otherwise
+// keep the Emperor starting it (A17).
+const (
+	paceBurst = 10
+	paceEvery = 6 * time.Second
+)
+
+// paced waits until the vassal may have another generation, and counts it.
+// Only new tries of a file that serves or served cost anything; the retries of
+// back-off have their own pace, and a command is obeyed at once.
+func (a *actor) paced(ctx context.Context) bool {
+	for {
+		now := time.Now()
+		a.credit = min(paceBurst, a.credit+now.Sub(a.creditAt).Seconds()/paceEvery.Seconds())
+		a.creditAt = now
+		free := a.w.control > a.settled || a.last == untried || a.retrying
+		if free || a.credit >= 1 {
+			if !free {
+				a.credit--
+			}
+			return true
+		}
+		wait := time.Duration((1-a.credit)*float64(paceEvery)) + time.Millisecond
+		switch a.next(ctx, nil, time.After(wait)) {
+		case evWish, evEnd:
+			if a.superseded() {
+				return false
+			}
+		}
+	}
+}
+
 // refuse ends a try whose file cannot be used. A bad edit never takes down a
 // good vassal.
 func (a *actor) refuse(p Prepared, ps vassal.Problems) stateFn {
@@ -195,10 +235,11 @@ func (a *actor) refuse(p Prepared, ps vassal.Problems) stateFn {
 		ps = append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeInternal, Step: "check",
 			File: a.w.file.Path, Message: "the check came to no result"})
 	}
+	if a.last != refused || a.problems.Error() != ps.Error() {
+		a.realm.log.Warn("refused", "vassal", a.name, "err", ps.Error())
+	}
 	a.pending, a.last, a.problems = nil, refused, ps
-	a.prep = p
-	a.seen = digestOf(p, a.w.file)
-	a.realm.log.Warn("refused", "vassal", a.name, "err", ps.Error())
+	a.see(p)
 	return a.decide
 }
 
@@ -234,7 +275,11 @@ func await(ctx context.Context, in Instance, limit time.Duration) awaited {
 	late := time.NewTimer(limit)
 	defer late.Stop()
 	select {
-	case notes := <-in.Ready():
+	case notes, ok := <-in.Ready():
+		if !ok { // that is no word of it
+			<-in.Done()
+			return awaited{ended: true}
+		}
 		return awaited{notes: notes}
 	case <-in.Done():
 		return awaited{ended: true}

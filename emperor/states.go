@@ -42,7 +42,7 @@ func (a *actor) backoff(ctx context.Context) stateFn {
 	if a.rest(ctx, time.After(delay)) {
 		a.rec.Restarts++
 		a.dirty = true
-		a.tardy = true
+		a.tardy, a.retrying = true, true
 		return a.try
 	}
 	return a.decide
@@ -59,7 +59,7 @@ func (a *actor) failed(ctx context.Context) stateFn {
 		a.checks++
 	}
 	if a.rest(ctx, again) {
-		a.tardy = true
+		a.tardy, a.retrying = true, true
 		return a.try
 	}
 	return a.decide
@@ -122,9 +122,40 @@ func (a *actor) idle(ctx context.Context, in intent) {
 			return
 		}
 		a.remember()
+		if in == wantSuspend && a.w.file.Stamp != a.stamp && !a.checked(ctx) {
+			continue
+		}
 		a.settle()
 		a.next(ctx, nil, nil)
 	}
+}
+
+// checked checks the file without starting it, and returns false if a newer
+// wish made that pointless.
+func (a *actor) checked(ctx context.Context) bool {
+	a.stamp = a.w.file.Stamp
+	if p := a.w.file.Problem; p != nil {
+		a.problems = vassal.Problems{*p}
+		return true
+	}
+	if a.launch == nil { // suspended since before this Emperor
+		a.launch = a.realm.launcher(a.name)
+	}
+	sl, ok := a.admitted(ctx)
+	defer func() { a.pending = nil }()
+	if !ok {
+		a.stamp = ""
+		return false
+	}
+	defer sl.Release()
+	c, ok := a.prepared(ctx)
+	if !ok {
+		a.stamp = ""
+		return false
+	}
+	a.see(c.prep)
+	a.problems = c.ps
+	return true
 }
 
 // leave is the state of a vassal whose file is gone. If it comes back before

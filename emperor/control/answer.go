@@ -22,15 +22,21 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
 		w.send(Reply{OK: true, Version: s.Version, Binary: s.Binary, Done: true})
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
-	defer cancel()
+	if r.Timeout > 0 { // of everything together
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+	}
 	if !full && !s.knows(ctx, p) {
 		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "sudo, or be in the control group")
 		return
 	}
 	switch r.Verb {
 	case Reload, Restart, Start, Resume, Wait:
-		if err := s.Backend.Refresh(ctx); err != nil {
+		rctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
+		err := s.Backend.Refresh(rctx)
+		cancel()
+		if err != nil {
 			w.fail(75, vassal.CodeTimedOut, string(r.Verb)+": the vassal files were not read in time", "")
 			return
 		}
@@ -166,6 +172,12 @@ func (s *Server) each(ctx context.Context, r Request, p peer, names []string, w 
 		}
 		wg.Go(func() {
 			defer func() { <-turn }()
+			ctx := ctx
+			if r.Timeout == 0 { // each has its own, or many could never all be reloaded
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
+				defer cancel()
+			}
 			var o Outcome
 			if r.Verb == Wait {
 				o = s.Backend.Await(ctx, n, r.Goal)

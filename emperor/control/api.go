@@ -71,11 +71,11 @@ type Request struct {
 	Names   []string      `json:"names,omitempty"` // names or shell patterns
 	All     bool          `json:"all,omitempty"`
 	NoWait  bool          `json:"no_wait,omitempty"`
-	Timeout time.Duration `json:"timeout,omitempty"`
-	Goal    string        `json:"goal,omitempty"`   // wait: "applied", "gone" or a State
-	Status  int           `json:"status,omitempty"` // suspend: HTTP status
-	Page    []byte        `json:"page,omitempty"`   // suspend: body
-	Reason  string        `json:"reason,omitempty"` // suspend
+	Timeout time.Duration `json:"timeout,omitempty"` // of all together; 0: DefaultTimeout for each vassal
+	Goal    string        `json:"goal,omitempty"`    // wait: "applied", "gone" or a State
+	Status  int           `json:"status,omitempty"`  // suspend: HTTP status
+	Page    []byte        `json:"page,omitempty"`    // suspend: body
+	Reason  string        `json:"reason,omitempty"`  // suspend
 
 	Began time.Time `json:"-"` // set by the server: when it came
 }

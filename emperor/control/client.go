@@ -2,11 +2,11 @@ package control
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -61,9 +61,6 @@ func Call(ctx context.Context, socket string, r Request, each func(Reply) error)
 // talk is Call over an open connection.
 func talk(ctx context.Context, conn net.Conn, r Request, each func(Reply) error) error {
 	r.V = Version
-	if r.Timeout == 0 {
-		r.Timeout = DefaultTimeout
-	}
 	line, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -72,7 +69,8 @@ func talk(ctx context.Context, conn net.Conn, r Request, each func(Reply) error)
 		return fail(64, vassal.CodeBadRequest, "the request is too long", fmt.Sprintf("%d bytes, at most %d fit: a shorter --page, fewer names", len(line), MaxRequest-1))
 	}
 	// The server ends it in time; this is for one that does not.
-	conn.SetDeadline(time.Now().Add(r.Timeout + 2*ReplyTime))
+	patience := cmp.Or(r.Timeout, DefaultTimeout) + 2*ReplyTime
+	conn.SetDeadline(time.Now().Add(patience))
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if ctx.Err() != nil {
@@ -81,13 +79,15 @@ func talk(ctx context.Context, conn net.Conn, r Request, each func(Reply) error)
 	if _, err := conn.Write(append(line, '\n')); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return lost(ctx, err)
 	}
-	return read(ctx, conn, each)
-}
-
-func read(ctx context.Context, conn io.Reader, each func(Reply) error) error {
 	in := bufio.NewScanner(conn)
 	in.Buffer(make([]byte, 0, 64<<10), maxReply)
 	for in.Scan() {
+		if r.Timeout == 0 { // each vassal has its own time
+			conn.SetReadDeadline(time.Now().Add(patience))
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+		}
 		var rep Reply
 		if err := json.Unmarshal(in.Bytes(), &rep); err != nil {
 			return fail(69, vassal.CodeNoEmperor, "the Emperor's answer is not understood: "+err.Error(), "is it of another version? liege version")

@@ -3,6 +3,7 @@ package control
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -128,7 +129,7 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	c.SetReadDeadline(time.Time{})
-	w.end = time.Now().Add(r.Timeout + ReplyTime)
+	w.end = time.Now().Add(cmp.Or(r.Timeout, time.Hour) + ReplyTime)
 	// A client that hangs up wants nothing more. It has nothing to say either.
 	hungUp := make(chan struct{})
 	go func() { defer close(hungUp); io.Copy(io.Discard, io.LimitReader(c, 1)); cancel() }()
@@ -207,9 +208,6 @@ func ParseRequest(line []byte) (Request, error) {
 			return Request{}, fmt.Errorf("%q is not a name or a pattern", clip(n))
 		}
 		r.Names[i] = strings.TrimSuffix(n, ".ini")
-	}
-	if r.Timeout == 0 {
-		r.Timeout = DefaultTimeout
 	}
 	r.Began = time.Now()
 	return r, nil
