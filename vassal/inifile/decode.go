@@ -73,7 +73,7 @@ func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
 			IdleTimeout: defaultIOTimeout, HeaderBytes: defaultHeaderBytes, Fields: defaultFields, Connections: defaultConnections, KeepAlive: true,
 		},
 	}
-	d.work = vassal.Workers{Language: "python", Processes: 1, Threads: 1, LoadTimeout: defaultReady}
+	d.work = vassal.Workers{Language: "python", NeedApp: true, Processes: 1, Threads: 1, LoadTimeout: defaultReady}
 	for _, s := range f.Settings {
 		d.setting(s)
 	}
@@ -242,8 +242,6 @@ func (d *decoder) application(v value) bool {
 		}
 		d.work.Interpreter = v.Value
 		d.named(v)
-	case "need-app":
-		d.work.NeedApp = v.on
 	case "lazy-apps", "lazy":
 		d.work.LazyApps = v.on
 	default:

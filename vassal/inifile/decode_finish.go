@@ -116,32 +116,53 @@ func (d *decoder) hasApp() bool {
 
 func (d *decoder) hasListener() bool { return len(d.cfg.Listen) > 0 }
 
-// finishMissing says, once per option, what will be missing; it is an error
-// when nothing could be served without it.
+// finishMissing says, once per consequence, what will be missing; it is an
+// error when nothing could be served without it.
 func (d *decoder) finishMissing() {
-	var order []*Option
-	lines := map[*Option][]Setting{}
+	type key struct {
+		effect string
+		sev    vassal.Severity
+	}
+	var order []key
+	lines := map[key][]Setting{}
 	for _, p := range d.missing {
 		if p.opt.Type == Bool && !p.s.Bare && isFalse(firstWord(p.s.Value)) {
 			continue // switched off: nothing is missing
 		}
-		if lines[p.opt] == nil {
-			order = append(order, p.opt)
-		}
-		lines[p.opt] = append(lines[p.opt], p.s)
-	}
-	for _, o := range order {
-		ss := lines[o]
-		if i := slices.IndexFunc(ss, func(s Setting) bool { return guards(s.Value) }); i >= 0 && o.Type == Routing {
-			d.err(vassal.CodeRoutingNotApplied, ss[i], "keeps somebody out, and routing rules are not applied yet: what it protects would be open", "let the front end do it, and remove the line")
+		if p.opt.Type == Routing && guards(p.s.Value) {
+			d.err(vassal.CodeRoutingNotApplied, p.s, "keeps somebody out, and routing rules are not applied yet: what it protects would be open", "let the front end do it, and remove the line")
 			continue
 		}
-		msg := "not yet: " + o.Effect
-		if len(ss) > 1 {
-			msg += " (lines " + lineList(ss) + ")"
+		k := key{p.opt.Effect, d.severityOf(p.opt)}
+		if lines[k] == nil {
+			order = append(order, k)
 		}
-		d.add(d.severityOf(o), vassal.CodeNotYet, ss[0], msg, "")
+		lines[k] = append(lines[k], p.s)
 	}
+	for _, k := range order {
+		ss := lines[k]
+		d.add(k.sev, vassal.CodeNotYet, ss[0], "not yet: "+k.effect+others(ss), "")
+	}
+}
+
+// others names the further lines that a message stands for.
+func others(ss []Setting) string {
+	var words []string
+	for _, s := range ss[1:] {
+		if len(words) == 8 {
+			words = append(words, "…")
+			break
+		}
+		word := fmt.Sprintf("line %d", s.Origin.Line)
+		if s.Key != ss[0].Key {
+			word = fmt.Sprintf("%s, line %d", s.Key, s.Origin.Line)
+		}
+		words = append(words, word)
+	}
+	if words == nil {
+		return ""
+	}
+	return " (also " + strings.Join(words, "; ") + ")"
 }
 
 func (d *decoder) severityOf(o *Option) vassal.Severity {

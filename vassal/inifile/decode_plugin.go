@@ -20,7 +20,7 @@ func (d *decoder) plugin(o *Option, s Setting) {
 			continue
 		}
 		sev := vassal.Warning
-		if o.Name == "need-plugins" {
+		if o.Name == "need-plugin" {
 			sev = vassal.Error
 		}
 		d.add(sev, vassal.CodeUnknownPlugin, s, fmt.Sprintf("no plugin %q is known here", clip(name)), "")
@@ -82,7 +82,7 @@ func (d *decoder) finishPlugins() {
 	var uses []use
 	for name, at := range d.seen {
 		o, _ := Lookup(name)
-		if o.Plugin == "" || d.plugins[o.Plugin] {
+		if o.Plugin == "" || d.plugins[o.Plugin] || o.Class == NotYet || o.Class == Refused {
 			continue
 		}
 		uses = append(uses, use{o.Plugin, Setting{Key: name, Origin: at}})

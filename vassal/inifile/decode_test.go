@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,32 +14,33 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"liege/vassal"
+	"liege/vassal/action"
 )
 
 var update = flag.Bool("update", false, "rewrite goldens and generated documents")
 
-// lines makes settings of ini text without any of the language: what Decode
-// gets from Read for plain files.
-func lines(text string) []Setting {
-	var out []Setting
-	for i, l := range strings.Split(text, "\n") {
-		l = strings.TrimSpace(l)
-		if l == "" || l[0] == '#' || l[0] == ';' || l[0] == '[' {
-			continue
+// chain is what happens to a vassal's file: emperor.ini if the archive has
+// one, Read, Decode. Words of the comment: "tenant", "serve".
+func chain(ar *txtar.Archive) (vassal.Config, vassal.Problems) {
+	src := Source{Path: ar.Files[0].Name, Text: ar.Files[0].Data, Trust: vassal.Trust{Operator: true}}
+	emperor, ps := DecodeEmperor("/etc/liege/emperor.ini", archived(ar, "/etc/liege/emperor.ini"))
+	pol := emperor.Policy
+	for word := range strings.FieldsSeq(string(ar.Comment)) {
+		switch word {
+		case "tenant":
+			src.Trust = vassal.Trust{UID: 1004, GID: 1004}
+		case "serve":
+			pol.Serve = true
 		}
-		k, v, ok := strings.Cut(l, "=")
-		out = append(out, Setting{Key: strings.TrimSpace(k), Value: strings.TrimSpace(v), Bare: !ok, Origin: vassal.Origin{File: "/etc/vassals/shop.ini", Line: i + 1}})
 	}
-	return out
+	f, more := Read(src, archiveHost(ar), emperor.ReadOptions())
+	cfg, last := Decode(f, pol)
+	return cfg, slices.Concat(ps, more, last)
 }
 
-func fileOf(text string, trust vassal.Trust) *File {
-	return &File{Source: Source{Path: "/etc/vassals/shop.ini", Trust: trust}, Settings: lines(text)}
-}
-
-// TestDecode compares with testdata/decode/*.txtar: the comment's words set
-// trust and policy, "in.ini" is the text, "out" what Decode made of it as far
-// as it differs from an empty file's Config, and the problems.
+// TestDecode compares testdata/decode/*.txtar: the first file is the vassal's,
+// "out" is what became of it as far as it differs from an empty file's Config,
+// and the problems.
 func TestDecode(t *testing.T) {
 	files, err := filepath.Glob("testdata/decode/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -50,33 +52,18 @@ func TestDecode(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			trust, pol := vassal.Trust{Operator: true}, Policy{}
-			for word := range strings.FieldsSeq(string(ar.Comment)) {
-				switch word {
-				case "tenant":
-					trust = vassal.Trust{UID: 1004, GID: 1004}
-				case "ceilings":
-					at := vassal.Origin{File: "/etc/liege/emperor.ini", Line: 7}
-					pol.MemoryMax, pol.CPUMax, pol.PidsMax = Ceiling{2 << 30, at}, Ceiling{2, at}, Ceiling{100, at}
-				case "serve":
-					pol.Serve = true
-				case "strict":
-					pol.Strict = true
-				}
-			}
-			cfg, ps := Decode(fileOf(string(ar.Files[0].Data), trust), pol)
-			empty, _ := Decode(fileOf("", trust), pol)
+			want := string(archived(ar, "out"))
+			ar.Files = slices.DeleteFunc(ar.Files, func(f txtar.File) bool { return f.Name == "out" })
+			cfg, ps := chain(ar)
+			empty, _ := chain(&txtar.Archive{Comment: ar.Comment, Files: []txtar.File{{Name: ar.Files[0].Name, Data: []byte("[uwsgi]\n")}}})
+			empty.Digest = cfg.Digest
 			got := changes(empty, cfg) + problemText(ps)
 			if *update {
-				ar.Files = []txtar.File{ar.Files[0], {Name: "out", Data: []byte(got)}}
+				ar.Files = append(ar.Files, txtar.File{Name: "out", Data: []byte(got)})
 				if err := os.WriteFile(name, txtar.Format(ar), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return
-			}
-			want := ""
-			if len(ar.Files) > 1 {
-				want = string(ar.Files[1].Data)
 			}
 			if d := cmp.Diff(want, got); d != "" {
 				t.Errorf("-want +got:\n%s", d)
@@ -172,6 +159,8 @@ func TestEveryWorkingOptionIsApplied(t *testing.T) {
 	}
 }
 
+// FuzzDecode: whatever the text says, a tenant's file gets nothing that only
+// root may give, and what Decode promises holds.
 func FuzzDecode(f *testing.F) {
 	files, _ := filepath.Glob("testdata/decode/*.txtar")
 	for _, name := range files {
@@ -183,19 +172,30 @@ func FuzzDecode(f *testing.F) {
 		f.Add(string(ar.Files[0].Data), false)
 	}
 	f.Fuzz(func(t *testing.T, text string, operator bool) {
-		cfg, ps := Decode(fileOf(text, vassal.Trust{Operator: operator, UID: 1004, GID: 1004}), Policy{})
-		if !ps.Failed() && !operator {
-			if len(cfg.Hooks) > 0 || cfg.Ident.Context != "" || len(cfg.Ident.AddGroups) > 0 {
-				t.Errorf("a tenant's file got %+v %+v", cfg.Hooks, cfg.Ident)
-			}
+		ar := &txtar.Archive{Files: []txtar.File{{Name: "/etc/vassals/shop.ini", Data: []byte(text)}}}
+		if !operator {
+			ar.Comment = []byte("tenant")
 		}
-		if w := cfg.App.Workers; w != nil && (w.Processes < 1 || w.Threads < 1) {
-			t.Errorf("%d processes, %d threads", w.Processes, w.Threads)
+		cfg, ps := chain(ar)
+		if !operator && (len(cfg.Hooks) > 0 || cfg.Ident.Context != "" || len(cfg.Ident.AddGroups) > 0) {
+			t.Errorf("a tenant's file got %+v %+v", cfg.Hooks, cfg.Ident)
+		}
+		if w := cfg.App.Workers; w != nil && (w.Processes < 1 || w.Threads < 1 || w.Python == nil) {
+			t.Errorf("workers %+v", w)
 		}
 		for _, l := range cfg.Listen {
 			if l.Address == "" || l.Protocol == "" {
 				t.Errorf("listener %+v", l)
 			}
+		}
+		for _, h := range cfg.Hooks {
+			if err := action.Check(h); err != nil {
+				t.Errorf("hook %+v: %v", h, err)
+			}
+		}
+		r := cfg.Restart
+		if r.DrainTimeout <= cfg.App.Drain || r.ReadyTimeout <= 0 || r.BackoffMin <= 0 || r.BackoffMax < r.BackoffMin {
+			t.Errorf("restart %+v, drain %v", r, cfg.App.Drain)
 		}
 		for _, p := range ps {
 			if p.Code == "" || p.Message == "" {
