@@ -66,12 +66,12 @@ func New(app *vassal.App, pool Application, out io.Writer, log *slog.Logger) *Co
 
 var errNotFound = errors.New("no file and no application")
 
-func notFound(_ context.Context, r *exchange.Request, _ exchange.Response) error {
+func notFound(_ context.Context, r *exchange.Request, w exchange.Response) error {
 	switch r.Get("REQUEST_METHOD") {
 	case "GET", "HEAD":
 		return &exchange.StatusError{Status: 404, Err: errNotFound}
 	}
-	return &exchange.StatusError{Status: 405, Err: errNotFound}
+	return w.Head(405, "", []exchange.Field{{Name: "Allow", Value: "GET, HEAD"}, {Name: "Content-Length", Value: "0"}})
 }
 
 // done counts and logs one request.

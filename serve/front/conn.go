@@ -74,12 +74,12 @@ func (s *Server) newConn(nc net.Conn, proto vassal.Protocol) *conn {
 	return c
 }
 
-// hostPort splits a TCP address; a unix socket has neither, and uWSGI leaves
-// both empty.
+// hostPort splits a TCP address. A unix socket has none: then it is what
+// uWSGI says, for applications insist on both.
 func hostPort(a net.Addr) (host, port string) {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {
-		return "", ""
+		return "0.0.0.0", "80"
 	}
 	ap := t.AddrPort()
 	return ap.Addr().Unmap().WithZone("").String(), strconv.Itoa(int(ap.Port()))

@@ -35,7 +35,7 @@ type Config struct {
 	Handler  exchange.Handler
 	// Done is called once for each request when its answer is complete or was
 	// cut short, with r.Info filled in; also for a request that was refused,
-	// which has no other variable than REMOTE_ADDR. It must not keep r.
+	// which has few variables. It must not keep r.
 	Done  func(r *exchange.Request)
 	Stats func() []byte // what a stats listener sends
 	Log   *slog.Logger
@@ -103,7 +103,7 @@ func (s *Server) Run(ctx context.Context, ls []Listener) error {
 	defer stop(nil)
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	slots := make(chan struct{}, s.limits.Connections)
+	slots := make(chan struct{}, s.limits.Connections+len(ls)-1) // each loop holds one while it waits
 	var loops, conns sync.WaitGroup
 	for i := range ls {
 		unblock := context.AfterFunc(accept, func() { _ = ls[i].Close() }) // ends Accept

@@ -35,8 +35,9 @@ type running struct {
 	stop func() // drains and waits
 	logs *syncBuffer
 
-	mu   sync.Mutex
-	done []exchange.Info
+	mu    sync.Mutex
+	done  []exchange.Info
+	lines []string // of each request, what an access log would hold
 }
 
 type syncBuffer struct {
@@ -72,6 +73,7 @@ func serveOn(t testing.TB, l net.Listener, proto vassal.Protocol, limits vassal.
 		Done: func(q *exchange.Request) {
 			r.mu.Lock()
 			r.done = append(r.done, q.Info)
+			r.lines = append(r.lines, fmt.Sprintf("%s %s %s %d %v", q.Get("REMOTE_ADDR"), q.Get("REQUEST_METHOD"), q.Get("REQUEST_URI"), q.Info.Status, q.Info.Err))
 			r.mu.Unlock()
 		}})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -600,6 +602,22 @@ func TestWrongProtocol(t *testing.T) {
 	}
 	if n := strings.Count(u.logs.String(), "http-socket ="); n != 1 {
 		t.Errorf("%d log lines, want 1:\n%s", n, u.logs)
+	}
+}
+
+// TestRefusedIsLogged: the access log learns what was refused, and a HEAD has
+// no body then either.
+func TestRefusedIsLogged(t *testing.T) {
+	r := serve(t, vassal.HTTP, vassal.HTTPLimits{}, echo)
+	if a := ask(t, r.addr, "HEAD /a/%zz HTTP/1.1\r\nHost: x\r\n\r\n"); !strings.HasSuffix(a, "\r\n\r\n") {
+		t.Errorf("HEAD got a body: %q", a)
+	}
+	ask(t, r.addr, "GET /b HTTP/1.1\r\n\r\n")
+	ask(t, r.addr, "\x7f\r\n\r\n")
+	r.stop()
+	want := []string{"127.0.0.1 HEAD /a/%zz 400 invalid path", "127.0.0.1 GET /b 400 no Host field", "127.0.0.1   400 malformed request line"}
+	if d := cmp.Diff(want, r.lines); d != "" {
+		t.Error(d)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 func (c *conn) serveHTTP(ctx context.Context) {
 	wait, d := fresh, c.s.limits.HeaderTimeout
 	for {
+		c.head.reset()
 		s, err := c.readHead(wait, d)
 		if err != nil {
 			c.refuse(err)
@@ -126,8 +127,11 @@ func (c *conn) refuse(err error) {
 	if err == errQuiet {
 		return
 	}
-	c.req = exchange.Request{Vars: append(c.req.Vars[:0], c.peer[0]), Body: eof{}, Start: time.Now()}
-	c.res.begin(1, false, false, false)
+	// For the access log, which escapes what is not valid.
+	vars := append(c.req.Vars[:0], c.peer[0], exchange.Var{Name: "REQUEST_METHOD", Value: c.head.method},
+		exchange.Var{Name: "REQUEST_URI", Value: c.head.target})
+	c.req = exchange.Request{Vars: vars, Body: eof{}, Start: time.Now()}
+	c.res.begin(1, false, c.head.method == "HEAD", false)
 	c.req.Info.Err = c.res.finish(err)
 	c.done()
 	c.linger()
