@@ -312,6 +312,8 @@ func (r *reader) custom(out []Setting, e *entry, s Setting, template string, dep
 			t.late = true
 			r.load(&t, e.at, one.Key, guard(one.Value))
 			r.inheritPending()
+		case one.Key == "":
+			r.fail(e.at, s.Key, codeSyntax, "stands for a line without a name", "declare-option = NAME=KEY=VALUE;KEY=VALUE")
 		case r.isWord(one.Key):
 			r.fail(e.at, s.Key, codeBlock, fmt.Sprintf("stands for %s, which a declared option cannot", one.Key), "")
 		default:

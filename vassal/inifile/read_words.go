@@ -62,6 +62,9 @@ func (r *reader) add(e *entry) {
 	switch {
 	case r.stopped:
 		return
+	case e.key == "":
+		r.fail(e.at, "", codeSyntax, "no name before the equals sign", "")
+		return
 	case len(r.entries) >= MaxSettings:
 		r.stop(e.at, e.key, fmt.Sprintf("more than %d settings", MaxSettings))
 		return
