@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"liege/vassal"
 )
 
 // maxNames is how long a chain of placeholders may be.
@@ -88,9 +90,9 @@ func (r *reader) environment(e *entry, inner string) (string, bool) {
 	case given:
 		return guard(fallback), true
 	case !e.at.operator:
-		r.fail(e.at, e.key, codeNotForTenants, "$("+clip(name)+"): only a file that belongs to root may read the environment", "write the value, or $("+clip(name)+":-value)")
+		r.fail(e.at, e.key, vassal.CodeNotForTenants, "$("+clip(name)+"): only a file that belongs to root may read the environment", "write the value, or $("+clip(name)+":-value)")
 	default:
-		r.warn(e.at, e.key, codeUnsetEnv, "$("+clip(name)+") is not set and stays as it is", "set it for the Emperor, or write $("+clip(name)+":-default)")
+		r.warn(e.at, e.key, vassal.CodeUnsetEnv, "$("+clip(name)+") is not set and stays as it is", "set it for the Emperor, or write $("+clip(name)+":-default)")
 	}
 	return "", false
 }
@@ -126,7 +128,7 @@ func (r *reader) content(e *entry, inner string) (string, bool) {
 // data is what came from outside the text: it is never expanded.
 func (r *reader) data(at place, key, s string) string {
 	if !utf8.ValidString(s) || strings.IndexByte(s, 0) >= 0 {
-		r.fail(at, key, codeSyntax, "what it reads is not text in UTF-8", "")
+		r.fail(at, key, vassal.CodeSyntax, "what it reads is not text in UTF-8", "")
 		return ""
 	}
 	return guard(s)
@@ -159,7 +161,7 @@ func (r *reader) unexpanded(e *entry) {
 		return "", false
 	})
 	if found {
-		r.warn(e.at, e.key, codeNotExpanded, "$(), @() and %() are not expanded in a file read by inherit", "use include, or %-variables such as %N")
+		r.warn(e.at, e.key, vassal.CodeNotExpanded, "$(), @() and %() are not expanded in a file read by inherit", "use include, or %-variables such as %N")
 	}
 }
 
@@ -169,7 +171,7 @@ func (r *reader) formula(e *entry, inner string, depth int) (string, bool) {
 	if !strings.Contains(inner, " ") {
 		v, ok := r.value(e, inner, depth)
 		if !ok && inner != "" && !formats(e.key) {
-			r.warn(e.at, e.key, codePlaceholder, fmt.Sprintf("%%(%s) is not defined and stays as it is", clip(inner)), "")
+			r.warn(e.at, e.key, vassal.CodePlaceholder, fmt.Sprintf("%%(%s) is not defined and stays as it is", clip(inner)), "")
 		}
 		return v, ok
 	}
@@ -189,7 +191,7 @@ func (r *reader) formula(e *entry, inner string, depth int) (string, bool) {
 			var ok bool
 			if arg, ok = r.value(e, token, depth); !ok {
 				arg = ""
-				r.warn(e.at, e.key, codePlaceholder, fmt.Sprintf("%s in %%(%s) is not defined and counts as empty", clip(token), clip(inner)), "")
+				r.warn(e.at, e.key, vassal.CodePlaceholder, fmt.Sprintf("%s in %%(%s) is not defined and counts as empty", clip(token), clip(inner)), "")
 			}
 		}
 		if op == "" {
@@ -222,10 +224,10 @@ func (r *reader) value(e *entry, name string, depth int) (string, bool) {
 	case d == nil:
 		return "", false
 	case d == e:
-		r.warn(e.at, e.key, codePlaceholder, fmt.Sprintf("%%(%s) is this very line and stays as it is", clip(name)), "")
+		r.warn(e.at, e.key, vassal.CodePlaceholder, fmt.Sprintf("%%(%s) is this very line and stays as it is", clip(name)), "")
 		return "%(" + guard(name) + ")", true
 	case d.state == 1:
-		r.fail(e.at, e.key, codePlaceholder, fmt.Sprintf("%%(%s) refers back to this line", clip(name)), "")
+		r.fail(e.at, e.key, vassal.CodePlaceholder, fmt.Sprintf("%%(%s) refers back to this line", clip(name)), "")
 		return "", true
 	}
 	r.placeholders(d, depth+1)
@@ -313,9 +315,9 @@ func (r *reader) custom(out []Setting, e *entry, s Setting, template string, dep
 			r.load(&t, e.at, one.Key, guard(one.Value))
 			r.inheritPending()
 		case one.Key == "":
-			r.fail(e.at, s.Key, codeSyntax, "stands for a line without a name", "declare-option = NAME=KEY=VALUE;KEY=VALUE")
+			r.fail(e.at, s.Key, vassal.CodeSyntax, "stands for a line without a name", "declare-option = NAME=KEY=VALUE;KEY=VALUE")
 		case r.isWord(one.Key):
-			r.fail(e.at, s.Key, codeBlock, fmt.Sprintf("stands for %s, which a declared option cannot", one.Key), "")
+			r.fail(e.at, s.Key, vassal.CodeBlock, fmt.Sprintf("stands for %s, which a declared option cannot", one.Key), "")
 		default:
 			out = append(out, one)
 		}

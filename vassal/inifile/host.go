@@ -61,41 +61,68 @@ func NewOSHost(lookupEnv func(string) (string, bool)) *OSHost {
 	return &OSHost{lookupEnv: lookupEnv}
 }
 
-// ReadFile implements Host. It never waits: the file is opened with O_NONBLOCK
-// and read only if fstat says that it is a regular one.
+// ReadFile implements Host. It never waits and never opens anything but a
+// regular file: a device may act on being opened, a FIFO waits for a writer. So
+// the path is opened with O_PATH first, and what that is opened again through
+// /proc. A file that is written meanwhile is read again.
 func (h *OSHost) ReadFile(path string) (HostFile, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	at, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return HostFile{}, plainPathError(err)
+	}
+	defer at.Close()
+	if err := checkRegular(at); err != nil {
+		return HostFile{}, err
+	}
+	f, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(at.Fd())), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return HostFile{}, plainPathError(err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return HostFile{}, plainPathError(err)
+	for range 5 {
+		file, settled, err := readOnce(f)
+		if err != nil || settled {
+			return file, err
+		}
 	}
-	if err := checkRegular(f, info); err != nil {
-		return HostFile{}, err
-	}
-	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	return HostFile{}, errors.New("is being written")
+}
+
+// readOnce reads f. settled is false if f changed meanwhile.
+func readOnce(f *os.File) (file HostFile, settled bool, err error) {
+	before, err := f.Stat()
 	if err != nil {
-		return HostFile{}, plainPathError(err)
+		return HostFile{}, false, plainPathError(err)
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, 0, MaxFile+1))
+	if err != nil {
+		return HostFile{}, false, plainPathError(err)
 	}
 	if len(data) > MaxFile {
-		return HostFile{}, errTooBig
+		return HostFile{}, false, errTooBig
 	}
-	st := info.Sys().(*syscall.Stat_t)
-	return HostFile{
+	after, err := f.Stat()
+	if err != nil {
+		return HostFile{}, false, plainPathError(err)
+	}
+	st := after.Sys().(*syscall.Stat_t)
+	file = HostFile{
 		Data:     data,
 		Inode:    st.Ino,
-		Operator: st.Uid == 0 && (info.Mode().Perm()&0o022 == 0 || info.Mode().Perm()&0o002 == 0 && st.Gid == 0),
-	}, nil
+		Operator: st.Uid == 0 && (after.Mode().Perm()&0o022 == 0 || after.Mode().Perm()&0o002 == 0 && st.Gid == 0),
+	}
+	return file, before.ModTime().Equal(after.ModTime()) && after.Size() == int64(len(data)), nil
 }
 
 var errTooBig = fmt.Errorf("larger than %d bytes", MaxFile)
 
 // checkRegular refuses what is no plain file: devices and FIFOs, and the files
 // of procfs and sysfs, whose content is an answer of the kernel.
-func checkRegular(f *os.File, info fs.FileInfo) error {
+func checkRegular(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return plainPathError(err)
+	}
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("is %s, not a regular file", kindOf(info.Mode()))
 	}

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"gopkg.in/ini.v1"
+
+	"liege/vassal"
 )
 
 // line is one "key = value" of a section that is read, as written.
@@ -56,7 +58,7 @@ func (x *lexer) lex(text []byte) (lines []line, found bool) {
 		KeyValueDelimiters:         "=",
 	}, x.prepare.Bytes())
 	if err != nil {
-		x.report(0, codeSyntax, "cannot be read as an ini file", "")
+		x.report(0, vassal.CodeSyntax, "cannot be read as an ini file", "")
 		return nil, true
 	}
 	for i, name := range x.wanted {
@@ -81,13 +83,13 @@ func (x *lexer) lex(text []byte) (lines []line, found bool) {
 func (x *lexer) sound(text []byte) bool {
 	switch {
 	case len(text) > MaxFile:
-		x.report(0, codeTooBig, fmt.Sprintf("larger than %d bytes", MaxFile), "")
+		x.report(0, vassal.CodeTooBig, fmt.Sprintf("larger than %d bytes", MaxFile), "")
 	case bytes.HasPrefix(text, []byte("\xff\xfe")), bytes.HasPrefix(text, []byte("\xfe\xff")):
-		x.report(1, codeSyntax, "is UTF-16", "save it as UTF-8")
+		x.report(1, vassal.CodeSyntax, "is UTF-16", "save it as UTF-8")
 	case bytes.IndexByte(text, 0) >= 0:
-		x.report(lineOf(text, bytes.IndexByte(text, 0)), codeSyntax, "has a NUL byte", "is it half written, or not a text at all?")
+		x.report(lineOf(text, bytes.IndexByte(text, 0)), vassal.CodeSyntax, "has a NUL byte", "is it half written, or not a text at all?")
 	case !utf8.Valid(text):
-		x.report(lineOf(text, invalidAt(text)), codeSyntax, "is not valid UTF-8", "save it as UTF-8")
+		x.report(lineOf(text, invalidAt(text)), vassal.CodeSyntax, "is not valid UTF-8", "save it as UTF-8")
 	default:
 		return true
 	}
@@ -126,7 +128,7 @@ func (x *lexer) mark(text []byte) {
 			}
 		case before:
 			if !garbage {
-				x.report(num, codeSyntax, "text before the first section", "begin the file with [uwsgi]; a comment needs ; or # at the beginning of its line")
+				x.report(num, vassal.CodeSyntax, "text before the first section", "begin the file with [uwsgi]; a comment needs ; or # at the beginning of its line")
 			}
 			garbage = true
 		case current >= 0:
@@ -142,14 +144,14 @@ func (x *lexer) header(s string, num int, strict bool) (name string, ok bool) {
 	name = strings.Trim(name, blanks)
 	if !closed {
 		if strict || x.wants(name) >= 0 {
-			x.report(num, codeSyntax, "section line without ]", "write ["+plainWord(name, "uwsgi")+"]")
+			x.report(num, vassal.CodeSyntax, "section line without ]", "write ["+plainWord(name, "uwsgi")+"]")
 			return name, true // what follows belongs to it, for further problems
 		}
 		return "", false
 	}
 	rest = strings.Trim(rest, blanks)
 	if rest != "" && x.wants(name) >= 0 {
-		x.note(num, codeSyntax, "text after the ] of a section line counts as a comment", "uWSGI does not find such a section; put the comment on a line of its own")
+		x.note(num, vassal.CodeSyntax, "text after the ] of a section line counts as a comment", "uWSGI does not find such a section; put the comment on a line of its own")
 	}
 	return name, true
 }
@@ -194,18 +196,18 @@ const chunkLines = 256
 func (x *lexer) put(current int, s string, num int) {
 	if x.count++; x.count > MaxSettings {
 		if x.count == MaxSettings+1 {
-			x.report(num, codeTooBig, fmt.Sprintf("more than %d lines", MaxSettings), "")
+			x.report(num, vassal.CodeTooBig, fmt.Sprintf("more than %d lines", MaxSettings), "")
 		}
 		return
 	}
 	if strings.ContainsRune(s, '\r') {
-		x.report(num, codeSyntax, "has a carriage return in the middle of the line", "save the file with Unix or Windows line ends")
+		x.report(num, vassal.CodeSyntax, "has a carriage return in the middle of the line", "save the file with Unix or Windows line ends")
 		return
 	}
 	key, value, assigned := strings.Cut(s, "=")
 	key, value = strings.TrimRight(key, blanks), strings.TrimLeft(value, blanks)
 	if key == "" {
-		x.report(num, codeSyntax, "no name before the equals sign", "")
+		x.report(num, vassal.CodeSyntax, "no name before the equals sign", "")
 		return
 	}
 	if n := x.puts[current]; n > 0 && n%chunkLines == 0 {

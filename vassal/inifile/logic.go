@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"liege/vassal"
 )
 
 // block is the if-… or for… that lines stand in. Blocks do not nest, as in
@@ -42,7 +44,7 @@ func (r *reader) run(t *text, lines []line) {
 		}
 	}
 	if b.word != "" {
-		r.warn(b.at, b.word, codeBlock, "is never closed: it ends with the file", "end the block with "+closing(b.word)+" =")
+		r.warn(b.at, b.word, vassal.CodeBlock, "is never closed: it ends with the file", "end the block with "+closing(b.word)+" =")
 	}
 }
 
@@ -56,12 +58,12 @@ func closing(word string) string {
 func (r *reader) open(b *block, at place, key string, l line, open opener) {
 	if b.word != "" {
 		b.nested++
-		r.fail(at, key, codeBlock, fmt.Sprintf("is inside the %s of line %d: blocks do not nest", b.word, b.at.line), "close that one first, or put one of the two into a file and include it")
+		r.fail(at, key, vassal.CodeBlock, fmt.Sprintf("is inside the %s of line %d: blocks do not nest", b.word, b.at.line), "close that one first, or put one of the two into a file and include it")
 		return
 	}
 	value := r.substitute(at.magic, key, l.value, at)
 	if strings.Contains(value, "%(") || strings.Contains(value, "$(") || strings.Contains(value, "@(") {
-		r.warn(at, key, codeNotExpanded, "$(), @() and %() are not expanded here: it sees the text as written", "use %-variables such as %d and %n, or write it out")
+		r.warn(at, key, vassal.CodeNotExpanded, "$(), @() and %() are not expanded here: it sees the text as written", "use %-variables such as %d and %n, or write it out")
 	}
 	*b = block{word: key, at: at}
 	b.items, b.plain = open(r, at, key, value)
@@ -73,7 +75,7 @@ func (r *reader) end(b *block, at place, key string) {
 	case b.nested > 0:
 		b.nested--
 	case b.word == "":
-		r.warn(at, key, codeBlock, "closes nothing", "")
+		r.warn(at, key, vassal.CodeBlock, "closes nothing", "")
 	default:
 		*b = block{}
 	}
@@ -83,7 +85,7 @@ func (r *reader) otherwise(b *block, at place, key string) {
 	switch {
 	case b.nested > 0:
 	case !strings.HasPrefix(b.word, "if") || b.inElse:
-		r.fail(at, key, codeBlock, "has no if-… before it", "")
+		r.fail(at, key, vassal.CodeBlock, "has no if-… before it", "")
 	default:
 		b.inElse, b.plain, b.items = true, true, nil
 		if b.failed {
@@ -152,10 +154,10 @@ func forTimes(r *reader, at place, key, value string) ([]string, bool) {
 	n, rest := leadingInt(value)
 	switch {
 	case rest == value:
-		r.fail(at, key, codeBlock, "is not a number", "")
+		r.fail(at, key, vassal.CodeBlock, "is not a number", "")
 		return nil, false
 	case rest != "":
-		r.warn(at, key, codeBlock, "only the number at its beginning counts", "")
+		r.warn(at, key, vassal.CodeBlock, "only the number at its beginning counts", "")
 	}
 	if n > MaxSettings {
 		r.stop(at, key, fmt.Sprintf("more than %d settings", MaxSettings))
@@ -173,7 +175,7 @@ func forGlob(r *reader, at place, key, value string) ([]string, bool) {
 	value = unguard(value)
 	names, ok := r.glob(at, key, value)
 	if ok && len(names) == 0 {
-		r.warn(at, key, codeBlock, "matches nothing: the block is applied once, to the pattern itself", "")
+		r.warn(at, key, vassal.CodeBlock, "matches nothing: the block is applied once, to the pattern itself", "")
 		names = []string{value}
 	}
 	for i := range names {
@@ -190,7 +192,7 @@ func forReadline(r *reader, at place, key, value string) ([]string, bool) {
 		return nil, false
 	}
 	if info, ok := r.stat(at, key, value); !ok || info.IsDir() {
-		r.warn(at, key, codeUnreadable, r.abs(value)+" is not there: the block is not applied", "")
+		r.warn(at, key, vassal.CodeUnreadable, r.abs(value)+" is not there: the block is not applied", "")
 		return nil, false
 	}
 	f, ok := r.readFile(at.text, at, key, r.abs(value))
@@ -240,7 +242,7 @@ func ifHostname(r *reader, _ place, _, value string) ([]string, bool) {
 func ifHostnameMatch(r *reader, at place, key, value string) ([]string, bool) {
 	re, err := regexp.Compile(unguard(value))
 	if err != nil {
-		r.fail(at, key, codeBlock, "is not a regular expression", "look-around and back references are not supported")
+		r.fail(at, key, vassal.CodeBlock, "is not a regular expression", "look-around and back references are not supported")
 		return nil, false
 	}
 	return yes(re.MatchString(r.hostname()), value)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"liege/vassal"
 )
 
 // magic has the variables of one file: %x, one character. The upper-case forms
@@ -129,7 +131,7 @@ func (r *reader) substitute(m *magic, key, s string, at place) string {
 		}
 		if i+1 == len(s) {
 			b.WriteByte('%')
-			r.warn(at, key, codePercent, `a "%" at the end of the line stays; uWSGI would have joined the next line`, "write %%")
+			r.warn(at, key, vassal.CodeVanishedPercent, `a "%" at the end of the line stays; uWSGI would have joined the next line`, "write %%")
 			break
 		}
 		c := s[i+1]
@@ -145,15 +147,15 @@ func (r *reader) substitute(m *magic, key, s string, at place) string {
 		v, ok := m.lookup(r, c)
 		if !ok {
 			_, n := utf8.DecodeRuneInString(s[i+1:])
-			r.warn(at, key, codePercent, fmt.Sprintf(`%q is no variable and stays; uWSGI would have removed it`, s[i:i+1+n]), "write %%"+s[i+1:i+1+n])
+			r.warn(at, key, vassal.CodeVanishedPercent, fmt.Sprintf(`%q is no variable and stays; uWSGI would have removed it`, s[i:i+1+n]), "write %%"+s[i+1:i+1+n])
 			b.WriteByte('%')
 			continue
 		}
 		if v == "" && c >= '0' && c <= '9' || key == "env" {
-			r.warn(at, key, codePercent, fmt.Sprintf("%q became %q", s[i:i+2], v), "write %%"+s[i+1:i+2])
+			r.warn(at, key, vassal.CodeVanishedPercent, fmt.Sprintf("%q became %q", s[i:i+2], v), "write %%"+s[i+1:i+2])
 		}
 		if strings.ContainsAny(v, "\n\r\x00") || !utf8.ValidString(v) {
-			r.fail(at, key, codePercent, fmt.Sprintf("%q stands for a name with a line end or with bytes that are not UTF-8", s[i:i+2]), "rename the file or directory")
+			r.fail(at, key, vassal.CodeVanishedPercent, fmt.Sprintf("%q stands for a name with a line end or with bytes that are not UTF-8", s[i:i+2]), "rename the file or directory")
 			v = ""
 		}
 		b.WriteString(guard(v))

@@ -201,7 +201,7 @@ func (r *reader) readText(t *text, data []byte, section string) {
 		r.noSection(t, &x, section)
 	}
 	if t.main && x.seen["emperor"] && section == "" {
-		r.say(vassal.Note, place{t, 0}, "", codeEmperorSection, "the attributes in section [emperor] are not used", "")
+		r.say(vassal.Note, place{t, 0}, "", vassal.CodeEmperorSection, "the attributes in section [emperor] are not used", "")
 	}
 	r.run(t, lines)
 }
@@ -221,10 +221,10 @@ func (r *reader) noSection(t *text, x *lexer, section string) {
 		}
 	}
 	if t.main {
-		r.fail(place{t, 0}, "", codeNoSection, "has no section "+want, hint)
+		r.fail(place{t, 0}, "", vassal.CodeNoSection, "has no section "+want, hint)
 		return
 	}
-	r.warn(place{t, 0}, "", codeNoSection, "has no section "+want+": nothing of it is used", hint)
+	r.warn(place{t, 0}, "", vassal.CodeNoSection, "has no section "+want+": nothing of it is used", hint)
 }
 
 // load reads another file in the name of the text at. value is as written:
@@ -241,10 +241,10 @@ func (r *reader) load(by *text, at place, key, value string) {
 	id := name + ":" + section
 	switch {
 	case slices.Contains(by.chain, id):
-		r.fail(at, key, codeTooBig, "the file includes itself", "")
+		r.fail(at, key, vassal.CodeTooBig, "the file includes itself", "")
 		return
 	case by.depth >= MaxDepth:
-		r.fail(at, key, codeTooBig, fmt.Sprintf("more than %d files include each other", MaxDepth), "")
+		r.fail(at, key, vassal.CodeTooBig, fmt.Sprintf("more than %d files include each other", MaxDepth), "")
 		return
 	}
 	t := *by
@@ -277,7 +277,7 @@ func (r *reader) target(at place, key, value string) (name, section string, ok b
 	}
 	switch {
 	case name == "" || name == "-":
-		r.fail(at, key, codeUnreadable, "names no file", "")
+		r.fail(at, key, vassal.CodeUnreadable, "names no file", "")
 		return "", "", false
 	case hasScheme(name):
 		r.refuseScheme(at, key, name)
@@ -301,7 +301,7 @@ func hasScheme(name string) bool {
 
 func (r *reader) refuseScheme(at place, key, name string) {
 	scheme, _, _ := strings.Cut(name, "://")
-	r.fail(at, key, codeRefusedScheme, fmt.Sprintf("%s:// runs a program, opens a connection or reads what is no file; only a path is read", clip(scheme)), "write the content to a file and name its path")
+	r.fail(at, key, vassal.CodeRefusedScheme, fmt.Sprintf("%s:// runs a program, opens a connection or reads what is no file; only a path is read", clip(scheme)), "write the content to a file and name its path")
 }
 
 // finish makes the File.

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+
+	"liege/vassal"
 )
 
 // answers remembers what each Host said, so that one Read sees one state of
@@ -48,7 +50,7 @@ func (r *reader) may(at place, key string) bool {
 		}
 		return true
 	}
-	r.fail(at, key, codeNotForTenants, "a file that does not belong to root may not read or test other files when an operator's file includes it", "sudo chown root "+at.file+", or move the line to the file that includes it")
+	r.fail(at, key, vassal.CodeNotForTenants, "a file that does not belong to root may not read or test other files when an operator's file includes it", "sudo chown root "+at.file+", or move the line to the file that includes it")
 	return false
 }
 
@@ -77,7 +79,7 @@ func (r *reader) readFile(t *text, at place, key, name string) (HostFile, bool) 
 		r.answered("file", name, a.err == nil, a.Operator, a.Data)
 	}
 	if a.err != nil {
-		r.fail(at, key, codeUnreadable, fmt.Sprintf("%s: %s", name, reason(a.err)), r.whyUnread(at, key))
+		r.fail(at, key, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", name, reason(a.err)), r.whyUnread(at, key))
 		return HostFile{}, false
 	}
 	if r.bytes += len(a.Data); r.bytes > MaxReadBytes {
@@ -147,7 +149,7 @@ func (r *reader) glob(at place, key, pattern string) ([]string, bool) {
 		r.answered("glob", full, strings.Join(a.names, "\x00"))
 	}
 	if a.err != nil {
-		r.fail(at, key, codeUnreadable, fmt.Sprintf("%s: %s", clip(pattern), reason(a.err)), "")
+		r.fail(at, key, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", clip(pattern), reason(a.err)), "")
 		return nil, false
 	}
 	var out []string
@@ -199,6 +201,6 @@ func (r *reader) hostname() string {
 func (r *reader) stop(at place, key, message string) {
 	if !r.stopped {
 		r.stopped = true
-		r.fail(at, key, codeTooBig, message, "")
+		r.fail(at, key, vassal.CodeTooBig, message, "")
 	}
 }

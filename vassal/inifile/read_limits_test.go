@@ -63,8 +63,8 @@ func TestReadLimits(t *testing.T) {
 			start := time.Now()
 			f, ps := Read(operatorSource(c.text), h, ReadOptions{})
 			p := ps.First()
-			if p == nil || p.Code != codeTooBig {
-				t.Fatalf("got %v, want an error %s", p, codeTooBig)
+			if p == nil || p.Code != vassal.CodeTooBig {
+				t.Fatalf("got %v, want an error %s", p, vassal.CodeTooBig)
 			}
 			if c.line > 0 && p.Line != c.line {
 				t.Errorf("got line %d, want %d: %s", p.Line, c.line, p.Error())

@@ -13,22 +13,6 @@ import (
 	"liege/vassal"
 )
 
-// Stable words of vassal.Problem.Code.
-const (
-	codeSyntax         = "syntax"
-	codeNoSection      = "no-section"
-	codeTooBig         = "too-big"
-	codeUnreadable     = "unreadable"
-	codeUnsetEnv       = "unset-environment"
-	codeRefusedScheme  = "refused-scheme"
-	codePercent        = "vanished-percent"
-	codeEmperorSection = "emperor-section"
-	codeNotExpanded    = "not-expanded"
-	codePlaceholder    = "placeholder"
-	codeBlock          = "block"
-	codeNotForTenants  = "not-for-tenants"
-)
-
 // problems collects what is said about a text.
 type problems struct {
 	list  vassal.Problems
@@ -88,7 +72,7 @@ func (ps *problems) finish() vassal.Problems {
 		out = worst(out)
 	}
 	if ps.extra > 0 {
-		out = append(out, vassal.Problem{Severity: vassal.Error, Code: codeTooBig, File: out[0].File, Message: fmt.Sprintf("and %d more problems", ps.extra)})
+		out = append(out, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeTooBig, File: out[0].File, Message: fmt.Sprintf("and %d more problems", ps.extra)})
 	}
 	return out
 }

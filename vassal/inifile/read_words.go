@@ -63,7 +63,7 @@ func (r *reader) add(e *entry) {
 	case r.stopped:
 		return
 	case e.key == "":
-		r.fail(e.at, "", codeSyntax, "no name before the equals sign", "")
+		r.fail(e.at, "", vassal.CodeSyntax, "no name before the equals sign", "")
 		return
 	case len(r.entries) >= MaxSettings:
 		r.stop(e.at, e.key, fmt.Sprintf("more than %d settings", MaxSettings))
@@ -80,7 +80,7 @@ func (r *reader) add(e *entry) {
 	if w, ok := r.words[e.key]; ok {
 		e.kind = word
 		if w.now == nil {
-			r.fail(e.at, e.key, codeBlock, "cannot stand here", "")
+			r.fail(e.at, e.key, vassal.CodeBlock, "cannot stand here", "")
 			return
 		}
 		w.now(r, e)
@@ -95,7 +95,7 @@ func (r *reader) include(e *entry) {
 func (r *reader) remember(*entry) {}
 
 func (r *reader) otherFormat(e *entry) {
-	r.fail(e.at, e.key, codeUnreadable, "only ini files are read", "write it as ini and use ini = FILE.ini")
+	r.fail(e.at, e.key, vassal.CodeUnreadable, "only ini files are read", "write it as ini and use ini = FILE.ini")
 }
 
 func (r *reader) set(e *entry) {
@@ -110,7 +110,7 @@ func (r *reader) setPlaceholder(e *entry) {
 		return
 	}
 	if r.opt.Known(name) || r.isWord(name) {
-		r.fail(e.at, e.key, codePlaceholder, fmt.Sprintf("%s is an option and cannot be a placeholder", clip(name)), "take another name, or write "+clip(name)+" = …")
+		r.fail(e.at, e.key, vassal.CodePlaceholder, fmt.Sprintf("%s is an option and cannot be a placeholder", clip(name)), "take another name, or write "+clip(name)+" = …")
 		return
 	}
 	before := len(r.entries)
@@ -124,7 +124,7 @@ func (r *reader) assignment(e *entry) (name, value string, ok bool) {
 	name, value, ok = strings.Cut(e.value, "=")
 	name = unguard(name)
 	if !ok || name == "" {
-		r.fail(e.at, e.key, codeSyntax, "has no NAME=VALUE", e.key+" = NAME=VALUE")
+		r.fail(e.at, e.key, vassal.CodeSyntax, "has no NAME=VALUE", e.key+" = NAME=VALUE")
 		return "", "", false
 	}
 	return name, value, true
@@ -136,7 +136,7 @@ func (r *reader) declare(e *entry) {
 		return
 	}
 	if r.isWord(name) {
-		r.fail(e.at, e.key, codeSyntax, fmt.Sprintf("%s is a word of the language", clip(name)), "take another name")
+		r.fail(e.at, e.key, vassal.CodeSyntax, fmt.Sprintf("%s is a word of the language", clip(name)), "take another name")
 		return
 	}
 	if _, again := r.declared[name]; !again {
