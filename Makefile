@@ -16,12 +16,15 @@ TOOLS       := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/liege/tools
 FUZZTIME    ?= 20s
 RUN_FLAGS   ?=
 
-.PHONY: all build check lint docs unit root race fuzz bench test run setup clean install
+.PHONY: setup-test all build check lint docs unit root race fuzz bench test run setup clean install
 
 all: build
 
 setup:
-	@deploy/setup.sh
+	@deploy/setup.sh run
+
+setup-test:
+	@deploy/setup.sh test
 
 build:
 	@mkdir -p $(BIN)
@@ -34,7 +37,7 @@ run: setup build
 	@deploy/demo/run.sh $(RUN_FLAGS)
 
 # Everything CI runs.
-test: setup check unit root race fuzz
+test: setup-test check unit root race fuzz
 
 check: build lint
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi

@@ -1,28 +1,32 @@
 #!/bin/bash
-# Installs what building, running and testing Liege needs and this machine
-# lacks, through apt, and says what it does. Nothing to install: says nothing.
+# Installs what Liege needs and this machine lacks, through apt, and says what
+# it does. Nothing to install: says nothing.
+#
+#   deploy/setup.sh run     to build and run it
+#   deploy/setup.sh test    to run its tests and benchmarks too
 set -euo pipefail
 
 # command or file → Debian package
 need=(
-	"gcc:gcc" "/usr/lib/x86_64-linux-gnu/libc.a:libc6-dev" "make:make" "git:git" "curl:curl"
+	"gcc:gcc" "/usr/lib/$(uname -m)-linux-gnu/libc.a:libc6-dev" "make:make" "git:git"
 	"/usr/bin/python3:python3"
-	"shellcheck:shellcheck"
-	"/usr/bin/uwsgi:uwsgi-core" "/usr/lib/uwsgi/plugins/python3_plugin.so:uwsgi-plugin-python3"
-	"/usr/lib/uwsgi/plugins/php_plugin.so:uwsgi-plugins-all"
-	"nginx:nginx-light"
-	"/usr/lib/python3/dist-packages/flask/__init__.py:python3-flask"
-	"/usr/lib/python3/dist-packages/django/__init__.py:python3-django"
-	"wrk:wrk" "jq:jq"
 )
-[ "$(uname -m)" = x86_64 ] || need[1]="/usr/lib/$(uname -m)-linux-gnu/libc.a:libc6-dev"
+if [ "${1:-run}" = test ]; then
+	need+=(
+		"curl:curl" "jq:jq" "shellcheck:shellcheck" "wrk:wrk" "nginx:nginx-light"
+		"/usr/bin/uwsgi:uwsgi-core" "/usr/lib/uwsgi/plugins/python3_plugin.so:uwsgi-plugin-python3"
+		"/usr/share/doc/uwsgi-plugins-all:uwsgi-plugins-all"
+		"/usr/lib/python3/dist-packages/flask/__init__.py:python3-flask"
+		"/usr/lib/python3/dist-packages/django/__init__.py:python3-django"
+	)
+fi
 
 missing=()
 for n in "${need[@]}"; do
 	what=${n%%:*} package=${n#*:}
 	case $what in
 	/*) [ -e "$what" ] || missing+=("$package") ;;
-	*) command -v "$what" >/dev/null || missing+=("$package") ;;
+	*) PATH=$PATH:/usr/sbin command -v "$what" >/dev/null || missing+=("$package") ;;
 	esac
 done
 if ! command -v go >/dev/null; then
@@ -33,7 +37,7 @@ fi
 
 if [ "$(id -u)" != 0 ]; then
 	echo "setup: these packages are missing: ${missing[*]}" >&2
-	echo "hint: sudo deploy/setup.sh" >&2
+	echo "hint: sudo deploy/setup.sh ${1:-run}" >&2
 	exit 77
 fi
 echo "setup: installing with apt: ${missing[*]}"
@@ -48,7 +52,7 @@ if [ ! -e "$policy" ]; then
 	chmod 755 "$policy"
 	trap 'rm -f "$log" "$policy"' EXIT
 fi
-if ! { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
+if ! { apt-get update && apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
 	tail -n 30 "$log" >&2
 	echo "setup: apt could not install them; what it said is above" >&2
 	exit 1
