@@ -36,6 +36,15 @@ func fakeEmperor(args []string) error {
 	if err != nil {
 		return err
 	}
+	if args[1] == "children" { // a helper, and a hook command
+		helper, hook := exec.Command("sleep", "1000"), exec.Command("sleep", "1000")
+		m.Outside(hook)
+		if err := errors.Join(helper.Start(), hook.Start()); err != nil {
+			return err
+		}
+		fmt.Println("{}")
+		select {}
+	}
 	r := &rig{m: m, dir: args[0]}
 	for gen := 1; ; gen++ {
 		for _, name := range []vassal.Name{"one", "two"} {
@@ -181,6 +190,36 @@ func TestSweepAfterKillAnywhere(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "sandbox")); err == nil {
 			t.Error("RunDir/sandbox is still there")
 		}
+	}
+}
+
+// What a killed Emperor had running for itself ends too.
+func TestSweepEndsOrphans(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.CgroupV2)
+	testenv.Leaks(t)
+	dir := t.TempDir()
+	killedEmperor(t, dir, "children", func(lines *bufio.Scanner) { scanRecords(t, lines, 1) })
+	r := &rig{t: t, dir: dir}
+	r.m = r.manager(dir)
+	mine := exec.Command("sleep", "1000")
+	if err := mine.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer mine.Wait()
+	defer mine.Process.Kill()
+	if got := len(r.m.trees.pids(r.m.Node())); got != 4 {
+		t.Errorf("before the sweep: got %d processes, want 4", got)
+	}
+	if err := r.m.Sweep(func(vassal.Name, int) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); len(r.m.trees.pids(r.m.Node())) > 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("orphans live: %v", r.m.trees.pids(r.m.Node()))
+		}
+	}
+	if err := mine.Process.Signal(unix.Signal(0)); err != nil {
+		t.Errorf("this Emperor's own child: %v", err)
 	}
 }
 

@@ -35,9 +35,11 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-func (r *rig) manager(dir string) *Manager {
+func (r *rig) manager(dir string) *Manager { return r.managerOf(r.config(dir)) }
+
+func (r *rig) managerOf(cfg ManagerConfig) *Manager {
 	r.t.Helper()
-	m, err := NewManager(r.config(dir))
+	m, err := NewManager(cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -80,7 +82,7 @@ func (r *rig) spec(name vassal.Name, gen int, args ...string) Spec {
 		Root: hostRoot(), Files: hostLinks(),
 		Plan: stage.Plan{
 			Name: name, UID: 65534, GID: 65534, Groups: []int{}, Args: args,
-			Env: []string{"GOMAXPROCS=1"}, Seccomp: []stage.Filter{{Code: 6, K: unix.SECCOMP_RET_ALLOW}},
+			Env: []string{"GOMAXPROCS=1"}, Exec: CorePath, Dir: "/", Seccomp: []stage.Filter{{Code: 6, K: unix.SECCOMP_RET_ALLOW}},
 		},
 	}
 }
@@ -149,7 +151,7 @@ func donations(spec *Spec, log string) (own []*os.File, err error) {
 	}
 	own = append(own, os.NewFile(uintptr(pair[0]), "control"), os.NewFile(uintptr(pair[1]), "control"))
 	spec.Control = own[0]
-	if spec.App, err = sealed("app", []byte("{}")); err != nil {
+	if spec.App, err = stage.Seal("app", []byte("{}")); err != nil {
 		return own, err
 	}
 	own = append(own, spec.App)

@@ -78,6 +78,7 @@ type Sandbox struct {
 	cgroup  string // as an inner path
 	plan    stage.Plan
 	hostNet bool
+	memory  int64 // memory-max
 
 	pid    int
 	start  uint64            // of the process, in ticks since boot
@@ -144,6 +145,10 @@ func (s *Sandbox) Kill() error {
 	return nil
 }
 
+// Processes lists the pids in the generation's cgroup: what still does not die
+// when Done takes too long.
+func (s *Sandbox) Processes() []int { return s.m.trees.pids(s.cgroup) }
+
 // Usage is what the kernel counted for a cgroup.
 type Usage struct {
 	MemoryBytes, OOMKills, CPUUsec, Pids int64
@@ -201,8 +206,8 @@ func (s *Sandbox) describe(oomKills int64) vassal.Exit {
 	if oomKills > 0 && e.Code != 0 && !s.killed.Load() {
 		e.OOM = true
 		e.Reason = "out of memory"
-		if s.v.limits.MemoryMax > 0 {
-			e.Reason = fmt.Sprintf("out of memory: memory-max is %d bytes", s.v.limits.MemoryMax)
+		if s.memory > 0 {
+			e.Reason = fmt.Sprintf("out of memory: memory-max is %d bytes", s.memory)
 		}
 	}
 	return e

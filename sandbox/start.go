@@ -2,13 +2,11 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -41,7 +39,7 @@ func (m *Manager) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) 
 	spec.Plan.Attach = slices.Clone(spec.Plan.Attach)
 	spec.Detached = slices.Clone(spec.Detached)
 	st := &starting{m: m, v: v, spec: spec, box: &Sandbox{
-		m: m, v: v, id: spec.ID, gen: spec.Gen, hostNet: spec.HostNet,
+		m: m, v: v, id: spec.ID, gen: spec.Gen, hostNet: spec.HostNet, memory: spec.Limits.MemoryMax,
 		cgroup:  v.generation(spec.Gen),
 		failure: make(chan *stage.Failure, 1),
 		reading: make(chan struct{}),
@@ -128,9 +126,10 @@ func (st *starting) run(ctx context.Context) error {
 }
 
 func (st *starting) newProcess(files []*os.File) *libcontainer.Process {
-	plan := stage.FirstFD + len(st.spec.Listeners) + 2
+	args := stage.Argv(st.spec.Plan.Files)
+	args[0] = StagePath // libcontainer executes what it is called
 	p := &libcontainer.Process{
-		Args:       []string{StagePath, "--plan", strconv.Itoa(plan)},
+		Args:       args,
 		Cwd:        "/",
 		ExtraFiles: files,
 		Init:       true,
@@ -147,11 +146,11 @@ func (st *starting) donate() (status *os.File, files []*os.File, err error) {
 	spec := &st.spec
 	spec.Plan.Files = stage.Donated{Listeners: len(spec.Listeners), Mounts: len(spec.Detached)}
 	st.box.plan = spec.Plan
-	text, err := json.Marshal(&spec.Plan)
+	text, err := spec.Plan.Encode()
 	if err != nil {
-		return nil, nil, fmt.Errorf("plan: %w", err)
+		return nil, nil, err
 	}
-	plan, err := sealed("liege-plan", text)
+	plan, err := stage.Seal("liege-plan", text)
 	if err != nil {
 		return nil, nil, fmt.Errorf("plan: %w", err)
 	}
@@ -169,26 +168,6 @@ func (st *starting) donate() (status *os.File, files []*os.File, err error) {
 	st.own = append(st.own, child)
 	files = slices.Concat(spec.Listeners, []*os.File{spec.Control, spec.App, plan, child}, spec.Detached)
 	return status, files, nil
-}
-
-// sealed returns a memfd with text that nobody can change.
-func sealed(name string, text []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
-	}
-	f := os.NewFile(uintptr(fd), name)
-	if _, err := f.Write(text); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	if _, err := f.Seek(0, 0); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
-		return nil, errors.Join(os.NewSyscallError("seal", err), f.Close())
-	}
-	return f, nil
 }
 
 // clone runs libcontainer until its init waits for the word to execute the
@@ -302,11 +281,5 @@ func (s *Sandbox) readFailure(status *os.File) {
 	if err != nil || n == 0 {
 		return // end of file means nothing
 	}
-	f := &stage.Failure{}
-	if n > stage.MaxFailure {
-		f = &stage.Failure{Step: stage.StepPlan, Msg: "the stage's report is too long"}
-	} else if err := json.Unmarshal(buf[:n], f); err != nil {
-		f = &stage.Failure{Step: stage.StepPlan, Msg: "the stage's report cannot be read: " + err.Error()}
-	}
-	s.failure <- f
+	s.failure <- stage.ParseFailure(buf[:n], &s.plan)
 }

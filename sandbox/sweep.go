@@ -62,7 +62,7 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 		return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
 	}
 	s := &Sandbox{
-		m: m, v: v, id: r.ID, gen: r.Gen, cgroup: r.Cgroup, plan: plan, hostNet: r.HostNet,
+		m: m, v: v, id: r.ID, gen: r.Gen, cgroup: r.Cgroup, plan: plan, hostNet: r.HostNet, memory: limits.MemoryMax,
 		pid: r.PID, start: r.StartTime, spaces: r.Namespaces, pidfd: fd,
 		failure: make(chan *stage.Failure, 1), reading: make(chan struct{}),
 		ended: make(chan struct{}), done: make(chan struct{}),

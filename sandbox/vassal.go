@@ -20,6 +20,7 @@ type Vassal struct {
 
 	mu     sync.Mutex
 	live   map[int]*Sandbox
+	closed bool
 	limits vassal.Limits // of the newest generation
 	oom    int64         // kills in generations that are gone (v1 counts them there only)
 	size   int64         // of the private tmpfs
@@ -123,6 +124,9 @@ func isMount(dir string) (bool, error) {
 func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.closed {
+		return fmt.Errorf("vassal %s is being closed", v.name)
+	}
 	if v.live[s.gen] != nil {
 		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
 	}
@@ -193,18 +197,20 @@ func (v *Vassal) Usage() (Usage, error) {
 // Close removes the cgroup and the private directories with all that is in
 // them. No Sandbox of the vassal lives any more.
 func (v *Vassal) Close() error {
-	v.m.mu.Lock()
-	defer v.m.mu.Unlock()
 	v.mu.Lock()
-	n := len(v.live)
-	v.mu.Unlock()
-	if n > 0 {
+	if n := len(v.live); n > 0 {
+		v.mu.Unlock()
 		return fmt.Errorf("close vassal %s: %d generations still live", v.name, n)
 	}
+	v.closed = true
+	err := v.remove() // may take its time, and only this vassal waits
+	v.mu.Unlock()
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
 	if v.m.vassals[v.name] == v {
 		delete(v.m.vassals, v.name)
 	}
-	return v.remove()
+	return err
 }
 
 func (v *Vassal) remove() error {

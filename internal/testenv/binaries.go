@@ -42,15 +42,17 @@ func build() (string, error) {
 		return dir, err
 	}
 	for _, b := range []struct {
-		pkgs []string
+		cgo  string
 		args []string
 	}{
-		{[]string{"./cmd/liege", "./cmd/liege-emperor", "./cmd/liege-core"}, nil},
-		{[]string{"./cmd/liege-stage"}, []string{"-tags", "osusergo,netgo", "-ldflags", "-linkmode external -extldflags -static"}},
+		{"0", []string{"./cmd/liege", "./cmd/liege-core"}},
+		{"1", []string{"./cmd/liege-emperor"}},
+		{"1", []string{"-ldflags", "-linkmode external -extldflags -static", "./cmd/liege-stage"}},
 	} {
-		args := append(append([]string{"build", "-o", dir + "/"}, b.args...), b.pkgs...)
+		args := append([]string{"build", "-o", dir + "/"}, b.args...)
 		cmd := exec.Command("go", args...)
 		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "CGO_ENABLED="+b.cgo)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return dir, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
