@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ import (
 // their Records; then it waits to be killed. With args[1] "loop" it starts and
 // ends them for ever.
 func fakeEmperor(args []string) error {
-	exe, err := os.Executable()
+	exe, err := Executable()
 	if err != nil {
 		return err
 	}
@@ -193,6 +194,39 @@ func TestSweepAfterKillAnywhere(t *testing.T) {
 	}
 }
 
+// A sealed Emperor starts sandboxes, and ps and Executable name its file.
+func TestSeal(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.OpenTree)
+	testenv.Leaks(t)
+	dir := t.TempDir()
+	killedEmperor(t, dir, "sealed", func(lines *bufio.Scanner) {
+		pid := scanRecords(t, lines, 2)[0].PID
+		status, err := readStatus(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err = strconv.Atoi(status["PPid"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, err = readStatus(pid); err != nil {
+			t.Fatal(err)
+		}
+		if want := filepath.Base(self(t)); status["Name"] != want {
+			t.Errorf("name: got %q, want %q", status["Name"], want)
+		}
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		if err != nil || !strings.HasPrefix(exe, "/memfd:") {
+			t.Errorf("program: got %q, %v, want a memfd", exe, err)
+		}
+	})
+	r := &rig{t: t, dir: dir}
+	r.m = r.manager(dir)
+	if err := r.m.Sweep(func(vassal.Name, int) bool { return false }); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What a killed Emperor had running for itself ends too.
 func TestSweepEndsOrphans(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.CgroupV2)
@@ -205,7 +239,6 @@ func TestSweepEndsOrphans(t *testing.T) {
 	if err := mine.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer mine.Wait()
 	defer mine.Process.Kill()
 	if got := len(r.m.trees.pids(r.m.Node())); got != 4 {
 		t.Errorf("before the sweep: got %d processes, want 4", got)
@@ -218,8 +251,13 @@ func TestSweepEndsOrphans(t *testing.T) {
 			t.Fatalf("orphans live: %v", r.m.trees.pids(r.m.Node()))
 		}
 	}
-	if err := mine.Process.Signal(unix.Signal(0)); err != nil {
-		t.Errorf("this Emperor's own child: %v", err)
+	// A signal of our own comes after one it may have got.
+	if err := mine.Process.Signal(unix.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	_ = mine.Wait() // ended by a signal either way
+	if got := mine.ProcessState.Sys().(syscall.WaitStatus).Signal(); got != unix.SIGTERM {
+		t.Errorf("this Emperor's own child: got %v, want it to live until %v", got, unix.SIGTERM)
 	}
 }
 

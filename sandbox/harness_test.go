@@ -68,7 +68,7 @@ func (r *rig) config(dir string) ManagerConfig {
 
 func self(t testing.TB) string {
 	t.Helper()
-	exe, err := os.Executable()
+	exe, err := Executable()
 	if err != nil {
 		t.Fatal(err)
 	}

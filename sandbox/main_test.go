@@ -36,6 +36,11 @@ func TestMain(m *testing.M) {
 		fail(fakeClient(os.Args[1]))
 	}
 	if len(os.Args) > 1 && os.Args[1] == "fake-emperor" {
+		if os.Args[3] == "sealed" {
+			if err := Seal(); err != nil {
+				fail(err)
+			}
+		}
 		fail(fakeEmperor(os.Args[2:]))
 	}
 	os.Exit(testenv.Main(m))

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -189,12 +190,51 @@ func TestAttach(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec.Detached = []*os.File{mount}
+		// Whoever may move the path changes nothing any more.
+		if err := os.Rename(app, app+".moved"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink("/etc", app); err != nil {
+			t.Fatal(err)
+		}
 		b := r.start(spec)
+		if err := errors.Join(os.Remove(app), os.Rename(app+".moved", app)); err != nil {
+			t.Fatal(err)
+		}
 		mount.Close()
 		b.wait()
 		want := target + " mine static <nil>\n" + target + "/static theirs <nil>\n"
 		if diff := cmp.Diff(want, b.output()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", target, diff)
 		}
+	}
+}
+
+// A link that a tenant put into its /tmp leads root nowhere.
+func TestMakeBeneath(t *testing.T) {
+	dir, victim := t.TempDir(), t.TempDir()
+	if err := os.Symlink(victim, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(victim, "file"), filepath.Join(dir, "last")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name       string
+		isDir, bad bool
+	}{
+		{"a/b/c", true, false}, {"a/b/c", true, false}, {"a/b/f", false, false},
+		{"link/x", true, true}, {"link/f", false, true}, {"link", true, true}, {"last", false, true}, {"../x", true, true},
+	} {
+		err := makeBeneath(dir, tc.name, tc.isDir)
+		if (err != nil) != tc.bad {
+			t.Errorf("%s: got %v, want an error %v", tc.name, err, tc.bad)
+		}
+		if st, err := os.Lstat(filepath.Join(dir, tc.name)); !tc.bad && (err != nil || st.IsDir() != tc.isDir) {
+			t.Errorf("%s: got %v, %v", tc.name, st, err)
+		}
+	}
+	if left := entries(victim); len(left) > 0 {
+		t.Errorf("made through a link: %v", left)
 	}
 }
