@@ -76,9 +76,9 @@ func Load() (*Policy, error) {
 // Own is this process's context when the Policy was loaded.
 func (p *Policy) Own() string { return p.own }
 
-// Known returns the canonical form of context, as the kernel will show it: it
-// sorts and joins categories, "c1,c0" is "c0.c1". The error says so if the
-// policy does not know the context.
+// Known returns the canonical form of context, as the kernel will show it:
+// categories are sorted and three in a row joined, so "c1,c0" is "c0,c1" and
+// "c2,c1,c0" is "c0.c2". The error says so if the policy does not know it.
 func (p *Policy) Known(context string) (string, error) {
 	if n := strings.Count(context, ":"); n < 2 || strings.ContainsAny(context, " \t\n\x00") {
 		return "", errors.New("no SELinux context; it has the form user:role:type:level")

@@ -36,7 +36,7 @@ func (e *osError) Unwrap() error { return e.errno }
 const (
 	stageCon = "system_u:system_r:liege_stage_t:s0"
 	rootCon  = "unconfined_u:unconfined_r:unconfined_t:s0"
-	shop     = "system_u:system_r:webapp_shop_t:s0:c0.c1"
+	shop     = "system_u:system_r:webapp_shop_t:s0:c0,c1"
 	shopAs   = "system_u:system_r:webapp_shop_t:s0:c1,c0"
 	blog     = "system_u:system_r:webapp_blog_t:s0"
 )
