@@ -74,9 +74,8 @@ func (e *Emperor) list() []control.Vassal {
 	p, _ := e.public.get()
 	out := slices.Clone(p.others)
 	for _, a := range p.actors {
-		if rep, _ := a.board.get(); rep.vassal.Name != "" {
-			out = append(out, rep.vassal)
-		}
+		rep, _ := a.board.get()
+		out = append(out, rep.vassal)
 	}
 	slices.SortStableFunc(out, func(a, b control.Vassal) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.File, b.File))
@@ -209,7 +208,7 @@ func failure(v control.Vassal, what string) control.Outcome {
 }
 
 func timedOut(v control.Vassal, what string) control.Outcome {
-	m := fmt.Sprintf("%s: %s: timed out; it is %s", v.Name, what, cmp.Or(v.State, control.Starting))
+	m := fmt.Sprintf("%s: %s: timed out; it is %s", v.Name, what, cmp.Or(v.State, "not there"))
 	return control.Outcome{Code: 75, Text: m,
 		Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeTimedOut, Message: m}}
 }

@@ -104,7 +104,7 @@ func newActor(r *realm, f File) *actor {
 	return &actor{
 		realm: r, name: f.Name, launch: r.launcher(f.Name), credit: paceBurst, creditAt: time.Now(),
 		box:   newBox(wish{file: f, fileAt: time.Now()}),
-		board: newBoard(report{}),
+		board: newBoard(report{vassal: expected(r, f)}),
 		poke:  make(chan struct{}, 1),
 		gone:  make(chan *generation), slow: make(chan *generation),
 		looked:  make(chan bool, 1),

@@ -53,7 +53,6 @@ type world struct {
 	changed  map[vassal.Name]bool
 	survivor map[vassal.Name]*fake
 	handed   []string
-	panics   bool
 }
 
 func newWorld() *world {
@@ -256,10 +255,11 @@ func (f *fake) Usage() Usage { f.mu.Lock(); defer f.mu.Unlock(); return f.usage 
 
 // files is a Monitor whose files the test writes.
 type files struct {
-	mu     sync.Mutex
-	m      map[vassal.Name]File
-	bell   chan chan struct{}
-	stamps int
+	mu      sync.Mutex
+	m       map[vassal.Name]File
+	bell    chan chan struct{}
+	stamps  int
+	partial bool
 }
 
 func newFiles() *files { return &files{m: map[vassal.Name]File{}, bell: make(chan chan struct{})} }
@@ -297,7 +297,7 @@ func (f *files) Rescan(ctx context.Context) error {
 func (f *files) snapshot() Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var s Snapshot
+	s := Snapshot{Partial: f.partial}
 	for _, x := range f.m {
 		s.Files = append(s.Files, x)
 	}

@@ -1,7 +1,6 @@
 package emperor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +48,7 @@ type public struct {
 	actors  map[vassal.Name]*actor
 	others  []control.Vassal // files that can have no vassal
 	skipped []vassal.Problem
-	scanned bool
+	whole   bool // every directory could be read
 }
 
 var _ control.Backend = (*Emperor)(nil)
@@ -88,6 +87,13 @@ func New(o Options) *Emperor {
 
 // Scanned is closed after the first scan: the moment for READY=1.
 func (e *Emperor) Scanned() <-chan struct{} { return e.scanned }
+
+// Complete reports whether the last scan could read every directory: only then
+// is a vassal that is not in the set known to have no file.
+func (e *Emperor) Complete() bool {
+	p, _ := e.public.get()
+	return p.whole
+}
 
 // Hurry makes everything that drains, now or later, end at once: the second
 // SIGTERM (CONTRACT 17).
@@ -264,7 +270,7 @@ func (s *set) alarm() {
 }
 
 func (s *set) publish() {
-	p := public{actors: make(map[vassal.Name]*actor, len(s.entries)), skipped: s.want.Skipped, scanned: true}
+	p := public{actors: make(map[vassal.Name]*actor, len(s.entries)), skipped: s.want.Skipped, whole: !s.want.Partial}
 	for n, en := range s.entries {
 		p.actors[n] = en.actor
 	}
@@ -293,7 +299,7 @@ func (e *Emperor) Totals() Totals {
 	t := Totals{ByState: map[control.State]int{control.Failed: len(p.others)}, All: len(p.others) + len(p.actors)}
 	for _, a := range p.actors {
 		rep, _ := a.board.get()
-		t.ByState[cmp.Or(rep.vassal.State, control.Starting)]++
+		t.ByState[rep.vassal.State]++
 	}
 	for _, s := range p.skipped {
 		if s.Severity == vassal.Error {

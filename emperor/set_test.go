@@ -390,6 +390,57 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// Whoever asks right after a scan sees every vassal, and knows if there may be
+// more: survivors of others would be ended.
+func TestSeenAtOnce(t *testing.T) {
+	perform(t, Options{Concurrency: 1}, func(s *stage) {
+		if !s.e.Complete() {
+			s.Error("a whole scan is not complete")
+		}
+		r := s.e.realm
+		a := newActor(r, File{Name: "v", Path: "/etc/vassals/v.ini"})
+		rep, _ := a.board.get()
+		if got := lineOf(rep.vassal); rep.vassal.Name != "v" || got != "starting 0 queued" {
+			s.Errorf("got %q of %q", got, rep.vassal.Name)
+		}
+		if err := a.launch.Close(); err != nil {
+			s.Error(err)
+		}
+		s.files.partial = true
+		s.look(0)
+		if s.e.Complete() {
+			s.Error("complete, though a directory could not be read")
+		}
+	})
+}
+
+// At the start, nothing is forgotten of vassals whose directory cannot be read.
+func TestPartialStart(t *testing.T) {
+	dir := t.TempDir()
+	kept := filepath.Join(dir, "v-kept.json")
+	if err := os.WriteFile(kept, []byte(`{"v":1,"name":"kept","intent":"stop"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	perform(t, Options{Concurrency: 1, StateDir: dir}, func(s *stage) {
+		s.finish()
+		if _, err := os.Stat(kept); err == nil {
+			s.Fatal("the control: a complete first scan without the file keeps the state")
+		}
+		if err := os.WriteFile(kept, []byte(`{"v":1,"name":"kept","intent":"stop"}`), 0o600); err != nil {
+			s.Fatal(err)
+		}
+		s.files.partial = true
+		s.start()
+		if _, err := os.Stat(kept); err != nil {
+			s.Error(err)
+		}
+		s.files.partial = false
+		s.write("kept", "good")
+		s.look(2 * time.Second)
+		s.want("kept", "stopped 0")
+	})
+}
+
 func TestNoVassal(t *testing.T) {
 	perform(t, Options{Concurrency: 2}, func(s *stage) {
 		s.files.m["x"] = File{Name: "my shop", Path: "/etc/vassals/my shop.ini", NoVassal: true,

@@ -133,6 +133,17 @@ func fileView(f File, owner func(int) string) control.Vassal {
 	return v
 }
 
+// expected is the view of a vassal whose actor has not spoken yet: it is in
+// the set, and whoever asks must see it.
+func expected(r *realm, f File) control.Vassal {
+	now := control.Time{Time: time.Now()}
+	v := fileView(f, r.owner)
+	v.State, v.Since = control.Starting, now
+	v.Pending = &control.Pending{Generation: 1, State: "queued", Since: now}
+	v.Log = text(r.logPath(f.Name))
+	return v
+}
+
 // noVassal is the view of a file that can have no vassal.
 func noVassal(f File, since time.Time, owner func(int) string) control.Vassal {
 	v := fileView(f, owner)

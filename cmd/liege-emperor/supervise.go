@@ -173,6 +173,13 @@ func (r *realm) keepHouse(ctx context.Context) {
 		return
 	case <-r.emperor.Scanned():
 	}
+	for !r.emperor.Complete() { // a directory that cannot be read may hold the files of survivors
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Minute):
+		}
+	}
 	if err := r.launch.EndOrphans(ctx, r.known(ctx)); err != nil {
 		r.log.Warn("a survivor without a file", "err", err)
 	}

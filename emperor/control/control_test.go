@@ -39,7 +39,6 @@ type backend struct {
 	busy  int
 	most  int
 	block chan struct{} // Act waits for it
-	slow  bool
 }
 
 func text(s string) *string { return &s }
@@ -132,8 +131,8 @@ func dialAs(t *testing.T, socket string, uid, gid int, groups ...uint32) net.Con
 		_, _, e1 := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(gp), 0)
 		_, _, e2 := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid))
 		_, _, e3 := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid))
-		if e1 != 0 || e2 != 0 || e3 != 0 {
-			c <- result{-1, fmt.Errorf("become %d: %v %v %v", uid, e1, e2, e3)}
+		if max(e1, e2, e3) != 0 {
+			c <- result{-1, fmt.Errorf("become %d: %w", uid, max(e1, e2, e3))}
 			return
 		}
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -132,7 +132,11 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 	w.end = time.Now().Add(cmp.Or(r.Timeout, time.Hour) + ReplyTime)
 	// A client that hangs up wants nothing more. It has nothing to say either.
 	hungUp := make(chan struct{})
-	go func() { defer close(hungUp); io.Copy(io.Discard, io.LimitReader(c, 1)); cancel() }()
+	go func() {
+		defer close(hungUp)
+		defer cancel()
+		_, _ = c.Read(make([]byte, 1)) // an error, the end or a byte: it is over in any case
+	}()
 	s.answer(ctx, r, p, w)
 	c.CloseRead()
 	c.Close()

@@ -269,7 +269,6 @@ type found struct {
 	fd   int // O_PATH; -1: none
 	sig  signature
 	prob *vassal.Problem // it cannot be used
-	link bool
 }
 
 func (f *found) close() {
@@ -439,7 +438,7 @@ func beingWritten(fd int) bool {
 
 func signatureOf(st *unix.Stat_t) signature {
 	return signature{dev: st.Dev, ino: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim,
-		mode: st.Mode, uid: st.Uid, gid: st.Gid, nlink: uint64(st.Nlink)}
+		mode: st.Mode, uid: st.Uid, gid: st.Gid, nlink: st.Nlink}
 }
 
 // stamp changes whenever the vassal must be looked at again (CONTRACT 2).

@@ -34,13 +34,12 @@ type entry struct {
 
 	file    emperor.File // as it counts
 	counts  bool         // file is set
-	link    bool
-	sig     signature // of the newest state seen
-	since   time.Time // when that was first seen
-	restive time.Time // since when it has not been at rest; zero: it is
-	taken   bool      // that state is what counts
-	missing time.Time // since when it is away; zero: it is there
-	seen    bool      // by this scan
+	sig     signature    // of the newest state seen
+	since   time.Time    // when that was first seen
+	restive time.Time    // since when it has not been at rest; zero: it is
+	taken   bool         // that state is what counts
+	missing time.Time    // since when it is away; zero: it is there
+	seen    bool         // by this scan
 }
 
 // scanner is one scan.
