@@ -102,7 +102,7 @@ func Codes() []Code {
 	return []Code{
 		{CodeSyntax, "The text is not an ini file: garbage before the first section, a NUL byte, invalid UTF-8, a block that is not closed."},
 		{CodeNoSection, "The file has neither a section [uwsgi] nor [vassal], or not the section that was named."},
-		{CodeTooBig, "The file, what it includes or what it expands to is larger than the limits of the language."},
+		{CodeTooBig, "The file, what it includes or what it expands to is larger than the limits of the language, or names more listeners or paths than one vassal may have."},
 		{CodeUnreadable, "A file that the text includes or quotes cannot be read, or is not below the directories a tenant may read from."},
 		{CodeUnsetEnv, "$(NAME) names a variable that is not set and gives no default; the text stays as it is."},
 		{CodeRefusedScheme, "@(scheme://…) runs programs or reaches the network and is refused."},

@@ -3,7 +3,6 @@ package inifile
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -56,7 +55,7 @@ const (
 // possible regardless. All problems are reported at once, in the order of the
 // lines; those of one kind are one.
 func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
-	d := &decoder{f: f, pol: p, plugins: map[string]bool{}, seen: map[string]vassal.Origin{}}
+	d := &decoder{f: f, pol: p, plugins: map[string]bool{}, places: map[string][]int{}, seen: map[string]vassal.Origin{}}
 	d.cfg = vassal.Config{
 		Name: nameOf(f.Source.Path), File: f.Source.Path, Digest: f.Digest, Trust: f.Source.Trust,
 		Jail: vassal.Jail{AutoBind: true, Net: "none", Umask: 0o022},
@@ -115,6 +114,11 @@ type decoder struct {
 	quoted   []Setting
 	rest     []trail // numbers and switches that go on after their value
 	unknown  []Setting
+
+	more       int // problems that were not kept
+	moreFailed bool
+
+	places map[string][]int // of each name in App.Env
 }
 
 // pending is a line of an option that is not there yet.
@@ -277,7 +281,7 @@ func (d *decoder) process(v value) bool {
 	case "env":
 		d.env(v)
 	case "unenv":
-		d.cfg.App.Env = slices.DeleteFunc(d.cfg.App.Env, func(kv string) bool { return strings.HasPrefix(kv, v.Value+"=") })
+		d.unset(v.Value)
 	default:
 		return false
 	}
@@ -289,14 +293,24 @@ func (d *decoder) process(v value) bool {
 func (d *decoder) env(v value) {
 	name, _, ok := strings.Cut(v.Value, "=")
 	switch {
-	case name == "" || strings.ContainsRune(name, 0):
+	case name == "":
 		d.err(vassal.CodeBadValue, v.Setting, "no name before the equals sign", "env = NAME=value")
 	case !ok: // putenv(3) of a name alone takes it away, and so does uWSGI
-		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s has no value: the variable is taken away", name), "env = "+name+"=value")
-		d.cfg.App.Env = slices.DeleteFunc(d.cfg.App.Env, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s has no value: the variable is taken away", clip(name)), "env = "+clip(name)+"=value")
+		d.unset(name)
 	default:
+		d.places[name] = append(d.places[name], len(d.cfg.App.Env))
 		d.cfg.App.Env = append(d.cfg.App.Env, v.Value)
 	}
+}
+
+// unset takes a variable out; its places are emptied and closed up at the end,
+// so that many such lines cost no more than they are long.
+func (d *decoder) unset(name string) {
+	for _, i := range d.places[name] {
+		d.cfg.App.Env[i] = ""
+	}
+	delete(d.places, name)
 }
 
 // named remembers a path that an option names, for the automatic binds.

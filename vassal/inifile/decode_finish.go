@@ -25,6 +25,7 @@ func (d *decoder) finish() {
 
 // finishApp joins what several lines say about the app.
 func (d *decoder) finishApp() {
+	d.cfg.App.Env = slices.DeleteFunc(d.cfg.App.Env, func(kv string) bool { return kv == "" })
 	h := &d.cfg.App.HTTP
 	if d.ioTimeout > 0 {
 		h.WriteTimeout, h.IdleTimeout, h.BodyTimeout = d.ioTimeout, d.ioTimeout, d.ioTimeout
@@ -54,6 +55,9 @@ func (d *decoder) finishListen() {
 	if d.backlog == 0 {
 		d.backlog = defaultBacklog
 	}
+	d.atMost("listeners", len(d.cfg.Listen), maxListeners)
+	d.atMost("paths", len(d.cfg.Jail.Named)+len(d.cfg.Jail.Binds), maxPaths)
+	d.atMost("watched files", len(d.cfg.Touch), maxTouch)
 	for i := range d.cfg.Listen {
 		l := &d.cfg.Listen[i]
 		l.Backlog = d.backlog
@@ -63,6 +67,19 @@ func (d *decoder) finishListen() {
 		if l.Protocol != vassal.Stats {
 			l.Mode, l.Chown = d.mode, d.chown
 		}
+	}
+}
+
+// What one vassal may name: each costs the Emperor a look at the host.
+const (
+	maxListeners = 64
+	maxPaths     = 512
+	maxTouch     = 64
+)
+
+func (d *decoder) atMost(what string, n, limit int) {
+	if n > limit {
+		d.err(vassal.CodeTooBig, Setting{}, fmt.Sprintf("names %d %s; at most %d are allowed", n, what, limit), "")
 	}
 }
 
@@ -210,6 +227,10 @@ func (d *decoder) finishRun() {
 	}
 }
 
+// maxNearest is for how many unknown keys of one file a similar one is looked
+// for.
+const maxNearest = 32
+
 // finishUnknown reports keys that no option has and no %(…) refers to.
 func (d *decoder) finishUnknown() {
 	strict := d.pol.Strict || d.f.Strict
@@ -217,6 +238,7 @@ func (d *decoder) finishUnknown() {
 	for _, s := range d.unknown {
 		count[s.Key]++
 	}
+	asked := 0 // Nearest looks at the whole table: a file of nothing but mistakes must not cost seconds
 	for _, s := range d.unknown {
 		n := count[s.Key]
 		if n == 0 || !strict && s.Used {
@@ -224,8 +246,10 @@ func (d *decoder) finishUnknown() {
 		}
 		count[s.Key] = 0
 		msg, hint := "unknown", ""
-		if near := Nearest(s.Key); near != "" {
-			msg, hint = fmt.Sprintf("unknown; did you mean %s?", near), near+" = …"
+		if asked++; asked <= maxNearest {
+			if near := Nearest(s.Key); near != "" {
+				msg, hint = fmt.Sprintf("unknown; did you mean %s?", near), near+" = …"
+			}
 		}
 		if n > 1 {
 			msg += fmt.Sprintf(" (%d lines)", n)
@@ -305,7 +329,15 @@ func parseID(s string) (int, error) {
 	return int(n), err
 }
 
+// maxKept bounds what is kept before it is sorted.
+const maxKept = 4 * MaxProblems
+
 func (d *decoder) add(sev vassal.Severity, code string, s Setting, msg, hint string) {
+	if len(d.ps) >= maxKept {
+		d.more++
+		d.moreFailed = d.moreFailed || sev == vassal.Error
+		return
+	}
 	d.ps = append(d.ps, vassal.Problem{
 		Severity: sev, Code: code, File: cmp.Or(s.Origin.File, d.f.Source.Path), Line: s.Origin.Line, Key: s.Key, Message: msg, Hint: hint,
 	})
@@ -335,5 +367,20 @@ func (d *decoder) problems() vassal.Problems {
 		}
 		return cmp.Or(cmp.Compare(own(a), own(b)), strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
-	return d.ps
+	return d.cut()
+}
+
+// cut shortens a list that nobody would read to its end. Errors stay errors.
+func (d *decoder) cut() vassal.Problems {
+	if len(d.ps) <= MaxProblems && d.more == 0 {
+		return d.ps
+	}
+	rest := d.ps[min(len(d.ps), MaxProblems):]
+	sev := vassal.Warning
+	if rest.Failed() || d.moreFailed {
+		sev = vassal.Error
+	}
+	return append(slices.Clone(d.ps[:min(len(d.ps), MaxProblems)]), vassal.Problem{
+		Severity: sev, Code: vassal.CodeTooBig, File: d.f.Source.Path, Message: fmt.Sprintf("%d more problems", len(rest)+d.more),
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"liege/vassal"
 )
@@ -15,6 +16,9 @@ import (
 func (d *decoder) plugin(o *Option, s Setting) {
 	for name := range strings.FieldsFuncSeq(s.Value, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }) {
 		base := pluginName(name)
+		if d.plugins[base] {
+			continue
+		}
 		d.plugins[base] = true
 		if knownPlugin(base) {
 			continue
@@ -48,9 +52,19 @@ func pluginName(s string) string {
 }
 
 // knownPlugin reports whether uWSGI or Debian have a plugin of this name.
-func knownPlugin(name string) bool {
-	return slices.Contains(strings.Fields(pluginNames), name) || slices.ContainsFunc(table, func(o Option) bool { return o.Plugin == name })
-}
+func knownPlugin(name string) bool { return plugins()[name] }
+
+// plugins is made on first use, like index.
+var plugins = sync.OnceValue(func() map[string]bool {
+	m := map[string]bool{}
+	for _, n := range strings.Fields(pluginNames) {
+		m[n] = true
+	}
+	for i := range table {
+		m[table[i].Plugin] = true
+	}
+	return m
+})
 
 // pluginNames are uWSGI's plugins, those without options included.
 const pluginNames = `alarm_curl alarm_speech alarm_xmpp airbrake asyncio cache carbon cgi cheaper_backlog2

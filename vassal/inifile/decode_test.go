@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
@@ -152,11 +153,47 @@ func TestEveryWorkingOptionIsApplied(t *testing.T) {
 		if o.Class != Works || o.Type == Language || valueless[o.Name] {
 			continue
 		}
-		d := &decoder{f: &File{}, plugins: map[string]bool{}, seen: map[string]vassal.Origin{}}
+		d := &decoder{f: &File{}, plugins: map[string]bool{}, places: map[string][]int{}, seen: map[string]vassal.Origin{}}
 		if !d.apply(value{Setting: Setting{Key: o.Name, Value: "a:b=c", Origin: vassal.Origin{Line: 1}}, opt: &o, n: 1, on: true}) {
 			t.Errorf("%s: its class is %q, and nothing takes it", o.Name, o.Class)
 		}
 	}
+}
+
+// TestDecodeIsCheap: the Emperor decodes tenants' files, so the worst megabyte
+// must not keep it busy.
+func TestDecodeIsCheap(t *testing.T) {
+	for name, text := range map[string]string{
+		"unknown keys": repeat(func(i int) string { return fmt.Sprintf("prcesse%x = 1", i) }),
+		"plugins":      "plugins = " + strings.ReplaceAll(repeat(func(i int) string { return fmt.Sprintf("p%x", i) }), "\n", ","),
+		"environment":  repeat(func(i int) string { return fmt.Sprintf("env = A%x=1\nunenv = A%x", i%2, i%2) }),
+		"listeners":    repeat(func(i int) string { return fmt.Sprintf("http = :%d", i) }),
+		"bad values":   repeat(func(int) string { return "harakiri = x" }),
+	} {
+		f := &File{Source: Source{Path: "/etc/vassals/shop.ini"}}
+		for i, l := range strings.Split(text, "\n") {
+			k, v, _ := strings.Cut(l, " = ")
+			f.Settings = append(f.Settings, Setting{Key: k, Value: v, Origin: vassal.Origin{Line: i + 1}})
+		}
+		start := time.Now()
+		_, ps := Decode(f, Policy{})
+		if d := time.Since(start); d > 5*time.Second { // about 0.1 s on a quiet machine
+			t.Errorf("%s: %v", name, d)
+		}
+		if len(ps) > MaxProblems+1 || !ps.Failed() {
+			t.Errorf("%s: %d problems, failed: %v", name, len(ps), ps.Failed())
+		}
+	}
+}
+
+// repeat joins lines up to MaxSettings.
+func repeat(line func(int) string) string {
+	var b strings.Builder
+	for i := range MaxSettings / 2 {
+		b.WriteString(line(i))
+		b.WriteByte('\n')
+	}
+	return b.String()
 }
 
 // FuzzDecode: whatever the text says, a tenant's file gets nothing that only

@@ -117,6 +117,9 @@ func (o *Option) Alias() []string { return strings.Fields(o.Aliases) }
 // Nearest returns the option's spelling that key most likely meant, or the
 // empty string when none is near.
 func Nearest(key string) string {
+	if len(key) > 64 {
+		return ""
+	}
 	limit := 1 + len(key)/6
 	best, bestDist := "", limit+1
 	for i := range table {
