@@ -100,7 +100,7 @@ func (c *conn) more(limit int, by time.Time) error {
 	switch err := c.fill(limit + 2); {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errTimeout
-	case err == errLargeHead:
+	case errors.Is(err, errLargeHead):
 		return err
 	case err != nil:
 		return errQuiet
@@ -124,7 +124,7 @@ func (c *conn) wrongProtocol() error {
 
 // refuse answers a request that is not served, and ends the connection.
 func (c *conn) refuse(err error) {
-	if err == errQuiet {
+	if errors.Is(err, errQuiet) {
 		return
 	}
 	// For the access log, which escapes what is not valid.

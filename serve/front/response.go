@@ -397,7 +397,7 @@ func (r *response) file(f *os.File, off, n int64) error {
 }
 
 func fileError(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return errFileShrank
 	}
 	return err

@@ -62,7 +62,7 @@ func (c *conn) serveUWSGI(ctx context.Context) {
 }
 
 func (c *conn) refuseUWSGI(err error) {
-	if err == errQuiet {
+	if errors.Is(err, errQuiet) {
 		return
 	}
 	c.req = exchange.Request{Vars: c.req.Vars[:0], Body: eof{}, Start: time.Now()}
