@@ -31,6 +31,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
 
 	"liege/emperor"
 	"liege/emperor/asuser"
@@ -82,8 +86,10 @@ var (
 // prepared implements emperor.Prepared.
 type prepared struct {
 	expand.Expanded
-	cgroup string
-	log    string
+	cgroup  string
+	log     string
+	bound   atomic.Pointer[[]string] // once launched: what it listens on, as bound
+	touched []time.Time              // mtimes of Config.Touch when it was prepared
 }
 
 // Prepare implements emperor.Launcher.
@@ -97,14 +103,37 @@ func (l *launcher) Prepare(ctx context.Context, f emperor.File) (emperor.Prepare
 	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil {
 		p.cgroup = v.Cgroup()
 	}
+	p.touched = p.touch()
 	return p, x.Problems
 }
 
 func (p *prepared) Digest() vassal.Digest   { return p.Expanded.Digest }
 func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
 
-// Changed implements emperor.Prepared.
+// touch returns the mtimes of the files of touch-reload; zero: missing.
+func (p *prepared) touch() []time.Time {
+	var ts []time.Time
+	for _, path := range p.Config.Touch {
+		if p.Result != nil && !filepath.IsAbs(path) {
+			path = filepath.Join(p.Result.Dir, path)
+		}
+		var t time.Time
+		if fi, err := os.Stat(path); err == nil {
+			t = fi.ModTime()
+		}
+		ts = append(ts, t)
+	}
+	return ts
+}
+
+// Changed implements emperor.Prepared. A file of touch-reload that is gone has
+// not been touched (uWSGI says so too).
 func (p *prepared) Changed(ctx context.Context) bool {
+	for i, now := range p.touch() {
+		if !now.IsZero() && !now.Equal(p.touched[i]) {
+			return true
+		}
+	}
 	return p.Expanded.Changed != nil && p.Expanded.Changed(ctx)
 }
 
@@ -118,6 +147,9 @@ func (p *prepared) View() emperor.View {
 		v.UID, v.GID, v.User, v.Group, v.Net = r.UID, r.GID, r.User, r.Group, r.Net
 		for _, l := range r.Listen {
 			v.Listen = append(v.Listen, l.Address)
+		}
+		if b := p.bound.Load(); b != nil {
+			v.Listen = *b
 		}
 	}
 	return v

@@ -320,9 +320,11 @@ func (s *start) describe(context.Context) error {
 	app := r.App
 	app.Name, app.Generation = s.l.name, s.gen
 	app.Listen = slices.Clone(r.Listen)
+	bound := make([]string, n)
 	for i, b := range s.ch.Bound() {
-		app.Listen[i].Address = b.Address
+		app.Listen[i].Address, bound[i] = b.Address, b.Address
 	}
+	s.p.bound.Store(&bound)
 	app.Warnings = s.p.Problems
 	text, err := json.Marshal(&app)
 	if err != nil {
