@@ -182,10 +182,10 @@ func (l *lane) account() {
 	l.sent = 0
 }
 
-// endInput makes the lane end when it has read what its worker has sent: a
-// child of the worker may keep the other end open.
-func (l *lane) endInput() {
-	raw, err := l.conn.SyscallConn()
+// endInput makes the reader of conn end when it has read what was sent: a
+// process that the other side has forked may keep the other end open.
+func endInput(conn *net.UnixConn) {
+	raw, err := conn.SyscallConn()
 	if err == nil {
 		_ = raw.Control(func(fd uintptr) { _ = unix.Shutdown(int(fd), unix.SHUT_RD) })
 	}

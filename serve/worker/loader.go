@@ -32,6 +32,8 @@ type loader struct {
 	deadline time.Time
 	loaded   bool
 	ending   bool
+	silent   bool // nothing more comes from conn
+	exit     *syscall.WaitStatus
 	early    *tail
 	out      *os.File // where early comes from
 }
@@ -185,7 +187,7 @@ func (s *supervisor) control(ld *loader, text string) {
 		for _, pr := range s.procs {
 			if pr.load == ld && pr.claimed == pid && pid > 0 {
 				ws := syscall.WaitStatus(number(2))
-				s.gone(pr, &ws)
+				s.exited(pr, &ws)
 				return
 			}
 		}
@@ -225,6 +227,17 @@ func parentOf(pid int) int {
 	}
 	parent, _ := strconv.Atoi(fields[1])
 	return parent
+}
+
+// loaderExited takes note of the status; what the loader said before is still
+// to be read.
+func (s *supervisor) loaderExited(ws syscall.WaitStatus) {
+	ld := s.load
+	ld.exit, ld.status = &ws, nil
+	endInput(ld.conn)
+	if ld.silent {
+		s.loaderEnded(ws)
+	}
 }
 
 // loaderEnded takes note of the loader's end. Its workers serve on; a new

@@ -72,6 +72,7 @@ type proc struct {
 	lanes  []*lane
 	open   int // lanes that have not ended
 	loaded bool
+	exit   *syscall.WaitStatus
 	gone   bool      // its place is free
 	why    string    // why we killed it
 	partBy time.Time // when it is killed because its lanes have ended
@@ -172,7 +173,7 @@ func (s *supervisor) run(ctx context.Context) error {
 		case e := <-s.p.events:
 			s.handle(e)
 		case ws := <-ended:
-			s.loaderEnded(ws)
+			s.loaderExited(ws)
 		case <-timer.C:
 		}
 	}
@@ -295,8 +296,13 @@ func (s *supervisor) handle(e event) {
 	case evControl:
 		s.control(e.load, e.text)
 	case evControlEnd:
-		if e.load == s.load && !s.load.ending {
-			s.load.kill()
+		e.load.silent = true
+		switch {
+		case e.load != s.load:
+		case s.load.exit != nil:
+			s.loaderEnded(*s.load.exit)
+		default:
+			s.load.kill() // it can say nothing any more
 		}
 	}
 }
@@ -377,12 +383,27 @@ func (s *supervisor) laneEnded(pr *proc, err error) {
 		pr.why = err.Error()
 		pr.kill()
 	}
-	if pr.open == 0 {
-		if pr.gone {
-			s.forget(pr)
-		} else {
-			pr.partBy = time.Now().Add(partingTime)
-		}
+	switch {
+	case pr.open > 0:
+	case pr.gone:
+		s.forget(pr)
+	case pr.exit != nil:
+		s.gone(pr, pr.exit)
+	default:
+		pr.partBy = time.Now().Add(partingTime)
+	}
+}
+
+// exited takes note of the status of pr. Before it was ready its last word,
+// why it is not, is still to be read.
+func (s *supervisor) exited(pr *proc, status *syscall.WaitStatus) {
+	if pr.loaded || pr.open == 0 {
+		s.gone(pr, status)
+		return
+	}
+	pr.exit = status
+	for _, l := range pr.lanes {
+		endInput(l.conn)
 	}
 }
 
@@ -436,7 +457,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 	}
 	// What it has already sent is still read; then its lanes end.
 	for _, l := range pr.lanes {
-		l.endInput()
+		endInput(l.conn)
 	}
 	if pr.open == 0 {
 		s.forget(pr)
