@@ -78,8 +78,8 @@ func (r *reader) replace(e *entry, s string, sigil byte, f func(e *entry, inner 
 
 // environment is $(NAME), $(NAME-default) or $(NAME:-default).
 func (r *reader) environment(e *entry, inner string) (string, bool) {
-	name, fallback, given := strings.Cut(unguard(inner), "-")
-	name, unsetOrEmpty := strings.CutSuffix(name, ":")
+	name, fallback, given := strings.Cut(inner, "-")
+	name, unsetOrEmpty := strings.CutSuffix(unguard(name), ":")
 	if unsetOrEmpty && !given || !isName(name) {
 		return "", false // a command substitution of some shell, not ours
 	}
@@ -88,7 +88,7 @@ func (r *reader) environment(e *entry, inner string) (string, bool) {
 	case set && (v != "" || !unsetOrEmpty):
 		return r.data(e.at, e.key, v), true
 	case given:
-		return guard(fallback), true
+		return fallback, true // of this line: $(PORT:-%(port)) works
 	case !e.at.operator:
 		r.fail(e.at, e.key, vassal.CodeNotForTenants, "$("+clip(name)+"): only a file that belongs to root may read the environment", "write the value, or $("+clip(name)+":-value)")
 	default:
