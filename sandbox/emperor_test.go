@@ -37,6 +37,13 @@ func fakeEmperor(args []string) error {
 	if err != nil {
 		return err
 	}
+	if args[1] == "close" { // what an earlier one left, and all of its own
+		if err := m.Sweep(func(vassal.Name, int) bool { return false }); err != nil {
+			return err
+		}
+		fmt.Println("{}")
+		return m.Close()
+	}
 	if args[1] == "children" { // a helper, and a hook command
 		helper, hook := exec.Command("sleep", "1000"), exec.Command("sleep", "1000")
 		m.Outside(hook)
@@ -80,12 +87,21 @@ func fakeEmperor(args []string) error {
 // killedEmperor runs a fake Emperor and kills it when until says so.
 func killedEmperor(t *testing.T, dir, mode string, until func(lines *bufio.Scanner)) {
 	t.Helper()
+	killedEmperorIn(t, nil, dir, mode, until)
+}
+
+// killedEmperorIn does so in a cgroup; nil: this process's.
+func killedEmperorIn(t *testing.T, cgroup *os.File, dir, mode string, until func(lines *bufio.Scanner)) {
+	t.Helper()
 	// Orphans go where they go on a host, not to this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self(t), "fake-emperor", dir, mode)
 	cmd.Stderr = t.Output()
+	if cgroup != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
+	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -94,7 +110,7 @@ func killedEmperor(t *testing.T, dir, mode string, until func(lines *bufio.Scann
 		t.Fatal(err)
 	}
 	until(bufio.NewScanner(out))
-	if err := cmd.Process.Kill(); err != nil {
+	if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Fatal(err)
 	}
 	cmd.Wait()
@@ -191,6 +207,54 @@ func TestSweepAfterKillAnywhere(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "sandbox")); err == nil {
 			t.Error("RunDir/sandbox is still there")
 		}
+	}
+}
+
+// An Emperor alone in a cgroup, as systemd starts it, works below that, and
+// the next one there finds what it left.
+func TestOwnCgroup(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.CgroupV2, testenv.OpenTree)
+	testenv.Leaks(t)
+	tr, err := findTrees()
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := fmt.Sprintf("/liege-test-%d.service", os.Getpid())
+	if err := tr.make(unit); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := tr.remove(unit); err != nil {
+			t.Error(err)
+		}
+	}()
+	cgroup, err := os.Open(tr.procsDir(unit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cgroup.Close()
+	dir := t.TempDir()
+	killedEmperorIn(t, cgroup, dir, "once", func(lines *bufio.Scanner) {
+		for i, rec := range scanRecords(t, lines, 2) {
+			want := fmt.Sprintf("%s/vassals/v-%s/g1", unit, []string{"one", "two"}[i])
+			if rec.Cgroup != want {
+				t.Errorf("cgroup: got %s, want %s", rec.Cgroup, want)
+			}
+		}
+	})
+	if got := len(tr.pids(unit)); got != 2 {
+		t.Errorf("processes after the kill: got %d, want the 2 survivors", got)
+	}
+	killedEmperorIn(t, cgroup, dir, "close", func(lines *bufio.Scanner) {
+		scanRecords(t, lines, 1)
+		for lines.Scan() { // until it has closed its output
+		}
+	})
+	if got := tr.pids(unit); len(got) != 0 {
+		t.Errorf("processes after the sweep: got %v", got)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "sandbox")); err == nil {
+		t.Error("RunDir/sandbox is still there")
 	}
 }
 

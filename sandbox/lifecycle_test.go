@@ -231,9 +231,14 @@ func TestAbort(t *testing.T) {
 	if testing.Short() {
 		rounds = 15
 	}
+	began := time.Now()
+	b := r.start(r.spec("abort", 1, "wait"))
+	takes := time.Since(began)
+	b.Kill()
+	b.wait()
 	aborted := 0
 	for range rounds {
-		after := time.Duration(rand.Int64N(int64(40 * time.Millisecond)))
+		after := time.Duration(rand.Int64N(int64(takes) * 5 / 4))
 		ctx, cancel := context.WithTimeout(t.Context(), after)
 		b, err := r.tryStart(ctx, r.m, r.spec("abort", 1, "wait"))
 		cancel()
@@ -385,4 +390,18 @@ func TestOverlapLimits(t *testing.T) {
 	two.Kill()
 	two.wait()
 	testenv.Need(t, testenv.Root)
+}
+
+// libcontainer's init, a Go program, starts within a small pids-max too.
+func TestSmallPidsMax(t *testing.T) {
+	r := newRig(t)
+	spec := r.spec("few", 1, "wait")
+	spec.Limits.PidsMax = 20
+	b := r.start(spec)
+	b.awaitOutput("waiting")
+	u, err := b.Usage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("the fake core has %d", u.Pids)
 }

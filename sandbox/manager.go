@@ -208,12 +208,18 @@ func (m *Manager) Close() error {
 		errs = append(errs, m.hooks.Close())
 		m.trees.empty(m.outside())
 	}
-	if own, err := m.trees.own(); m.trees.unified != "" && err == nil && own == m.leaf() {
-		if m.node == m.origin {
-			// The kernel refuses processes where controllers are
-			// enabled: systemd removes the unit's cgroup.
-			return errors.Join(append(errs, m.trees.remove(m.all()), m.trees.remove(m.outside()), os.RemoveAll(m.dir))...)
+	if m.node == m.origin {
+		// A unit's cgroup is systemd's, and where controllers are enabled the
+		// kernel takes no process back into it.
+		for _, inner := range []string{m.all(), m.outside()} {
+			errs = append(errs, m.trees.remove(inner))
 		}
+		for _, mount := range m.trees.mounts {
+			_ = unix.Rmdir(filepath.Join(mount, m.node)) // where only we used it
+		}
+		return errors.Join(append(errs, os.RemoveAll(m.dir))...)
+	}
+	if own, err := m.trees.own(); m.trees.unified != "" && err == nil && own == m.leaf() {
 		errs = append(errs, m.move(m.origin))
 	}
 	return errors.Join(append(errs, m.trees.remove(m.node), os.RemoveAll(m.dir))...)
