@@ -30,6 +30,7 @@ const (
 	CodeRefused           = "refused"
 	CodeUnknownPlugin     = "unknown-plugin"
 	CodePluginNotNamed    = "plugin-not-named"
+	CodeOwnOptionInUWSGI  = "own-option-in-uwsgi"
 	CodeNothingToRun      = "nothing-to-run"
 	CodeNotForTenants     = "not-for-tenants"
 	CodeOwner             = "owner"
@@ -123,6 +124,7 @@ func Codes() []Code {
 		{CodeRefused, "The option is refused; the hint says what to write instead."},
 		{CodeUnknownPlugin, "A plugin of this name is not known. An error with need-plugin."},
 		{CodePluginNotNamed, "The file names plugins but not the one that this option belongs to: built in here, ignored by uWSGI."},
+		{CodeOwnOptionInUWSGI, "An option that uWSGI does not know stands in [uwsgi]; in [vassal] the file still runs under uWSGI with strict."},
 		{CodeNothingToRun, "The file names neither an app nor static files, nor anything else that could run."},
 		{CodeNotForTenants, "The file belongs to a user, and only files of root may use this option."},
 		{CodeOwner, "The file belongs to one user and asks to run as another."},

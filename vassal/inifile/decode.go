@@ -258,9 +258,9 @@ func (d *decoder) application(v value) bool {
 func (d *decoder) process(v value) bool {
 	switch v.opt.Name {
 	case "processes":
-		d.work.Processes = d.atLeastOne(v, "processes = 1 or more; a site without an app needs no line")
+		d.work.Processes = d.within(v, 1, maxWorkers, "a site without an app needs no line")
 	case "threads":
-		d.work.Threads = d.atLeastOne(v, "threads = 1 or more")
+		d.work.Threads = d.within(v, 1, maxWorkers, "")
 	case "harakiri":
 		d.work.Harakiri = v.dur
 	case "max-requests":
@@ -335,12 +335,16 @@ func (d *decoder) named(v value) {
 	d.cfg.Jail.Named = append(d.cfg.Jail.Named, b)
 }
 
-func (d *decoder) atLeastOne(v value, hint string) int {
-	if v.n < 1 {
-		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d: at least one is needed", v.n), hint)
-		return 1
+// maxWorkers bounds processes, and threads of each.
+const maxWorkers = 4096
+
+// within is v's number if it lies in the range, else an error and the least.
+func (d *decoder) within(v value, least, most int64, hint string) int {
+	if v.n < least || v.n > most {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d is not between %d and %d", v.n, least, most), hint)
+		return int(least)
 	}
-	return clampInt(v.n)
+	return int(v.n)
 }
 
 // clampInt keeps a count in a range that no arithmetic overflows.

@@ -63,12 +63,9 @@ func (d *decoder) request(v value) bool {
 	h := &d.cfg.App.HTTP
 	switch v.opt.Name {
 	case "buffer-size":
-		h.HeaderBytes = clampInt(max(v.n, 1024))
-		if v.n > maxHeaderBytes {
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d is more than %d", v.n, maxHeaderBytes), "")
-		}
+		h.HeaderBytes = max(1024, d.within(v, 0, maxHeaderBytes, ""))
 	case "max-vars":
-		h.Fields = max(16, d.atLeastOne(v, "max-vars = 128"))
+		h.Fields = max(16, d.within(v, 1, 1<<16, "max-vars = 128"))
 	case "limit-post":
 		h.BodyBytes = v.n
 	case "http-timeout":
@@ -78,7 +75,7 @@ func (d *decoder) request(v value) bool {
 	case "socket-timeout":
 		d.bodyTimeout = d.positive(v, defaultBodyTimeout)
 	case "max-connections":
-		h.Connections = d.atLeastOne(v, "max-connections = 1 or more")
+		h.Connections = d.within(v, 1, 1<<20, "")
 	default:
 		return false
 	}
@@ -243,14 +240,27 @@ func validHost(s string) bool {
 	return true
 }
 
+// The least limits that let a vassal start at all. The kernel's period for
+// cpu.max is 100 ms and its least quota 1 ms.
+const (
+	leastMemory = 16 << 20
+	leastCPU    = 0.01
+)
+
 // limits handles the cgroup's limits and those of each worker.
 func (d *decoder) limits(v value) bool {
 	l := &d.cfg.Limits
 	switch v.opt.Name {
 	case "memory-max":
 		l.MemoryMax, l.MemoryMaxAt = v.n, v.Origin
+		if v.n > 0 && v.n < leastMemory {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s bytes are less than the core alone needs", sizeText(v.n)), "memory-max = 512M")
+		}
 	case "cpu-max":
 		l.CPUMax, l.CPUMaxAt = v.f, v.Origin
+		if v.f > 0 && v.f < leastCPU {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("the kernel knows no share below %v of a CPU", leastCPU), "cpu-max = 0.5")
+		}
 	case "pids-max":
 		l.PidsMax, l.PidsMaxAt = v.n, v.Origin
 		d.nproc = nil

@@ -21,6 +21,7 @@ func (d *decoder) finish() {
 	d.finishUnknown()
 	d.finishText()
 	d.finishPlugins()
+	d.finishOwn()
 }
 
 // finishApp joins what several lines say about the app.

@@ -112,3 +112,35 @@ func (d *decoder) finishPlugins() {
 		d.note(vassal.CodePluginNotNamed, u.s, fmt.Sprintf("built in here; Debian's uWSGI would have ignored it without plugins = %s", u.plugin))
 	}
 }
+
+// finishOwn notes options in [uwsgi] that uWSGI does not know: it takes them
+// for placeholders, or ends with an error if the file says strict (CONTRACT 3).
+func (d *decoder) finishOwn() {
+	var own []Setting
+	sections := sectionsOf(d.f.Source.Text)
+	for _, s := range d.f.Settings {
+		if s.Origin.File != d.f.Source.Path || s.Origin.Layer != vassal.OwnFile || s.Placeholder {
+			continue
+		}
+		if o, ok := Lookup(s.Key); ok && o.Since == "liege" && s.Origin.Line <= len(sections) && s.Origin.Line > 0 && sections[s.Origin.Line-1] == "uwsgi" {
+			own = append(own, s)
+		}
+	}
+	if len(own) > 0 {
+		d.note(vassal.CodeOwnOptionInUWSGI, own[0], "uWSGI does not know it"+others(own)+"; in a section [vassal] of this file the lines disturb no uWSGI")
+	}
+}
+
+// sectionsOf is the section of each line of text.
+func sectionsOf(text []byte) []string {
+	var out []string
+	current := ""
+	for line := range strings.Lines(string(text)) {
+		if l := strings.TrimSpace(line); strings.HasPrefix(l, "[") {
+			current, _, _ = strings.Cut(l[1:], "]")
+			current = strings.TrimSpace(current)
+		}
+		out = append(out, current)
+	}
+	return out
+}

@@ -194,7 +194,7 @@ func (d *emperorDecoder) emperorKey(v value) {
 	case "control-group":
 		c.ControlGroup = firstWord(v.Value)
 	case "start-concurrency":
-		c.Concurrency = d.atLeastOne(v, "start-concurrency = 4")
+		c.Concurrency = d.within(v, 1, 1<<16, "start-concurrency = 4")
 	case "touch":
 		c.Touch = d.word(v, "reload", "reload", "ignore") == "reload"
 	case "rescan":
