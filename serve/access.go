@@ -28,14 +28,16 @@ const (
 // bytes, switches and core are not known to the core and are left out; a
 // request that was cut short ends in its reason. A client cannot write a line
 // or a part of one: bytes outside printable ASCII, and spaces inside a value,
-// are written as \xNN.
+// are written as \xNN, and so are quotes. With log-format the line is as that
+// says; in it spaces of values are kept.
 //
 // A request never waits for its line: the lines are handed to one goroutine,
 // and when whoever reads the log is too slow, lines are dropped and counted.
 type accessLog struct {
-	off  bool
-	path string // logto; empty: out
-	pid  int
+	off    bool
+	format []piece // empty: the line above
+	path   string  // logto; empty: out
+	pid    int
 
 	mu      sync.Mutex
 	pending []byte
@@ -48,13 +50,13 @@ type accessLog struct {
 }
 
 func newAccessLog(f vassal.LogFormat, out io.Writer) *accessLog {
-	return &accessLog{off: f.Disable, path: f.To, pid: os.Getpid(), wake: make(chan struct{}, 1), out: out}
+	return &accessLog{off: f.Disable, format: compile(f.Format), path: f.To, pid: os.Getpid(), wake: make(chan struct{}, 1), out: out}
 }
 
 // request writes the line of r, the n-th request.
 func (l *accessLog) request(r *exchange.Request, n uint64, took time.Duration) {
-	if l.off && r.Info.Status < 500 && r.Info.Err == nil {
-		return // disable-logging: failures are still written, as in uWSGI
+	if l.off && r.Info.Status < 500 {
+		return // disable-logging: failures of the server are still written, as in uWSGI
 	}
 	l.mu.Lock()
 	if len(l.pending) > maxPending {
@@ -62,7 +64,15 @@ func (l *accessLog) request(r *exchange.Request, n uint64, took time.Duration) {
 		l.mu.Unlock()
 		return
 	}
-	l.pending = l.appendLine(l.pending, r, n, took)
+	if len(l.format) > 0 {
+		line := logLine{r, n, took, l.pid}
+		for _, p := range l.format {
+			l.pending = p(l.pending, &line)
+		}
+		l.pending = append(l.pending, '\n')
+	} else {
+		l.pending = l.appendLine(l.pending, r, n, took)
+	}
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
@@ -110,7 +120,7 @@ func (l *accessLog) appendLine(b []byte, r *exchange.Request, n uint64, took tim
 	b = append(b, ' ')
 	b = strconv.AppendInt(b, int64(r.Info.Status), 10)
 	b = append(b, ')')
-	if r.Info.Err != nil {
+	if r.Info.Err != nil && r.Info.Status != 404 {
 		b = append(b, ' ')
 		b = quoteText(b, r.Info.Err.Error())
 	}
@@ -137,7 +147,7 @@ func escape(b []byte, s string, least byte) []byte {
 	const hex = "0123456789abcdef"
 	for i := range min(len(s), maxLogged) {
 		c := s[i]
-		if c < least || c >= 0x7f || c == '\\' {
+		if c < least || c >= 0x7f || c == '\\' || c == '"' {
 			b = append(b, '\\', 'x', hex[c>>4], hex[c&15])
 			continue
 		}

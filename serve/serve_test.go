@@ -231,6 +231,38 @@ func TestAccessLogInjection(t *testing.T) {
 	}
 }
 
+func TestLogFormat(t *testing.T) {
+	r := &exchange.Request{Start: time.Date(2026, 1, 2, 3, 4, 5, 6_007_000, time.UTC), Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "GET"},
+		{Name: "REQUEST_URI", Value: "/a"}, {Name: "HTTP_USER_AGENT", Value: "a \"b\"\n"}, {Name: "HTTP_X", Value: "x"}}, Info: exchange.Info{Status: 200, Bytes: 3, Worker: 2}}
+	for format, want := range map[string]string{
+		`%(method) %(uri) "%(uagent)" %(status) %(size)`:  `GET /a "a \x22b\x22\x0a" 200 3`,
+		"%(ltime) %(ctime) %(time) %(micros) %(msecs)":    "02/Jan/2026:03:04:05 +0000 Fri Jan  2 03:04:05 2026 1767323045 2500 2",
+		"%(user)|%(unknown)|%(core)|%(var.HTTP_X)|%(wid)": "-|-|-|x|2",
+		"plain":       "plain",
+		"100%, %(pid": "100%, %(pid",
+		"%()%(var.)":  "--",
+	} {
+		l := newAccessLog(vassal.LogFormat{Format: format}, io.Discard)
+		l.request(r, 1, 2500*time.Microsecond)
+		if got := string(l.pending); got != want+"\n" {
+			t.Errorf("%s: got %q, want %q", format, got, want)
+		}
+	}
+}
+
+// TestDisableLogging: failures are logged all the same.
+func TestDisableLogging(t *testing.T) {
+	l := newAccessLog(vassal.LogFormat{Disable: true}, io.Discard)
+	l.request(&exchange.Request{Info: exchange.Info{Status: 200}}, 1, 0)
+	if len(l.pending) > 0 {
+		t.Errorf("got %q", l.pending)
+	}
+	l.request(&exchange.Request{Info: exchange.Info{Status: 502}}, 1, 0)
+	if len(l.pending) == 0 {
+		t.Error("a failure is not logged")
+	}
+}
+
 func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
 
 // stuck is a log that nobody reads.

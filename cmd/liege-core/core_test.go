@@ -218,6 +218,23 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestEndBeforeVerified: a signal, or a drain message, ends a core that waits
+// to be verified.
+func TestEndBeforeVerified(t *testing.T) {
+	for _, how := range []string{"signal", "message"} {
+		c := run(t, site(t), nil)
+		c.expect(vassal.Hello)
+		if how == "signal" {
+			c.cmd.Process.Signal(syscall.SIGTERM)
+		} else {
+			c.send(vassal.Drain)
+		}
+		if code := c.exit(); code != 0 || c.log.Len() > 0 {
+			t.Errorf("%s: exit code %d\n%s", how, code, c.log)
+		}
+	}
+}
+
 // TestOrphan: without an Emperor the core goes on.
 func TestOrphan(t *testing.T) {
 	c := run(t, site(t), nil)

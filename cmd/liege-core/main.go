@@ -21,6 +21,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -50,7 +51,7 @@ func main() {
 	if err == nil {
 		err = p.run()
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errEnded) {
 		log.Error("the core ends", "err", err)
 		os.Exit(1)
 	}

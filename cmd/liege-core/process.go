@@ -56,11 +56,32 @@ func start(args []string, signals <-chan os.Signal, log *slog.Logger) (*process,
 	return p, nil
 }
 
+// errEnded ends a core that was asked to end before it had begun.
+var errEnded = errors.New("asked to end")
+
 // hello waits until the Emperor has looked at this process from outside.
 func (p *process) hello() error {
 	if err := p.control.Send(vassal.Message{Type: vassal.Hello}); err != nil {
 		return err
 	}
+	verified := make(chan error, 1)
+	go func() { verified <- p.verified() }() // ends with the message or the channel
+	for {
+		select {
+		case err := <-verified:
+			return err
+		case s := <-p.signals:
+			if s != syscall.SIGUSR1 {
+				_ = p.control.Close() // nothing more is said on it
+				<-verified
+				return errEnded
+			}
+		}
+	}
+}
+
+// verified receives until the Emperor says that it has looked.
+func (p *process) verified() error {
 	for {
 		switch m, err := p.control.Receive(); {
 		case errors.Is(err, io.EOF):
@@ -70,7 +91,7 @@ func (p *process) hello() error {
 		case m.Type == vassal.Verified:
 			return nil
 		case m.Type == vassal.Drain:
-			os.Exit(0) // nothing has been started
+			return errEnded
 		}
 	}
 }
