@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -240,7 +241,7 @@ func (st *starting) release(ctx context.Context) error {
 	}()
 	select {
 	case b := <-got:
-		return errors.Join(ifGone(b != executed), os.Remove(path))
+		return errors.Join(ifGone(b != executed), removeFifo(path))
 	case <-ctx.Done():
 		f.Close()
 		<-got
@@ -251,8 +252,17 @@ func (st *starting) release(ctx context.Context) error {
 		if _, err := f.Write([]byte{gone}); err != nil {
 			f.Close()
 		}
-		return errors.Join(ifGone(<-got != executed), os.Remove(path))
+		return errors.Join(ifGone(<-got != executed), removeFifo(path))
 	}
+}
+
+// removeFifo removes the fifo, unless the supervisor of a process that ended
+// at once has been faster and removed all of its state.
+func removeFifo(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func ifGone(gone bool) error {
