@@ -104,11 +104,11 @@ func (e *Emperor) Act(ctx context.Context, name string, r control.Request, by st
 	if a == nil {
 		return none
 	}
-	var refusal string
-	turn := a.box.change(func(w *wish) { refusal = apply(w, r, by) })
+	var refusal, hint string
+	turn := a.box.change(func(w *wish) { refusal, hint = apply(w, r, by) })
 	if refusal != "" {
 		return control.Outcome{Code: 1, Text: name + ": " + refusal,
-			Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeWrongState, Message: name + ": " + refusal}}
+			Problem: &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeWrongState, Message: name + ": " + refusal, Hint: hint}}
 	}
 	if r.NoWait {
 		return control.Outcome{OK: true, Text: fmt.Sprintf("%s: %s is under way", name, r.Verb)}
@@ -131,14 +131,14 @@ func (e *Emperor) Act(ctx context.Context, name string, r control.Request, by st
 }
 
 // apply writes what r asks for into w, or says why that makes no sense.
-func apply(w *wish, r control.Request, by string) (refusal string) {
+func apply(w *wish, r control.Request, by string) (refusal, hint string) {
 	// An edit that the request itself brought to light is tried once, not once
 	// as an edit and once more as asked.
 	edited := !r.Began.IsZero() && !w.fileAt.Before(r.Began)
 	switch r.Verb {
 	case control.Start:
 		if w.intent == wantSuspend {
-			return "is suspended; hint: liege resume"
+			return "is suspended", "liege resume"
 		}
 		w.intent, w.by = wantRun, ""
 		if w.hold != nil { // stopped while suspended
@@ -157,10 +157,10 @@ func apply(w *wish, r control.Request, by string) (refusal string) {
 		}
 	case control.Reload, control.Restart:
 		if w.intent == wantStop {
-			return "is stopped; hint: liege start"
+			return "is stopped", "liege start"
 		}
 		if w.intent == wantSuspend {
-			return "is suspended; hint: liege resume"
+			return "is suspended", "liege resume"
 		}
 		if r.Verb == control.Restart {
 			w.force, w.fresh = w.turn, w.turn
@@ -172,7 +172,7 @@ func apply(w *wish, r control.Request, by string) (refusal string) {
 	if edited && w.control != w.force {
 		w.control = max(w.fileT, 1)
 	}
-	return ""
+	return "", ""
 }
 
 // result is the Outcome of a wish that is settled.
@@ -189,7 +189,8 @@ func result(rep report, verb control.Verb) control.Outcome {
 			want = v.State
 		}
 	}
-	if v.State == want && (want != control.Running || rep.ok) {
+	again := verb == control.Reload || verb == control.Restart
+	if v.State == want && (rep.ok || !again) {
 		return control.Outcome{OK: true, Text: fmt.Sprintf("%s: %s, generation %d", v.Name, v.State, v.Generation)}
 	}
 	what := fmt.Sprintf("%s: %s: %s", v.Name, verb, v.State)

@@ -68,7 +68,8 @@ type actor struct {
 	dirty    bool // rec has not been saved
 	saved    time.Time
 	sampled  time.Time
-	memory   *int64 // as last sampled
+	bound    []string // the listeners, as long as there are any
+	memory   *int64   // as last sampled
 	pids     *int64
 	state    control.State
 	since    time.Time
@@ -162,6 +163,7 @@ func (a *actor) begin(ctx context.Context) stateFn {
 		if f.ok {
 			a.cur = &generation{n: f.gen, inst: f.in, alone: true}
 			a.enter(control.Running)
+			a.noteBound(f.in)
 			a.rec.Generation = max(a.rec.Generation, f.gen)
 			a.realm.log.Info("found running", "vassal", a.name, "gen", f.gen, "pid", f.in.PID())
 		}

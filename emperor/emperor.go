@@ -98,6 +98,10 @@ type Heir interface {
 // as "pids 412 413 in D state, nfs_wait".
 type Remainer interface{ Remains() string }
 
+// A Binder is an Instance that knows the addresses of its listeners as bound:
+// ":0" has its port there. Others are shown as Prepared.View has them.
+type Binder interface{ Bound() []string }
+
 // Prepared is one expanded and resolved file, ready to be launched. Changed may
 // run while the Launcher is at work.
 type Prepared interface {

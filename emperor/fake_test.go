@@ -250,8 +250,9 @@ func (f *fake) Kill() error {
 	}
 	return nil
 }
-func (f *fake) Alone() error { f.mu.Lock(); defer f.mu.Unlock(); f.alone = true; return nil }
-func (f *fake) Usage() Usage { f.mu.Lock(); defer f.mu.Unlock(); return f.usage }
+func (f *fake) Bound() []string { return []string{"127.0.0.1:40001"} }
+func (f *fake) Alone() error    { f.mu.Lock(); defer f.mu.Unlock(); f.alone = true; return nil }
+func (f *fake) Usage() Usage    { f.mu.Lock(); defer f.mu.Unlock(); return f.usage }
 
 // files is a Monitor whose files the test writes.
 type files struct {

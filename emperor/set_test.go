@@ -66,7 +66,7 @@ func TestVerbs(t *testing.T) {
 		if n := s.world.open["v"]; n != 0 {
 			s.Errorf("stopped: %d launchers open: its listeners are not closed", n)
 		}
-		step(control.Reload, "1 v: is stopped; hint: liege start (wrong-state)", "stopped 3")
+		step(control.Reload, "1 v: is stopped (wrong-state)", "stopped 3")
 		s.write("v", "good edited")
 		s.look(5 * time.Second)
 		s.want("v", "stopped 3")
@@ -78,12 +78,13 @@ func TestVerbs(t *testing.T) {
 		if n := s.world.alive("v"); n != 0 {
 			s.Errorf("suspended: %d live", n)
 		}
-		step(control.Start, "1 v: is suspended; hint: liege resume (wrong-state)", "suspended 4")
+		step(control.Start, "1 v: is suspended (wrong-state)", "suspended 4")
 		step(control.Stop, "0 v: stopped, generation 4", "stopped 4")
 		step(control.Start, "0 v: suspended, generation 4", "suspended 4") // stop and start lift no suspension
 		step(control.Resume, "0 v: running, generation 5", "running 5")
 		s.write("v", "bad")
 		step(control.Reload, "1 v: reload failed; the one before still serves (unknown-option)", "running 5: bad file")
+		step(control.Start, "0 v: running, generation 5", "running 5: bad file") // it runs
 		s.write("v", "crash")
 		s.pass(time.Second)
 		step(control.Reload, "1 v: reload failed; the one before still serves (import-error)", "running 6: boom")

@@ -110,6 +110,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	}
 	a.retire()
 	a.cur, a.last, a.pending = g, served, nil
+	a.noteBound(g.inst)
 	a.problems = append(ps, res.notes...)
 	a.enter(control.Running)
 	log.Info("ready", "pid", l.in.PID())

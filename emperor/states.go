@@ -307,7 +307,7 @@ func (a *actor) close() {
 	if err := a.launch.Close(); err != nil {
 		a.realm.log.Warn("leaves something behind", "vassal", a.name, "err", err)
 	}
-	a.launch = nil
+	a.launch, a.bound = nil, nil
 	a.rec.Kernel = kernelCounts{}
 }
 

@@ -3,6 +3,7 @@ package emperor
 import (
 	"crypto/sha256"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -65,6 +66,9 @@ func (a *actor) view() control.Vassal {
 	if p := a.shown(); p != nil {
 		a.describe(&v, p)
 	}
+	if a.bound != nil {
+		v.Listen = a.bound
+	}
 	if v.Log == nil {
 		v.Log = text(a.realm.logPath(a.name))
 	}
@@ -101,6 +105,15 @@ func (a *actor) shown() Prepared {
 		return a.cur.prep
 	}
 	return a.prep
+}
+
+// noteBound notes the addresses of the generation that serves from now on.
+// They stay, as the listeners do, until close.
+func (a *actor) noteBound(in Instance) {
+	a.bound = nil
+	if b, ok := in.(Binder); ok {
+		a.bound = slices.Concat([]string{}, b.Bound())
+	}
 }
 
 func (a *actor) describe(v *control.Vassal, p Prepared) {

@@ -129,6 +129,7 @@ func (h host) want(m *Monitor, want string) {
 }
 
 func TestTrust(t *testing.T) {
+	testenv.Leaks(t)
 	h := newHost(t)
 	const text = "[uwsgi]\nsecret = s3cr3t\n"
 	h.write("/etc/vassals/op.ini", text, 0, 0o644)
@@ -169,6 +170,7 @@ func TestTrust(t *testing.T) {
 
 // A02: links. The control is a link that is followed.
 func TestLinks(t *testing.T) {
+	testenv.Leaks(t)
 	h := newHost(t)
 	h.mkdir("/apps", 0, 0o755)
 	h.write("/apps/good.ini", "[uwsgi]\n", 0, 0o644)
@@ -262,6 +264,7 @@ func TestLinksToTheKernel(t *testing.T) {
 
 // A05: what is no file harms nobody and blocks nothing.
 func TestNotFiles(t *testing.T) {
+	testenv.Leaks(t)
 	h := newHost(t)
 	h.must(mkfifo(h.path("/etc/vassals/fifo.ini")))
 	h.must(mkdev(h.path("/etc/vassals/dev.ini")))
@@ -335,6 +338,7 @@ func TestClashes(t *testing.T) {
 }
 
 func TestGlob(t *testing.T) {
+	testenv.Leaks(t)
 	h := newHost(t)
 	for _, u := range []string{"alice", "bob"} {
 		h.mkdir("/srv/"+u, alice, 0o755)
@@ -363,6 +367,7 @@ func TestGlob(t *testing.T) {
 
 // A16: a directory that is given away at run time.
 func TestDirectoryTurnsBad(t *testing.T) {
+	testenv.Leaks(t)
 	h := newHost(t)
 	h.write("/etc/vassals/shop.ini", "[uwsgi]\n", 0, 0o644)
 	m := h.monitor("/etc/vassals")
@@ -628,6 +633,7 @@ func TestLinkStamp(t *testing.T) {
 
 // inotify makes it quick; nothing depends on it.
 func TestHints(t *testing.T) {
+	testenv.Leaks(t)
 	h := newHost(t)
 	m := h.monitor("/etc/vassals")
 	m.deaf = false

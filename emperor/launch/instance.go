@@ -173,6 +173,15 @@ func (in *instance) serves(ch *listen.Change) {
 	}
 }
 
+// Bound implements emperor.Binder.
+func (in *instance) Bound() []string {
+	var out []string
+	for _, l := range in.record.Listeners { // written once, before Launch returned
+		out = append(out, l.Bound)
+	}
+	return out
+}
+
 // maxClaims bounds what is kept of a core's problems.
 const maxClaims = 50
 
