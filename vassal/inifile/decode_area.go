@@ -307,8 +307,6 @@ func (d *decoder) logs(v value) bool {
 		}
 	case "log-maxsize":
 		l.MaxSize = v.n
-	case "log-backupname":
-		l.Backup = v.Value
 	case "disable-logging":
 		d.cfg.App.Log.Disable = v.on
 	case "log-format":
