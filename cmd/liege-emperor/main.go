@@ -86,6 +86,9 @@ func start(ctx context.Context, args []string) error {
 	if os.Geteuid() != 0 {
 		return &exitError{exitNoPerm, "liege serve FILE", errors.New("needs root: it makes namespaces and cgroups")}
 	}
+	if err := sandbox.Seal(); err != nil {
+		fmt.Fprintf(os.Stderr, "liege: emperor: starts will be slower: %v\n", err)
+	}
 	if f.one != "" {
 		return one(ctx, f)
 	}

@@ -139,7 +139,7 @@ func (r *realm) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	exe, err := os.Executable()
+	exe, err := sandbox.Executable()
 	if err != nil {
 		return err
 	}
@@ -165,6 +165,9 @@ func (r *realm) run(ctx context.Context) error {
 	return err
 }
 
+// orphanGrace is how long a survivor may wait for its file to be found.
+const orphanGrace = 5 * time.Second
+
 // keepHouse ends what survived of vassals whose files are gone, and removes
 // old logs, now and once a day.
 func (r *realm) keepHouse(ctx context.Context) {
@@ -173,11 +176,16 @@ func (r *realm) keepHouse(ctx context.Context) {
 		return
 	case <-r.emperor.Scanned():
 	}
-	for !r.emperor.Complete() { // a directory that cannot be read may hold the files of survivors
+	// A file that is being written is not listed yet, and a directory that
+	// cannot be read may hold files of survivors: there is no hurry.
+	for wait := orphanGrace; ; wait = time.Minute {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Minute):
+		case <-time.After(wait):
+		}
+		if r.emperor.Complete() {
+			break
 		}
 	}
 	if err := r.launch.EndOrphans(ctx, r.known(ctx)); err != nil {
@@ -208,7 +216,7 @@ func (r *realm) known(ctx context.Context) func(vassal.Name) bool {
 // programs finds the stage and the core: beside this program or in
 // ../libexec/liege.
 func programs() (stage, core string, err error) {
-	exe, err := os.Executable()
+	exe, err := sandbox.Executable()
 	if err != nil {
 		return "", "", err
 	}

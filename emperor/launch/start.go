@@ -105,10 +105,17 @@ func (s *start) openLog(ctx context.Context) error {
 	return s.logto(ctx)
 }
 
-// ensureLog opens the vassal's log, once.
+// ensureLog opens the vassal's log, once, and again if somebody removed its
+// FIFO.
 func (l *launcher) ensureLog() error {
 	if l.log != nil {
-		return nil
+		if l.log.Whole() {
+			return nil
+		}
+		if err := l.log.Close(); err != nil {
+			l.host.Log.Warn("log", "vassal", l.name, "err", err)
+		}
+		l.log = nil
 	}
 	dir := l.host.Records.Vassal(l.name)
 	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {

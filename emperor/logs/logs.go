@@ -154,6 +154,16 @@ func (l *Log) Writer(uid, gid int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), l.fifo), nil
 }
 
+// Whole reports whether the FIFO still is where it was made.
+func (l *Log) Whole() bool {
+	fi, err := os.Lstat(l.fifo)
+	if err != nil {
+		return false
+	}
+	own, err := l.in.Stat()
+	return err == nil && os.SameFile(fi, own)
+}
+
 // Elsewhere sends the vassal's own lines to w, which the Log owns from then
 // on, instead of its file; nil: to its file again.
 func (l *Log) Elsewhere(w io.WriteCloser) {
