@@ -79,8 +79,8 @@ fuzz:
 		echo "fuzz $$t"; $(GO) test -run '^$$' -fuzz "^$${t##*:}$$" -fuzztime $(FUZZTIME) "$${t%%:*}"; \
 	done
 
-bench: build
-	@deploy/bench.sh
+bench: setup-test build
+	$(GO) run -tags $(TAGS) ./internal/bench -bin $(BIN) $(ARGS)
 
 install: build
 	install -D -m 755 $(BIN)/liege $(DESTDIR)/usr/bin/liege

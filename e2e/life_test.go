@@ -81,7 +81,7 @@ func TestTraceback(t *testing.T) {
 	r := newRealm(t)
 	r.write("app/broken.py", "import no_such_module_here\n")
 	r.drop("broken", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/broken.py\n")
-	r.until("the start fails", func() bool { return r.status("broken").State == control.Backoff })
+	r.liege("wait", "broken", "backoff", "--timeout", patience)
 	v := r.status("broken")
 	if v.Error == nil || !strings.Contains(v.Error.Message, "no_such_module_here") {
 		t.Errorf("the error says %+v; want the module's name", v.Error)
@@ -111,6 +111,7 @@ func TestStopStart(t *testing.T) {
 	}
 	r.stop()
 	r.start()
+	r.liege("wait", "hello", "stopped", "--timeout", patience)
 	if s := r.status("hello").State; s != control.Stopped {
 		t.Errorf("after stop and a new Emperor: %s", s)
 	}

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// contender is one Emperor over one directory.
+type contender struct {
+	name string
+	etc  string
+	file func(vassal string) string // text of a vassal file
+	sock func(vassal string) string
+	cmd  *exec.Cmd
+	said bytes.Buffer
+}
+
+func (c *contender) drop(vassal string) error {
+	tmp := filepath.Join(c.etc, "."+vassal+".tmp")
+	if err := os.WriteFile(tmp, []byte(c.file(vassal)), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(c.etc, vassal+".ini"))
+}
+
+func (c *contender) end() {
+	c.cmd.Process.Signal(syscall.SIGINT)
+	done := make(chan struct{})
+	go func() { c.cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(40 * time.Second):
+		c.cmd.Process.Kill()
+		<-done
+	}
+}
+
+// app are the lines that both understand: one worker process, its own
+// namespaces, as nobody.
+func (b *bench) app(sock string) string {
+	return fmt.Sprintf("[uwsgi]\nplugins = python3\nuid = nobody\ngid = nogroup\nmaster = true\nprocesses = 1\nchdir = %[1]s/app\nwsgi-file = %[1]s/app/app.py\nhttp-socket = %[2]s\nchmod-socket = 666\ndisable-logging = true\n", b.dir, sock)
+}
+
+func (b *bench) liege(name string) (*contender, error) {
+	dir := filepath.Join(b.dir, name)
+	c := &contender{name: "liege", etc: filepath.Join(dir, "vassals")}
+	if err := os.MkdirAll(c.etc, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "emperor.ini"), []byte("[emperor]\n"), 0o644); err != nil {
+		return nil, err
+	}
+	// Below a directory of root's alone the Emperor binds the socket itself.
+	c.sock = func(v string) string { return filepath.Join(dir, v+".sock") }
+	c.file = func(v string) string { return b.app(c.sock(v)) }
+	c.cmd = exec.Command(filepath.Join(b.bin, "liege"), "emperor", "--config", filepath.Join(dir, "emperor.ini"),
+		"--run-dir", filepath.Join(dir, "run"), "--log-dir", filepath.Join(dir, "log"), "--state-dir", filepath.Join(dir, "state"), c.etc)
+	c.cmd.Stdout, c.cmd.Stderr = &c.said, &c.said
+	return c, c.cmd.Start()
+}
+
+// uwsgi is uWSGI's Emperor with the namespaces it can give, looking once a
+// second and without its pause between two starts.
+func (b *bench) uwsgi(name string) (*contender, error) {
+	dir := filepath.Join(b.dir, name)
+	c := &contender{name: "uWSGI", etc: filepath.Join(dir, "vassals")}
+	if err := os.MkdirAll(c.etc, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o777); err != nil { // its vassals bind as nobody
+		return nil, err
+	}
+	c.sock = func(v string) string { return filepath.Join(dir, v+".sock") }
+	c.file = func(v string) string { return b.app(c.sock(v)) }
+	c.cmd = exec.Command("/usr/bin/uwsgi", "--emperor", c.etc, "--emperor-use-clone", "fs,ipc,uts,pid,net",
+		"--emperor-freq", "1", "--emperor-throttle", "0")
+	c.cmd.Stdout, c.cmd.Stderr = &c.said, &c.said
+	return c, c.cmd.Start()
+}
+
+// answer waits for the first answer of a vassal.
+func (c *contender) answer(ctx context.Context, vassal string) error {
+	client := unixClient(c.sock(vassal))
+	defer client.CloseIdleConnections()
+	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://vassal/", nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			continue
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if err == nil && resp.StatusCode == http.StatusOK {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %s does not answer; it said:\n%s", c.name, vassal, tail(c.said.String()))
+}
+
+func tail(s string) string { return s[max(0, len(s)-2000):] }
+
+func unixClient(sock string) *http.Client {
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", sock)
+		},
+	}}
+}
+
+// both starts both Emperors and calls f with them.
+func (b *bench) both(name string, f func(liege, uwsgi *contender) error) error {
+	l, err := b.liege(name + "-liege")
+	if err != nil {
+		return err
+	}
+	defer l.end()
+	u, err := b.uwsgi(name + "-uwsgi")
+	if err != nil {
+		return err
+	}
+	defer u.end()
+	time.Sleep(2 * time.Second) // both look at their directories once
+	return f(l, u)
+}
+
+// start: from a file dropped to the first answer, one at a time; then many at
+// once.
+func (b *bench) start(ctx context.Context) error {
+	return b.both("start", func(l, u *contender) error {
+		one := map[*contender]*series{l: {}, u: {}}
+		for i := range b.rounds * 2 {
+			for _, c := range []*contender{l, u} {
+				v := fmt.Sprintf("one%d", i)
+				t := time.Now()
+				if err := c.drop(v); err != nil {
+					return err
+				}
+				if err := c.answer(ctx, v); err != nil {
+					return err
+				}
+				*one[c] = append(*one[c], float64(time.Since(t).Microseconds())/1000)
+			}
+		}
+		compare("From a file dropped to the first answer, one vassal with one Python worker", "ms", *one[l], *one[u], "uWSGI", true)
+		many := map[*contender]*series{l: {}, u: {}}
+		const n = 20
+		for i := range 3 {
+			for _, c := range []*contender{l, u} {
+				t := time.Now()
+				for j := range n {
+					if err := c.drop(fmt.Sprintf("many%d-%d", i, j)); err != nil {
+						return err
+					}
+				}
+				for j := range n {
+					if err := c.answer(ctx, fmt.Sprintf("many%d-%d", i, j)); err != nil {
+						return err
+					}
+				}
+				*many[c] = append(*many[c], float64(time.Since(t).Microseconds())/1000)
+			}
+		}
+		compare(fmt.Sprintf("%d vassals dropped at once, until the last one answers", n), "ms", *many[l], *many[u], "uWSGI", true)
+		return nil
+	})
+}
+
+// memory: what a running vassal costs, by the proportional set size of all
+// processes below the Emperor.
+func (b *bench) memory(ctx context.Context) error {
+	return b.both("memory", func(l, u *contender) error {
+		var got [2]series
+		for i, c := range []*contender{l, u} {
+			for j := range b.vassals {
+				if err := c.drop(fmt.Sprintf("v%d", j)); err != nil {
+					return err
+				}
+			}
+			for j := range b.vassals {
+				if err := c.answer(ctx, fmt.Sprintf("v%d", j)); err != nil {
+					return err
+				}
+			}
+			total, err := pssBelow(c.cmd.Process.Pid)
+			if err != nil {
+				return err
+			}
+			got[i] = series{float64(total) / 1024 / float64(b.vassals)}
+		}
+		compare(fmt.Sprintf("Memory of a running vassal with one Python worker (PSS, mean of %d)", b.vassals), "MB", got[0], got[1], "uWSGI", true)
+		return nil
+	})
+}
+
+// pssBelow sums the PSS in KiB of every descendant of pid.
+func pssBelow(pid int) (int, error) {
+	parent := map[int]int{}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		p, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		if f := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(f) > 1 {
+			parent[p], _ = strconv.Atoi(f[1])
+		}
+	}
+	below := func(p int) bool {
+		for p = parent[p]; p > 1; p = parent[p] {
+			if p == pid {
+				return true
+			}
+		}
+		return false
+	}
+	total := 0
+	for p := range parent {
+		if !below(p) {
+			continue
+		}
+		roll, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(roll)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
+				kb, err := strconv.Atoi(f[1])
+				if err != nil {
+					return 0, err
+				}
+				total += kb
+			}
+		}
+	}
+	return total, nil
+}

@@ -1,0 +1,107 @@
+// Command bench measures Liege side by side with what it succeeds, in one run,
+// round by round in turn: what counts is the ratio, since no two machines and
+// no two minutes are alike. It needs root, uwsgi, nginx and wrk, listens on
+// loopback alone, and ends by itself.
+//
+//	make bench                 all of it
+//	make bench ARGS=start      one of: start, memory, wsgi, static
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var b bench
+	flag.StringVar(&b.bin, "bin", "bin", "directory of the built programs")
+	flag.IntVar(&b.rounds, "rounds", 5, "rounds of each measurement")
+	flag.DurationVar(&b.load, "load", 4*time.Second, "how long one load lasts")
+	flag.IntVar(&b.vassals, "vassals", 30, "vassals for the memory measurement")
+	flag.Parse()
+	if err := b.run(ctx, flag.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+type bench struct {
+	bin     string
+	rounds  int
+	load    time.Duration
+	vassals int
+	dir     string
+}
+
+func (b *bench) run(ctx context.Context, what []string) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root: it starts Emperors")
+	}
+	if b.bin, err = filepath.Abs(b.bin); err != nil {
+		return err
+	}
+	if b.dir, err = os.MkdirTemp("/srv", "liege-bench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if err := errors.Join(os.Chmod(b.dir, 0o755), b.files()); err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		name string
+		run  func(context.Context) error
+	}{{"start", b.start}, {"memory", b.memory}, {"wsgi", b.wsgi}, {"static", b.static}} {
+		if len(what) > 0 && !slices.Contains(what, m.name) {
+			continue
+		}
+		if err := m.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
+		}
+	}
+	return nil
+}
+
+// files writes the app and the static files.
+func (b *bench) files() error {
+	app := "def application(environ, start_response):\n    start_response('200 OK', [('Content-Type', 'text/plain')])\n    return [b'Hello World']\n"
+	if err := os.Mkdir(filepath.Join(b.dir, "app"), 0o755); err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(filepath.Join(b.dir, "app/app.py"), []byte(app), 0o644),
+		os.WriteFile(filepath.Join(b.dir, "app/4k.bin"), make([]byte, 4<<10), 0o644),
+		os.WriteFile(filepath.Join(b.dir, "app/1m.bin"), make([]byte, 1<<20), 0o644),
+	)
+}
+
+// series are one contender's figures.
+type series []float64
+
+func (s series) median() float64 {
+	t := slices.Sorted(slices.Values(s))
+	return t[len(t)/2]
+}
+
+func (s series) String() string {
+	return fmt.Sprintf("%8.1f  (%.1f to %.1f)", s.median(), slices.Min(s), slices.Max(s))
+}
+
+// compare prints two series and their ratio.
+func compare(title, unit string, ours, peers series, peer string, lessIsBetter bool) {
+	ratio := ours.median() / peers.median()
+	word := "times as much"
+	if lessIsBetter {
+		word = "of it"
+	}
+	fmt.Printf("%s\n  %-14s %s %s\n  %-14s %s %s\n  ratio          %8.2f %s\n\n", title, "liege", ours, unit, peer, peers, unit, ratio, word)
+}
