@@ -65,6 +65,7 @@ type Workers struct {
 	Nice        int           `json:"nice,omitempty"`
 	Umask       *os.FileMode  `json:"umask,omitempty"`        // of the workers; nil: the core's
 	CPUAffinity int           `json:"cpu_affinity,omitempty"` // CPUs per worker; 0: any
+	Batch       bool          `json:"batch,omitempty"`        // SCHED_BATCH: a woken worker does not pre-empt the core
 	Harakiri    time.Duration `json:"harakiri,omitempty"`     // longest request; 0: none
 	Title       string        `json:"title"`                  // prefix of the process title
 	TitlePlain  bool          `json:"title_plain,omitempty"`  // procname given: as is, no "worker N"

@@ -191,8 +191,7 @@ func BenchmarkServe(b *testing.B) {
 		for _, batch := range []bool{false, true} {
 			name := map[bool]string{false: "other", true: "batch"}[batch]
 			b.Run(name+"/clients="+string(rune('0'+clients/10))+string(rune('0'+clients%10)), func(b *testing.B) {
-				p, app, log := newFixture(b, hello, func(a *vassal.App) { a.Workers.Processes = 2 })
-				p.Batch = batch
+				p, app, log := newFixture(b, hello, func(a *vassal.App) { a.Workers.Processes, a.Workers.Batch = 2, batch })
 				r := run(b, p, app, log)
 				b.ReportAllocs()
 				b.SetParallelism(clients)

@@ -67,8 +67,6 @@ type Pool struct {
 	// behind, so that Run can end and reap it: nobody else in the process may
 	// start or wait for children then. It is always so for PID 1.
 	Adopt bool
-	// Batch runs the workers under SCHED_BATCH; see BenchmarkBatch.
-	Batch bool
 
 	app  *vassal.App
 	w    vassal.Workers

@@ -112,7 +112,7 @@ func (p *Pool) settings() []byte {
 	}
 	number("umask", umask)
 	truth("lazy", w.LazyApps)
-	truth("batch", p.Batch)
+	truth("batch", w.Batch)
 	truth("title_plain", w.TitlePlain)
 	title, dir := w.Title, p.app.Dir
 	if title == "" {

@@ -576,11 +576,11 @@ func TestPosture(t *testing.T) {
 	umask := os.FileMode(0o027)
 	r := start(t, answers, func(a *vassal.App) {
 		w := a.Workers
-		w.Umask, w.Nice, w.Title = &umask, 3, "x-shop"
+		w.Umask, w.Nice, w.Title, w.Batch = &umask, 3, "x-shop", true
 		w.Rlimits = []vassal.Rlimit{{Resource: "as", Value: 1 << 30}}
 	})
 	got := r.get("/status")
-	for _, want := range []string{`"umask": 23`, `"nice": 3`, `"as": [1073741824, 1073741824]`, `"args": "x-shop worker 1`, `"comm": "x-shop worker 1`} {
+	for _, want := range []string{`"umask": 23`, `"sched": 3`, `"nice": 3`, `"as": [1073741824, 1073741824]`, `"args": "x-shop worker 1`, `"comm": "x-shop worker 1`} {
 		if !strings.Contains(got, want) {
 			t.Errorf("without %s: %s", want, got)
 		}

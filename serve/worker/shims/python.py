@@ -4,14 +4,14 @@ It runs on Python 3.6 and later. Names that an application may replace at
 import (gevent's monkey patches, a default socket timeout) are taken from the C
 modules before the application is loaded.
 """
+import _signal as signal  # signal.py loads enum, which a small application does without
 import _socket
+import _struct as struct
 import errno
 import gc
 import io
 import marshal
 import os
-import signal
-import struct
 import sys
 
 CONTROL, QUEUE, SLOTS, STDERR = 3, 4, 5, 6
@@ -810,4 +810,5 @@ def main(control):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 
+t = None  # of the command line: this program's code
 main(c)

@@ -14,8 +14,18 @@ var Python string
 
 // PythonBoot is what the interpreter is told on its command line: wait for the
 // program on file descriptor 3 and run it. The wait is what lets the core set
-// limits before anything of the application runs. The blanks at its end are
-// room for the process title, which is written over the command line.
-const PythonBoot = `import _socket as s;c=s.socket(s.AF_UNIX,s.SOCK_SEQPACKET,0,3);` +
-	`exec(compile(c.recv(1<<18),"<liege>","exec"))` + "                                " +
-	"                                                                                 "
+// limits before anything of the application runs. A child compiles the
+// program, because what the compiler needs is never given back: 2.4 MB in each
+// process (measured, 3.11). The blanks at the end are room for the process
+// title, which is written over the command line.
+const PythonBoot = `import _socket as s,marshal as m,os
+c=s.socket(s.AF_UNIX,s.SOCK_SEQPACKET,0,3)
+t=c.recv(1<<18)
+r,w=os.pipe()
+p=os.fork()
+if p==0:
+ os.write(w,m.dumps(compile(t,"<liege>","exec")));os._exit(0)
+os.close(w)
+t=b"".join(iter(lambda:os.read(r,65536),b""))
+os.close(r);os.waitpid(p,0);t=m.loads(t)
+exec(t)                                                                                    `
