@@ -122,7 +122,7 @@ func (g *generation) useStage(r *resolve.Result, d stage.Donated, core string, a
 	}
 	b.add(sealed)
 	b.add(theirs)
-	g.cmd.Path, g.cmd.Args, g.cmd.Env, g.cmd.Dir = program, stage.Argv(d), nil, "/"
+	g.cmd.Path, g.cmd.Args, g.cmd.Env, g.cmd.Dir = program, stage.Argv(d), []string{}, "/"
 	return ours, nil
 }
 

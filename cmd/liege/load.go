@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"liege/emperor/resolve"
+	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/inifile"
 )
@@ -197,7 +198,18 @@ func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
 	s := resolve.FromEmperor(l.emperor, inifile.NewOSHost(os.LookupEnv))
 	s.NoHost = l.opts.syntax
 	s.Host.Caller = caller
+	s.Host.Context = knownContext
 	return s
+}
+
+// knownContext asks the loaded policy. Whether the Emperor may enter the
+// context is seen at the start: this shell runs as something else.
+func knownContext(c string) (string, error) {
+	p, err := selinux.Load()
+	if err != nil {
+		return "", err
+	}
+	return p.Known(c)
 }
 
 // prepare is one file from bytes to a plan.

@@ -135,7 +135,8 @@ func (f *Failure) Error() string {
 // ParseFailure decodes a packet of the status channel. The packet comes from
 // inside a sandbox, in the worst case from the tenant: lengths are bounded and
 // control characters replaced. What the constructor, which has no JSON of its
-// own, leaves out (the path, the context and its line) is filled in from p.
+// own, leaves out (the path, the context and its line) is filled in from p,
+// which may be nil.
 func ParseFailure(packet []byte, p *Plan) *Failure {
 	f := &Failure{}
 	if len(packet) > MaxFailure {
@@ -147,17 +148,16 @@ func ParseFailure(packet []byte, p *Plan) *Failure {
 	f.Step, f.What, f.Msg = Step(printable(string(f.Step))), printable(f.What), printable(f.Msg)
 	f.Output = printable(f.Output)
 	f.At.File = printable(f.At.File)
-	if p == nil || f.What != "" {
-		return f
-	}
-	switch f.Step {
-	case StepExec:
-		f.What = p.Exec
-	case StepSetcon:
-		f.What, f.At = p.Context, p.Line
-	}
-	if f.Errno > 0 && (f.Step == StepExec || f.Step == StepSetcon) {
-		f.Msg = strings.TrimPrefix(f.Msg+": "+syscall.Errno(f.Errno).Error(), ": ")
+	if f.What == "" && (f.Step == StepExec || f.Step == StepSetcon) { // the constructor's
+		if f.Errno > 0 {
+			f.Msg = strings.TrimPrefix(f.Msg+": "+syscall.Errno(f.Errno).Error(), ": ")
+		}
+		if p != nil && f.Step == StepExec {
+			f.What = p.Exec
+		}
+		if p != nil && f.Step == StepSetcon {
+			f.What, f.At = p.Context, p.Line
+		}
 	}
 	return f
 }

@@ -115,6 +115,13 @@ func TestParseFailure(t *testing.T) {
 	}
 }
 
+func TestParseFailureWithoutPlan(t *testing.T) {
+	want := &Failure{Step: StepExec, Msg: "no such file or directory", Errno: 2}
+	if d := cmp.Diff(want, ParseFailure([]byte(`{"step":"exec","msg":"","errno":2}`), nil)); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
 // Whatever a failure holds, its report fits into a packet.
 func TestReportFits(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
