@@ -38,7 +38,8 @@ type backend struct {
 	acted []string
 	busy  int
 	most  int
-	block chan struct{} // Act waits for it
+	block chan struct{} // Act waits for it,
+	begun chan struct{} // having said so here
 }
 
 func text(s string) *string { return &s }
@@ -62,6 +63,7 @@ func (b *backend) Act(ctx context.Context, name string, r Request, by string) Ou
 	b.mu.Unlock()
 	defer func() { b.mu.Lock(); b.busy--; b.mu.Unlock() }()
 	if b.block != nil {
+		b.begun <- struct{}{}
 		select {
 		case <-b.block:
 		case <-ctx.Done():
@@ -294,7 +296,7 @@ func TestCallErrors(t *testing.T) {
 
 // No more than may start at once are reloaded at once; stop waits for nobody.
 func TestWidth(t *testing.T) {
-	b := &backend{block: make(chan struct{})}
+	b := &backend{block: make(chan struct{}), begun: make(chan struct{})}
 	socket := serve(t, b, -1)
 	for _, tt := range []struct {
 		verb Verb
@@ -305,14 +307,20 @@ func TestWidth(t *testing.T) {
 		go func() {
 			end <- Call(t.Context(), socket, Request{Verb: tt.verb, All: true}, func(Reply) error { return nil })
 		}()
-		for range 3 {
+		for range tt.want {
+			<-b.begun
+		}
+		for i := range 3 {
 			b.block <- struct{}{}
+			if i < 3-tt.want {
+				<-b.begun
+			}
 		}
 		if err := <-end; err != nil {
 			t.Fatal(err)
 		}
 		b.mu.Lock()
-		if b.most > tt.want || tt.verb == Reload && b.most != 2 {
+		if b.most != tt.want {
 			t.Errorf("%s: %d at once, want %d", tt.verb, b.most, tt.want)
 		}
 		b.mu.Unlock()

@@ -87,6 +87,7 @@ type Monitor struct {
 	claims  map[string]string    // lower-case name → path that has it
 	hints   *fsnotify.Watcher    // nil: inotify is not to be had
 	deaf    bool                 // inotify is not wanted
+	period  time.Duration        // Period
 	watched map[string]bool
 	sent    *emperor.Snapshot
 }
@@ -100,6 +101,7 @@ func New(o Options) (*Monitor, error) {
 		touch: o.Touch, tyrant: o.Tyrant, log: o.Log,
 		walker:  walker{root: o.Root, primary: o.Primary},
 		asks:    make(chan ask),
+		period:  Period,
 		dirs:    map[string]*dirState{},
 		entries: map[string]*entry{},
 		claims:  map[string]string{},
@@ -151,6 +153,9 @@ func (m *Monitor) Watch(ctx context.Context, out chan<- emperor.Snapshot) error 
 	for {
 		began := time.Now()
 		snap, again := m.scan(began, len(asked) > 0)
+		if m.watchDirs() { // what happened there before was not hinted at
+			again = 0
+		}
 		if m.sent == nil || len(asked) > 0 || !equal(*m.sent, snap) {
 			select {
 			case out <- snap:
@@ -162,9 +167,8 @@ func (m *Monitor) Watch(ctx context.Context, out chan<- emperor.Snapshot) error 
 		for _, a := range asked {
 			close(a.done)
 		}
-		m.watchDirs()
 		gap := max(minGap, scanShare*time.Since(began))
-		next := max(min(again, Period), gap)
+		next := max(min(again, m.period), gap)
 		var err error
 		if asked, err = m.rest(ctx, hints, next, gap); err != nil {
 			return err
@@ -236,10 +240,11 @@ func (m *Monitor) openHints() (hints <-chan struct{}, stop func()) {
 	}
 }
 
-// watchDirs asks inotify about the directories that the last scan read.
-func (m *Monitor) watchDirs() {
+// watchDirs asks inotify about the directories that the last scan read, and
+// reports whether there are new ones among them.
+func (m *Monitor) watchDirs() (added bool) {
 	if m.hints == nil {
-		return
+		return false
 	}
 	for d, st := range m.dirs {
 		switch {
@@ -254,11 +259,12 @@ func (m *Monitor) watchDirs() {
 				m.log.Info("inotify does not watch: changes are seen by scans", "dir", d, "period", Period, "err", err)
 				continue
 			}
-			m.watched[d] = true
+			m.watched[d], added = true, true
 		case !st.read && !st.known:
 			delete(m.dirs, d)
 		}
 	}
+	return added
 }
 
 // equal reports whether two Snapshots say the same.

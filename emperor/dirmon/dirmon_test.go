@@ -636,7 +636,7 @@ func TestHints(t *testing.T) {
 	testenv.Leaks(t)
 	h := newHost(t)
 	m := h.monitor("/etc/vassals")
-	m.deaf = false
+	m.deaf, m.period = false, time.Hour // without hints this test would not end
 	ctx, stop := context.WithCancel(t.Context())
 	out := make(chan emperor.Snapshot, 100)
 	end := make(chan error)
@@ -647,8 +647,8 @@ func TestHints(t *testing.T) {
 	if s := <-out; lastText([]emperor.Snapshot{s}) != "a=1" {
 		t.Errorf("got %q", lastText([]emperor.Snapshot{s}))
 	}
-	if d := time.Since(began); d < Settle || d > Period-500*time.Millisecond {
-		t.Errorf("seen after %v, want soon after %v", d, Settle)
+	if d := time.Since(began); d < Settle {
+		t.Errorf("seen after %v, want it at rest for %v", d, Settle)
 	}
 	stop()
 	<-end

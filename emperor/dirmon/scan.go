@@ -55,7 +55,7 @@ type scanner struct {
 
 // scan looks at everything once, and says when there will be more to see.
 func (m *Monitor) scan(now time.Time, asked bool) (emperor.Snapshot, time.Duration) {
-	s := &scanner{m: m, now: now, asked: asked, first: m.sent == nil, again: Period, failed: map[int]bool{}}
+	s := &scanner{m: m, now: now, asked: asked, first: m.sent == nil, again: m.period, failed: map[int]bool{}}
 	for _, e := range m.entries {
 		e.seen = false
 	}
