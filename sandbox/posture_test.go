@@ -44,17 +44,16 @@ func (r *rig) mounts(spec Spec) []seen {
 	return out
 }
 
-// violations are the mounts that break the posture: all nosuid and nodev, all
-// of the host read-only, but those in writable.
+// violations are the mounts that break the posture: all nosuid, all but /dev
+// nodev, all of the host read-only but those in writable.
 func violations(ms []seen, writable ...string) []string {
 	var bad []string
 	for _, m := range ms {
-		mask := m.has("ro") && (m.fstype == "tmpfs" && slices.Contains(m.super, "nr_inodes=1") || m.source == "tmpfs" && m.point == "/dev")
-		device := m.point == "/dev" || m.fstype == "devpts" || m.fstype == "tmpfs" && slices.Contains(m.super, "size=64k") // /dev/null over a masked file
-		if !m.has("nosuid") && !mask {
+		device := m.point == "/dev" || m.fstype == "devpts"
+		if !m.has("nosuid") {
 			bad = append(bad, m.point+": not nosuid")
 		}
-		if !m.has("nodev") && !mask && !device {
+		if !m.has("nodev") && !device {
 			bad = append(bad, m.point+": not nodev")
 		}
 		host := m.fstype != "proc" && m.fstype != "devpts" && m.fstype != "mqueue" && m.point != "/run"
@@ -84,7 +83,7 @@ func TestPosture(t *testing.T) {
 		Mount{Source: src, Target: "/srv/flat"},
 		Mount{Source: src, Target: "/srv/deep", Recursive: true},
 		Mount{Source: src, Target: "/srv/rw", Writable: true})
-	spec.Masked = []string{"/usr/share/doc"}
+	spec.Masked = []string{"/usr/share/doc", "/no/such"}
 	ms := r.mounts(spec)
 	if diff := cmp.Diff([]string(nil), violations(ms, append(ownWritable, "/srv/rw")...)); diff != "" {
 		t.Errorf("mounts that break the rules (-want +got):\n%s", diff)
@@ -236,5 +235,20 @@ func TestMakeBeneath(t *testing.T) {
 	}
 	if left := entries(victim); len(left) > 0 {
 		t.Errorf("made through a link: %v", left)
+	}
+}
+
+// A masked file of /proc cannot be read, and a masked directory is empty.
+func TestMasks(t *testing.T) {
+	r := newRig(t)
+	spec := r.spec("masks", 1, "cat", "/proc/interrupts", "/usr/share/doc/x", "/proc/self/stat", "/proc/sys/kernel/ostype")
+	spec.Masked = []string{"/usr/share/doc"}
+	b := r.start(spec)
+	b.wait()
+	got := b.output()
+	for _, want := range []string{"interrupts: permission denied", "/usr/share/doc/x: no such file", "\n1 (", "Linux\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("got %q, want %q in it", got, want)
+		}
 	}
 }

@@ -119,7 +119,7 @@ func (st *starting) run(ctx context.Context) error {
 	go st.box.waitProcess()
 	go st.box.readFailure(status)
 	go st.box.supervise()
-	err = errors.Join(st.restoreStdout(), st.dropRoot())
+	err = errors.Join(st.restoreStdout(), st.dropRoot(), st.harden())
 	if err == nil {
 		err = st.release(ctx)
 	}

@@ -1,0 +1,50 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// harden sets nosuid, nodev and noexec on everything mounted at and below
+// /proc and /sys and on the masks, which libcontainer mounts without them. The
+// first process waits for its fifo meanwhile, so nothing of the vassal has run.
+func (st *starting) harden() error {
+	done := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread is in another mount namespace from here
+		// on, and ends with the goroutine. It is not the main one (Init).
+		runtime.LockOSThread()
+		done <- hardenMounts(st.box.pidfd, st.spec.Masked)
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("harden the mounts: %w", err)
+	}
+	return nil
+}
+
+func hardenMounts(pidfd int, masked []string) error {
+	// The kernel lets no thread change its mount namespace that shares its
+	// root with others.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("setns: %w", err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	for _, top := range []string{"/proc", "/sys"} {
+		if err := unix.MountSetattr(unix.AT_FDCWD, top, unix.AT_RECURSIVE, &attr); err != nil {
+			return fmt.Errorf("%s: %w", top, err)
+		}
+	}
+	for _, path := range masked {
+		err := unix.MountSetattr(unix.AT_FDCWD, path, 0, &attr)
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("mask %s: %w", path, err)
+		}
+	}
+	return nil
+}
