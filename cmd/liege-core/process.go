@@ -73,7 +73,7 @@ func (p *process) hello() error {
 		case s := <-p.signals:
 			if s != syscall.SIGUSR1 {
 				_ = p.control.Close() // nothing more is said on it
-				_ = <-verified // that the channel is closed
+				_ = <-verified        // that the channel is closed
 				return errEnded
 			}
 		}

@@ -62,9 +62,6 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case err != nil:
 		b.err = b.why(err)
-	case b.limit > 0 && b.total > b.limit:
-		b.err = errBodyLarge
-		return 0, b.err
 	case b.left == 0 && !b.chunked:
 		b.err = io.EOF
 	}

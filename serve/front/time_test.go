@@ -132,6 +132,22 @@ func TestGrace(t *testing.T) {
 	}
 }
 
+// TestGraceOfLate: a connection that was accepted at the moment of the drain
+// has no longer than the others.
+func TestGraceOfLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Handler: exchange.HandlerFunc(hello), Done: func(*exchange.Request) {}, Log: slog.New(slog.DiscardHandler)})
+		s.draining.Store(true)
+		mine, theirs := net.Pipe()
+		defer mine.Close()
+		begin := time.Now()
+		s.one(t.Context(), theirs, vassal.HTTP)
+		if took := time.Since(begin); took != freshGrace {
+			t.Errorf("closed after %v, want %v", took, freshGrace)
+		}
+	})
+}
+
 // TestAborts: clients that vanish at any byte leave nothing behind.
 func TestAborts(t *testing.T) {
 	testenv.Leaks(t)
