@@ -165,7 +165,8 @@ func TestStories(t *testing.T) {
 		s.want("v", "running 2")
 		s.pass(time.Minute)
 		for _, v := range s.e.list() {
-			if len(v.Problems) != 1 || v.Problems[0].Code != "stuck" {
+			if len(v.Problems) != 1 || v.Problems[0].Code != "stuck" ||
+				v.Problems[0].Message != "generation 1 was killed and does not die: 1 processes are left: 7 (in nfs_wait)" {
 				s.Errorf("problems: %v", v.Problems)
 			}
 		}

@@ -250,6 +250,7 @@ func (f *fake) Kill() error {
 	}
 	return nil
 }
+func (f *fake) Remains() string { return "1 processes are left: 7 (in nfs_wait)" }
 func (f *fake) Bound() []string { return []string{"127.0.0.1:40001"} }
 func (f *fake) Alone() error    { f.mu.Lock(); defer f.mu.Unlock(); f.alone = true; return nil }
 func (f *fake) Usage() Usage    { f.mu.Lock(); defer f.mu.Unlock(); return f.usage }

@@ -182,6 +182,27 @@ func (in *instance) Bound() []string {
 	return out
 }
 
+// maxRemains bounds how many processes Remains names.
+const maxRemains = 8
+
+// Remains implements emperor.Remainer: which processes are left and what in
+// the kernel they wait for (KERNEL 40).
+func (in *instance) Remains() string {
+	pids := in.box.Processes()
+	if len(pids) == 0 {
+		return "no process is left, but its cgroup or mounts cannot be removed yet"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d processes are left:", len(pids))
+	for _, pid := range pids[:min(len(pids), maxRemains)] {
+		fmt.Fprintf(&b, " %d", pid)
+		if w, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid)); err == nil && len(w) > 1 {
+			fmt.Fprintf(&b, " (in %s)", w)
+		}
+	}
+	return b.String()
+}
+
 // maxClaims bounds what is kept of a core's problems.
 const maxClaims = 50
 
