@@ -63,20 +63,18 @@ const (
 	CodeListen        = "listen"
 
 	// A start and a run.
-	CodeStartFailed  = "start-failed"
-	CodeHookFailed   = "hook-failed"
-	CodeCheckFailed  = "check-failed"
-	CodeNotReady     = "not-ready"
-	CodeExitedEarly  = "exited-early"
-	CodeImportError  = "import-error"
-	CodeNoCallable   = "no-callable"
-	CodeAppNotFound  = "app-not-found"
-	CodeInterpreter  = "interpreter-missing"
-	CodeOOM          = "oom"
-	CodeProtocol     = "protocol"
-	CodeLogElsewhere = "log-elsewhere"
-	CodeStuck        = "stuck"
-	CodeInternal     = "internal"
+	CodeStartFailed = "start-failed"
+	CodeHookFailed  = "hook-failed"
+	CodeCheckFailed = "check-failed"
+	CodeNotReady    = "not-ready"
+	CodeExitedEarly = "exited-early"
+	CodeImportError = "import-error"
+	CodeNoCallable  = "no-callable"
+	CodeAppNotFound = "app-not-found"
+	CodeOOM         = "oom"
+	CodeProtocol    = "protocol"
+	CodeStuck       = "stuck"
+	CodeInternal    = "internal"
 
 	// The vassal files as such.
 	CodeNotAFile      = "not-a-file"
@@ -142,7 +140,7 @@ func Codes() []Code {
 		{CodeUIDSkipped, "Not started as root, so the app runs as the caller and not as the user that the file names."},
 		{CodeNoGID, "The uid has no entry in the user database and the file names no group."},
 		{CodeNoAutoUID, "A uid of the vassal's own (uid = auto) could not be allotted."},
-		{CodeNoInterpreter, "The interpreter that runs the app is not there."},
+		{CodeNoInterpreter, "The interpreter that runs the app is not there, or cannot run."},
 		{CodeNoSuchUser, "The user does not exist on this host."},
 		{CodeNoSuchGroup, "The group does not exist on this host."},
 		{CodeNoSuchPath, "A path that the file names does not exist on this host."},
@@ -163,10 +161,8 @@ func Codes() []Code {
 		{CodeImportError, "The app's code could not be loaded; the message has the traceback."},
 		{CodeNoCallable, "The app's module was loaded and has no callable of that name."},
 		{CodeAppNotFound, "The file or directory of the application is not there."},
-		{CodeInterpreter, "The language's interpreter is not there or cannot run."},
 		{CodeOOM, "The kernel killed the vassal for its memory-max."},
 		{CodeProtocol, "A process of the vassal broke the rules of its control channel and was ended."},
-		{CodeLogElsewhere, "The log file that was asked for cannot be opened; the message says where the lines go."},
 		{CodeStuck, "A generation was killed and its processes hang in the kernel; a new one starts all the same."},
 		{CodeInternal, "A defect of Liege was met; the Emperor's log has it."},
 

@@ -290,13 +290,13 @@ func hintOf(message string) string {
 
 func (py *python) noStart(err error) *vassal.Problem {
 	if !errors.Is(err, fs.ErrNotExist) {
-		return py.error(vassal.CodeInterpreter, err.Error(), "")
+		return py.error(vassal.CodeNoInterpreter, err.Error(), "")
 	}
 	hint := "apt install python3"
 	if home := py.w.Python.Virtualenv; home != "" && strings.HasPrefix(py.interpreter, home+"/") {
 		hint = "the virtualenv leads to an interpreter that is not here: make it anew, or bind = its directory"
 	}
-	return py.error(vassal.CodeInterpreter, "interpreter "+py.interpreter+" not found", hint)
+	return py.error(vassal.CodeNoInterpreter, "interpreter "+py.interpreter+" not found", hint)
 }
 
 func (py *python) died(worker int, how string) *vassal.Problem {
@@ -314,7 +314,7 @@ func (py *python) loaderDied(how, output string, loaded bool) *vassal.Problem {
 	switch {
 	case output != "":
 		message += fmt.Sprintf(": %.500s", output)
-		code = vassal.CodeInterpreter
+		code = vassal.CodeNoInterpreter
 	case !loaded:
 		message += " while it loaded the application"
 	}
