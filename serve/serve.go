@@ -82,8 +82,9 @@ func (c *Core) done(r *exchange.Request) {
 }
 
 // Run serves listeners, of which listeners[i] is app.Listen[i], until ctx is
-// done; then it finishes what was accepted. It calls ready once the
-// application is loaded, before the first request is taken. It returns when
+// done; then it finishes what was accepted. It calls ready, with what the
+// application's side found, once that is loaded and before the first request
+// is taken. It returns when
 // nothing of it is left: nil if it was asked to end.
 func (c *Core) Run(ctx context.Context, listeners []net.Listener, ready func(vassal.Problems)) error {
 	var ls []front.Listener
@@ -106,7 +107,7 @@ func (c *Core) Run(ctx context.Context, listeners []net.Listener, ready func(vas
 	})
 	var frontErr error
 	if notes, ok := c.wait(serving); ok {
-		ready(append(c.app.Warnings, notes...))
+		ready(notes)
 		frontErr = c.front.Run(serving, ls)
 	}
 	stopWork()

@@ -346,6 +346,24 @@ func TestSuccession(t *testing.T) {
 	}
 }
 
+// TestWarnings: the Emperor knows what it warned of; the log shows it once, and
+// no notes.
+func TestWarnings(t *testing.T) {
+	app := site(t)
+	app.Warnings = vassal.Problems{{Severity: vassal.Warning, Message: "odd value"}, {Severity: vassal.Note, Message: "a note"}}
+	c := run(t, app, nil)
+	c.expect(vassal.Hello)
+	c.send(vassal.Verified)
+	if m := c.expect(vassal.Ready); len(m.Notes) != 0 {
+		t.Errorf("ready says %v", m.Notes)
+	}
+	c.send(vassal.Drain)
+	c.exit()
+	if got := c.log.String(); strings.Count(got, "odd value") != 1 || strings.Contains(got, "a note") {
+		t.Errorf("log:\n%s", got)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	for _, args := range []string{"", "--app=2", "--app=5 --control=5", "--app=5 --control=1", "--app=x", "--app=5 more", "--app=5 --x"} {
 		if a, err := parse(strings.Fields(args)); err == nil {

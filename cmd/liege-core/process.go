@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -73,8 +74,7 @@ func (p *process) hello() error {
 		case s := <-p.signals:
 			if s != syscall.SIGUSR1 {
 				_ = p.control.Close() // nothing more is said on it
-				_ = <-verified        // that the channel is closed
-				return errEnded
+				return errors.Join(errEnded, <-verified)
 			}
 		}
 	}
@@ -212,10 +212,13 @@ func (p *process) count(quit <-chan struct{}) {
 	}
 }
 
-// ready is told that the application is loaded.
+// ready is told that the application is loaded. What the file's reader warned
+// of goes to the log only: the Emperor knows it.
 func (p *process) ready(notes vassal.Problems) {
-	for _, n := range notes {
-		p.log.Warn(n.Message, "file", n.File, "line", n.Line, "hint", n.Hint)
+	for _, n := range slices.Concat(p.app.Warnings, notes) {
+		if n.Severity != vassal.Note {
+			p.log.Warn(n.Message, "file", n.File, "line", n.Line, "hint", n.Hint)
+		}
 	}
 	if p.control == nil {
 		return
