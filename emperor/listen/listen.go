@@ -51,8 +51,9 @@ type Want struct {
 	// Owner resolves chown-socket's "user:group"; -1 for a part that is not
 	// said.
 	Owner func(string) (uid, gid int, err error)
-	// AsUser starts a child with the vassal's ids. It is called at most once
-	// in an Apply, and only for sockets in directories that root doesn't own.
+	// AsUser returns a child with the vassal's ids, which the caller closes
+	// later. It is called at most once in an Apply, and only for sockets in
+	// directories that are not root's alone.
 	AsUser func(context.Context) (*asuser.Session, error)
 }
 
@@ -186,7 +187,6 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := &maker{ctx: ctx, set: s, want: want}
-	defer m.close()
 	c := &Change{set: s}
 	for i, l := range want.Listeners {
 		k, fresh := m.one(l, want.Listeners[:i])

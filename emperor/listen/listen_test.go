@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 const nobody = 65534
 
-func wanting(file string, addrs ...string) Want {
+func wanting(t *testing.T, file string, addrs ...string) Want {
 	w := Want{File: file, UID: nobody, GID: nobody, Groups: []int{nobody}, Trusted: true, Umask: 0o022}
 	for i, a := range addrs {
 		w.Listeners = append(w.Listeners, vassal.Listener{
@@ -40,7 +40,11 @@ func wanting(file string, addrs ...string) Want {
 		return u, g, nil
 	}
 	w.AsUser = func(ctx context.Context) (*asuser.Session, error) {
-		return asuser.Start(ctx, asuser.Who{UID: nobody, GID: nobody, Groups: []int{nobody}})
+		s, err := asuser.Start(ctx, asuser.Who{UID: nobody, GID: nobody, Groups: []int{nobody}})
+		if err == nil {
+			t.Cleanup(func() { s.Close() })
+		}
+		return s, err
 	}
 	return w
 }
@@ -97,7 +101,7 @@ func TestGenerations(t *testing.T) {
 	f := vassalFile(t, "shop.ini")
 	r := NewRegistry()
 	s := r.Set("shop")
-	c := apply(t, s, wanting(f, "127.0.0.1:0", "@liege-test-"+filepath.Base(t.TempDir())+fmt.Sprint(os.Getpid())))
+	c := apply(t, s, wanting(t, f, "127.0.0.1:0", "@liege-test-"+filepath.Base(t.TempDir())+fmt.Sprint(os.Getpid())))
 	one := addresses(c.Bound())
 	c.Commit()
 	if strings.HasSuffix(one[0], ":0") || !dials(one[0]) || !dials(one[1]) {
@@ -106,7 +110,7 @@ func TestGenerations(t *testing.T) {
 	cookie := c.Bound()[0].Cookie
 
 	// The same file again: the same sockets. One line more, one less.
-	w := wanting(f, "127.0.0.1:0", "[::1]:0")
+	w := wanting(t, f, "127.0.0.1:0", "[::1]:0")
 	c = apply(t, s, w)
 	two := c.Bound()
 	if two[0].Cookie != cookie || cookie == 0 {
@@ -140,7 +144,7 @@ func TestClashes(t *testing.T) {
 	a, b := r.Set("a"), r.Set("b")
 	defer a.Close()
 	defer b.Close()
-	c := apply(t, a, wanting(fileA, "127.0.0.1:0"))
+	c := apply(t, a, wanting(t, fileA, "127.0.0.1:0"))
 	c.Commit()
 	port := c.Bound()[0].Address[len("127.0.0.1:"):]
 
@@ -150,7 +154,7 @@ func TestClashes(t *testing.T) {
 	}
 	defer foreign.Close()
 	fixed := "127.0.0.1:" + freePort(t)
-	c = apply(t, a, wanting(fileA, "127.0.0.1:0", fixed))
+	c = apply(t, a, wanting(t, fileA, "127.0.0.1:0", fixed))
 	c.Commit()
 	for _, tt := range []struct{ name, addr, want string }{
 		{"same address", fixed, fmt.Sprintf("is in use: vassal a has it (%s:3)", fileA)},
@@ -160,7 +164,7 @@ func TestClashes(t *testing.T) {
 		{"no such host", "no-such-host.invalid:80", "neither an address nor a name"},
 	} {
 		before := fds(t)
-		_, ps := b.Apply(t.Context(), wanting(fileB, tt.addr))
+		_, ps := b.Apply(t.Context(), wanting(t, fileB, tt.addr))
 		if len(ps) != 1 || !strings.Contains(ps[0].Message, tt.want) || ps[0].Line != 2 || ps[0].File != fileB || ps[0].Step != "listen" {
 			t.Errorf("%s: %+v, want %q", tt.name, ps, tt.want)
 		}
@@ -176,10 +180,10 @@ func TestRename(t *testing.T) {
 	old, moved := vassalFile(t, "old.ini"), vassalFile(t, "new.ini")
 	a, b := r.Set("old"), r.Set("new")
 	addr := "127.0.0.1:" + freePort(t)
-	c := apply(t, a, wanting(old, addr))
+	c := apply(t, a, wanting(t, old, addr))
 	c.Commit()
 	cookie := c.Bound()[0].Cookie
-	if _, ps := b.Apply(t.Context(), wanting(moved, addr)); ps.First() == nil || ps.First().Code != "listen-in-use" {
+	if _, ps := b.Apply(t.Context(), wanting(t, moved, addr)); ps.First() == nil || ps.First().Code != "listen-in-use" {
 		t.Fatalf("two files: %v", ps)
 	}
 	b.Inherit(a)
@@ -187,7 +191,7 @@ func TestRename(t *testing.T) {
 	if !dials(addr) {
 		t.Error("the old vassal's end closed the socket")
 	}
-	c = apply(t, b, wanting(moved, addr))
+	c = apply(t, b, wanting(t, moved, addr))
 	c.Commit()
 	if c.Bound()[0].Cookie != cookie {
 		t.Error("another socket")
@@ -203,8 +207,8 @@ func TestNarrower(t *testing.T) {
 	s := NewRegistry().Set("a")
 	defer s.Close()
 	f, port := vassalFile(t, "a.ini"), freePort(t)
-	apply(t, s, wanting(f, "0.0.0.0:"+port)).Commit()
-	c := apply(t, s, wanting(f, "127.0.0.1:"+port))
+	apply(t, s, wanting(t, f, "0.0.0.0:"+port)).Commit()
+	c := apply(t, s, wanting(t, f, "127.0.0.1:"+port))
 	if !dials("127.0.0.1:" + port) {
 		t.Error("nobody listens")
 	}
@@ -236,7 +240,7 @@ func TestBroken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := NewRegistry().Set("a")
 			defer s.Close()
-			w := wanting(vassalFile(t, "a.ini"), "127.0.0.1:"+freePort(t), dir+"/s.sock")
+			w := wanting(t, vassalFile(t, "a.ini"), "127.0.0.1:"+freePort(t), dir+"/s.sock")
 			c := apply(t, s, w)
 			c.Commit()
 			for _, b := range c.Bound() {
@@ -276,7 +280,7 @@ func TestUnix(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := NewRegistry().Set("a")
-			w := wanting(vassalFile(t, "a.ini"), tt.path)
+			w := wanting(t, vassalFile(t, "a.ini"), tt.path)
 			w.Listeners[0].Mode, w.Listeners[0].Chown = tt.mode, tt.chown
 			c := apply(t, s, w)
 			c.Commit()
@@ -320,7 +324,7 @@ func TestUnixRefused(t *testing.T) {
 		{user + "/none/x.sock", "listen", "no such file or directory"},
 	} {
 		s := NewRegistry().Set("a")
-		_, ps := s.Apply(t.Context(), wanting("/f.ini", tt.path))
+		_, ps := s.Apply(t.Context(), wanting(t, "/f.ini", tt.path))
 		if len(ps) != 1 || ps[0].Code != tt.code || !strings.Contains(ps[0].Message, tt.want) {
 			t.Errorf("%s: %+v; want %s %q", tt.path, ps, tt.code, tt.want)
 		}
@@ -328,7 +332,7 @@ func TestUnixRefused(t *testing.T) {
 	}
 	s := NewRegistry().Set("a")
 	defer s.Close()
-	w := wanting("/f.ini", user+"/t.sock")
+	w := wanting(t, "/f.ini", user+"/t.sock")
 	w.Trusted, w.Listeners[0].Chown = false, "0:0"
 	if _, ps := s.Apply(t.Context(), w); len(ps) != 1 || ps[0].Code != "listen" {
 		t.Errorf("a tenant's chown-socket: %v", ps)
@@ -386,7 +390,7 @@ func TestV6Only(t *testing.T) {
 	s := NewRegistry().Set("a")
 	defer s.Close()
 	port := freePort(t)
-	c, ps := s.Apply(t.Context(), wanting(vassalFile(t, "a.ini"), "0.0.0.0:"+port, "[::]:"+port))
+	c, ps := s.Apply(t.Context(), wanting(t, vassalFile(t, "a.ini"), "0.0.0.0:"+port, "[::]:"+port))
 	if ps.Failed() {
 		t.Fatal(ps)
 	}

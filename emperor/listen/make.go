@@ -27,12 +27,6 @@ type maker struct {
 	problems vassal.Problems
 }
 
-func (m *maker) close() {
-	if m.child != nil {
-		m.child.Close()
-	}
-}
-
 // user is the child that acts as the vassal's user.
 func (m *maker) user() (*asuser.Session, error) {
 	if m.child != nil {
