@@ -184,6 +184,27 @@ func TestHostileDescriptor(t *testing.T) {
 	}
 }
 
+// A worker that sends more than its Content-Length is cut there: what follows
+// would be the next answer on the client's connection.
+func TestLaneClips(t *testing.T) {
+	l, other, end := laneOf(t)
+	defer end()
+	c := <-l.p.free
+	rec := &recorder{keep: true}
+	if err := c.prepare(request("GET", "/", ""), rec, 1); err != nil {
+		t.Fatal(err)
+	}
+	head := "200 OK\x00Content-Length\x003"
+	other.Write(append(append(header('A', len(head), 6, 6, c.id), head...), "abcdef"...))
+	unix.Shutdown(int(other.Fd()), unix.SHUT_WR)
+	if err := l.run(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+	if err := <-c.done; err != nil || rec.body.String() != "abc" {
+		t.Errorf("%v %q, want abc", err, rec.body.String())
+	}
+}
+
 // BenchmarkServe is a hello through queue, worker and lane: what the handler
 // path allocates, and what a request costs with one client.
 func BenchmarkServe(b *testing.B) {

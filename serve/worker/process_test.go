@@ -44,6 +44,8 @@ def application(environ, start_response):
         return ok(os.getppid())
     if path == 'die':
         os.kill(os.getpid(), signal.SIGKILL)
+    if path == 'memory':
+        return [bytes(1 << 40)]
     if path == 'exit':
         sys.exit(3)
     if path == 'abort':
@@ -126,6 +128,22 @@ func TestWorkerDies(t *testing.T) {
 	}
 	if log := r.log(); !strings.Contains(log, "killed by SIGKILL") || !strings.Contains(log, "killed by SIGABRT") {
 		t.Errorf("the log does not say how they died:\n%s", log)
+	}
+}
+
+// A worker that runs out of memory says which limit it was (CONTRACT 8).
+func TestWorkerMemory(t *testing.T) {
+	r := start(t, processes, func(a *vassal.App) {
+		a.Workers.Rlimits = []vassal.Rlimit{{Resource: "as", Value: 256 << 20, At: vassal.Origin{Line: 20}}}
+	})
+	if _, err := r.do(request("GET", "/memory", "")); exchange.StatusOf(err) != 500 {
+		t.Errorf("%v, want status 500", err)
+	}
+	eventually(t, "the log names the limit", func() bool {
+		return strings.Contains(r.log(), `err=MemoryError hint="limit-as = 256 (MB), line 20"`)
+	})
+	if got := r.get("/hello"); got != "hello" {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -192,7 +192,7 @@ func (py *python) problem(text string) *vassal.Problem {
 	case "dir":
 		return py.error(vassal.CodeAppNotFound, message, "check chdir")
 	case "memory":
-		return py.error(vassal.CodeOOM, message, py.memoryHint())
+		return py.error(vassal.CodeOOM, message, memoryHint(py.w))
 	case "syntax":
 		return py.error(vassal.CodeImportError, message, "")
 	case "exit", "exception":
@@ -254,8 +254,9 @@ func (py *python) importHint(name string) string {
 	return "virtualenv =, pythonpath = or chdir = must lead to " + first
 }
 
-func (py *python) memoryHint() string {
-	for _, l := range py.w.Rlimits {
+// memoryHint names the limit that memory ran into.
+func memoryHint(w *vassal.Workers) string {
+	for _, l := range w.Rlimits {
 		if l.Resource == "as" || l.Resource == "data" {
 			hint := fmt.Sprintf("limit-%s = %d (MB)", l.Resource, l.Value>>20)
 			if l.At.Line > 0 {
@@ -302,7 +303,7 @@ func (py *python) noStart(err error) *vassal.Problem {
 func (py *python) died(worker int, how string) *vassal.Problem {
 	hint := ""
 	if strings.Contains(how, "SIGKILL") {
-		hint = "out of memory? " + py.memoryHint()
+		hint = "out of memory? " + memoryHint(py.w)
 	}
 	return py.error(vassal.CodeExitedEarly, fmt.Sprintf("worker %d was not ready: %s", worker, how), hint)
 }
@@ -319,7 +320,7 @@ func (py *python) loaderDied(how, output string, loaded bool) *vassal.Problem {
 		message += " while it loaded the application"
 	}
 	if strings.Contains(how, "SIGKILL") || strings.Contains(output, "MemoryError") || strings.Contains(output, "memory") {
-		code, hint = vassal.CodeOOM, py.memoryHint()
+		code, hint = vassal.CodeOOM, memoryHint(py.w)
 	}
 	return py.error(code, message, hint)
 }

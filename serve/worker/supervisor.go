@@ -30,6 +30,10 @@ const (
 	loadTime    = 60 * time.Second       // where LoadTimeout is not set
 )
 
+// noMemory is the exit status of a worker that ran out of memory, as its
+// program says it.
+const noMemory = 23
+
 type eventKind uint8
 
 const (
@@ -451,8 +455,14 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 			n.next = now // the first time at once
 		}
 		stats.respawns.Add(1)
-		s.p.log.Error("a worker died", "worker", pr.number, "pid", pr.pid.Load(), "how", how, "err", pr.why,
-			"again", time.Until(n.next).Round(time.Millisecond))
+		args := []any{"worker", pr.number, "pid", pr.pid.Load(), "how", how}
+		if pr.why != "" {
+			args = append(args, "err", pr.why)
+		}
+		if status != nil && status.Exited() && status.ExitStatus() == noMemory {
+			args = append(args, "err", "MemoryError", "hint", memoryHint(&s.p.w))
+		}
+		s.p.log.Error("a worker died", append(args, "again", time.Until(n.next).Round(time.Millisecond))...)
 		s.sendProbe()
 	}
 	// What it has already sent is still read; then its lanes end.

@@ -19,6 +19,7 @@ HEADER = struct.Struct('<c3xIII8s')  # type, head bytes, body bytes, argument, r
 BIG = 1 << 18  # what is larger is sent in pieces of its own
 PACKET = 1 << 15  # longest packet of the queue
 SELF = '<liege>'
+NO_MEMORY = 23  # the exit status of a worker that ended by a MemoryError
 
 
 # ---- messages for people
@@ -384,6 +385,7 @@ def stream(result, request):
 
 
 def serve(app, base, env, lane):
+    """Answer one request. The status to exit with, 0 to go on."""
     id = env.pop('liege.id')
     body = env.get('wsgi.input')
     request = Request(lane, id, env.get('REQUEST_METHOD') == 'HEAD')
@@ -409,9 +411,11 @@ def serve(app, base, env, lane):
             request.end(True)
         except OSError:
             os._exit(1)
-        if isinstance(e, (SystemExit, KeyboardInterrupt, MemoryError)):
-            return False
-    return True
+        if isinstance(e, MemoryError):
+            return NO_MEMORY
+        if isinstance(e, (SystemExit, KeyboardInterrupt)):
+            return 1
+    return 0
 
 
 EMPTY = Empty()
@@ -637,8 +641,9 @@ class Worker(object):
             if 'liege.probe' in env:
                 lane.sendall(HEADER.pack(b'P', 0, 0, 0, env['liege.id']))
                 continue
-            if not serve(app, base, env, lane):
-                os._exit(1)
+            status = serve(app, base, env, lane)
+            if status:
+                os._exit(status)
             if base['wsgi.errors'].rest:
                 base['wsgi.errors'].flush()
             hook = uwsgi and uwsgi.__dict__.get('after_req_hook')
