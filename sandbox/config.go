@@ -213,13 +213,29 @@ func ownCaps() ([]string, error) {
 	return names, nil
 }
 
-// translate puts what people can act on before libcontainer's words.
-func translate(err error) error {
+// translate puts libcontainer's errors into words that people can act on.
+func (st *starting) translate(err error) error {
+	text := err.Error()
 	switch {
+	case strings.Contains(text, "OOM-killed"):
+		return fmt.Errorf("out of memory before anything of it ran: memory-max is %d bytes", st.spec.Limits.MemoryMax)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
 	case errors.Is(err, unix.EAGAIN):
 		return fmt.Errorf("no more processes or memory for it: %w", err)
 	}
-	return err
+	return &initError{err}
+}
+
+// initError leaves out the layers that libcontainer names.
+type initError struct{ err error }
+
+func (e *initError) Unwrap() error { return e.err }
+
+func (e *initError) Error() string {
+	text := e.err.Error()
+	for _, layer := range []string{"unable to start container process: ", "error during container init: "} {
+		text = strings.TrimPrefix(text, layer)
+	}
+	return text
 }

@@ -285,7 +285,8 @@ func TestStartFails(t *testing.T) {
 		change func(*Spec)
 		want   string
 	}{
-		{"missing source", func(s *Spec) { s.Root = append(s.Root, Mount{Source: "/no/such", Target: "/srv"}) }, "/no/such"},
+		{"missing source", func(s *Spec) { s.Root = append(s.Root, Mount{Source: "/no/such", Target: "/srv"}) }, "bind /srv: stat /no/such: no such file"},
+		{"memory-max too small", func(s *Spec) { s.Limits.MemoryMax = 1 << 20 }, "memory-max is 1048576 bytes"},
 		{"no stage", func(s *Spec) { s.Root = nil; s.Files = nil }, ""},
 		{"record cannot be written", func(s *Spec) { s.Created = func(Record) error { return errors.New("disk full") } }, "disk full"},
 		{"file in the way", func(s *Spec) {

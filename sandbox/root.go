@@ -114,6 +114,9 @@ func (st *starting) divert() error {
 	spec := &st.spec
 	rest := make([]Mount, 0, len(spec.Root))
 	for _, b := range spec.Root {
+		if _, err := os.Stat(b.Source); err != nil {
+			return fmt.Errorf("bind %s: %w", b.Target, err)
+		}
 		if !st.covered(b.Target) {
 			rest = append(rest, b)
 			continue

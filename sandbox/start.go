@@ -191,7 +191,7 @@ func (st *starting) clone(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		return translate(err)
+		return st.translate(err)
 	}
 	st.box.pid, err = st.box.process.Pid()
 	if err != nil {
