@@ -181,6 +181,9 @@ func (d *decoder) setting(s Setting) {
 		return
 	case Otherwise:
 		d.note(vassal.CodeDoneOtherwise, s, o.Effect)
+		if !heard(o) {
+			return // whatever its value says
+		}
 	}
 	v, ok := d.value(o, s)
 	if !ok {
@@ -189,8 +192,17 @@ func (d *decoder) setting(s Setting) {
 	d.apply(v)
 }
 
-// apply stores v where it belongs. Options that only have a note are none of
-// the areas' business.
+// heard reports whether the value of an option that is done otherwise counts.
+func heard(o *Option) bool {
+	switch o.Name {
+	case "limit-nproc", "lazy", "daemonize", "daemonize2", "pidfile", "pidfile2", "safe-pidfile", "safe-pidfile2",
+		"touch-chain-reload", "touch-workers-reload", "fs-reload":
+		return true
+	}
+	return false
+}
+
+// apply stores v where it belongs.
 func (d *decoder) apply(v value) bool {
 	for _, area := range []func(value) bool{d.application, d.process, d.listener, d.request, d.static, d.identity, d.jail, d.limits, d.logs, d.life, d.hook} {
 		if area(v) {

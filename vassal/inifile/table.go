@@ -218,7 +218,7 @@ var table = []Option{
 	{Name: "max-fd", Group: "Resource limits", Type: Int, Default: "the host's", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Open files of each worker; more than the host's hard limit is cut."},
 	{Name: "prio", Group: "Resource limits", Type: Int, Default: "0", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Nice value of each worker; a tenant cannot go below 0."},
 	{Name: "cpu-affinity", Group: "Resource limits", Type: Int, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "CPUs that each worker is tied to, in turn."},
-	{Name: "limit-nproc", Group: "Resource limits", Type: Int, Default: "none", Class: Otherwise, Effect: "it becomes pids-max, with the core's own threads added, because the kernel's limit counts a user over the whole host", Tenant: true, Since: "uwsgi 2.0", Doc: "Number of processes."},
+	{Name: "limit-nproc", Group: "Resource limits", Type: Int, Default: "none", Class: Otherwise, Effect: "it becomes pids-max, 64 added for the core's own threads, because the kernel's limit counts a user over the whole host", Tenant: true, Since: "uwsgi 2.0", Doc: "Number of processes."},
 
 	// Logs and other files.
 	{Name: "logto", Group: "Logs and other files", Type: String, Class: Works, Tenant: true, Path: PathLog, Since: "uwsgi 2.0", Doc: "File for the vassal's output instead of the default log; /dev/stdout and /dev/stderr mean the default log."},
