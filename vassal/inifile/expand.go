@@ -258,8 +258,8 @@ func calculate(op string, a []byte, b string) []byte {
 	return strconv.AppendInt(nil, x, 10)
 }
 
+// isNumber: a sign makes it a name, as in uWSGI.
 func isNumber(s string) bool {
-	s = strings.TrimPrefix(s, "-")
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 

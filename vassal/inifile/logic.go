@@ -136,13 +136,11 @@ func yes(ok bool, item string) ([]string, bool) {
 	return []string{item}, false
 }
 
-// unless turns a condition round. Where there is no value that %(_) could
-// become it is left alone.
-func unless(o opener, plain bool) opener {
+// unless turns a condition round.
+func unless(o opener) opener {
 	return func(r *reader, at place, key, value string) ([]string, bool) {
 		items, _ := o(r, at, key, value)
-		items, _ = yes(len(items) == 0, value)
-		return items, plain
+		return yes(len(items) == 0, value)
 	}
 }
 
@@ -222,6 +220,27 @@ func ifOpt(r *reader, _ place, _, value string) ([]string, bool) {
 		return nil, false
 	}
 	return []string{e.value}, false
+}
+
+// ifNotOpt and ifNotEnv leave %(_) alone where there is no value at all.
+func ifNotOpt(r *reader, at place, key, value string) ([]string, bool) {
+	if items, _ := ifOpt(r, at, key, value); items != nil {
+		return nil, false
+	}
+	name, _, _ := strings.Cut(value, "=")
+	if e := r.first[unguard(name)]; e != nil {
+		return []string{e.value}, false
+	}
+	return []string{""}, true
+}
+
+func ifNotEnv(r *reader, at place, key, value string) ([]string, bool) {
+	if items, _ := ifEnv(r, at, key, value); items != nil {
+		return nil, false
+	}
+	name, _, _ := strings.Cut(unguard(value), "=")
+	v, set := r.getenv(at, name)
+	return []string{r.data(at, key, v)}, !set
 }
 
 func ifEnv(r *reader, at place, key, value string) ([]string, bool) {

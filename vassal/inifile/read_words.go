@@ -48,8 +48,9 @@ func languageWords() map[string]wordOf {
 	}
 	for name, open := range conditions {
 		w["if-"+name] = wordOf{open: open}
-		w["if-not-"+name] = wordOf{open: unless(open, name == "opt" || name == "env")}
+		w["if-not-"+name] = wordOf{open: unless(open)}
 	}
+	w["if-not-opt"], w["if-not-env"] = wordOf{open: ifNotOpt}, wordOf{open: ifNotEnv}
 	for alias, name := range map[string]string{"ifenv": "if-env", "ifexists": "if-exists", "ifplugin": "if-plugin", "ifdir": "if-dir", "if-directory": "if-dir"} {
 		w[alias] = w[name]
 	}
