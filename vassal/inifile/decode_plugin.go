@@ -44,7 +44,7 @@ func pluginName(s string) string {
 		{"python", "python3"}, {"rack", "rack"}, {"lua", "lua"}, {"psgi", "psgi"}, {"php", "php"},
 		{"gevent", "gevent"}, {"greenlet", "greenlet"}, {"asyncio", "asyncio"}, {"tornado", "tornado"}, {"jvm", "jvm"},
 	} {
-		if rest, ok := strings.CutPrefix(s, family.prefix); ok && strings.Trim(rest, "_.0123456789rubypython") == "" {
+		if rest, ok := strings.CutPrefix(s, family.prefix); ok && strings.Trim(rest, "_.0123456789rubypthon") == "" {
 			return family.name
 		}
 	}

@@ -69,7 +69,7 @@ func TestDecodeEmperorProblems(t *testing.T) {
 		{"[emperor]\ntouch = maybe", `error bad-value 2 touch: "maybe" is not one of reload, ignore`},
 		{"[ceilings]\nmemory-max = much", `error bad-value 2 memory-max: "much" is not a number`},
 		{"[ceilings]\nnet = wifi", `error bad-value 2 net: "wifi" is not a network`},
-		{"[defaults]\nprocesess = 2", "warning unknown-option 2 procesess: unknown; did you mean processes?"},
+		{"[defaults]\nproceses = 2", "warning unknown-option 2 proceses: unknown; did you mean processes?"},
 		{"x = 1\n[emperor]", "error syntax 1 : text before the first section"},
 		{"[emperor\n", "error syntax 1 : section line without ]"},
 		{"[emperor]\netc = ../shadow", `error bad-value 2 etc: "../shadow" is not a name below /etc`},
