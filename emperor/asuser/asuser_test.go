@@ -268,6 +268,38 @@ func TestOpenLog(t *testing.T) {
 	}
 }
 
+func TestPidFile(t *testing.T) {
+	s, dir := start(t)
+	path := dir + "/app.pid"
+	for _, text := range []string{"12\n", "345\n"} {
+		if err := s.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if b, err := os.ReadFile(path); err != nil || string(b) != text || unix.Lstat(path, &st) != nil || st.Uid != nobody || st.Mode&0o777 != 0o644 {
+			t.Errorf("file: %q, %v, uid %d, mode %o", b, err, st.Uid, st.Mode)
+		}
+	}
+	if err := s.RemoveFile(path, "12\n"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error("the file of another was removed")
+	}
+	if err := s.RemoveFile(path, "345\n"); err != nil {
+		t.Error(err)
+	}
+	if es, err := os.ReadDir(dir); err != nil || len(es) != 0 {
+		t.Errorf("left: %v, %v", es, err)
+	}
+	if err := s.WriteFile("/etc/x.pid", "1", 0o644); !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("in /etc: %v", err)
+	}
+	if err := s.WriteFile(path, strings.Repeat("x", maxText+1), 0o644); !errors.Is(err, unix.EFBIG) {
+		t.Errorf("too large: %v", err)
+	}
+}
+
 // A child that is dead, stopped or lies ends the session, not the caller.
 func TestGone(t *testing.T) {
 	t.Run("killed", func(t *testing.T) {

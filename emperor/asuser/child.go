@@ -63,7 +63,7 @@ func limit() error {
 	data := dataSize() + MaxMemory
 	for res, v := range map[int]uint64{
 		unix.RLIMIT_DATA: data, unix.RLIMIT_CPU: MaxCPU, unix.RLIMIT_NOFILE: 64,
-		unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: 0,
+		unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: maxText,
 	} {
 		if err := unix.Setrlimit(res, &unix.Rlimit{Cur: v, Max: v}); err != nil {
 			return err
@@ -161,6 +161,10 @@ func do(q request, r *reply) (data []byte, f *os.File, err error) {
 		return nil, f, err
 	case "unlink":
 		return nil, nil, Remove(q.Path, q.Dev, q.Ino)
+	case "write":
+		return nil, nil, inDir(q.Path, func(d *os.File, base string) error { return WriteIn(d, base, q.Text, q.Mode) })
+	case "remove":
+		return nil, nil, inDir(q.Path, func(d *os.File, base string) error { return RemoveTextIn(d, base, q.Text) })
 	case "log":
 		f, err = open(q.Path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK, q.Mode.Perm())
 		return nil, f, err

@@ -30,6 +30,7 @@ type request struct {
 	Mode    fs.FileMode `json:"mode,omitempty"`
 	Backlog int         `json:"backlog,omitempty"`
 	GID     int         `json:"gid"` // -1: leave
+	Text    string      `json:"text,omitempty"`
 	Dev     uint64      `json:"dev,omitempty"`
 	Ino     uint64      `json:"ino,omitempty"`
 }

@@ -72,7 +72,7 @@ func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
 	}
 	var found *instance
 	for _, r := range rs {
-		in, err := l.adopt(r)
+		in, err := l.adopt(ctx, r)
 		switch {
 		case err != nil:
 			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
@@ -92,7 +92,7 @@ func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
 }
 
 // adopt makes an instance of the generation that r names.
-func (l *launcher) adopt(r record.Record) (*instance, error) {
+func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error) {
 	if !r.Ready || !l.host.Records.Alive(r) {
 		return nil, errors.New("its first process is gone")
 	}
@@ -112,7 +112,7 @@ func (l *launcher) adopt(r record.Record) (*instance, error) {
 	}
 	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}}
 	p.Config.Restart.DrainTimeout = r.Drain
-	in := newInstance(l, p, r.Gen)
+	in := newInstance(ctx, l, p, r.Gen)
 	in.record, in.box, in.log = r, box, l.log
 	in.ready <- nil
 	heard := make(chan struct{})

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,7 @@ type instance struct {
 	record  record.Record
 	box     *sandbox.Sandbox
 
+	ctx      context.Context // of Launch, without its end
 	ready    chan vassal.Problems
 	done     chan struct{}
 	exit     vassal.Exit
@@ -41,8 +43,8 @@ type instance struct {
 	usage  emperor.Usage
 }
 
-func newInstance(l *launcher, p *prepared, gen int) *instance {
-	return &instance{l: l, p: p, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
+func newInstance(ctx context.Context, l *launcher, p *prepared, gen int) *instance {
+	return &instance{ctx: context.WithoutCancel(ctx), l: l, p: p, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
 }
 
 // PID implements emperor.Instance, and so do the methods below.
@@ -167,6 +169,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 // serves makes final what the start changed.
 func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
+	in.pidFile(true)
 	in.record.Ready = true
 	if err := in.l.host.Records.Write(in.record); err != nil {
 		in.l.host.Log.Warn("the record of a generation is not up to date", "vassal", in.l.name, "gen", in.gen, "err", err)
@@ -263,6 +266,7 @@ func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	in.mu.Lock()
 	in.measure()
 	in.mu.Unlock()
+	in.pidFile(false)
 	in.exit = in.box.Exit()
 	in.problems = in.why()
 	if in.asked.Load() && !in.problems.Failed() {

@@ -437,3 +437,35 @@ func openPidfd(t *testing.T, pid int) int {
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
 }
+
+// The files that the outside world expects: where logto says, and the pid.
+func TestLogtoAndPidfile(t *testing.T) {
+	r := newRig(t)
+	r.site()
+	text := "[vassal]\nuid = nobody\nchdir = DIR/sock\nhttp-socket = DIR/sock/s.sock\ncheck-static = DIR/www\nstatic-index = index.html\n" +
+		"logto = DIR/sock/app.log\npidfile = DIR/sock/app.pid\nhook-as-user = print:hello from the hook\n"
+	l := r.launcher("files")
+	one, _ := r.start(l, r.file("files", text, 0), 1)
+	r.ready(one)
+	pid := filepath.Join(r.dir, "sock/app.pid")
+	if b, err := os.ReadFile(pid); err != nil || string(b) != fmt.Sprintf("%d\n", one.PID()) {
+		t.Errorf("pidfile: %q, %v; want %d", b, err, one.PID())
+	}
+	two, _ := r.start(l, r.file("files", text, 0), 2)
+	r.ready(two)
+	r.finish(one)
+	if b, err := os.ReadFile(pid); err != nil || string(b) != fmt.Sprintf("%d\n", two.PID()) {
+		t.Errorf("pidfile of the second: %q, %v; want %d", b, err, two.PID())
+	}
+	if got := r.get(r.dir + "/sock/s.sock"); got != "hello" {
+		t.Error(got)
+	}
+	r.finish(two)
+	if _, err := os.Stat(pid); err == nil {
+		t.Error("the pidfile is left")
+	}
+	b, err := os.ReadFile(filepath.Join(r.dir, "sock/app.log"))
+	if err != nil || !strings.Contains(string(b), "hello from the hook") || strings.Contains(string(b), "liege: generation") {
+		t.Errorf("logto: %q, %v", b, err)
+	}
+}

@@ -55,7 +55,7 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 			}
 		}
 	}()
-	in := newInstance(l, p, gen)
+	in := newInstance(ctx, l, p, gen)
 	for _, step := range []func(context.Context) error{s.openLog, s.listen, s.binds, s.describe} {
 		if err := step(ctx); err != nil {
 			return nil, s.explain(err)
@@ -332,7 +332,6 @@ func (s *start) describe(context.Context) error {
 		app.Listen[i].Address, bound[i] = b.Address, b.Address
 	}
 	s.p.bound.Store(&bound)
-	app.Warnings = s.p.Problems
 	text, err := json.Marshal(&app)
 	if err != nil {
 		return err

@@ -272,7 +272,7 @@ func (m *maker) unix(l vassal.Listener, k *socket) error {
 	if err != nil {
 		return err
 	}
-	dir, err := rootOnly(parent(l.Address))
+	dir, err := RootOnly(parent(l.Address))
 	if err == nil {
 		defer dir.Close()
 		k.file, err = asuser.BindIn(dir, base(l.Address), asuser.Rules{

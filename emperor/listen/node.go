@@ -63,10 +63,10 @@ func (k *socket) healthy() bool {
 // ErrShared is returned for a directory that somebody besides root can change.
 var ErrShared = errors.New("not root's alone")
 
-// rootOnly opens dir if no step of the way to it can be changed by anybody but
-// root; ErrShared if one can. Links are followed first, then each step is
+// RootOnly opens the directory dir if no step of the way to it can be changed
+// by anybody but root; else the error is ErrShared. Links are followed first, then each step is
 // checked on an open descriptor.
-func rootOnly(dir string) (*os.File, error) {
+func RootOnly(dir string) (*os.File, error) {
 	real, err := evalLinks(dir)
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func makeRunDirs(dir string) (made []string, err error) {
 // but root; else the error is ErrShared. Its last component may not be a
 // symbolic link.
 func OpenRootOnly(p string, mode fs.FileMode, gid int) (*os.File, error) {
-	dir, err := rootOnly(parent(p))
+	dir, err := RootOnly(parent(p))
 	if err != nil {
 		return nil, err
 	}
