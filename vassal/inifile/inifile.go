@@ -65,7 +65,8 @@ type ReadOptions struct {
 	// placeholder. Nil: no key is known.
 	Known func(key string) bool
 	// Plugin reports whether the uWSGI plugin of that name is built in, for
-	// if-plugin. Nil: none is.
+	// if-plugin, where uWSGI asks whether it is loaded. Nil: every plugin that
+	// uWSGI and Debian have.
 	Plugin func(name string) bool
 
 	Before        []Layered // [defaults]: weakest

@@ -147,7 +147,7 @@ func newReader(src Source, host Host, opt ReadOptions) *reader {
 		r.opt.Known = func(string) bool { return false }
 	}
 	if opt.Plugin == nil {
-		r.opt.Plugin = func(string) bool { return false }
+		r.opt.Plugin = func(name string) bool { return knownPlugin(pluginName(name)) }
 	}
 	r.own = &magic{name: src.Path, path: src.Path, section: src.Section, inode: src.Inode}
 	r.words = languageWords()

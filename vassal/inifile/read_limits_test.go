@@ -168,6 +168,16 @@ func TestReadOneAnswer(t *testing.T) {
 	}
 }
 
+// TestReadBuiltInPlugins checks what if-plugin says when nobody says otherwise.
+func TestReadBuiltInPlugins(t *testing.T) {
+	for name, want := range map[string]string{"python3": "yes", "http": "yes", "no_such": "no"} {
+		f, ps := Read(operatorSource("[uwsgi]\nif-plugin = "+name+"\na = yes\nelse =\na = no\nendif =\n"), &mapHost{}, ReadOptions{})
+		if len(ps) > 0 || len(f.Settings) != 1 || f.Settings[0].Value != want {
+			t.Errorf("%s: got %v %v, want %s", name, f.Settings, ps, want)
+		}
+	}
+}
+
 // TestReadTenantAsksNothing checks that the operator's host is never asked in
 // the name of a tenant's line, and no environment at all. The control is the
 // same text of an operator.
