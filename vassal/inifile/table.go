@@ -80,6 +80,7 @@ var table = []Option{
 	{Name: "wsgi-strict", Group: "The application", Type: Bool, Class: Always, Effect: "every worker has one interpreter of its own", Tenant: true, Plugin: "python3", Since: "uwsgi 2.0", Doc: "Follow PEP 3333 to the letter."},
 	{Name: "enable-threads", Short: "T", Group: "The application", Type: Bool, Class: Always, Effect: "threads are always enabled", Tenant: true, Since: "uwsgi 2.0", Doc: "Let Python start threads."},
 	{Name: "no-threads-wait", Group: "The application", Type: Bool, Class: Always, Effect: "at its end a worker waits for its threads as long as drain-timeout", Tenant: true, Since: "uwsgi 2.0", Doc: "Do not wait for threads at the end."},
+	{Name: "exec", Group: "The application", Type: String, Class: NotYet, Effect: "programs that are servers themselves are not run", Serves: ServesApp, Tenant: true, Since: "liege", Doc: "Program that serves HTTP by itself, run as the app."},
 
 	// Listeners.
 	{Name: "http", Aliases: "httprouter", Group: "Listeners", Type: Address, Many: true, Class: Works, Tenant: true, Path: PathSocket, Plugin: "http", Since: "uwsgi 2.0", Doc: "Serve HTTP/1.1 on this address."},
@@ -206,6 +207,10 @@ var table = []Option{
 	{Name: "bind", Group: "What the app sees", Type: String, Many: true, Class: Works, Tenant: true, Path: PathHost, Since: "liege", Doc: "Path that is made visible, PATH[:ro] or SOURCE:TARGET[:ro|rw]; several to a line. In a tenant's file within [ceilings] bind."},
 	{Name: "auto-bind", Group: "What the app sees", Type: Bool, Default: "true", Class: Works, Tenant: true, Since: "liege", Doc: "Make the paths that other options name visible without a bind line."},
 	{Name: "net", Group: "What the app sees", Type: String, Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Network: none (only lo of its own), private (the same) or host. In a tenant's file host needs [ceilings] net."},
+	{Name: "connect", Group: "What the app sees", Type: String, Many: true, Class: NotYet, Effect: "nothing outside can be reached but with net = host", Tenant: true, Since: "liege", Doc: "Address that the app may connect to: HOST:PORT or unix:/path."},
+	{Name: "sendmail", Group: "What the app sees", Type: String, Class: NotYet, Effect: "there is no sendmail inside", Tenant: true, Since: "liege", Doc: "Mail server for a small sendmail inside: HOST:PORT, unix:/path or no."},
+	{Name: "tmpfs", Group: "What the app sees", Type: String, Many: true, Class: NotYet, Effect: "use hook-as-root = mount:tmpfs tmpfs /where nosuid", Since: "liege", Doc: "Empty file system in memory at a path inside."},
+	{Name: "rootfs", Group: "What the app sees", Type: String, Class: NotYet, Effect: "the app would see the host's /usr", Serves: ServesGuard, Since: "liege", Doc: "Directory with another system for the app."},
 
 	// Resource limits.
 	{Name: "memory-max", Group: "Resource limits", Type: Size, Unit: "bytes", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Memory of the whole vassal, the core included; 512M, 2G."},
@@ -219,6 +224,7 @@ var table = []Option{
 	{Name: "prio", Group: "Resource limits", Type: Int, Default: "0", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Nice value of each worker; a tenant cannot go below 0."},
 	{Name: "cpu-affinity", Group: "Resource limits", Type: Int, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "CPUs that each worker is tied to, in turn."},
 	{Name: "limit-nproc", Group: "Resource limits", Type: Int, Default: "none", Class: Otherwise, Effect: "it becomes pids-max, 64 added for the core's own threads, because the kernel's limit counts a user over the whole host", Tenant: true, Since: "uwsgi 2.0", Doc: "Number of processes."},
+	{Name: "account", Group: "Resource limits", Type: String, Class: NotYet, Effect: "every vassal stands alone", Since: "liege", Doc: "Customer whose vassals share one limit."},
 
 	// Logs and other files.
 	{Name: "logto", Group: "Logs and other files", Type: String, Class: Works, Tenant: true, Path: PathLog, Since: "uwsgi 2.0", Doc: "File for the vassal's output instead of the default log; /dev/stdout and /dev/stderr mean the default log."},
