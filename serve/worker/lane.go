@@ -1,15 +1,12 @@
 package worker
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -277,7 +274,7 @@ func (l *lane) fill(want int) error {
 		n, err := l.conn.Read(l.in[l.n:])
 		l.n += n
 		if err != nil {
-			if err == io.EOF && l.n > 0 {
+			if errors.Is(err, io.EOF) && l.n > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return err
@@ -292,93 +289,6 @@ func (l *lane) read(b []byte) error {
 	l.r += n
 	_, err := io.ReadFull(l.conn, b[n:])
 	return err
-}
-
-// answer reads the head of an answer and gives it to the response. What is
-// wrong with it in HTTP's eyes is the application's failure; what this
-// protocol forbids is a breach.
-func (l *lane) answer(f frame) error {
-	if f.head > maxHead {
-		return breachf("a head of %d bytes, more than %d", f.head, maxHead)
-	}
-	if err := l.fill(int(f.head)); err != nil {
-		return err
-	}
-	raw := l.in[l.r : l.r+int(f.head)]
-	l.r += int(f.head)
-	if bytes.IndexByte(raw, '\n') >= 0 || bytes.IndexByte(raw, '\r') >= 0 {
-		return l.refuse("the application's answer has a line break in its status or a header field")
-	}
-	text := string(raw)
-	line, rest, more := strings.Cut(text, "\x00")
-	status, reason, ok := parseStatus(line)
-	if !ok {
-		return l.refuse(fmt.Sprintf("the application's status is %.40q; want three digits from 200 and a reason", line))
-	}
-	l.fields = l.fields[:0]
-	for more {
-		var field exchange.Field
-		field.Name, rest, more = strings.Cut(rest, "\x00")
-		if !more {
-			return l.refuse("the application's answer has a NUL in a header field")
-		}
-		field.Value, rest, more = strings.Cut(rest, "\x00")
-		l.fields = append(l.fields, field)
-	}
-	if f.kind == 'A' {
-		l.measure(status, f)
-	}
-	if err := l.current.head(status, reason, l.fields); err != nil {
-		return breachf("%v", err)
-	}
-	return nil
-}
-
-// measure adds the Content-Length of a whole answer that names none.
-func (l *lane) measure(status int, f frame) {
-	for i := range l.fields {
-		if strings.EqualFold(l.fields[i].Name, "Content-Length") {
-			return
-		}
-	}
-	if status == 204 || status == 304 {
-		return
-	}
-	n := f.size
-	if l.current.nobody {
-		n = f.arg
-	}
-	l.fields = append(l.fields, exchange.Field{Name: "Content-Length", Value: strconv.Itoa(int(n))})
-}
-
-// refuse makes the current answer a 500 and goes on reading what the worker
-// sends of it.
-func (l *lane) refuse(why string) error {
-	c := l.current
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.started {
-		return breachf("a second head")
-	}
-	c.started = true
-	c.err = &exchange.StatusError{Status: 500, Err: errors.New(why)}
-	return nil
-}
-
-// parseStatus splits "200 OK". uWSGI takes a status without a reason, and 1xx
-// is not an answer.
-func parseStatus(line string) (int, string, bool) {
-	if len(line) < 3 || line[0] < '2' || line[0] > '9' || line[1]-'0' > 9 || line[2]-'0' > 9 {
-		return 0, "", false
-	}
-	status := int(line[0]-'0')*100 + int(line[1]-'0')*10 + int(line[2]-'0')
-	if len(line) == 3 {
-		return status, "", true
-	}
-	if line[3] != ' ' {
-		return 0, "", false
-	}
-	return status, line[4:], true
 }
 
 // piece passes a piece of a streamed body on, at once unless more is there.
@@ -497,88 +407,4 @@ func (l *lane) variables(f frame) error {
 		vars = vars[pieceSize:]
 	}
 	return l.send('B', 0, vars)
-}
-
-// file receives the descriptor of a file and sends the part of it.
-func (l *lane) file(f frame) error {
-	c := l.current
-	if f.size != 16 || !c.started {
-		return breachf("a file without a head")
-	}
-	var spec [16]byte
-	if err := l.read(spec[:]); err != nil {
-		return err
-	}
-	if l.n != l.r {
-		return breachf("more before the file's descriptor")
-	}
-	if err := l.send('G', 0, nil); err != nil {
-		return err
-	}
-	file, err := l.descriptor()
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	off, n := int64(binary.LittleEndian.Uint64(spec[:])), int64(binary.LittleEndian.Uint64(spec[8:]))
-	if off < 0 || n < 0 {
-		return breachf("a file with a negative length")
-	}
-	return c.file(file, off, n)
-}
-
-// descriptor receives the descriptor of a regular file open for reading.
-func (l *lane) descriptor() (*os.File, error) {
-	var b [1]byte
-	oob := make([]byte, unix.CmsgSpace(4*16))
-	n, oobn, _, _, err := l.conn.ReadMsgUnix(b[:], oob)
-	if err != nil {
-		return nil, err
-	}
-	var fds []int
-	messages, _ := unix.ParseSocketControlMessage(oob[:oobn])
-	for i := range messages {
-		got, err := unix.ParseUnixRights(&messages[i])
-		if err == nil {
-			fds = append(fds, got...)
-		}
-	}
-	if len(fds) != 1 || n != 1 {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-		return nil, breachf("%d descriptors instead of one", len(fds))
-	}
-	unix.CloseOnExec(fds[0])
-	file := os.NewFile(uintptr(fds[0]), "file of the application")
-	var st unix.Stat_t
-	flags, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFL, 0)
-	if err != nil || unix.Fstat(fds[0], &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
-		flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY {
-		file.Close()
-		return nil, breachf("a descriptor that is no readable regular file")
-	}
-	return file, nil
-}
-
-// file hands n bytes of f to the response.
-func (c *call) file(f *os.File, off, n int64) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.left >= 0 {
-		n = min(n, c.left)
-		c.left -= n
-	}
-	if c.w == nil || c.err != nil || c.nobody || n == 0 {
-		return nil
-	}
-	st, err := f.Stat()
-	if err == nil && st.Size() < off+n {
-		err = fmt.Errorf("a file of %d bytes became shorter while it was sent", off+n)
-	}
-	if err == nil {
-		err = c.w.File(f, off, n)
-	}
-	c.err = err
-	return nil
 }

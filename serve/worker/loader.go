@@ -94,7 +94,7 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 		load.deadline = now.Add(loadTime)
 	}
 	p.lanes.Go(func() {
-		io.Copy(io.MultiWriter(load.early, p.Stderr), out)
+		_, _ = io.Copy(io.MultiWriter(load.early, p.Stderr), out) // where the log is gone, early is still kept
 		load.early.close()
 	})
 	exposeToOOM(pid)

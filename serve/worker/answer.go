@@ -1,0 +1,98 @@
+package worker
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"liege/serve/exchange"
+)
+
+// answer reads the head of an answer and gives it to the response. What is
+// wrong with it in HTTP's eyes is the application's failure; what this
+// protocol forbids is a breach.
+func (l *lane) answer(f frame) error {
+	if f.head > maxHead {
+		return breachf("a head of %d bytes, more than %d", f.head, maxHead)
+	}
+	if err := l.fill(int(f.head)); err != nil {
+		return err
+	}
+	raw := l.in[l.r : l.r+int(f.head)]
+	l.r += int(f.head)
+	if bytes.IndexByte(raw, '\n') >= 0 || bytes.IndexByte(raw, '\r') >= 0 {
+		return l.refuse("the application's answer has a line break in its status or a header field")
+	}
+	text := string(raw)
+	line, rest, more := strings.Cut(text, "\x00")
+	status, reason, ok := parseStatus(line)
+	if !ok {
+		return l.refuse(fmt.Sprintf("the application's status is %.40q; want three digits from 200 and a reason", line))
+	}
+	l.fields = l.fields[:0]
+	for more {
+		var field exchange.Field
+		field.Name, rest, more = strings.Cut(rest, "\x00")
+		if !more {
+			return l.refuse("the application's answer has a NUL in a header field")
+		}
+		field.Value, rest, more = strings.Cut(rest, "\x00")
+		l.fields = append(l.fields, field)
+	}
+	if f.kind == 'A' {
+		l.measure(status, f)
+	}
+	if err := l.current.head(status, reason, l.fields); err != nil {
+		return breachf("%v", err)
+	}
+	return nil
+}
+
+// measure adds the Content-Length of a whole answer that names none.
+func (l *lane) measure(status int, f frame) {
+	for i := range l.fields {
+		if strings.EqualFold(l.fields[i].Name, "Content-Length") {
+			return
+		}
+	}
+	if status == 204 || status == 304 {
+		return
+	}
+	n := f.size
+	if l.current.nobody {
+		n = f.arg
+	}
+	l.fields = append(l.fields, exchange.Field{Name: "Content-Length", Value: strconv.Itoa(int(n))})
+}
+
+// refuse makes the current answer a 500 and goes on reading what the worker
+// sends of it.
+func (l *lane) refuse(why string) error {
+	c := l.current
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.started {
+		return breachf("a second head")
+	}
+	c.started = true
+	c.err = &exchange.StatusError{Status: 500, Err: errors.New(why)}
+	return nil
+}
+
+// parseStatus splits "200 OK". uWSGI takes a status without a reason, and 1xx
+// is not an answer.
+func parseStatus(line string) (int, string, bool) {
+	if len(line) < 3 || line[0] < '2' || line[0] > '9' || line[1]-'0' > 9 || line[2]-'0' > 9 {
+		return 0, "", false
+	}
+	status := int(line[0]-'0')*100 + int(line[1]-'0')*10 + int(line[2]-'0')
+	if len(line) == 3 {
+		return status, "", true
+	}
+	if line[3] != ' ' {
+		return 0, "", false
+	}
+	return status, line[4:], true
+}
