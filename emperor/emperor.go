@@ -43,8 +43,9 @@ type File struct {
 type Snapshot struct {
 	Files   []File           // in name order
 	Skipped []vassal.Problem // about files that are not vassals; an Error: about a directory that cannot be used
-	// Partial says that a directory could not be used: what it held before
-	// is in Files, and what it holds now is not known.
+	// Partial says that there may be more vassals than Files has: a directory
+	// cannot be used, and of what it holds now only what it held before is in
+	// Files; or a new file is still being written.
 	Partial bool
 }
 

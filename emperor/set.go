@@ -144,6 +144,7 @@ type set struct {
 	entries map[vassal.Name]*entry
 	want    Snapshot
 	first   time.Time // of the first scan
+	pruned  bool
 	ended   chan vassal.Name
 	told    map[string]bool // alarms that stand, told once
 }
@@ -158,8 +159,9 @@ type entry struct {
 // apply brings the set closer to want. An actor that is on its way out is
 // left alone: its end calls apply again.
 func (s *set) apply(want Snapshot) {
-	if s.first.IsZero() {
-		s.begin(want)
+	if !s.pruned && !want.Partial { // else who is gone is not known
+		s.pruned = true
+		s.prune(want)
 	}
 	s.want = want
 	here := map[vassal.Name]bool{}
@@ -204,12 +206,9 @@ func (s *set) apply(want Snapshot) {
 	}
 }
 
-// begin forgets what is kept of vassals whose files went while no Emperor
+// prune forgets what is kept of vassals whose files went while no Emperor
 // looked.
-func (s *set) begin(want Snapshot) {
-	if want.Partial {
-		return // who is gone is not known
-	}
+func (s *set) prune(want Snapshot) {
 	err := s.emperor.realm.records.prune(func(n vassal.Name) bool {
 		return slices.ContainsFunc(want.Files, func(f File) bool { return f.Name == n })
 	})

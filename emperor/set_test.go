@@ -439,6 +439,19 @@ func TestPartialStart(t *testing.T) {
 		s.write("kept", "good")
 		s.look(2 * time.Second)
 		s.want("kept", "stopped 0")
+		// The first whole scan forgets, though it is not the first.
+		gone := filepath.Join(dir, "v-gone.json")
+		if err := os.WriteFile(gone, []byte(`{}`), 0o600); err != nil {
+			s.Fatal(err)
+		}
+		s.finish()
+		s.files.partial = true
+		s.start()
+		s.files.partial = false
+		s.look(0)
+		if _, err := os.Stat(gone); err == nil {
+			s.Error("what is kept of a vassal without a file stays")
+		}
 	})
 }
 

@@ -285,8 +285,8 @@ func (s *scanner) rested(e *entry) bool {
 // settling reports whether e changed less than d ago, and has the next scan
 // come when it has not.
 func (s *scanner) settling(e *entry, d time.Duration) bool {
-	if s.first && !e.sig.young(s.now) {
-		return false // it lay there before we came
+	if s.first && (d <= Settle || !e.sig.young(s.now)) {
+		return false // it lay there before we came: an earlier Emperor may have run it
 	}
 	if age := s.now.Sub(e.since); age < d {
 		s.wake(d - age)
@@ -338,7 +338,8 @@ func (s *scanner) snapshot() emperor.Snapshot {
 	claims := map[string]string{}
 	for _, p := range paths {
 		e := m.entries[p]
-		if !e.counts {
+		if !e.counts { // what it will be is not known
+			snap.Partial = true
 			continue
 		}
 		f := e.file
