@@ -30,7 +30,7 @@ func one(ctx context.Context, f flags) (err error) {
 	if _, err := os.Stat(path); err != nil {
 		return &exitError{exitNoFile, "", err}
 	}
-	cfg, cleanup, err := oneConfig(f, path)
+	cfg, cleanup, err := oneConfig(f)
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func one(ctx context.Context, f flags) (err error) {
 }
 
 // oneConfig is the configuration for one file, all in a temporary directory.
-func oneConfig(f flags, path string) (cfg inifile.EmperorConfig, cleanup func() error, err error) {
+func oneConfig(f flags) (cfg inifile.EmperorConfig, cleanup func() error, err error) {
 	dir, err := os.MkdirTemp("/run", "liege-one-")
 	if err != nil {
 		return cfg, nil, err
@@ -84,7 +84,7 @@ func oneConfig(f flags, path string) (cfg inifile.EmperorConfig, cleanup func() 
 	if f.logFormat != "" {
 		cfg.LogFormat = f.logFormat
 	}
-	cfg.Vassals = []string{filepath.Dir(path)}
+	cfg.Vassals = nil // the directory of the file is nobody's but the caller's
 	return cfg, cleanup, nil
 }
 
@@ -95,20 +95,20 @@ func (r *realm) firstStart(ctx context.Context, path string) error {
 		return nil
 	case <-r.emperor.Scanned():
 	}
+	began := time.Now()
 	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		i := -1
-		vs := r.emperor.Vassals(ctx)
-		if i = slices.IndexFunc(vs, func(v control.Vassal) bool { return v.File == path }); i < 0 {
+		v, ok := r.find(ctx, path)
+		switch {
+		case !ok && time.Since(began) > unlisted:
+			tick.Stop()
 			return &exitError{exitNoFile, "a vassal's file is NAME.ini", fmt.Errorf("%s is not a vassal's file", path)}
-		}
-		switch v := vs[i]; v.State {
-		case control.Running:
+		case v.State == control.Running:
 			tick.Stop()
 			for _, l := range v.Listen {
 				r.log.Info("serves", "vassal", v.Name, "listen", l)
 			}
 			return nil
-		case control.Failed, control.Backoff:
+		case v.State == control.Failed, v.State == control.Backoff:
 			tick.Stop()
 			return failure(v)
 		}
@@ -119,6 +119,18 @@ func (r *realm) firstStart(ctx context.Context, path string) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// unlisted is how long a file that was just written may not be listed.
+const unlisted = 3 * time.Second
+
+func (r *realm) find(ctx context.Context, path string) (control.Vassal, bool) {
+	vs := r.emperor.Vassals(ctx)
+	i := slices.IndexFunc(vs, func(v control.Vassal) bool { return v.File == path })
+	if i < 0 {
+		return control.Vassal{}, false
+	}
+	return vs[i], true
 }
 
 // failure is every problem of v, with its hint, as one error.
