@@ -316,7 +316,7 @@ func TestSuccession(t *testing.T) {
 				default:
 				}
 				// POST: a client never repeats it by itself.
-				a, err := client.Post("http://"+old.addr+"/f", "text/plain", strings.NewReader("x"))
+				a, err := client.Post("http://"+l.Addr().String()+"/f", "text/plain", strings.NewReader("x"))
 				if err != nil {
 					ended <- fmt.Errorf("keep-alive %t, request %d: %w", keep, asked[i], err)
 					return
