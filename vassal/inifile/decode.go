@@ -1,6 +1,7 @@
 package inifile
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"strings"
@@ -160,7 +161,7 @@ func (d *decoder) setting(s Setting) {
 		return // a tenant's file runs as its owner (CONTRACT 7)
 	}
 	if !o.Tenant && d.tenant(s) {
-		d.err(vassal.CodeNotForTenants, s, "only a file that belongs to root may use it", "remove the line, or sudo chown root "+d.f.Source.Path)
+		d.err(vassal.CodeNotForTenants, s, "only a file that belongs to root may use it", "remove the line, or sudo chown root "+cmp.Or(s.Origin.File, d.f.Source.Path))
 		return
 	}
 	if _, dup := d.seen[o.Name]; !dup {
