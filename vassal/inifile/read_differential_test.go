@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/tools/txtar"
 
+	"liege/internal/testenv"
 	"liege/vassal"
 )
 
@@ -71,9 +72,10 @@ var differences = map[string][]struct{ uwsgi, ours, why string }{
 // TestDifferentialShowConfig gives every case of testdata/diff to the uwsgi of
 // this machine and to Read and compares what they make of it.
 func TestDifferentialShowConfig(t *testing.T) {
+	testenv.Need(t, testenv.Uwsgi)
 	uwsgi, err := exec.LookPath("uwsgi")
 	if err != nil {
-		t.Skip("needs uwsgi: apt-get install uwsgi-core")
+		t.Fatal(err)
 	}
 	names, err := filepath.Glob("testdata/diff/*.txtar")
 	if err != nil || len(names) < 40 {
