@@ -41,6 +41,16 @@
 // When Start fails, or Done is closed, no process, mount, cgroup or state file
 // of that generation exists. Every mount inside is nosuid and, but for /dev,
 // nodev. Nothing of the host is writable inside but binds that say so.
+// A process that the kernel cannot kill keeps Done open; see Processes.
 // It does not promise privileges dropped: that is the stage's work, and Verify
 // looks at it from outside.
+//
+// # Known limits
+//
+// On v2 libcontainer enables every controller in every cgroup from the root
+// down to the sandbox, as runc does, in systemd's part of the tree too. On pure
+// v1 there is no guard, so an inet listener cannot go into a private network.
+// Sockets that were made before NewManager, or by systemd, are not guarded.
+// A limit that falls back after an overlap and is below what is in use stays
+// raised on v1 until the next start; on v2 the kernel reclaims.
 package sandbox

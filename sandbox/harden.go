@@ -12,6 +12,11 @@ import (
 // /proc and /sys and on the masks, which libcontainer mounts without them. The
 // first process waits for its fifo meanwhile, so nothing of the vassal has run.
 func (st *starting) harden() error {
+	st.box.mu.Lock() // the supervisor closes the descriptor
+	defer st.box.mu.Unlock()
+	if st.box.pidfd < 0 {
+		return ifGone(true)
+	}
 	done := make(chan error, 1)
 	go func() {
 		// Never unlocked: the thread is in another mount namespace from here
