@@ -229,7 +229,7 @@ var table = []Option{
 	// Logs and other files.
 	{Name: "logto", Group: "Logs and other files", Type: String, Class: Works, Tenant: true, Path: PathLog, Since: "uwsgi 2.0", Doc: "File for the vassal's output instead of the default log; /dev/stdout and /dev/stderr mean the default log."},
 	{Name: "logto2", Group: "Logs and other files", Type: String, Class: Works, Tenant: true, Path: PathLog, Since: "uwsgi 2.0", Doc: "Like logto."},
-	{Name: "log-maxsize", Group: "Logs and other files", Type: Int, Unit: "bytes", Default: "10485760", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Size at which the log is rotated."},
+	{Name: "log-maxsize", Group: "Logs and other files", Type: Int, Unit: "bytes", Default: "10485760", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Size at which the default log is rotated; a file named by logto is not rotated yet."},
 	{Name: "log-backupname", Group: "Logs and other files", Type: String, Class: NotYet, Effect: "rotated logs are NAME.log.1.gz and so on beside the log", Tenant: true, Since: "uwsgi 2.0", Doc: "Name of the rotated log."},
 	{Name: "disable-logging", Short: "L", Group: "Logs and other files", Type: Bool, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Write no line for each request."},
 	{Name: "log-format", Aliases: "logformat", Group: "Logs and other files", Type: String, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Format of the line for each request."},
