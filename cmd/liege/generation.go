@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"liege/emperor/resolve"
 	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
+	"liege/selinux"
 	"liege/vassal"
 )
 
@@ -25,6 +27,7 @@ type generation struct {
 	failed  chan vassal.Problem  // capacity 2: what the core or the stage says
 	done    chan struct{}        // closed when the core is gone
 	err     error                // of Wait; valid after done
+	plan    stage.Plan           // what the stage was told, if it was used
 }
 
 // start starts a core with the listeners. It owns no file given to it.
@@ -103,10 +106,16 @@ func (g *generation) useStage(r *resolve.Result, d stage.Donated, core string, a
 		return nil, err
 	}
 	plan := r.Plan
+	if policy, err := selinux.Load(); err == nil {
+		plan.Own = policy.Own()
+	} else if !errors.Is(err, selinux.ErrOff) {
+		return nil, err
+	}
 	plan.Files, plan.Exec, plan.Args = d, core, args
 	if plan.Seccomp, err = seccomp.Default(); err != nil {
 		return nil, err
 	}
+	g.plan = plan
 	doc, err := plan.Encode()
 	if err != nil {
 		return nil, err
@@ -138,7 +147,7 @@ func (g *generation) watch(status *os.File) {
 		defer status.Close()
 		buf := make([]byte, stage.MaxFailure+1)
 		if n, err := status.Read(buf); err == nil && n > 0 {
-			f := stage.ParseFailure(buf[:n], nil)
+			f := stage.ParseFailure(buf[:n], &g.plan)
 			g.failed <- vassal.Problem{Severity: vassal.Error, Code: vassal.CodeStartFailed, File: f.At.File, Line: f.At.Line, Step: string(f.Step), Message: or(f.What, "") + ifs(f.What != "", ": ") + f.Msg}
 		}
 	}()

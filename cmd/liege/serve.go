@@ -123,13 +123,18 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 
 // next starts a generation and returns when it serves.
 func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, error) {
+	var user *asuser.Session
 	change, problems := s.set.Apply(ctx, listen.Want{
 		File: r.Config.File, Listeners: r.Listen, UID: r.UID, GID: r.GID, Groups: r.Plan.Groups, Trusted: true, Umask: r.Config.Jail.Umask,
 		Owner: owner,
-		AsUser: func(ctx context.Context) (*asuser.Session, error) {
-			return asuser.Start(ctx, asuser.Who{UID: r.UID, GID: r.GID, Groups: r.Plan.Groups})
+		AsUser: func(ctx context.Context) (_ *asuser.Session, err error) {
+			user, err = asuser.Start(ctx, asuser.Who{UID: r.UID, GID: r.GID, Groups: r.Plan.Groups})
+			return user, err
 		},
 	})
+	if user != nil {
+		user.Close()
+	}
 	if problems.Failed() {
 		return nil, &exit{code: exitFailed, problems: problems}
 	}
