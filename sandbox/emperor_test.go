@@ -176,6 +176,31 @@ func TestSweepAndAdopt(t *testing.T) {
 	r.nothingOfState("one-g1", "two-g1", "two-g2")
 }
 
+// What Sweep spares and nobody takes over keeps Close from removing anything
+// while it lives, and goes with it afterwards.
+func TestCloseAfterSparing(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.OpenTree)
+	testenv.Leaks(t)
+	dir := t.TempDir()
+	var records []Record
+	killedEmperor(t, dir, "once", func(lines *bufio.Scanner) { records = scanRecords(t, lines, 2) })
+	r := &rig{t: t, dir: dir}
+	r.m = r.manager(dir)
+	if err := r.m.Sweep(func(vassal.Name, int) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.m.Close(); err == nil {
+		t.Error("closed with survivors")
+	}
+	for _, rec := range records {
+		if mounted, err := isMount(filepath.Join(r.m.dir, rec.Name.Dir(), "")); err != nil || !mounted {
+			t.Errorf("private directories of %s: %v, %v", rec.Name, mounted, err)
+		}
+		r.m.trees.empty(rec.Cgroup)
+	}
+	// The rig closes it now, and Leaks looks.
+}
+
 // An Emperor killed at any moment of its starts leaves nothing that the next
 // one does not find.
 func TestSweepAfterKillAnywhere(t *testing.T) {

@@ -194,7 +194,8 @@ func (m *Manager) Outside(cmd *exec.Cmd) {
 }
 
 // Close gives back the cgroup node and what is below RunDir/sandbox. Every
-// Sandbox is done and every Vassal closed; if not, it fails and names one.
+// Sandbox is done and every Vassal closed, and what Sweep spared has ended; if
+// not, it fails, names one and removes nothing.
 func (m *Manager) Close() error {
 	m.mu.Lock()
 	for name := range m.vassals {
@@ -203,7 +204,11 @@ func (m *Manager) Close() error {
 	}
 	m.mu.Unlock()
 	m.running.Wait()
-	var errs []error
+	if pids := m.trees.pids(m.all()); len(pids) > 0 {
+		return fmt.Errorf("close: %d processes of vassals still live: %v", len(pids), pids)
+	}
+	// Of a vassal that was spared by Sweep and never taken over.
+	errs := []error{m.sweepDirs(nil)}
 	if m.hooks != nil {
 		errs = append(errs, m.hooks.Close())
 		m.trees.empty(m.outside())
