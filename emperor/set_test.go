@@ -31,6 +31,7 @@ func (s *stage) act(n vassal.Name, verb control.Verb) string {
 		if err := s.e.Refresh(ctx); err != nil {
 			return err.Error()
 		}
+		synctest.Wait() // the try of an edit is under way
 	}
 	o := s.e.Act(ctx, string(n), control.Request{Verb: verb, Reason: "why", Began: began}, "root")
 	out := fmt.Sprint(o.Code, " ", o.Text)
@@ -299,6 +300,22 @@ func TestRecords(t *testing.T) {
 		}
 		if v := record0(s, "stop"); v.StoppedBy == nil || *v.StoppedBy != "root" {
 			s.Errorf("stopped by: %v", v.StoppedBy)
+		}
+		// A killed Emperor leaves its last reading; the new cgroup is another.
+		s.finish()
+		if err := os.WriteFile(filepath.Join(dir, "v-run.json"),
+			[]byte(`{"v":1,"name":"run","intent":"run","cpu_usec":1000,"kernel":{"cpu_usec":1000}}`), 0o600); err != nil {
+			s.Fatal(err)
+		}
+		s.start()
+		s.pass(2 * time.Second)
+		h := s.world.made["run"][len(s.world.made["run"])-1]
+		h.mu.Lock()
+		h.usage = Usage{CPUUsec: 1500}
+		h.mu.Unlock()
+		s.pass(SampleEvery)
+		if v := record0(s, "run"); v.CPUUsec != 2500 {
+			s.Errorf("cpu_usec %d, want 2500", v.CPUUsec)
 		}
 		// Gone and back: stopped no more.
 		s.remove("stop")
