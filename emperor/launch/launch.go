@@ -81,6 +81,7 @@ var (
 	_ emperor.Launcher = (*launcher)(nil)
 	_ emperor.Adopter  = (*launcher)(nil)
 	_ emperor.Heir     = (*launcher)(nil)
+	_ emperor.Remainer = (*instance)(nil)
 )
 
 // prepared implements emperor.Prepared.
