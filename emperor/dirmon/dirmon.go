@@ -129,7 +129,8 @@ func New(o Options) (*Monitor, error) {
 }
 
 // Rescan implements emperor.Monitor. What is at rest at this moment is in the
-// Snapshot, without waiting for Settle.
+// Snapshot, without waiting for Settle; what has gone is gone after Settle even
+// so, or a command would take down what an editor is about to write anew.
 func (m *Monitor) Rescan(ctx context.Context) error {
 	a := ask{make(chan struct{})}
 	select {

@@ -81,10 +81,12 @@ func (h host) monitor(sources ...string) *Monitor {
 	return m
 }
 
-// scan is one scan that waits for nothing.
+// scan is what is seen after Settle.
 func (h host) scan(m *Monitor) emperor.Snapshot {
 	h.Helper()
-	s, _ := m.scan(time.Now(), true)
+	now := time.Now()
+	m.scan(now, true)
+	s, _ := m.scan(now.Add(Settle), true)
 	m.sent = &s
 	return s
 }
@@ -579,6 +581,10 @@ func TestRescan(t *testing.T) {
 		}
 		h.must(os.Remove(h.path("/etc/vassals/a.ini")))
 		h.must(m.Rescan(h.Context()))
+		if got := lastText(sent()); got != "a=1" {
+			h.Errorf("a file that may come back is gone at once: %q", got)
+		}
+		time.Sleep(Settle + minGap)
 		if got := lastText(sent()); got != "" {
 			h.Errorf("got %q", got)
 		}

@@ -318,7 +318,7 @@ func (s *scanner) absent(p string, e *entry) {
 	if e.missing.IsZero() {
 		e.missing = s.now
 	}
-	if age := s.now.Sub(e.missing); e.counts && !s.asked && age < Settle {
+	if age := s.now.Sub(e.missing); e.counts && age < Settle {
 		s.wake(Settle - age)
 		return
 	}
