@@ -1,6 +1,7 @@
 package asuser
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -60,7 +61,7 @@ func bindAt(fd int, dir *os.File, base string, r Rules) error {
 	}
 	sa := &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), base)}
 	err := unix.Bind(fd, sa)
-	if err == unix.EADDRINUSE {
+	if errors.Is(err, unix.EADDRINUSE) {
 		if err = removeStale(dir, base, sa, r.Owners); err == nil {
 			err = unix.Bind(fd, sa)
 		}
@@ -123,7 +124,7 @@ func removeStale(dir *os.File, base string, sa unix.Sockaddr, owners []int) erro
 func Remove(path string, dev, ino uint64) error {
 	dir, err := open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		if err == unix.ENOENT {
+		if errors.Is(err, unix.ENOENT) {
 			return nil
 		}
 		return err
@@ -146,7 +147,7 @@ func RemoveIn(dir *os.File, base string, dev, ino uint64) error {
 }
 
 func errno(err error) syscall.Errno {
-	if no, ok := err.(syscall.Errno); ok {
+	if no, ok := errors.AsType[syscall.Errno](err); ok {
 		return no
 	}
 	return syscall.EIO

@@ -1,6 +1,7 @@
 package asuser
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -62,7 +63,7 @@ func WriteIn(dir *os.File, base, text string, mode fs.FileMode) error {
 // RemoveTextIn is RemoveFile of a name in an open directory.
 func RemoveTextIn(dir *os.File, base, text string) error {
 	fd, err := unix.Openat(int(dir.Fd()), base, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {

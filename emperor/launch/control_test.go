@@ -89,7 +89,7 @@ func TestReceiveAbuse(t *testing.T) {
 		t.Errorf("a descriptor: %v", err)
 	}
 	unix.Close(fd2)
-	if _, err := c2.receive(); err != io.EOF {
+	if _, err := c2.receive(); !errors.Is(err, io.EOF) {
 		t.Errorf("closed: %v", err)
 	}
 	c2.Close()

@@ -112,7 +112,7 @@ func Open(set Settings, name vassal.Name, fifo string) (*Log, error) {
 // survivor may be writing to it.
 func makeFIFO(path string) error {
 	err := unix.Mkfifo(path, 0o600)
-	if err == nil || err != unix.EEXIST {
+	if err == nil || !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	fi, err := os.Lstat(path)

@@ -35,13 +35,13 @@ func (c *contender) drop(vassal string) error {
 }
 
 func (c *contender) end() {
-	c.cmd.Process.Signal(syscall.SIGINT)
+	_ = c.cmd.Process.Signal(syscall.SIGINT) // an error: it is gone already
 	done := make(chan struct{})
-	go func() { c.cmd.Wait(); close(done) }()
+	go func() { defer close(done); _ = c.cmd.Wait() }() // its exit code is nobody's business
 	select {
 	case <-done:
 	case <-time.After(40 * time.Second):
-		c.cmd.Process.Kill()
+		_ = c.cmd.Process.Kill()
 		<-done
 	}
 }

@@ -144,11 +144,11 @@ func (a *asked) answered(kind, name string, answer ...any) {
 }
 
 // frame writes s with its length: two questions never look like another one.
-func frame(w io.Writer, s string) {
+func frame(w hash.Hash, s string) {
 	var n [8]byte
 	binary.BigEndian.PutUint64(n[:], uint64(len(s)))
-	w.Write(n[:])
-	io.WriteString(w, s)
+	_, _ = w.Write(n[:]) // a hash never fails
+	_, _ = io.WriteString(w, s)
 }
 
 func (a *asked) finish() ([]Query, vassal.Digest) {
