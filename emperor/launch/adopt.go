@@ -111,6 +111,7 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 		return nil, err
 	}
 	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}}
+	p.logsTo(l.log.Path())
 	p.Config.Restart.DrainTimeout = r.Drain
 	in := newInstance(ctx, l, p, r.Gen)
 	in.record, in.box, in.log = r, box, l.log

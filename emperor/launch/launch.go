@@ -88,7 +88,7 @@ var (
 type prepared struct {
 	expand.Expanded
 	cgroup  string
-	log     string
+	log     atomic.Pointer[string]   // the file that the vassal's lines go to
 	bound   atomic.Pointer[[]string] // once launched: what it listens on, as bound
 	touched []time.Time              // mtimes of Config.Touch when it was prepared
 }
@@ -100,7 +100,8 @@ func (l *launcher) Prepare(ctx context.Context, f emperor.File) (emperor.Prepare
 	}
 	x := l.host.Expand(ctx, f)
 	x.Config.Name = l.name // that of a glob is not in the path (CONTRACT 3)
-	p := &prepared{Expanded: x, log: logs.PathOf(l.host.Logs.Dir, l.name)}
+	p := &prepared{Expanded: x}
+	p.logsTo(logs.PathOf(l.host.Logs.Dir, l.name))
 	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil {
 		p.cgroup = v.Cgroup()
 	}
@@ -108,6 +109,7 @@ func (l *launcher) Prepare(ctx context.Context, f emperor.File) (emperor.Prepare
 	return p, x.Problems
 }
 
+func (p *prepared) logsTo(path string)      { p.log.Store(&path) }
 func (p *prepared) Digest() vassal.Digest   { return p.Expanded.Digest }
 func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
 
@@ -141,7 +143,7 @@ func (p *prepared) Changed(ctx context.Context) bool {
 // View implements emperor.Prepared.
 func (p *prepared) View() emperor.View {
 	v := emperor.View{
-		Context: p.Config.Ident.Context, Net: p.Config.Jail.Net, Log: p.log, Cgroup: p.cgroup,
+		Context: p.Config.Ident.Context, Net: p.Config.Jail.Net, Log: *p.log.Load(), Cgroup: p.cgroup,
 		MemoryMax: p.Config.Limits.MemoryMax, PidsMax: p.Config.Limits.PidsMax,
 	}
 	if r := p.Result; r != nil {

@@ -445,8 +445,11 @@ func TestLogtoAndPidfile(t *testing.T) {
 	text := "[vassal]\nuid = nobody\nchdir = DIR/sock\nhttp-socket = DIR/sock/s.sock\ncheck-static = DIR/www\nstatic-index = index.html\n" +
 		"logto = DIR/sock/app.log\npidfile = DIR/sock/app.pid\nhook-as-user = print:hello from the hook\n"
 	l := r.launcher("files")
-	one, _ := r.start(l, r.file("files", text, 0), 1)
+	one, p := r.start(l, r.file("files", text, 0), 1)
 	r.ready(one)
+	if got := p.View().Log; got != r.dir+"/sock/app.log" {
+		t.Errorf("status says that the log is %s", got)
+	}
 	pid := filepath.Join(r.dir, "sock/app.pid")
 	if b, err := os.ReadFile(pid); err != nil || string(b) != fmt.Sprintf("%d\n", one.PID()) {
 		t.Errorf("pidfile: %q, %v; want %d", b, err, one.PID())

@@ -167,6 +167,7 @@ func (s *start) logto(ctx context.Context) error {
 		return nil
 	}
 	s.l.log.Elsewhere(f)
+	s.p.logsTo(to)
 	return nil
 }
 
