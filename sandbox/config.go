@@ -48,12 +48,22 @@ func (st *starting) config() (*configs.Config, error) {
 		ReadonlyPaths:   readonly,
 		Cgroups: &cgroups.Cgroup{
 			Path:      st.box.cgroup,
-			Resources: &cgroups.Resources{Devices: rules, Memory: st.spec.Limits.MemoryMax},
+			Resources: st.resources(rules),
 		},
 		Hooks: configs.Hooks{
 			configs.CreateRuntime: {configs.NewFunctionHook(st.created)},
 		},
 	}, nil
+}
+
+// resources are the limits of the generation's own cgroup. Those of processes
+// are the vassal's (CONTRACT 18), but for a bare generation, which has its own.
+func (st *starting) resources(rules []*devices.Rule) *cgroups.Resources {
+	r := &cgroups.Resources{Devices: rules, Memory: st.spec.Limits.MemoryMax}
+	if n := st.spec.Limits.PidsMax; st.spec.Bare && n > 0 {
+		r.PidsLimit = &n
+	}
+	return r
 }
 
 // created runs in the Emperor when the mounts are made and the child waits.
@@ -110,6 +120,10 @@ func (st *starting) mounts() []*configs.Mount {
 	}
 	ms = append(ms, st.cgroupMounts()...)
 	for _, p := range private {
+		if st.spec.Bare {
+			ms = append(ms, &configs.Mount{Device: "tmpfs", Source: "tmpfs", Destination: p.target, Flags: tmpfsRO, Data: "mode=755,size=4k"})
+			continue
+		}
 		ms = append(ms, bind(Mount{Source: st.v.private(p.dir), Target: p.target, Writable: true, Exec: true}))
 	}
 	for _, b := range st.spec.Root {

@@ -34,6 +34,10 @@ type Spec struct {
 	MemoryCeiling int64
 	MountLabel    string // SELinux context of the file systems made for it
 	Plan          stage.Plan
+	// Bare keeps what is the vassal's out of reach: its private /tmp, /var/tmp
+	// and /dev/shm are empty and read-only, and Limits hold for the
+	// generation's own cgroup and leave the vassal's as they are.
+	Bare bool
 
 	Listeners []*os.File // in App.Listen's order; Start does not close any file
 	Control   *os.File   // the core's end
@@ -78,6 +82,7 @@ type Sandbox struct {
 	cgroup  string // as an inner path
 	plan    stage.Plan
 	hostNet bool
+	bare    bool
 	memory  int64 // memory-max
 
 	pid    int

@@ -40,7 +40,7 @@ func (m *Manager) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) 
 	spec.Plan.Attach = slices.Clone(spec.Plan.Attach)
 	spec.Detached = slices.Clone(spec.Detached)
 	st := &starting{m: m, v: v, spec: spec, box: &Sandbox{
-		m: m, v: v, id: spec.ID, gen: spec.Gen, hostNet: spec.HostNet, memory: spec.Limits.MemoryMax,
+		m: m, v: v, id: spec.ID, gen: spec.Gen, hostNet: spec.HostNet, bare: spec.Bare, memory: spec.Limits.MemoryMax,
 		cgroup:  v.generation(spec.Gen),
 		failure: make(chan *stage.Failure, 1),
 		reading: make(chan struct{}),

@@ -25,13 +25,14 @@ type Record struct {
 	Cgroup     string            `json:"cgroup"`     // inside every hierarchy
 	Namespaces map[string]string `json:"namespaces"`
 	HostNet    bool              `json:"host_net"`
+	Bare       bool              `json:"bare,omitempty"`
 }
 
 // Record describes the sandbox for Adopt.
 func (s *Sandbox) Record() Record {
 	return Record{
 		ID: s.id, Name: s.v.name, Gen: s.gen, PID: s.pid, StartTime: s.start,
-		Cgroup: s.cgroup, Namespaces: s.spaces, HostNet: s.hostNet,
+		Cgroup: s.cgroup, Namespaces: s.spaces, HostNet: s.hostNet, Bare: s.bare,
 	}
 }
 
@@ -62,7 +63,7 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 		return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
 	}
 	s := &Sandbox{
-		m: m, v: v, id: r.ID, gen: r.Gen, cgroup: r.Cgroup, plan: plan, hostNet: r.HostNet, memory: limits.MemoryMax,
+		m: m, v: v, id: r.ID, gen: r.Gen, cgroup: r.Cgroup, plan: plan, hostNet: r.HostNet, bare: r.Bare, memory: limits.MemoryMax,
 		pid: r.PID, start: r.StartTime, spaces: r.Namespaces, pidfd: fd,
 		failure: make(chan *stage.Failure, 1), reading: make(chan struct{}),
 		ended: make(chan struct{}), done: make(chan struct{}),

@@ -130,6 +130,10 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
 	if v.live[s.gen] != nil {
 		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
 	}
+	if s.bare {
+		v.live[s.gen] = s
+		return nil
+	}
 	if n := v.m.tmpBytes(l.MemoryMax); n != v.size {
 		if err := unix.Mount("", v.dir(), "", unix.MS_REMOUNT|tmpfsFlags, tmpfsSize(n)); err == nil {
 			v.size = n // smaller than what is in it: EINVAL, the old size stays

@@ -5,7 +5,7 @@
 //
 //	front (HTTP, uwsgi protocol) → static files → application → 404
 //
-// and once its answer is complete it is counted and written to the access
+// or, in a holding generation, front → the one answer; and once its answer is complete it is counted and written to the access
 // log. A new configuration is a new process: nothing here is reconfigured.
 package serve
 
@@ -59,6 +59,9 @@ func New(app *vassal.App, pool Application, out io.Writer, log *slog.Logger) *Co
 	if s := app.Static; len(s.Check)+len(s.Map) > 0 {
 		h = static.New(s, h, log)
 	}
+	if app.Hold != nil {
+		h = newHold(app.Hold)
+	}
 	c.front = front.New(front.Config{Hostname: app.Hostname, Limits: app.HTTP, Drain: app.Drain,
 		Handler: h, Done: c.done, Stats: c.stats, Log: log})
 	return c
@@ -78,6 +81,9 @@ func notFound(_ context.Context, r *exchange.Request, w exchange.Response) error
 func (c *Core) done(r *exchange.Request) {
 	took := time.Since(r.Start)
 	n := c.counts.add(r.Info.Status, took)
+	if c.app.Hold != nil {
+		return // that it did not serve is no news of any one request
+	}
 	c.access.request(r, n, took)
 }
 

@@ -18,9 +18,19 @@ type App struct {
 	HTTP       HTTPLimits    `json:"http"`
 	Static     Static        `json:"static"`
 	Workers    *Workers      `json:"workers,omitempty"` // nil: static files only
+	Hold       *Hold         `json:"hold,omitempty"`    // not nil: the answer to every request
 	Log        LogFormat     `json:"log"`
 	Drain      time.Duration `json:"drain"`              // how long requests may take to finish once asked to drain
 	Warnings   Problems      `json:"warnings,omitempty"` // for the ready line
+}
+
+// Hold is what a holding generation answers to every request while the vassal
+// is suspended or waits for its next start: such an App has no files and no
+// workers.
+type Hold struct {
+	Status     int           `json:"status"`         // 400 to 599
+	Page       []byte        `json:"page,omitempty"` // the body; empty: a line of text
+	RetryAfter time.Duration `json:"retry_after"`    // when a client should come again; 0: not said
 }
 
 // HTTPLimits are the bounds of the HTTP and uwsgi fronts. Every one is set:

@@ -147,6 +147,12 @@ func (l *Log) Writer(uid, gid int) (*os.File, error) {
 			}
 		}
 	}
+	return l.Feed()
+}
+
+// Feed opens the FIFO for what is not the vassal but speaks about it. It stays
+// its owner's. The caller closes it.
+func (l *Log) Feed() (*os.File, error) {
 	fd, err := unix.Open(l.fifo, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
