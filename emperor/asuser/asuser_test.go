@@ -332,6 +332,25 @@ func TestGone(t *testing.T) {
 	})
 }
 
+// What a start pays for a vassal with a path of its user's.
+func BenchmarkSession(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	for b.Loop() {
+		s, err := Start(b.Context(), Who{UID: nobody, GID: nobody})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.Stat("/"); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzReply(f *testing.F) {
 	for _, s := range []string{`{}`, `{"errno":2}`, `{"data":5}`, `{"fd":true,"real":"/x"}`,
 		`{"info":{"name":"x","size":1,"mode":420,"mtime":"2026-01-01T00:00:00Z","uid":1}}`,

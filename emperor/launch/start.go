@@ -200,6 +200,9 @@ func (s *start) listen(ctx context.Context) error {
 	if ch == nil {
 		return ps
 	}
+	for _, p := range ps {
+		s.l.log.Note("%s", p.Error())
+	}
 	s.ch = ch
 	s.undo = append(s.undo, ch.Abort)
 	s.spec.Listeners = ch.Files()

@@ -29,6 +29,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -181,14 +183,18 @@ func (s *Set) Close() {
 }
 
 // Apply returns the sockets for want: those the Set has, mended where the
-// tenant broke them, and new ones. Nothing is closed before Commit. With
-// an Error among the problems there is no Change and nothing new was left.
+// tenant broke them, and new ones. Nothing is closed before Commit. The
+// problems may hold warnings, such as that a socket had to be mended; with an
+// Error among the problems there is no Change and nothing new was left.
 func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := &maker{ctx: ctx, set: s, want: want}
 	c := &Change{set: s}
 	for i, l := range want.Listeners {
+		if top := somaxconn(); top > 0 && l.Backlog > top {
+			m.warn(l, fmt.Sprintf("%s: a queue of %d connections is above net.core.somaxconn, %d, which is used", l.Address, l.Backlog, top))
+		}
 		k, fresh := m.one(l, want.Listeners[:i])
 		if k == nil {
 			continue
@@ -218,6 +224,19 @@ func (s *Set) Inherit(old *Set) {
 		k.owner = s
 	}
 	s.current, old.current = append(s.current, old.current...), nil
+}
+
+// somaxconn is the longest queue that the kernel makes; 0: not known.
+func somaxconn() int {
+	b, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Adopt takes a socket that an earlier Emperor made for the vassal, and which

@@ -251,7 +251,10 @@ func TestBroken(t *testing.T) {
 					t.Fatalf("%s was not broken", b.Address)
 				}
 			}
-			c = apply(t, s, w)
+			c, ps := s.Apply(t.Context(), w)
+			if c == nil || len(ps) != 2 || ps[0].Severity != vassal.Warning {
+				t.Fatalf("problems %v, want one warning for each socket", ps)
+			}
 			c.Commit()
 			for _, b := range c.Bound() {
 				if !dials(b.Address) {

@@ -49,6 +49,7 @@ func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) (k *socket, fr
 			m.check(l, k, m.settle(l, k))
 			return k, false
 		}
+		m.warn(l, l.Address+" could not be connected to any more: the vassal shut it down, or its file was removed; it is made anew")
 	}
 	if p := m.set.reg.other(l, m.set); p != nil {
 		m.problems = append(m.problems, *p)
@@ -63,6 +64,12 @@ func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) (k *socket, fr
 	m.set.reg.held[k.addr] = k
 	m.set.reg.mu.Unlock()
 	return k, true
+}
+
+func (m *maker) warn(l vassal.Listener, msg string) {
+	p := problem(l, vassal.CodeListen, msg, "")
+	p.Severity = vassal.Warning
+	m.problems = append(m.problems, *p)
 }
 
 func (m *maker) check(l vassal.Listener, k *socket, err error) {

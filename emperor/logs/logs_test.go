@@ -161,6 +161,32 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// A real flood: its author waits, the disk gets the rate and no more.
+func TestFloodFromOutside(t *testing.T) {
+	l := open(t, Settings{})
+	w := writer(t, l)
+	const total = 12 << 20
+	block := []byte(strings.Repeat(strings.Repeat("z", 99)+"\n", 640))
+	began := time.Now()
+	for sent := 0; sent < total; sent += len(block) {
+		if _, err := w.Write(block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	took := time.Since(began)
+	got := len(content(t, l))
+	if most := int(float64(Rate)*(took.Seconds()+2)) + 1<<20; got > most || got >= total {
+		t.Errorf("%d bytes written in %v, want at most %d", got, took, most)
+	}
+	if took < time.Second/2 {
+		t.Errorf("%d bytes were taken in %v: the flood is read as fast as it comes", total, took)
+	}
+	l.flush(time.Now().Add(time.Second))
+	if b, err := os.ReadFile(l.Path()); err != nil || !bytes.Contains(b, []byte(" were dropped: more than 1048576 bytes a second\n")) {
+		t.Errorf("the log does not say what was dropped: %v", err)
+	}
+}
+
 // A full disk drops, and says so when there is room again.
 func TestFullDisk(t *testing.T) {
 	l := open(t, Settings{})
