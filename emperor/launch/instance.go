@@ -125,7 +125,7 @@ func (in *instance) hear(ch *listen.Change) {
 		if err == nil {
 			err = in.obey(m, ch, &verified, &ready)
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {

@@ -146,7 +146,7 @@ func (m *maker) tcp(l vassal.Listener, k *socket, earlier []vassal.Listener) err
 		return err
 	}
 	fd, err := m.bindTCP(l, addr, v6only(addr, earlier))
-	if err == unix.EADDRINUSE {
+	if errors.Is(err, unix.EADDRINUSE) {
 		return m.taken(l)
 	}
 	if err != nil {
@@ -188,7 +188,7 @@ func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd i
 	if err == nil {
 		err = unix.Listen(fd, backlog(l))
 	}
-	if err == unix.EADDRINUSE {
+	if errors.Is(err, unix.EADDRINUSE) {
 		err = m.replaceOwn(fd, sa, addr, backlog(l))
 	}
 	return fd, err

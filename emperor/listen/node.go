@@ -151,7 +151,7 @@ func OpenRootOnly(p string, mode fs.FileMode, gid int) (*os.File, error) {
 	defer dir.Close()
 	const flags = unix.O_WRONLY | unix.O_APPEND | unix.O_NOFOLLOW | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY
 	fd, err := unix.Openat(int(dir.Fd()), base(p), flags, 0)
-	if err == unix.ENOENT {
+	if errors.Is(err, unix.ENOENT) {
 		if fd, err = unix.Openat(int(dir.Fd()), base(p), flags|unix.O_CREAT|unix.O_EXCL, uint32(mode)); err == nil {
 			err = unix.Fchown(fd, 0, gid)
 		}
