@@ -72,7 +72,7 @@ type Log struct {
 	gid       int
 	out       *os.File
 	size      int64
-	elsewhere io.WriteCloser // logto: where the vassal's own lines go instead
+	elsewhere *aside // logto: where the vassal's own lines go instead
 	tail      []string
 	lost      lost
 	bucket    bucket
@@ -176,9 +176,12 @@ func (l *Log) Elsewhere(w io.WriteCloser) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.elsewhere != nil {
-		l.elsewhere.Close()
+		l.elsewhere.close()
+		l.elsewhere = nil
 	}
-	l.elsewhere = w
+	if w != nil {
+		l.elsewhere = newAside(w)
+	}
 }
 
 // Run moves lines until Close.
@@ -210,6 +213,12 @@ func (l *Log) unfinished() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.partial) > 0 || l.lost.lines > 0
+}
+
+func (l *Log) waiting() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.elsewhere != nil && l.elsewhere.busy.Load() > 0
 }
 
 // lines takes bytes from the vassal; it reports whether they came too fast.
@@ -260,8 +269,8 @@ func (l *Log) line(now time.Time) {
 	}
 	l.sayLost(now)
 	if l.elsewhere != nil {
-		if _, err := l.elsewhere.Write(s); err != nil {
-			l.lose(len(s), err.Error())
+		if why := l.elsewhere.write(s); why != "" {
+			l.lose(len(s), why)
 		}
 		return
 	}
@@ -342,7 +351,7 @@ func (l *Log) Forget() {
 func (l *Log) Settle() {
 	for range 50 {
 		n, err := unix.IoctlGetInt(int(l.fd()), unix.TIOCINQ)
-		if err != nil || n == 0 && !l.unfinished() {
+		if err != nil || n == 0 && !l.unfinished() && !l.waiting() {
 			return
 		}
 		time.Sleep(2 * flushAfter / 50)
@@ -371,7 +380,7 @@ func (l *Log) Close() error {
 		l.out = nil
 	}
 	if l.elsewhere != nil {
-		l.elsewhere.Close() // a write that failed has been counted
+		l.elsewhere.close()
 		l.elsewhere = nil
 	}
 	if rm := os.Remove(l.fifo); !errors.Is(rm, fs.ErrNotExist) {

@@ -213,6 +213,36 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// stuck is a file on a file system that hangs.
+type stuck struct{ release chan struct{} }
+
+func (s stuck) Write(b []byte) (int, error) { <-s.release; return len(b), nil }
+func (s stuck) Close() error                { return nil }
+
+// A file of the tenant's that hangs stops nobody: lines are dropped, notes are
+// written, Close returns.
+func TestHangingTarget(t *testing.T) {
+	l := open(t, Settings{})
+	w := writer(t, l)
+	target := stuck{make(chan struct{})}
+	defer close(target.release)
+	l.Elsewhere(target)
+	for i := range 3 * asideLines {
+		fmt.Fprintf(w, "line %d\n", i)
+	}
+	for end := time.Now().Add(10 * time.Second); len(l.Tail(1)) == 0 || l.Tail(1)[0] != fmt.Sprintf("line %d", 3*asideLines-1); {
+		if time.Now().After(end) {
+			t.Fatal("the log waits for the file")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	l.Note("still here")
+	b, err := os.ReadFile(l.Path())
+	if err != nil || !strings.Contains(string(b), "still here") {
+		t.Errorf("log: %q, %v", b, err)
+	}
+}
+
 // The writer's end outlives the log: nobody dies of SIGPIPE, and the next Log
 // reads on.
 func TestReopen(t *testing.T) {
