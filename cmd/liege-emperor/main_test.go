@@ -89,6 +89,7 @@ type world struct {
 	t   *testing.T
 	dir string
 	bin string
+	env []string // besides this process's own, of the Emperors to come
 }
 
 func newWorld(t *testing.T) *world {
@@ -120,6 +121,7 @@ func (w *world) run(args ...string) *process {
 	w.t.Helper()
 	p := &process{Cmd: exec.Command(w.bin, args...), t: w.t, ended: make(chan error, 1)}
 	p.Stdout, p.Stderr = &p.out, &p.out
+	p.Env = append(os.Environ(), w.env...)
 	if err := p.Start(); err != nil {
 		w.t.Fatal(err)
 	}
