@@ -35,12 +35,33 @@ type realm struct {
 	dir  string // everything of the test, traversable by everybody
 	etc  string // the vassals
 	run  string
+	log  string
 	cmd  *exec.Cmd
 	said *bytes.Buffer
+
+	ini     string   // emperor.ini
+	sources []string // directories beside etc
+	env     []string // of the Emperor
 }
 
 // newRealm starts an Emperor. It ends with the test.
 func newRealm(t *testing.T) *realm {
+	t.Helper()
+	r := layRealm(t)
+	r.begin()
+	return r
+}
+
+// begin starts the Emperor of a realm that was laid out. It ends with the test.
+func (r *realm) begin() {
+	r.t.Helper()
+	r.start()
+	r.t.Cleanup(r.stop)
+}
+
+// layRealm makes the directories of an Emperor, and leaves it to begin to
+// start it.
+func layRealm(t *testing.T) *realm {
 	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.CgroupV2, testenv.Python3, testenv.OpenTree)
 	testenv.Leaks(t)
@@ -52,12 +73,13 @@ func newRealm(t *testing.T) *realm {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := &realm{t: t, bin: testenv.Binaries(t), dir: dir, etc: filepath.Join(dir, "vassals"), run: filepath.Join(dir, "run")}
+	r := &realm{
+		t: t, bin: testenv.Binaries(t), dir: dir, etc: filepath.Join(dir, "vassals"), run: filepath.Join(dir, "run"),
+		log: filepath.Join(dir, "log"), ini: "[emperor]\n", env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+	}
 	if err := os.Mkdir(r.etc, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r.start()
-	t.Cleanup(r.stop)
 	return r
 }
 
@@ -65,10 +87,10 @@ func newRealm(t *testing.T) *realm {
 func (r *realm) start() {
 	r.t.Helper()
 	r.said = &bytes.Buffer{}
-	r.cmd = exec.Command(filepath.Join(r.bin, "liege"), "emperor", "--run-dir", r.run, "--log-dir", filepath.Join(r.dir, "log"),
-		"--state-dir", filepath.Join(r.dir, "state"), "--config", r.write("emperor.ini", "[emperor]\n"), r.etc)
+	args := []string{"emperor", "--run-dir", r.run, "--log-dir", r.log, "--state-dir", filepath.Join(r.dir, "state"), "--config", r.write("emperor.ini", r.ini), r.etc}
+	r.cmd = exec.Command(filepath.Join(r.bin, "liege"), append(args, r.sources...)...)
 	r.cmd.Stdout, r.cmd.Stderr = r.said, r.said
-	r.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	r.cmd.Env = r.env
 	if err := r.cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
