@@ -472,3 +472,68 @@ func TestLogtoAndPidfile(t *testing.T) {
 		t.Errorf("logto: %q, %v", b, err)
 	}
 }
+
+// A path that its user swaps between check and start is not mounted
+// (KERNEL 14): neither in the user's own file nor in the operator's.
+func TestSwapped(t *testing.T) {
+	r := newRig(t)
+	r.site()
+	home := filepath.Join(r.dir, "home")
+	for _, d := range []string{home, home + "/app", home + "/other"} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(d, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swap := func(to func() error) {
+		if err := os.Rename(home+"/app", home+"/away"); err != nil {
+			t.Fatal(err)
+		}
+		if err := to(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back := func() {
+		if err := os.RemoveAll(home + "/app"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(home+"/away", home+"/app"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, uid := range []int{0, nobody} {
+		text := "[vassal]\nhttp-socket = DIR/sock/w.sock\nchdir = DIR/sock\ncheck-static = DIR/home/app\n"
+		if uid == 0 {
+			text += "uid = nobody\n"
+		}
+		for name, to := range map[string]func() error{
+			"link":      func() error { return os.Symlink("/root", home+"/app") },
+			"directory": func() error { return os.Mkdir(home+"/app", 0o755) },
+			"nothing":   func() error { return nil },
+			"not":       nil, // the control
+		} {
+			l := r.host.Launcher("swap")
+			p := r.prepare(l, r.file("swap", text, uid))
+			if to != nil {
+				swap(to)
+			}
+			in, err := l.Launch(t.Context(), p, 1)
+			if (err == nil) != (to == nil) {
+				t.Errorf("uid %d, swapped for %s: started %v, %v", uid, name, err == nil, err)
+			}
+			if err == nil {
+				r.finish(in)
+			} else if first := vassal.AsProblems(err, "", "").First(); first.Step != "mount" || first.Key != "check-static" || first.Line != 4 {
+				t.Errorf("uid %d, swapped for %s: %+v", uid, name, first)
+			}
+			if to != nil {
+				back()
+			}
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
