@@ -35,6 +35,7 @@ type actor struct {
 
 	launch   Launcher      // nil: closed
 	cur      *generation   // the one that serves
+	held     holding       // what answers while none serves
 	leaving  []*generation // on their way out
 	gone     chan *generation
 	slow     chan *generation // killed, and not gone after KillAfter
@@ -86,6 +87,7 @@ type generation struct {
 	prep     Prepared // nil: adopted
 	requests uint64   // counted already
 	alone    bool     // told
+	hold     bool     // it only holds the vassal's place
 }
 
 // tryResult is how the last try ended.
@@ -160,7 +162,9 @@ func (a *actor) begin(ctx context.Context) stateFn {
 			f.in, f.gen, f.ok = ad.Adopt(ctx)
 			return f
 		})
-		if f.ok {
+		if f.ok && f.gen >= FirstHold {
+			a.adoptHolding(f.in, f.gen)
+		} else if f.ok {
 			a.cur = &generation{n: f.gen, inst: f.in, alone: true}
 			a.enter(control.Running)
 			a.noteBound(f.in)
@@ -168,7 +172,7 @@ func (a *actor) begin(ctx context.Context) stateFn {
 			a.realm.log.Info("found running", "vassal", a.name, "gen", f.gen, "pid", f.in.PID())
 		}
 	}
-	if a.cur == nil {
+	if a.cur == nil && a.held.gen == nil {
 		a.rec.Kernel = kernelCounts{} // a new cgroup counts from nothing
 	}
 	return a.decide
@@ -243,6 +247,7 @@ const (
 	evWish  event = iota // there may be a new wish
 	evEnd                // the Emperor ends
 	evCrash              // the generation that served is no more
+	evHold               // the holding generation is no more
 	evGone               // one that was leaving is gone, or stuck
 	evDone               // what the state waited for
 	evTimer              // the state's own time is up
@@ -252,9 +257,12 @@ const (
 // state alike is dealt with here.
 func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan time.Time) event {
 	for {
-		var crashed <-chan struct{}
+		var crashed, unheld <-chan struct{}
 		if a.cur != nil {
 			crashed = a.cur.inst.Done()
+		}
+		if a.held.gen != nil {
+			unheld = a.held.gen.inst.Done()
 		}
 		end := ctx.Done()
 		if a.ending {
@@ -269,6 +277,9 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 		case <-crashed:
 			a.crashed()
 			return evCrash
+		case <-unheld:
+			a.holdEnded()
+			return evHold
 		case g := <-a.gone:
 			a.buried(g)
 			return evGone

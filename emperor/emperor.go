@@ -81,7 +81,8 @@ type Launcher interface {
 type Adopter interface {
 	// Adopt takes back the listeners that the survivor holds and returns it as
 	// generation gen, or false if there is none. It is called once, before
-	// anything else. The actor treats the survivor as a generation that
+	// anything else. A survivor that only holds the vassal's place is ended
+	// when another holds or serves. Any other survivor the actor treats as a generation that
 	// serves: its successor is started at once, and when that is ready the
 	// survivor is drained.
 	Adopt(ctx context.Context) (in Instance, gen int, ok bool)
@@ -94,6 +95,21 @@ type Heir interface {
 	// Afterwards old is closed by the actor and gives up the rest.
 	Inherit(old Launcher) error
 }
+
+// A Holder is a Launcher that can answer every request on the vassal's
+// listeners while no generation of it serves: suspended, or in back-off.
+type Holder interface {
+	// Hold is Launch of a holding generation, which answers as h says and has
+	// nothing of the vassal's: on the listeners of p, which are made if they
+	// are not there, or, where p is nil or cannot be used, on those that the
+	// vassal has. Without listeners there is neither Instance nor error. gen
+	// is FirstHold or more.
+	Hold(ctx context.Context, p Prepared, h vassal.Hold, gen int) (Instance, error)
+}
+
+// FirstHold is the number from which holding generations are counted, so that
+// they are told apart from those that run the application.
+const FirstHold = 1_000_000_000
 
 // A Remainer is an Instance that can say what keeps it from being gone, such
 // as "pids 412 413 in D state, nfs_wait".

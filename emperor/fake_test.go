@@ -53,10 +53,14 @@ type world struct {
 	changed  map[vassal.Name]bool
 	survivor map[vassal.Name]*fake
 	handed   []string
+	holds    words // what holding generations do: "fail", "crash", "none", "slow=5s", "drain=2s"
+	held     map[vassal.Name][]*fake
+	answers  []string // of all holding generations, in order
 }
 
 func newWorld() *world {
-	return &world{made: map[vassal.Name][]*fake{}, open: map[vassal.Name]int{}, changed: map[vassal.Name]bool{}, survivor: map[vassal.Name]*fake{}}
+	return &world{made: map[vassal.Name][]*fake{}, open: map[vassal.Name]int{}, changed: map[vassal.Name]bool{}, survivor: map[vassal.Name]*fake{},
+		held: map[vassal.Name][]*fake{}}
 }
 
 func (w *world) launcher(n vassal.Name) Launcher {
@@ -80,6 +84,20 @@ func (w *world) alive(n vassal.Name) (out int) {
 	return out
 }
 
+// holding is how many holding generations of n are.
+func (w *world) holding(n vassal.Name) (out int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.held[n] {
+		select {
+		case <-f.done:
+		default:
+			out++
+		}
+	}
+	return out
+}
+
 // most is how many were between Launch and ready at once.
 func (w *world) most() int { w.mu.Lock(); defer w.mu.Unlock(); return w.peak }
 
@@ -87,6 +105,13 @@ func (w *world) starts(n vassal.Name) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.made[n])
+}
+
+// latest is the newest generation of n.
+func (w *world) latest(n vassal.Name) *fake {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.made[n][len(w.made[n])-1]
 }
 
 type fakeLauncher struct {
@@ -180,9 +205,32 @@ func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instanc
 	return f, nil
 }
 
+func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen int) (Instance, error) {
+	defer l.use()()
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	w := l.w.holds
+	switch {
+	case gen < FirstHold:
+		panic("a holding generation has the number of another")
+	case w.has("none"):
+		return nil, nil
+	case w.has("fail"):
+		return nil, errors.New("no uid")
+	}
+	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
+	l.w.held[l.name] = append(l.w.held[l.name], f)
+	l.w.answers = append(l.w.answers, fmt.Sprintf("%d %s", h.Status, h.Page))
+	time.AfterFunc(w.time("slow", 100*time.Millisecond), func() { f.ready <- nil })
+	if w.has("crash") {
+		time.AfterFunc(time.Second, func() { f.die(vassal.Exit{Code: 1, At: time.Now()}) })
+	}
+	return f, nil
+}
+
 func (l *fakeLauncher) Close() error {
 	defer l.use()()
-	if n := l.w.alive(l.name); n > 0 {
+	if n := l.w.alive(l.name) + l.w.holding(l.name); n > 0 {
 		panic(fmt.Sprintf("%s: closed while %d live", l.name, n))
 	}
 	l.w.mu.Lock()
@@ -207,7 +255,11 @@ func (l *fakeLauncher) Adopt(context.Context) (Instance, int, bool) {
 	if f == nil {
 		return nil, 0, false
 	}
-	l.w.made[l.name] = append(l.w.made[l.name], f)
+	if f.gen >= FirstHold {
+		l.w.held[l.name] = append(l.w.held[l.name], f)
+	} else {
+		l.w.made[l.name] = append(l.w.made[l.name], f)
+	}
 	return f, f.gen, true
 }
 

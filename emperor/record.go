@@ -24,6 +24,7 @@ type record struct {
 	Intent     intent        `json:"intent"`
 	By         string        `json:"by,omitempty"` // who stopped it
 	Hold       *hold         `json:"hold,omitempty"`
+	Holds      int           `json:"holds,omitempty"` // holding generations so far
 	Restarts   int64         `json:"restarts"`
 	ColdStarts int64         `json:"cold_starts"`
 	OOMKills   int64         `json:"oom_kills"`
@@ -83,7 +84,7 @@ func (r records) load(n vassal.Name) (record, error) {
 	case rec.V != recordVersion || rec.Name != n:
 		err = fmt.Errorf("version %d of %q", rec.V, rec.Name)
 	case rec.Intent != wantRun && rec.Intent != wantStop && rec.Intent != wantSuspend,
-		rec.Intent == wantSuspend && rec.Hold == nil, rec.Generation < 0:
+		rec.Intent == wantSuspend && rec.Hold == nil, rec.Generation < 0, rec.Holds < 0:
 		err = errors.New("makes no sense")
 	}
 	if err != nil {

@@ -249,7 +249,7 @@ func TestRecords(t *testing.T) {
 		}
 		s.write("crash", "crash")
 		s.look(2500 * time.Millisecond)
-		f := s.world.made["run"][0]
+		f := s.world.latest("run")
 		f.mu.Lock()
 		f.usage = Usage{CPUUsec: 1000, OOMKills: 2, Requests: 30}
 		f.mu.Unlock()
@@ -284,7 +284,7 @@ func TestRecords(t *testing.T) {
 		if v.CPUUsec != 1000 || v.OOMKills != 2 || v.Requests != 30 {
 			s.Errorf("counters: %d %d %d", v.CPUUsec, v.OOMKills, v.Requests)
 		}
-		g := s.world.made["run"][1] // a new cgroup, a new process: both count from nothing
+		g := s.world.latest("run") // a new cgroup, a new process: both count from nothing
 		g.mu.Lock()
 		g.usage = Usage{CPUUsec: 1500, OOMKills: 3, Requests: 35}
 		g.mu.Unlock()
@@ -309,7 +309,7 @@ func TestRecords(t *testing.T) {
 		}
 		s.start()
 		s.pass(2 * time.Second)
-		h := s.world.made["run"][len(s.world.made["run"])-1]
+		h := s.world.latest("run")
 		h.mu.Lock()
 		h.usage = Usage{CPUUsec: 1500}
 		h.mu.Unlock()

@@ -109,6 +109,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 			Message: fmt.Sprintf("not ready after %v", limit), Hint: "what does its log say? liege logs " + string(a.name)}))
 	}
 	a.retire()
+	a.giveWay()
 	a.cur, a.last, a.pending = g, served, nil
 	a.noteBound(g.inst)
 	a.problems = append(ps, res.notes...)

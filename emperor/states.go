@@ -39,7 +39,11 @@ func (a *actor) backoff(ctx context.Context) stateFn {
 	a.pending = nil
 	a.settle()
 	defer func() { a.retryAt = time.Time{} }()
-	if a.rest(ctx, time.After(delay)) {
+	retry := time.After(delay)
+	if delay >= bridgeFrom || a.held.gen != nil {
+		a.bridge(ctx, delay)
+	}
+	if !a.ending && a.rest(ctx, retry) {
 		a.rec.Restarts++
 		a.dirty = true
 		a.tardy, a.retrying = true, true
@@ -48,7 +52,16 @@ func (a *actor) backoff(ctx context.Context) stateFn {
 	return a.decide
 }
 
-// failed is the state of a vassal whose file cannot be used.
+// bridge has clients answered while they wait for a start.
+func (a *actor) bridge(ctx context.Context, patience time.Duration) {
+	a.keepPlace(ctx, nil, patience)
+	if a.stale {
+		ring(a.box.bell) // it was heard here
+	}
+}
+
+// failed is the state of a vassal whose file cannot be used. Listeners that it
+// has from before go on to be answered.
 func (a *actor) failed(ctx context.Context) stateFn {
 	a.enter(control.Failed)
 	a.pending = nil
@@ -58,7 +71,10 @@ func (a *actor) failed(ctx context.Context) stateFn {
 		again = time.After(min(CheckAgain<<min(a.checks, 20), CheckAgainMax))
 		a.checks++
 	}
-	if a.rest(ctx, again) {
+	if a.held.gen != nil || a.bound != nil {
+		a.bridge(ctx, holdAgain)
+	}
+	if !a.ending && a.rest(ctx, again) {
 		a.tardy, a.retrying = true, true
 		return a.try
 	}
@@ -90,6 +106,7 @@ func (a *actor) rest(ctx context.Context, timer <-chan time.Time) bool {
 // stop is the state of a vassal that shall not run. Its listeners are closed.
 func (a *actor) stop(ctx context.Context) stateFn {
 	a.remember()
+	a.giveWay()
 	if !a.empty(ctx, func(w wish) bool { return w.intent == wantStop }) {
 		return a.decide
 	}
@@ -100,14 +117,19 @@ func (a *actor) stop(ctx context.Context) stateFn {
 	return a.decide
 }
 
-// suspend is the state of a vassal whose processes are ended and whose
-// listeners are kept.
+// suspend is the state of a vassal whose processes are ended and on whose
+// listeners a holding generation answers, already while they drain.
 func (a *actor) suspend(ctx context.Context) stateFn {
 	a.remember()
+	a.retire()
+	if a.pending = nil; a.departing() > 0 {
+		a.enter(control.Draining)
+		a.publish()
+	}
+	a.keepPlace(ctx, a.w.hold, holdAgain)
 	if !a.empty(ctx, func(w wish) bool { return w.intent == wantSuspend }) {
 		return a.decide
 	}
-	a.enter(control.Suspended)
 	a.last, a.fails = untried, 0
 	a.idle(ctx, wantSuspend)
 	return a.decide
@@ -122,12 +144,26 @@ func (a *actor) idle(ctx context.Context, in intent) {
 			return
 		}
 		a.remember()
-		if in == wantSuspend && a.w.file.Stamp != a.stamp && !a.checked(ctx) {
+		if in == wantSuspend && !a.attend(ctx) {
 			continue
 		}
 		a.settle()
-		a.next(ctx, nil, nil)
+		a.next(ctx, nil, a.holdTimer())
 	}
+}
+
+// attend does for a suspended vassal what its latest wish needs, and returns
+// false if there is a newer one.
+func (a *actor) attend(ctx context.Context) bool {
+	if a.w.file.Stamp != a.stamp && !a.checked(ctx) {
+		return false
+	}
+	a.keepPlace(ctx, a.w.hold, holdAgain)
+	if a.ending || a.box.get().turn != a.w.turn {
+		return false
+	}
+	a.enter(control.Suspended) // now clients have their answer
+	return true
 }
 
 // checked checks the file without starting it, and returns false if a newer
@@ -155,12 +191,14 @@ func (a *actor) checked(ctx context.Context) bool {
 	}
 	a.see(c.prep)
 	a.problems = c.ps
+	a.held.again = time.Time{} // it may have listeners now
 	return true
 }
 
 // leave is the state of a vassal whose file is gone. If it comes back before
 // the end, the vassal stays.
 func (a *actor) leave(ctx context.Context) stateFn {
+	a.giveWay()
 	if !a.empty(ctx, func(w wish) bool { return w.gone }) {
 		a.giveUpHeir()
 		return a.decide
@@ -194,6 +232,7 @@ func (a *actor) giveUpHeir() {
 // shutdown is the end of the vassal with the Emperor. Its wishes are kept for
 // the next one.
 func (a *actor) shutdown(ctx context.Context) stateFn {
+	a.giveWay()
 	a.empty(ctx, func(wish) bool { return true })
 	a.giveUpHeir()
 	if len(a.leaving) == 0 {
@@ -208,7 +247,7 @@ func (a *actor) shutdown(ctx context.Context) stateFn {
 func (a *actor) empty(ctx context.Context, still func(wish) bool) bool {
 	a.pending = nil
 	a.retire()
-	for a.departing() > 0 {
+	for len(a.leaving) > len(a.stuck) {
 		a.enter(control.Draining)
 		a.publish()
 		switch a.next(ctx, nil, nil) {
@@ -279,14 +318,24 @@ func (a *actor) depart(g *generation, patience time.Duration) {
 func (a *actor) buried(g *generation) {
 	a.leaving = slices.DeleteFunc(a.leaving, func(x *generation) bool { return x == g })
 	delete(a.stuck, g)
-	a.count(g)
-	a.recordExit(g.inst.Exit())
-	a.tellAlone()
+	if !g.hold {
+		a.count(g)
+		a.recordExit(g.inst.Exit())
+		a.tellAlone()
+	}
 	a.publish()
 }
 
-// departing counts the leaving generations that may still be expected to go.
-func (a *actor) departing() int { return len(a.leaving) - len(a.stuck) }
+// departing counts the leaving generations of the vassal that may still be
+// expected to go.
+func (a *actor) departing() (n int) {
+	for _, g := range a.leaving {
+		if !g.hold && !a.stuck[g] {
+			n++
+		}
+	}
+	return n
+}
 
 // tellAlone tells the generation that serves that no other lives.
 func (a *actor) tellAlone() {

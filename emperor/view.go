@@ -81,6 +81,9 @@ func (a *actor) view() control.Vassal {
 	v.Applied = a.state == control.Running && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
 	v.Problems = append(v.Problems, a.problems...)
 	v.Problems = append(v.Problems, a.stuckProblems()...)
+	if a.held.problem != nil {
+		v.Problems = append(v.Problems, *a.held.problem)
+	}
 	v.Error = vassal.Problems(v.Problems).First()
 	v.Restarts, v.ColdStarts = a.rec.Restarts, a.rec.ColdStarts
 	v.OOMKills, v.CPUUsec, v.Requests = a.rec.OOMKills, a.rec.CPUUsec, a.rec.Requests
@@ -214,6 +217,9 @@ func (a *actor) remember() {
 	a.rec.Intent, a.rec.By, a.rec.Hold = a.w.intent, a.w.by, a.w.hold
 	a.dirty = true
 	a.save(true)
+	if h := a.rec.Hold; h != nil && a.rec.Intent == wantSuspend {
+		a.realm.log.Info("suspended", "vassal", a.name, "status", h.Status, "by", h.By, "reason", h.Reason)
+	}
 }
 
 // save writes the record if it has changed.

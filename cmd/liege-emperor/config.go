@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"liege/emperor/expand"
+	"liege/emperor/launch"
 	"liege/emperor/resolve"
 	"liege/selinux"
 	"liege/vassal"
@@ -89,6 +90,10 @@ func (h *host) own() string {
 	}
 	return h.policy.Own()
 }
+
+// holdUID is the user of every holding generation: allotted as to a vassal, so
+// it is never anybody else's.
+func (h *host) holdUID() (int, error) { return h.auto.UID(launch.HoldName) }
 
 // context is the canonical form of a context that a vassal may enter.
 func (h *host) context(c string) (string, error) {

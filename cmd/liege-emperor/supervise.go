@@ -105,7 +105,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	r.launch = &launch.Host{
 		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(),
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: resolve.Files{}, Seccomp: filter, Own: r.machine.own(), Expand: r.expander.Expand, Log: log,
+		Users: resolve.Files{}, Seccomp: filter, Own: r.machine.own(), HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)

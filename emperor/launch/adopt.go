@@ -1,11 +1,13 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +15,7 @@ import (
 
 	"liege/emperor"
 	"liege/emperor/expand"
+	"liege/emperor/listen"
 	"liege/emperor/record"
 	"liege/sandbox"
 	"liege/sandbox/stage"
@@ -63,32 +66,38 @@ func (h *Host) Tidy() error {
 	return errors.Join(errs...)
 }
 
-// Adopt implements emperor.Adopter. Of several survivors the newest is
-// adopted; the others, which were draining, end.
+// Adopt implements emperor.Adopter. Of several survivors the first is adopted,
+// and listeners are taken back from all; the others, which were draining, end.
 func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
-	rs, err := l.host.Records.Read(l.name)
-	if err != nil {
-		l.host.Log.Warn("records that cannot be believed", "vassal", l.name, "err", err)
-	}
 	var found *instance
-	for _, r := range rs {
+	for _, r := range l.survivors() {
 		in, err := l.adopt(ctx, r)
-		switch {
-		case err != nil:
+		if err != nil {
 			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
-		case found == nil:
+			continue
+		}
+		l.takeBack(r)
+		if found == nil {
 			found = in
-			l.takeBack(r)
-		default:
-			if err := in.Drain(); err != nil {
-				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
-			}
+		} else if err := in.Drain(); err != nil {
+			l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
 		}
 	}
 	if found == nil {
 		return nil, 0, false
 	}
 	return found, found.gen, true
+}
+
+// survivors are the records of what may have survived: first what runs the
+// application, then what holds its place, the newest of each first.
+func (l *launcher) survivors() []record.Record {
+	rs, err := l.host.Records.Read(l.name)
+	if err != nil {
+		l.host.Log.Warn("records that cannot be believed", "vassal", l.name, "err", err)
+	}
+	slices.SortStableFunc(rs, func(a, b record.Record) int { return cmp.Compare(a.Gen/emperor.FirstHold, b.Gen/emperor.FirstHold) })
+	return rs
 }
 
 // adopt makes an instance of the generation that r names.
@@ -119,7 +128,7 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 	heard := make(chan struct{})
 	close(heard)
 	go in.finish(heard, nil)
-	l.log.Note("generation %d, pid %d, outlived the Emperor that started it: it serves until its successor is ready", r.Gen, r.PID)
+	l.log.Note("%s, pid %d, outlived the Emperor that started it: it serves until its successor is ready", title(r.Gen), r.PID)
 	return in, nil
 }
 
@@ -136,6 +145,9 @@ func (l *launcher) takeBack(r record.Record) {
 	defer unix.Close(pidfd)
 	where := socketsOf(r.PID)
 	for _, k := range r.Listeners {
+		if slices.ContainsFunc(l.sockets.Bound(), func(b listen.Bound) bool { return b.Named == k.Address && b.Address == k.Bound }) {
+			continue // another survivor had it
+		}
 		fd, ok := where[fmt.Sprintf("socket:[%d]", k.Inode)]
 		if !ok {
 			fd = k.FD

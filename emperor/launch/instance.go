@@ -305,7 +305,7 @@ func (in *instance) why() vassal.Problems {
 		}
 		for _, p := range ps {
 			if p.Severity == vassal.Error {
-				in.log.Note("generation %d ended: %s", in.gen, p.Error())
+				in.log.Note("%s ended: %s", title(in.gen), p.Error())
 			}
 		}
 	}

@@ -57,7 +57,8 @@ type Host struct {
 	Logs      logs.Settings
 	Users     resolve.Users
 	Seccomp   []stage.Filter
-	Own       string // SELinux context of the stage; empty: SELinux is off
+	HoldUID   func() (int, error) // the user of holding generations, and its group: nobody else's
+	Own       string              // SELinux context of the stage; empty: SELinux is off
 	// Expand makes of a file what one start needs. It may be called by many
 	// goroutines.
 	Expand func(context.Context, emperor.File) expand.Expanded

@@ -98,6 +98,7 @@ func (r *rig) newHost(sub string) *Host {
 	return &Host{
 		Sandboxes: boxes, Records: records, Sockets: listen.NewRegistry(), Logs: logs.Settings{Dir: cfg.LogDir},
 		Users: resolve.Files{}, Seccomp: filter, Expand: r.x.Expand, Log: log,
+		HoldUID: func() (int, error) { return resolve.FirstAutoUID, nil },
 	}
 }
 

@@ -42,32 +42,43 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 		return nil, errors.New("launch: the file was not found good")
 	}
 	s := &start{l: l, p: p, gen: gen}
-	defer func() {
-		for _, f := range s.temp {
-			f.Close()
-		}
-		if s.user != nil {
-			s.user.Close()
-		}
-		if err != nil {
-			for _, undo := range slices.Backward(s.undo) {
-				undo()
-			}
-		}
-	}()
-	in := newInstance(ctx, l, p, gen)
-	for _, step := range []func(context.Context) error{s.openLog, s.listen, s.binds, s.describe} {
+	defer func() { s.finish(err) }()
+	for _, step := range []func(context.Context) error{s.openLog, s.listen, s.binds} {
 		if err := step(ctx); err != nil {
 			return nil, s.explain(err)
 		}
+	}
+	return s.run(ctx)
+}
+
+// finish closes what only the start needed; err undoes the rest.
+func (s *start) finish(err error) {
+	for _, f := range s.temp {
+		f.Close()
+	}
+	if s.user != nil {
+		s.user.Close()
+	}
+	if err != nil {
+		for _, undo := range slices.Backward(s.undo) {
+			undo()
+		}
+	}
+}
+
+// run starts what the Spec says so far.
+func (s *start) run(ctx context.Context) (emperor.Instance, error) {
+	in := newInstance(ctx, s.l, s.p, s.gen)
+	if err := s.describe(); err != nil {
+		return nil, s.explain(err)
 	}
 	if err := s.channel(in); err != nil {
 		return nil, s.explain(err)
 	}
 	s.spec.Created = func(r sandbox.Record) error { return in.note(r, s.ch.Bound()) }
-	box, err := l.host.Sandboxes.Start(ctx, s.spec)
+	box, err := s.l.host.Sandboxes.Start(ctx, s.spec)
 	if err != nil {
-		_ = l.host.Records.Remove(l.name, gen) // there is none, or it is of nothing
+		_ = s.l.host.Records.Remove(s.l.name, s.gen) // there is none, or it is of nothing
 		return nil, s.explain(err)
 	}
 	in.run(box, s.ch)
@@ -80,7 +91,7 @@ func (s *start) explain(err error) error {
 	if s.l.log != nil {
 		for _, p := range ps {
 			if p.Severity == vassal.Error {
-				s.l.log.Note("generation %d does not start: %s", s.gen, p.Error())
+				s.l.log.Note("%s does not start: %s", title(s.gen), p.Error())
 			}
 		}
 	}
@@ -310,7 +321,7 @@ func (s *start) open(ctx context.Context, path string) (*os.File, error) {
 }
 
 // describe fills in the rest of the Spec.
-func (s *start) describe(context.Context) error {
+func (s *start) describe() error {
 	r, h := s.p.Result, s.l.host
 	s.spec.ID = fmt.Sprintf("%s-g%d", s.l.name, s.gen)
 	s.spec.Name, s.spec.Gen = s.l.name, s.gen

@@ -99,6 +99,8 @@ func (r *Registry) Set(name vassal.Name) *Set { return &Set{reg: r, name: name} 
 // Bound is one socket of a Set.
 type Bound struct {
 	Address  string // as bound
+	Named    string // as the file names it, canonical
+	From     vassal.Origin
 	Protocol vassal.Protocol
 	Cookie   uint64   // SO_COOKIE: the same for every descriptor of the socket
 	Inode    uint64   // as /proc/PID/fd shows it: socket:[Inode]
@@ -211,6 +213,13 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	return c, m.problems
 }
 
+// Keep returns a Change that changes nothing: the sockets that the Set has.
+func (s *Set) Keep() *Change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &Change{set: s, next: slices.Clone(s.current)}
+}
+
 // Inherit takes over every socket of old, whose file was renamed and of which
 // no generation lives any more.
 func (s *Set) Inherit(old *Set) {
@@ -271,7 +280,7 @@ func (k *socket) public() Bound {
 	if err := unix.Fstat(int(k.file.Fd()), &st); err != nil {
 		st.Ino = 0
 	}
-	return Bound{Address: k.bound, Protocol: k.protocol, Cookie: cookie, Inode: st.Ino, File: k.file}
+	return Bound{Address: k.bound, Named: k.addr, From: vassal.Origin{File: k.from, Line: k.line}, Protocol: k.protocol, Cookie: cookie, Inode: st.Ino, File: k.file}
 }
 
 // release closes k and forgets it.

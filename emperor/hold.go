@@ -1,0 +1,206 @@
+package emperor
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"liege/vassal"
+)
+
+// While a vassal is suspended, and while it waits for its next start, a
+// holding generation answers on its listeners (CONTRACT 13). It is none of the
+// vassal's generations: it counts as no start and no restart, its end is no
+// exit, and no generation waits for it. The next good generation takes its
+// place as it would that of an older one.
+
+// Times of holding generations.
+const (
+	// bridgeFrom is the shortest back-off that is bridged: the first failures
+	// are retried sooner than clients give up, and a holding generation would
+	// cost as much as the retry.
+	bridgeFrom = 2 * time.Second
+	// holdReady is how long one may take to answer, holdDrain to finish.
+	holdReady = 10 * time.Second
+	holdDrain = 5 * time.Second
+	// holdAgain is how long after a failure another is tried, and how long
+	// one of a suspended vassal waits for a slot.
+	holdAgain = 30 * time.Second
+	// What clients are told of when to come again.
+	suspendedRetry = 5 * time.Minute
+	backoffRetry   = 10 * time.Second
+)
+
+// holding is what an actor knows of its holding generation.
+type holding struct {
+	gen     *generation     // nil: none
+	answers *hold           // what it answers; nil: as in back-off
+	again   time.Time       // not tried again before this; zero: at any time
+	turn    uint64          // of the wish last tried for
+	problem *vassal.Problem // why nobody answers
+}
+
+// answer is what clients get while h lasts; nil: in back-off.
+func (h *hold) answer() vassal.Hold {
+	if h == nil {
+		return vassal.Hold{Status: 503, RetryAfter: backoffRetry}
+	}
+	return vassal.Hold{Status: cmp.Or(h.Status, 503), Page: h.Page, RetryAfter: suspendedRetry}
+}
+
+// keepPlace has a holding generation answer as h says. It returns when that
+// serves, or cannot be had: because nothing can be started, the wait for a slot
+// took longer than patience, or a newer wish made it pointless. The caller
+// looks at a.ending.
+func (a *actor) keepPlace(ctx context.Context, h *hold, patience time.Duration) {
+	if a.launch == nil { // suspended after it was stopped
+		a.launch = a.realm.launcher(a.name)
+	}
+	holder, ok := a.launch.(Holder)
+	same := a.held.gen != nil && a.held.answers == h
+	if !ok || same || a.w.control <= a.held.turn && time.Now().Before(a.held.again) {
+		return
+	}
+	a.held.turn = a.w.turn
+	defer func() {
+		if a.box.get().turn != a.w.turn {
+			ring(a.box.bell) // it was heard here
+		}
+	}()
+	sl, ok := a.holdSlot(ctx, h, patience)
+	if !ok {
+		return
+	}
+	defer sl.Release()
+	g, err := a.launchHolding(ctx, holder, h)
+	switch {
+	case err != nil:
+		a.notHeld(vassal.AsProblems(err, "hold", vassal.CodeStartFailed))
+		return
+	case g == nil:
+		return
+	}
+	old := a.held.gen
+	a.held = holding{gen: g, answers: h, turn: a.held.turn}
+	if old != nil {
+		a.depart(old, holdDrain)
+	}
+	a.noteBound(g.inst)
+	a.realm.log.Info("held", "vassal", a.name, "status", h.answer().Status, "pid", g.inst.PID())
+	a.publish()
+}
+
+// holdSlot waits for a slot of the gate as everybody does.
+func (a *actor) holdSlot(ctx context.Context, h *hold, patience time.Duration) (*slot, bool) {
+	c := tardy
+	if h != nil {
+		c = ordinary
+		if a.w.control > a.settled {
+			c = asked
+		}
+	}
+	type admission struct {
+		s   *slot
+		err error
+	}
+	ad, ok := unless(a, ctx, func(ctx context.Context) (ad admission) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		ad.s, ad.err = a.realm.gate.acquire(ctx, c, time.Now())
+		return ad
+	})
+	switch {
+	case !ok && ad.s != nil:
+		ad.s.Release()
+	case ok && ad.err != nil:
+		a.held.again = time.Now().Add(holdAgain)
+	}
+	return ad.s, ok && ad.err == nil
+}
+
+// launchHolding starts a holding generation and waits until it serves. It
+// returns none, and no error, where there are no listeners or a newer wish
+// made it pointless.
+func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold) (*generation, error) {
+	a.rec.Holds++
+	a.dirty = true
+	a.save(false)
+	n, prep := FirstHold+a.rec.Holds, a.prep
+	type launched struct {
+		in  Instance
+		err error
+	}
+	got, ok := unless(a, ctx, func(ctx context.Context) (got launched) {
+		got.in, got.err = l.Hold(ctx, prep, h.answer(), n)
+		return got
+	})
+	g := &generation{n: n, inst: got.in, hold: true}
+	switch {
+	case !ok:
+		if got.in != nil {
+			a.depart(g, 0)
+		}
+		return nil, nil
+	case got.err != nil:
+		return nil, got.err
+	case got.in == nil:
+		a.held.again = time.Now().Add(holdAgain)
+		return nil, nil
+	}
+	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, got.in, holdReady) })
+	switch {
+	case !ok:
+		a.depart(g, 0)
+		return nil, nil
+	case res.ended:
+		return nil, deathOf(g, "hold")
+	case res.late:
+		a.depart(g, 0)
+		return nil, fmt.Errorf("not ready after %v", holdReady)
+	}
+	return g, nil
+}
+
+// notHeld notes why nobody answers on the vassal's listeners. That is no
+// failure of the vassal: it stays what it is.
+func (a *actor) notHeld(ps vassal.Problems) {
+	what := "nobody answers on its listeners: " + ps.Error()
+	a.realm.log.Warn("not held", "vassal", a.name, "err", ps.Error())
+	a.held.again = time.Now().Add(holdAgain)
+	a.held.problem = &vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeStartFailed, Step: "hold", Message: what}
+	a.publish()
+}
+
+// holdEnded notes that the holding generation ended by itself.
+func (a *actor) holdEnded() {
+	g := a.held.gen
+	a.held.gen = nil
+	a.notHeld(deathOf(g, "hold"))
+}
+
+// giveWay ends the holding generation: another serves, or nobody shall.
+func (a *actor) giveWay() {
+	g := a.held.gen
+	a.held = holding{}
+	if g != nil {
+		a.depart(g, holdDrain)
+	}
+}
+
+// holdTimer fires when the holding generation that is missing is tried again.
+func (a *actor) holdTimer() <-chan time.Time {
+	if a.held.gen != nil || a.held.again.IsZero() {
+		return nil
+	}
+	return time.After(time.Until(a.held.again))
+}
+
+// adoptHolding takes over what held the vassal's place under an earlier
+// Emperor. It is replaced by the first that holds or serves.
+func (a *actor) adoptHolding(in Instance, n int) {
+	a.held = holding{gen: &generation{n: n, inst: in, hold: true}, answers: &hold{}}
+	a.rec.Holds = max(a.rec.Holds, n-FirstHold)
+	a.noteBound(in)
+	a.realm.log.Info("found held", "vassal", a.name, "pid", in.PID())
+}

@@ -1,0 +1,273 @@
+package emperor
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"liege/emperor/control"
+	"liege/vassal"
+)
+
+// held says how many holding generations v must have now, and how many of the
+// application.
+func (s *stage) held(holding, alive int) {
+	s.Helper()
+	if h, a := s.world.holding("v"), s.world.alive("v"); h != holding || a != alive {
+		s.Errorf("%d hold and %d run, want %d and %d", h, a, holding, alive)
+	}
+}
+
+// suspend suspends v and returns how long that took.
+func (s *stage) suspend(status int, page string) time.Duration {
+	s.Helper()
+	began := time.Now()
+	o := s.e.Act(s.ctx, "v", control.Request{Verb: control.Suspend, Status: status, Page: []byte(page), Reason: "why"}, "root")
+	if !o.OK {
+		s.Errorf("suspend: %+v", o)
+	}
+	return time.Since(began)
+}
+
+// answered says what all holding generations so far were to answer.
+func (s *stage) answered(want ...string) {
+	s.Helper()
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	if got := strings.Join(s.world.answers, "; "); got != strings.Join(want, "; ") {
+		s.Errorf("answers %q, want %q", got, want)
+	}
+}
+
+func (s *stage) holds(text string) {
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	s.world.holds = parse(text)
+}
+
+func TestHolding(t *testing.T) {
+	sec := time.Second
+	for _, tt := range []struct {
+		name string
+		do   func(s *stage)
+	}{{"suspended, then resumed", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.suspend(402, "unpaid")
+		s.want("v", "suspended 1")
+		s.held(1, 0)
+		s.answered("402 unpaid")
+		v := record0(s, "v")
+		if v.Restarts != 0 || v.PID != nil || v.Generation != 1 || len(v.Listen) != 1 || v.Suspended.Reason != "why" {
+			s.Errorf("suspended: %+v", v)
+		}
+		go s.e.Act(s.ctx, "v", control.Request{Verb: control.Resume}, "root")
+		s.pass(sec / 2)
+		s.want("v", "starting 2 starting")
+		s.held(1, 1) // until the application is ready
+		s.pass(sec)
+		s.want("v", "running 2")
+		s.held(0, 1)
+		if v := record0(s, "v"); v.LastExit == nil || v.LastExit.At.Before(time.Now().Add(-4*sec)) || v.Suspended != nil {
+			s.Errorf("resumed: %+v", v)
+		}
+	}}, {"it answers while the old one drains", func(s *stage) {
+		s.write("v", "good drain=10s")
+		s.look(2 * sec)
+		go s.suspend(0, "")
+		s.pass(sec)
+		s.want("v", "draining 1")
+		s.held(1, 1)
+		s.answered("503 ")
+		s.pass(10 * sec)
+		s.want("v", "suspended 1")
+		s.held(1, 0)
+	}}, {"another page replaces the first", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.suspend(503, "one")
+		s.suspend(503, "one")
+		s.suspend(404, "two")
+		s.pass(sec)
+		s.held(1, 0)
+		s.answered("503 one", "503 one", "404 two")
+	}}, {"stopped and removed", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.suspend(0, "")
+		s.act("v", control.Stop)
+		s.want("v", "stopped 1")
+		s.held(0, 0)
+		s.act("v", control.Start) // still suspended
+		s.want("v", "suspended 1")
+		s.held(1, 0)
+		s.remove("v")
+		s.look(sec)
+		s.want("v", "none")
+		s.held(0, 0)
+	}}, {"what cannot be started is said, and tried again", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.holds("fail")
+		if took := s.suspend(0, ""); took > sec {
+			s.Errorf("suspend took %v", took)
+		}
+		s.want("v", "suspended 1")
+		s.held(0, 0)
+		v := record0(s, "v")
+		if len(v.Problems) != 1 || v.Problems[0].Severity != vassal.Warning || !strings.Contains(v.Problems[0].Message, "no uid") {
+			s.Errorf("problems %+v", v.Problems)
+		}
+		s.holds("")
+		s.pass(holdAgain - sec)
+		s.held(0, 0)
+		s.pass(2 * sec)
+		s.held(1, 0)
+		if v := record0(s, "v"); len(v.Problems) != 0 {
+			s.Errorf("problems %+v", v.Problems)
+		}
+	}}, {"one that is never ready delays the suspension by so much", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.holds("slow=1h")
+		if took := s.suspend(0, ""); took > holdReady+sec {
+			s.Errorf("suspend took %v", took)
+		}
+		s.pass(0)
+		s.held(0, 0)
+		s.want("v", "suspended 1")
+	}}, {"one that dies is replaced, not at once", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.holds("crash")
+		s.suspend(0, "")
+		s.pass(10 * sec)
+		s.held(0, 0)
+		s.pass(2 * time.Minute)
+		s.world.mu.Lock()
+		defer s.world.mu.Unlock()
+		if n := len(s.world.held["v"]); n < 3 || n > 5 {
+			s.Errorf("%d in two minutes, want one each 31 s", n)
+		}
+	}}, {"a vassal without listeners needs none", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.holds("none")
+		s.suspend(0, "")
+		s.want("v", "suspended 1")
+	}}, {"back-off is bridged from its second delay on", func(s *stage) {
+		s.write("v", "crash")
+		s.look(1500 * time.Millisecond)
+		s.want("v", "backoff 1: boom")
+		s.held(0, 0)
+		s.pass(2 * sec)
+		s.want("v", "backoff 2: boom")
+		s.held(1, 0)
+		s.pass(2 * sec)
+		s.want("v", "starting 3 starting: boom")
+		s.held(1, 1)
+		s.pass(sec)
+		s.want("v", "backoff 3: boom")
+		s.held(1, 0)
+		s.answered("503 ")
+		if v := record0(s, "v"); v.Restarts != 2 || v.Generation != 3 {
+			s.Errorf("%d restarts, generation %d; want 2 and 3", v.Restarts, v.Generation)
+		}
+		s.write("v", "good")
+		s.look(1500 * time.Millisecond)
+		s.want("v", "running 4")
+		s.held(0, 1)
+	}}, {"a broken edit leaves what answers", func(s *stage) {
+		s.write("v", "crash")
+		s.look(5 * sec)
+		s.write("v", "bad")
+		s.look(sec)
+		s.want("v", "failed 3: bad file")
+		s.held(1, 0)
+	}}, {"the page goes with the suspension", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.suspend(402, "unpaid")
+		s.write("v", "bad")
+		s.look(sec)
+		go s.e.Act(s.ctx, "v", control.Request{Verb: control.Resume}, "root")
+		s.pass(sec)
+		s.want("v", "failed 1: bad file")
+		s.held(1, 0)
+		s.answered("402 unpaid", "503 ")
+	}}, {"an edit does not wait for what is slow to answer", func(s *stage) {
+		s.holds("slow=9s")
+		s.write("v", "crash")
+		s.look(4 * sec)
+		s.want("v", "backoff 2: boom")
+		s.write("v", "good")
+		s.look(1200 * time.Millisecond)
+		s.want("v", "running 3")
+		s.held(0, 1)
+	}}, {"nor does a retry wait for a slot of it", func(s *stage) {
+		s.write("busy", "slow=3s timeout=9s")
+		s.write("v", "crash")
+		s.look(4 * sec)
+		if n := s.world.starts("v"); n < 1 {
+			s.Errorf("%d starts", n)
+		}
+	}}, {"a survivor that held is replaced", func(s *stage) {
+		old := &fake{gen: FirstHold + 4, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}}
+		s.world.survivor["v"] = old
+		s.write("v", "good")
+		s.look(sec / 2)
+		s.want("v", "starting 1 starting")
+		s.held(1, 1)
+		s.pass(sec)
+		s.want("v", "running 1")
+		s.held(0, 1)
+	}}} {
+		t.Run(tt.name, func(t *testing.T) { perform(t, Options{Concurrency: 2}, tt.do) })
+	}
+}
+
+// A suspension outlives the Emperor: the next one answers as before, also
+// where nothing of the earlier one's is left but its state.
+func TestSuspensionOutlives(t *testing.T) {
+	perform(t, Options{Concurrency: 2, StateDir: t.TempDir()}, func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		s.suspend(402, "unpaid")
+		s.finish()
+		s.start()
+		s.pass(time.Second)
+		s.want("v", "suspended 1")
+		s.held(1, 0)
+		s.finish()
+		// Killed: what held survives, is replaced and counts on.
+		s.world.survivor["v"] = &fake{gen: FirstHold + 9, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}}
+		s.start()
+		s.pass(time.Second)
+		s.want("v", "suspended 1")
+		s.held(1, 0)
+		s.answered("402 unpaid", "402 unpaid", "402 unpaid")
+		s.world.mu.Lock()
+		defer s.world.mu.Unlock()
+		last := s.world.held["v"][len(s.world.held["v"])-1]
+		if last.gen != FirstHold+10 {
+			s.Errorf("the last is %d, want %d", last.gen, FirstHold+10)
+		}
+	})
+}
+
+// Many vassals that fail together do not start their holding generations
+// before those that can serve.
+func TestHoldingIsFair(t *testing.T) {
+	perform(t, Options{Concurrency: 1}, func(s *stage) {
+		for _, n := range []vassal.Name{"a", "b", "c", "d"} {
+			s.write(n, "crash")
+		}
+		s.look(8 * time.Second)
+		s.write("v", "good")
+		s.look(0)
+		begun := time.Now()
+		if out, _ := s.await("v", "running"); out != "0 v: running, generation 1" || time.Since(begun) > 10*time.Second {
+			s.Errorf("%s after %v", out, time.Since(begun))
+		}
+	})
+}

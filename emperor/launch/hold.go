@@ -1,0 +1,112 @@
+package launch
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"liege/emperor"
+	"liege/emperor/expand"
+	"liege/emperor/resolve"
+	"liege/sandbox/stage"
+	"liege/vassal"
+)
+
+// HoldName is the name under which the allotter of uids knows the user of
+// holding generations. No vassal can have it: it begins with a dash.
+const HoldName vassal.Name = "-hold"
+
+// What a holding generation may use: it is a core without files and workers.
+const (
+	holdMemory = 64 << 20 // bytes
+	holdPids   = 64       // threads; a core that serves has 10 to 20
+	holdFiles  = 4096     // descriptors
+	holdDrain  = 5 * time.Second
+)
+
+var _ emperor.Holder = (*launcher)(nil)
+
+// Hold implements emperor.Holder. A holding generation has nothing of the
+// vassal's but its listeners: no mount, no hook, no network, no code, and a
+// user of its own, which all holding generations have in common. Its lines go
+// to the vassal's log.
+func (l *launcher) Hold(ctx context.Context, prep emperor.Prepared, h vassal.Hold, gen int) (_ emperor.Instance, err error) {
+	of, ok := prep.(*prepared)
+	if !ok || of.Result == nil || of.Problems.Failed() {
+		of = nil // its listeners are not known: those of before
+	}
+	if of != nil && len(of.Result.Listen) == 0 || of == nil && len(l.sockets.Bound()) == 0 {
+		return nil, nil
+	}
+	p, err := l.holding(of, h)
+	if err != nil {
+		return nil, err
+	}
+	s := &start{l: l, p: p, gen: gen}
+	defer func() { s.finish(err) }()
+	if err := l.ensureLog(); err != nil {
+		return nil, err
+	}
+	if err := s.keepListeners(ctx, of); err != nil {
+		return nil, s.explain(err)
+	}
+	w, err := l.log.Feed()
+	if err != nil {
+		return nil, fmt.Errorf("log: %w", err)
+	}
+	s.temp = append(s.temp, w)
+	s.spec.Stdout, s.spec.Bare, s.spec.Plan = w, true, p.Result.Plan
+	l.log.Note("%s: every request is answered with %d", title(gen), h.Status)
+	return s.run(ctx)
+}
+
+// holding is what would be prepared of a file that says no more than h.
+func (l *launcher) holding(of *prepared, h vassal.Hold) (*prepared, error) {
+	uid, err := l.host.HoldUID()
+	if err != nil {
+		return nil, fmt.Errorf("the user of holding generations: %w", err)
+	}
+	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name}}}
+	p.Config.Limits = vassal.Limits{MemoryMax: holdMemory, PidsMax: holdPids}
+	p.Config.Restart.DrainTimeout = holdDrain
+	env := []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8"}
+	p.Result = &resolve.Result{UID: uid, GID: uid, Net: "none",
+		App: vassal.App{Hostname: l.name.Hostname(), Env: env, Hold: &h, Drain: holdDrain, HTTP: vassal.HTTPLimits{KeepAlive: true}},
+		Plan: stage.Plan{UID: uid, GID: uid, Groups: []int{}, Umask: 0o077, OOMScore: 100, Env: env, Rlimits: []vassal.Rlimit{
+			{Resource: "core"}, {Resource: "nofile", Value: holdFiles}, {Resource: "memlock"}}},
+	}
+	if of != nil {
+		p.Config.File, p.Result.Listen, p.Result.App.Hostname = of.Config.File, of.Result.Listen, of.Result.App.Hostname
+		return p, nil
+	}
+	for _, b := range l.sockets.Bound() {
+		p.Config.File = b.From.File
+		p.Result.Listen = append(p.Result.Listen, vassal.Listener{Address: b.Named, Protocol: b.Protocol, At: b.From})
+	}
+	return p, nil
+}
+
+// keepListeners makes and mends the listeners of of, with the rights of its
+// user, as a start of it would; nil: it takes those that the vassal has.
+func (s *start) keepListeners(ctx context.Context, of *prepared) error {
+	if of == nil {
+		s.ch = s.l.sockets.Keep()
+		s.spec.Listeners = s.ch.Files()
+		return nil
+	}
+	vassals := &start{l: s.l, p: of, gen: s.gen}
+	defer vassals.finish(nil) // what it made is s's to undo
+	if err := vassals.listen(ctx); err != nil {
+		return err
+	}
+	s.ch, s.undo, s.spec.Listeners = vassals.ch, vassals.undo, vassals.spec.Listeners
+	return nil
+}
+
+// title names generation gen in the vassal's log.
+func title(gen int) string {
+	if gen >= emperor.FirstHold {
+		return fmt.Sprintf("holding generation %d", gen-emperor.FirstHold)
+	}
+	return fmt.Sprintf("generation %d", gen)
+}
