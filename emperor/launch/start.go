@@ -162,11 +162,12 @@ func (s *start) logto(ctx context.Context) error {
 	if !filepath.IsAbs(to) {
 		to = filepath.Join(s.p.Result.Dir, to)
 	}
-	f, err := listen.OpenRootOnly(to, 0o640, s.p.Result.GID)
-	if errors.Is(err, listen.ErrShared) || err == nil && !s.p.Config.Trust.Operator {
-		if f != nil {
-			f.Close()
-		}
+	var f *os.File
+	err := listen.ErrShared
+	if s.p.Config.Trust.Operator { // for a tenant's file root opens nothing, and makes nothing
+		f, err = listen.OpenRootOnly(to, 0o640, s.p.Result.GID)
+	}
+	if errors.Is(err, listen.ErrShared) {
 		var user *asuser.Session
 		if user, err = s.asUser(ctx); err == nil {
 			f, err = user.OpenLog(to, 0o640)

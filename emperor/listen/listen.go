@@ -74,9 +74,10 @@ type socket struct {
 	addr     string // canonical: the key in Registry.held
 	protocol vassal.Protocol
 	file     *os.File
-	bound    string // as bound, for people: ":0" has its port here
-	dev, ino uint64 // of a unix socket's node
-	dirs     []string
+	bound    string   // as bound, for people: ":0" has its port here
+	dev, ino uint64   // of a unix socket's node
+	dir      string   // of the node, without links
+	dirs     []string // made for it beneath /run
 	// guarded by Registry.mu
 	owner *Set
 	from  string // owner's file
@@ -255,11 +256,9 @@ func (s *Set) Adopt(l vassal.Listener, bound, from string, f *os.File) error {
 	defer s.mu.Unlock()
 	k := &socket{addr: l.Address, protocol: l.Protocol, file: f, bound: bound, owner: s, from: from, line: l.At.Line}
 	if l.Address[0] == '/' {
-		st, err := node(f)
-		if err != nil {
+		if err := k.locate(); err != nil {
 			return fmt.Errorf("%s: %w", l.Address, err)
 		}
-		k.dev, k.ino = st.Dev, st.Ino
 	}
 	s.reg.mu.Lock()
 	defer s.reg.mu.Unlock()
@@ -297,15 +296,21 @@ func (r *Registry) release(k *socket) {
 // remove removes a unix socket's node if it still is ours, and the
 // directories that were made for it as far as they are empty.
 func (k *socket) remove() {
-	if k.ino == 0 {
-		return
+	if k.ino != 0 {
+		// The directory may be a tenant's: it is reached as it was when the
+		// socket was bound, through no link, and only a socket with our device
+		// and inode is removed.
+		if dir, err := openDir(k.dir); err == nil {
+			_ = asuser.RemoveIn(dir, base(k.addr), k.dev, k.ino)
+			dir.Close()
+		}
 	}
-	// The directory may be a tenant's: whatever the path leads to now, only
-	// a socket with our device and inode is removed.
-	if dir, err := openDir(parent(k.addr)); err == nil {
-		_ = asuser.RemoveIn(dir, base(k.addr), k.dev, k.ino)
-		dir.Close()
-	}
+	k.removeDirs()
+}
+
+// removeDirs removes the directories that were made for k, as far as they are
+// empty.
+func (k *socket) removeDirs() {
 	for _, d := range slices.Backward(k.dirs) {
 		if os.Remove(d) != nil {
 			return // another vassal uses it

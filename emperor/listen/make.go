@@ -122,12 +122,11 @@ func (m *maker) make(l vassal.Listener, earlier []vassal.Listener) (*socket, err
 		err = m.tcp(l, k, earlier)
 	}
 	if err != nil {
+		k.removeDirs()
 		return nil, err
 	}
 	if l.Address[0] == '/' {
-		st, err := node(k.file)
-		if err == nil {
-			k.dev, k.ino = st.Dev, st.Ino
+		if err = k.locate(); err == nil {
 			err = m.settle(l, k)
 		}
 		if err != nil {

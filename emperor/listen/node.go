@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -28,14 +29,23 @@ func nodeFile(sock *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), sock.Name()), nil
 }
 
-func node(sock *os.File) (unix.Stat_t, error) {
-	var st unix.Stat_t
-	n, err := nodeFile(sock)
+// locate notes which node k is bound to, and where the kernel says it is.
+func (k *socket) locate() error {
+	n, err := nodeFile(k.file)
 	if err != nil {
-		return st, err
+		return err
 	}
 	defer n.Close()
-	return st, unix.Fstat(int(n.Fd()), &st)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(n.Fd()), &st); err != nil {
+		return err
+	}
+	at, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", n.Fd()))
+	if err != nil {
+		return err
+	}
+	k.dev, k.ino, k.dir = st.Dev, st.Ino, parent(at)
+	return nil
 }
 
 // healthy reports whether k still can be connected to: the tenant holds it
@@ -63,52 +73,113 @@ func (k *socket) healthy() bool {
 // ErrShared is returned for a directory that somebody besides root can change.
 var ErrShared = errors.New("not root's alone")
 
+// maxLinks is the kernel's own limit on links in one path (MAXSYMLINKS).
+const maxLinks = 40
+
 // RootOnly opens the directory dir if no step of the way to it can be changed
-// by anybody but root; else the error is ErrShared. Links are followed first, then each step is
-// checked on an open descriptor.
+// by anybody but root; else the error is ErrShared. A link is followed only
+// where root alone can have made it: one in somebody's own directory would
+// lead root to wherever its owner likes (CVE-2016-1247).
 func RootOnly(dir string) (*os.File, error) {
-	real, err := evalLinks(dir)
+	at, err := rootDir("/")
 	if err != nil {
 		return nil, err
 	}
-	at, err := openDir("/")
-	if err != nil {
-		return nil, err
-	}
-	for _, step := range append([]string{""}, strings.Split(strings.Trim(real, "/"), "/")...) {
-		if step != "" {
-			next, err := unix.Openat2(int(at.Fd()), step, &unix.OpenHow{
-				Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
-			})
-			at.Close()
-			if err != nil {
-				return nil, &fs.PathError{Op: "open", Path: real, Err: err}
-			}
-			at = os.NewFile(uintptr(next), real)
+	todo := strings.Split(dir, "/")
+	var above []*os.File
+	defer func() {
+		for _, f := range above {
+			f.Close()
 		}
-		var st unix.Stat_t
-		if err := unix.Fstat(int(at.Fd()), &st); err != nil || st.Uid != 0 || st.Mode&0o022 != 0 {
+	}()
+	for links := 0; len(todo) > 0; {
+		step := todo[0]
+		todo = todo[1:]
+		switch step {
+		case "", ".":
+			continue
+		case "..":
+			if n := len(above); n > 0 {
+				at.Close()
+				at, above = above[n-1], above[:n-1]
+			}
+			continue
+		}
+		next, target, err := rootStep(at, step)
+		switch {
+		case err != nil:
 			at.Close()
-			return nil, ErrShared
+			return nil, err
+		case next != nil:
+			above, at = append(above, at), next
+			continue
+		}
+		if links++; links > maxLinks {
+			at.Close()
+			return nil, &fs.PathError{Op: "open", Path: dir, Err: unix.ELOOP}
+		}
+		todo = append(strings.Split(target, "/"), todo...)
+		for n := len(above); n > 0 && strings.HasPrefix(target, "/"); n = len(above) {
+			at.Close()
+			at, above = above[n-1], above[:n-1]
 		}
 	}
 	return at, nil
 }
 
-// evalLinks is filepath.EvalSymlinks for a directory, in one step and without
-// magic links.
-func evalLinks(dir string) (string, error) {
-	f, err := openDir(dir)
+// rootStep opens the directory name in at, which is root's alone, or says
+// where the link of that name leads.
+func rootStep(at *os.File, name string) (next *os.File, target string, err error) {
+	fd, err := unix.Openat(int(at.Fd()), name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return "", &fs.PathError{Op: "open", Path: dir, Err: err}
+		return nil, "", &fs.PathError{Op: "open", Path: path.Join(at.Name(), name), Err: err}
 	}
-	defer f.Close()
-	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	f := os.NewFile(uintptr(fd), path.Join(at.Name(), name))
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		f.Close()
+		return nil, "", &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		if !rootAlone(&st) {
+			f.Close()
+			return nil, "", ErrShared
+		}
+		return f, "", nil
+	case unix.S_IFLNK:
+		defer f.Close()
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(fd, "", buf)
+		if err != nil || n == 0 {
+			return nil, "", &fs.PathError{Op: "readlink", Path: f.Name(), Err: cmp.Or(err, error(unix.ENOENT))}
+		}
+		return nil, string(buf[:n]), nil
+	}
+	f.Close()
+	return nil, "", &fs.PathError{Op: "open", Path: f.Name(), Err: unix.ENOTDIR}
 }
 
+func rootAlone(st *unix.Stat_t) bool { return st.Uid == 0 && st.Mode&0o022 == 0 }
+
+// rootDir opens the directory dir, which holds no links, if it is root's alone.
+func rootDir(dir string) (*os.File, error) {
+	f, err := openDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || !rootAlone(&st) {
+		f.Close()
+		return nil, ErrShared
+	}
+	return f, nil
+}
+
+// openDir opens a directory through no link at all.
 func openDir(dir string) (*os.File, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
+		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
 		return nil, err
@@ -117,26 +188,60 @@ func openDir(dir string) (*os.File, error) {
 }
 
 // makeRunDirs makes the missing directories of dir if it lies beneath /run:
-// root's, 0755. It returns those it made, outermost first.
+// root's, 0755. It returns those it made, outermost first. It makes nothing
+// beneath a directory that is not root's alone: whoever can change that one
+// could put a link in the place of what was made.
 func makeRunDirs(dir string) (made []string, err error) {
 	if !strings.HasPrefix(dir, "/run/") {
 		return nil, nil
 	}
-	for i := len("/run/"); i <= len(dir); i++ {
-		if i < len(dir) && dir[i] != '/' {
+	at, err := rootDir("/run")
+	if err != nil {
+		return nil, sharedIsFine(err)
+	}
+	defer func() { at.Close() }()
+	for step := range strings.SplitSeq(strings.TrimPrefix(dir, "/run/"), "/") {
+		if step == "" {
 			continue
 		}
-		switch err := os.Mkdir(dir[:i], 0o755); {
-		case err == nil:
-			made = append(made, dir[:i])
-			if err := os.Chmod(dir[:i], 0o755); err != nil { // whatever the umask
-				return made, err
+		next, target, err := rootStep(at, step)
+		if errors.Is(err, fs.ErrNotExist) {
+			if next, err = makeIn(at, step); err == nil {
+				made = append(made, next.Name())
 			}
-		case !errors.Is(err, fs.ErrExist):
-			return made, err
 		}
+		if err != nil || target != "" { // a link's target is there, or is not ours to make
+			return made, sharedIsFine(err)
+		}
+		at.Close()
+		at = next
 	}
 	return made, nil
+}
+
+// sharedIsFine drops ErrShared: the vassal's user then says what is missing.
+func sharedIsFine(err error) error {
+	if errors.Is(err, ErrShared) {
+		return nil
+	}
+	return err
+}
+
+// makeIn makes the directory name in at, with mode 0755 whatever the umask.
+func makeIn(at *os.File, name string) (*os.File, error) {
+	if err := unix.Mkdirat(int(at.Fd()), name, 0o755); err != nil && err != unix.EEXIST {
+		return nil, &fs.PathError{Op: "mkdir", Path: path.Join(at.Name(), name), Err: err}
+	}
+	fd, err := unix.Openat(int(at.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path.Join(at.Name(), name), Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path.Join(at.Name(), name))
+	if err := f.Chmod(0o755); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // OpenRootOnly opens the file path to append to, and makes it with mode and

@@ -1,0 +1,41 @@
+package launch
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Root makes no file where only root could: neither for a tenant's file that
+// names one, nor for the operator's whose path the tenant leads elsewhere
+// (CVE-2016-1247).
+func TestLogtoOfTenant(t *testing.T) {
+	r := newRig(t)
+	r.site()
+	r.write("roots/.keep", "")
+	home := filepath.Join(r.dir, "sock")
+	if err := errors.Join(os.Symlink(r.dir+"/roots", home+"/d"), os.Lchown(home+"/d", nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	const site = "[vassal]\nchdir = DIR/sock\ncheck-static = DIR/www\nstatic-index = index.html\n"
+	for _, tt := range []struct {
+		name, line string
+		uid        int
+		made       bool
+	}{
+		{"tenant", "logto = DIR/roots/tenant\npidfile = DIR/roots/tenant.pid\n", nobody, false},
+		{"led", "uid = nobody\nlogto = DIR/sock/d/led\npidfile = DIR/sock/d/led.pid\n", 0, false},
+		{"operator", "uid = nobody\nlogto = DIR/roots/operator\n", 0, true}, // the control
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in, _ := r.start(r.launcher(r.file(tt.name, "", 0).Name), r.file(tt.name, site+tt.line+"http-socket = DIR/sock/"+tt.name+".sock\n", tt.uid), 1)
+			r.ready(in)
+			for _, f := range []string{tt.name, tt.name + ".pid"} {
+				if _, err := os.Lstat(filepath.Join(r.dir, "roots", f)); (err == nil) != (tt.made && f == tt.name) {
+					t.Errorf("%s in root's directory: %v", f, err)
+				}
+			}
+		})
+	}
+}
