@@ -10,6 +10,9 @@ import (
 	"strings"
 )
 
+// unseen is who has an address that no process seen here has.
+const unseen = "by a program that cannot be seen from here"
+
 // holder says which process listens on address, as far as /proc tells, and
 // what to do about it.
 func holder(address string) (who, hint string) {
@@ -17,7 +20,9 @@ func holder(address string) (who, hint string) {
 	switch address[0] {
 	case '/', '@':
 		scanTable("/proc/net/unix", func(f []string) {
-			if len(f) > 7 && (f[7] == address || strings.HasSuffix(f[7], "/"+filepath.Base(address))) {
+			// Those that Liege bound have the name of a descriptor's directory.
+			ours := len(f) > 7 && strings.HasPrefix(f[7], "/proc/self/fd/") && filepath.Base(f[7]) == filepath.Base(address)
+			if len(f) > 7 && f[7] == address || ours {
 				inodes["socket:["+f[6]+"]"] = true
 			}
 		})
@@ -38,9 +43,12 @@ func holder(address string) (who, hint string) {
 	}
 	pid, command := socketOwner(inodes)
 	if pid == 0 {
-		return "by a program that cannot be seen from here", "ss -ltnp shows who; another network namespace or container may have it"
+		return unseen, "ss -ltnp shows who; another network namespace or container may have it"
 	}
 	hint = fmt.Sprintf("stop it (kill %d), or name another address", pid)
+	if pid == os.Getpid() { // at an address that includes this one
+		hint = "name another address"
+	}
 	if strings.HasPrefix(command, "uwsgi") {
 		hint = "systemctl stop uwsgi uwsgi-emperor, or name another address"
 	}

@@ -91,6 +91,7 @@ type Set struct {
 
 	mu      sync.Mutex // Commit comes from another goroutine than Apply
 	current []*socket
+	pending []*Change // neither final nor undone
 	closed  bool
 }
 
@@ -110,10 +111,8 @@ type Bound struct {
 
 // Change is the sockets of one start: those kept and those made for it.
 type Change struct {
-	set   *Set
-	next  []*socket
-	added []*socket
-	once  sync.Once
+	set  *Set
+	next []*socket
 }
 
 // Bound lists the sockets in the order of Want.Listeners.
@@ -134,32 +133,73 @@ func (c *Change) Files() []*os.File {
 	return out
 }
 
-// Commit makes the change final: sockets that it doesn't use are closed.
+// Commit makes the change final: sockets that it doesn't use are closed, unless
+// another start that is under way does.
 func (c *Change) Commit() {
-	c.once.Do(func() {
-		c.set.mu.Lock()
-		defer c.set.mu.Unlock()
-		old := c.set.current
-		if c.set.closed {
-			old = append(old, c.next...)
-			c.next = nil
-		}
-		c.set.current = c.next
-		for _, s := range old {
-			if !slices.Contains(c.next, s) {
-				c.set.reg.release(s)
-			}
-		}
-	})
+	c.set.mu.Lock()
+	defer c.set.mu.Unlock()
+	if !c.set.settle(c) {
+		return
+	}
+	old := c.set.current
+	c.set.current = c.next
+	if c.set.closed {
+		c.set.current, old = nil, append(old, c.next...)
+	}
+	c.set.drop(old)
 }
 
 // Abort undoes the change.
 func (c *Change) Abort() {
-	c.once.Do(func() {
-		for _, s := range c.added {
-			c.set.reg.release(s)
+	c.set.mu.Lock()
+	defer c.set.mu.Unlock()
+	if c.set.settle(c) {
+		c.set.drop(c.next)
+	}
+}
+
+// settle takes c off the list of those under way, with s.mu held, and reports
+// whether it was on it.
+func (s *Set) settle(c *Change) bool {
+	i := slices.Index(s.pending, c)
+	if i < 0 {
+		return false
+	}
+	s.pending = slices.Delete(s.pending, i, i+1)
+	return true
+}
+
+// drop closes those of the sockets that nothing uses, with s.mu held.
+func (s *Set) drop(sockets []*socket) {
+	for _, k := range sockets {
+		used := slices.Contains(s.current, k) ||
+			slices.ContainsFunc(s.pending, func(c *Change) bool { return slices.Contains(c.next, k) })
+		if !used {
+			s.reg.release(k)
 		}
-	})
+	}
+}
+
+// find returns the socket for address that the Set has, or that was made for a
+// start that is under way, for one whose file was edited meanwhile may still be
+// ending when the next one begins; and whether it can be connected to. Nil:
+// there is none.
+func (s *Set) find(address string) (found *socket, healthy bool) {
+	lists := [][]*socket{s.current}
+	for _, c := range s.pending {
+		lists = append(lists, c.next)
+	}
+	for _, list := range lists {
+		for _, k := range list {
+			if k.addr != address {
+				continue
+			}
+			if found = k; k.healthy() {
+				return k, true
+			}
+		}
+	}
+	return found, false
 }
 
 // Bound lists the sockets that the Set holds.
@@ -195,22 +235,15 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	m := &maker{ctx: ctx, set: s, want: want}
 	c := &Change{set: s}
 	for i, l := range want.Listeners {
-		if top := somaxconn(); top > 0 && l.Backlog > top {
-			m.warn(l, fmt.Sprintf("%s: a queue of %d connections is above net.core.somaxconn, %d, which is used", l.Address, l.Backlog, top))
-		}
-		k, fresh := m.one(l, want.Listeners[:i])
-		if k == nil {
-			continue
-		}
-		c.next = append(c.next, k)
-		if fresh {
-			c.added = append(c.added, k)
+		if k := m.one(l, want.Listeners[:i]); k != nil {
+			c.next = append(c.next, k)
 		}
 	}
 	if m.problems.Failed() {
-		c.Abort()
+		s.drop(c.next)
 		return nil, m.problems
 	}
+	s.pending = append(s.pending, c)
 	return c, m.problems
 }
 

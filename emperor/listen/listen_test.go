@@ -402,3 +402,111 @@ func TestV6Only(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// TestOverlappingStarts: a start that was given up may still be ending when
+// the next one needs the same address.
+func TestOverlappingStarts(t *testing.T) {
+	s := NewRegistry().Set("shop")
+	defer s.Close()
+	first := apply(t, s, wanting(t, "shop.ini", "127.0.0.1:0"))
+	addr := first.Bound()[0].Address
+	second := apply(t, s, wanting(t, "shop.ini", "127.0.0.1:0"))
+	if got := second.Bound()[0].Address; got != addr {
+		t.Errorf("the second start has %s, want the first one's %s", got, addr)
+	}
+	first.Abort()
+	if !dials(addr) {
+		t.Fatal("the end of the first start closed what the second one uses")
+	}
+	third := apply(t, s, wanting(t, "shop.ini", "127.0.0.1:0"))
+	second.Commit()
+	third.Abort()
+	if !dials(addr) {
+		t.Fatal("the end of the third start closed what serves")
+	}
+	last := apply(t, s, wanting(t, "shop.ini", "@liege-test-overlap"))
+	last.Commit()
+	if dials(addr) {
+		t.Error("an address that the file no longer names is still open")
+	}
+}
+
+// TestAbortedStarts: nothing is left when every start of an address was given
+// up.
+func TestAbortedStarts(t *testing.T) {
+	s := NewRegistry().Set("shop")
+	defer s.Close()
+	first := apply(t, s, wanting(t, "shop.ini", "127.0.0.1:0"))
+	second := apply(t, s, wanting(t, "shop.ini", "127.0.0.1:0"))
+	addr := first.Bound()[0].Address
+	first.Abort()
+	second.Abort()
+	second.Abort()
+	if dials(addr) {
+		t.Error("nobody uses it and it is still open")
+	}
+}
+
+// TestStaleOfRoot: a socket that root left in the user's directory, as uWSGI
+// without vacuum does, is replaced; one on which somebody answers, or that is
+// a stranger's, is not, and the reason says so.
+func TestStaleOfRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	for _, c := range []struct {
+		name   string
+		owner  int
+		listen bool
+		want   string
+	}{
+		{"stale", 0, false, ""},
+		{"answered", 0, true, "is in use: pid "},
+		{"stranger", 1, false, "is in use: there is a socket of uid 1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "liege-stale-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			if err := os.Chown(dir, nobody, nobody); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "app.sock")
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closed := false
+			defer func() {
+				if !closed {
+					unix.Close(fd)
+				}
+			}()
+			if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Lchown(path, c.owner, c.owner); err != nil {
+				t.Fatal(err)
+			}
+			if c.listen {
+				if err := unix.Listen(fd, 1); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				unix.Close(fd)
+				closed = true
+			}
+			s := NewRegistry().Set("shop")
+			defer s.Close()
+			change, ps := s.Apply(t.Context(), wanting(t, "shop.ini", path))
+			if change != nil {
+				change.Abort()
+			}
+			if c.want == "" && ps.Failed() || c.want != "" && (!ps.Failed() || !strings.Contains(ps[0].Message, c.want)) {
+				t.Errorf("%v, want %q", ps, c.want)
+			}
+		})
+	}
+}

@@ -37,33 +37,33 @@ func (m *maker) user() (*asuser.Session, error) {
 	return m.child, err
 }
 
-// one returns the socket for l, and whether the Set did not have it; nil after
-// a problem. earlier are the listeners of the same start before l.
-func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) (k *socket, fresh bool) {
-	i := slices.IndexFunc(m.set.current, func(k *socket) bool { return k.addr == l.Address })
-	if i >= 0 {
-		if k = m.set.current[i]; k.healthy() {
-			m.set.reg.mu.Lock()
-			k.protocol, k.from, k.line = l.Protocol, m.want.File, l.At.Line
-			m.set.reg.mu.Unlock()
-			m.check(l, k, m.settle(l, k))
-			return k, false
-		}
+// one returns the socket for l; nil after a problem. earlier are the listeners
+// of the same start before l.
+func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) *socket {
+	k, healthy := m.set.find(l.Address)
+	if healthy {
+		m.set.reg.mu.Lock()
+		k.protocol, k.from, k.line = l.Protocol, m.want.File, l.At.Line
+		m.set.reg.mu.Unlock()
+		m.check(l, k, m.settle(l, k))
+		return k
+	}
+	if k != nil {
 		m.warn(l, l.Address+" could not be connected to any more: the vassal shut it down, or its file was removed; it is made anew")
 	}
 	if p := m.set.reg.other(l, m.set); p != nil {
 		m.problems = append(m.problems, *p)
-		return nil, false
+		return nil
 	}
 	k, err := m.make(l, earlier)
 	if err != nil {
 		m.fail(l, err)
-		return nil, false
+		return nil
 	}
 	m.set.reg.mu.Lock()
 	m.set.reg.held[k.addr] = k
 	m.set.reg.mu.Unlock()
-	return k, true
+	return k
 }
 
 func (m *maker) warn(l vassal.Listener, msg string) {
@@ -287,13 +287,58 @@ func (m *maker) unix(l vassal.Listener, k *socket) error {
 	} else if errors.Is(err, ErrShared) {
 		var child *asuser.Session
 		if child, err = m.user(); err == nil {
-			k.file, err = child.Listen(asuser.Socket{Path: l.Address, Mode: m.mode(l), Backlog: backlog(l), GID: -1})
+			want := asuser.Socket{Path: l.Address, Mode: m.mode(l), Backlog: backlog(l), GID: -1}
+			k.file, err = child.Listen(want)
+			if dev, ino, stale := staleOfRoot(l.Address); errors.Is(err, unix.EADDRINUSE) && stale {
+				if err = child.Unlink(l.Address, dev, ino); err == nil {
+					k.file, err = child.Listen(want)
+				}
+			}
 		}
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
-		return m.taken(l)
+		return m.answered(l, err)
 	}
 	return err
+}
+
+// staleOfRoot reports whether address is a socket of root's on which nobody
+// answers, as a uWSGI without vacuum leaves it in its user's directory: the
+// user could remove it and may not ask it. Nothing is sent to who answers.
+func staleOfRoot(address string) (dev, ino uint64, stale bool) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, address, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return 0, 0, false
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK || st.Uid != 0 {
+		return 0, 0, false
+	}
+	c, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0, 0, false
+	}
+	defer unix.Close(c)
+	err = unix.Connect(c, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", fd)})
+	return st.Dev, st.Ino, err == unix.ECONNREFUSED
+}
+
+// answered is taken for a unix socket: err says more where nobody is seen to
+// listen.
+func (m *maker) answered(l vassal.Listener, err error) error {
+	if r := m.set.reg.rival(l, m.set); r != "" {
+		return m.taken(l)
+	}
+	who, hint := holder(l.Address)
+	if who == unseen {
+		if say, _, found := strings.Cut(words(err), ": address already in use"); found && say != "" {
+			return inUse(l, say, "who uses it? else remove it: rm "+l.Address)
+		}
+	}
+	return inUse(l, who, hint)
 }
 
 // settle gives a socket's node the mode and owner that l asks for, and the

@@ -84,8 +84,11 @@ func (r *resolver) address(a string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%q: the port is a number from 0 to 65535", a)
 	}
-	if host == "" || host == "*" {
+	switch host {
+	case "", "*":
 		host = "0.0.0.0" // as uWSGI: IPv4
+	case "localhost":
+		host = "127.0.0.1" // so that both names are one listener
 	}
 	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }
