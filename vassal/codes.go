@@ -61,6 +61,9 @@ const (
 	CodeNoInterpreter = "interpreter-missing"
 	CodeListenInUse   = "listen-in-use"
 	CodeListen        = "listen"
+	CodeNotReachable  = "not-reachable"
+	CodeCannotConnect = "cannot-connect"
+	CodeNeedsRoot     = "needs-root"
 
 	// A start and a run.
 	CodeStartFailed = "start-failed"
@@ -152,6 +155,9 @@ func Codes() []Code {
 		{CodeNoSELinux, "The file asks for an SELinux context, and the kernel or the loaded policy does not have it."},
 		{CodeListenInUse, "The address is taken: by another vassal, another line, or another program."},
 		{CodeListen, "The listener cannot be made: no such directory, no permission, a file system without sockets."},
+		{CodeNotReachable, "A value of env names an address that the vassal's network does not reach."},
+		{CodeCannotConnect, "No web server's user of this host can connect to the socket: its mode, its owner or a directory on the way stops them."},
+		{CodeNeedsRoot, "liege serve was not started as root, and the file asks for what only root can do."},
 
 		{CodeStartFailed, "A step of the start failed; step and message say which and why."},
 		{CodeHookFailed, "A hook failed; the message has its last lines."},

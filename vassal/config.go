@@ -72,6 +72,7 @@ type Config struct {
 	Logs    Logs
 	Touch   []string // touch-reload: paths whose mtime the Emperor watches
 	App     App      // as far as the file says it; resolve completes it
+	EnvAt   []Origin // of the lines of App.Env, one for each
 }
 
 // Ident says who the application is once its privileges are dropped

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -118,7 +119,9 @@ func (a *app) do(cmd *cobra.Command, req control.Request, args []string) error {
 		}
 		fmt.Fprintf(a.err, "liege: %s\n", r.Text)
 		if r.Problem != nil {
-			fmt.Fprintf(a.err, "  %s\n", r.Problem.Error())
+			if said := r.Problem.Error(); !strings.Contains(r.Text, said) && r.Problem.Code != vassal.CodeNoSuchVassal {
+				fmt.Fprintf(a.err, "  %s\n", said)
+			}
 			printHint(a.err, r.Problem.Hint)
 		}
 		return nil

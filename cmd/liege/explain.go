@@ -197,7 +197,19 @@ func listenDetail(r *resolve.Result, l vassal.Listener) string {
 		mode = *l.Mode
 	}
 	owner := or(r.User, strconv.Itoa(r.UID)) + ":" + or(r.Group, strconv.Itoa(r.GID))
-	return fmt.Sprintf("%s  %04o %s", d, mode.Perm(), or(l.Chown, owner))
+	return strings.Join(append([]string{fmt.Sprintf("%s  %04o %s", d, mode.Perm(), or(l.Chown, owner))}, whoConnects(r.Reach[l.Address])...), "; ")
+}
+
+// whoConnects says which web servers' users can connect to a socket.
+func whoConnects(all []resolve.Reach) (out []string) {
+	for _, x := range all {
+		if x.Why == "" {
+			out = append(out, x.User+" can connect")
+		} else {
+			out = append(out, x.User+" cannot connect: "+x.Why)
+		}
+	}
+	return out
 }
 
 func network(r *resolve.Result) explained {

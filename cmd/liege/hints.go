@@ -54,7 +54,10 @@ func catalogue() []hintRow {
 func (a *app) hints(v control.Vassal) []string {
 	var out []string
 	if v.LastExit != nil && v.LastExit.OOM {
-		out = append(out, fmt.Sprintf("it ran out of memory: memory-max = %s in %s", or(of(v.MemoryMaxBytes, size), " none")[1:], v.File))
+		out = append(out, fmt.Sprintf("it ran out of memory: memory-max = %s in %s", or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
+	}
+	if v.OOMKills > 0 && len(out) == 0 {
+		out = append(out, fmt.Sprintf("%d of its processes were killed for want of memory: memory-max = %s in %s", v.OOMKills, or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
 	}
 	if v.State == control.Running && v.Error == nil {
 		return out

@@ -29,13 +29,19 @@ func names(args []string) []string {
 // vassals asks for those that match.
 func (a *app) vassals(cmd *cobra.Command, verb control.Verb, args []string) ([]control.Vassal, error) {
 	out := []control.Vassal{}
+	var missing vassal.Problems
 	req := control.Request{Verb: verb, Names: names(args), All: len(args) == 0}
 	err := control.Call(cmd.Context(), control.Socket(a.runDir), req, func(r control.Reply) error {
 		if r.Vassal != nil {
 			out = append(out, *r.Vassal)
+		} else if r.Problem != nil {
+			missing = append(missing, *r.Problem)
 		}
 		return nil
 	})
+	if len(missing) > 0 && err != nil {
+		err = &exit{code: control.ExitCode(err), problems: missing}
+	}
 	slices.SortFunc(out, func(x, y control.Vassal) int { return strings.Compare(x.Name, y.Name) })
 	return out, err
 }
@@ -50,6 +56,11 @@ func (a *app) lsCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			for _, s := range states {
+				if !slices.Contains(allStates, control.State(s)) {
+					return usageError("ls: --state "+s+": no such state", strings.Trim(fmt.Sprint(allStates), "[]"))
+				}
+			}
 			if len(states) > 0 {
 				all = slices.DeleteFunc(all, func(v control.Vassal) bool { return !slices.Contains(states, string(v.State)) })
 			}
@@ -63,6 +74,9 @@ func (a *app) lsCmd() *cobra.Command {
 	c.Flags().StringSliceVar(&states, "state", nil, "only those in these states, separated by commas")
 	return a.controlFlags(c)
 }
+
+// allStates are those of CONTRACT 16, as people want to see them.
+var allStates = []control.State{control.Running, control.Starting, control.Draining, control.Backoff, control.Failed, control.Stopped, control.Suspended, control.Sleeping}
 
 // table is the form of ls and of status without a name.
 func (a *app) table(all []control.Vassal) {
@@ -86,7 +100,7 @@ func (a *app) table(all []control.Vassal) {
 		}
 	}
 	var parts []string
-	for _, s := range []control.State{control.Running, control.Starting, control.Draining, control.Backoff, control.Failed, control.Stopped, control.Suspended, control.Sleeping} {
+	for _, s := range allStates {
 		if counts[s] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", counts[s], s))
 		}
@@ -175,7 +189,9 @@ func (a *app) one(v control.Vassal) {
 	row("stopped by", "%s", deref(v.StoppedBy))
 	row("log", "%s", deref(v.Log))
 	w.Flush()
-	hints := a.hints(v)
+	hints := slices.DeleteFunc(a.hints(v), func(h string) bool {
+		return slices.ContainsFunc(v.Problems, func(p vassal.Problem) bool { return p.Hint == h })
+	})
 	for _, p := range v.Problems {
 		if p.Severity == vassal.Note {
 			continue

@@ -59,9 +59,6 @@ func (a *app) serve(ctx context.Context, line serveLine) error {
 	if os.Geteuid() == 0 && isolates(f.result) {
 		return line.one()
 	}
-	if f.result.Config.Jail.Net != "" && f.result.Config.Jail.NetAt.Line > 0 || len(f.result.Config.Jail.Binds) > 0 {
-		fmt.Fprintln(a.err, "liege: serve: not root: what the file says of its sandbox is not done; hint: sudo liege serve")
-	}
 	set := listen.NewRegistry().Set(f.result.App.Name)
 	defer set.Close()
 	s := &server{app: a, loader: l, line: line, set: set, signals: make(chan os.Signal, 4)}

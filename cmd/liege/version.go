@@ -32,8 +32,8 @@ func (a *app) versionCmd() *cobra.Command {
 			switch {
 			case err != nil && control.ExitCode(err) == exitNoEmperor:
 				fmt.Fprintln(a.out, "no Emperor runs at", a.runDir)
-			case err != nil:
-				return err
+			case err != nil: // that is about the Emperor; the question was answered
+				fmt.Fprintln(a.out, "the Emperor that runs is not known:", err)
 			case running.Version != version:
 				fmt.Fprintf(a.out, "the Emperor that runs is %s: another than this binary\n  hint: systemctl restart liege\n", running.Version)
 			default:

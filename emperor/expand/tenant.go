@@ -103,3 +103,19 @@ func (f tenantFS) ReadFile(p string) ([]byte, error) {
 	b, _, err := f.s.ReadFile(p, maxSmallFile)
 	return b, err
 }
+
+// List implements resolve.Lister.
+func (f tenantFS) List(dir string, max int) []string {
+	if strings.ContainsAny(dir, `*?[\`) {
+		return nil
+	}
+	found, err := f.s.Glob(dir + "/*")
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, p := range found[:min(len(found), max)] {
+		names = append(names, filepath.Base(p))
+	}
+	return names
+}

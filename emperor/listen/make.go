@@ -86,6 +86,8 @@ func (m *maker) fail(l vassal.Listener, err error) {
 	}
 	hint := ""
 	switch {
+	case errors.Is(err, unix.EACCES) && l.Address[0] != '/' && l.Address[0] != '@':
+		hint = "--http :8080: a port below 1024 needs root" // only liege serve gets here
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
 		hint = "/run/liege/NAME.sock: a directory that always exists"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):

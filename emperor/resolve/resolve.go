@@ -74,8 +74,9 @@ type Result struct {
 	Masked   []string
 	Files    []File // generated: /etc/passwd …
 	Listen   []vassal.Listener
-	App      vassal.App // but for Generation
-	Plan     stage.Plan // but for the descriptors, the core's path and seccomp
+	App      vassal.App         // but for Generation
+	Plan     stage.Plan         // but for the descriptors, the core's path and seccomp
+	Reach    map[string][]Reach // of every unix socket, by address: which web servers' users can connect
 	Problems vassal.Problems
 }
 
@@ -115,7 +116,7 @@ func Resolve(ctx context.Context, cfg vassal.Config, h Host) *Result {
 	if r.res.Net == "" {
 		r.res.Net = "none"
 	}
-	for _, step := range []func(){r.identity, r.directory, r.system, r.binds, r.network, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.plan} {
+	for _, step := range []func(){r.identity, r.directory, r.system, r.binds, r.network, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.plan, r.caller, r.missing, r.reach} {
 		if ctx.Err() != nil {
 			r.fail(vassal.CodeStartFailed, vassal.Origin{}, "", ctx.Err().Error(), "")
 			break

@@ -224,7 +224,7 @@ func TestTenantBinds(t *testing.T) {
 func TestAddress(t *testing.T) {
 	r := &resolver{cfg: vassal.Config{File: "/etc/vassals/x.ini", Jail: vassal.Jail{Chdir: "/srv/app"}}}
 	for in, want := range map[string]string{
-		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "localhost:3031",
+		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "127.0.0.1:3031",
 		"app.sock": "/srv/app/app.sock", "./run/app.sock": "/srv/app/run/app.sock", "/var/run/uwsgi.sock": "/run/uwsgi.sock",
 		"/tmp/../run/x": "/run/x", "@name": "@name", "127.0.0.1:0": "127.0.0.1:0",
 		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error",

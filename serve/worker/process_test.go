@@ -473,7 +473,7 @@ func TestStartFails(t *testing.T) {
 		{name: "not callable", text: "application = 3", code: "no-callable", message: []string{"not callable"}},
 		{name: "exception", text: "def f():\n    raise KeyError('SECRET_KEY')\nf()\n", code: "import-error", message: []string{"KeyError: 'SECRET_KEY'", "app.py:2"}},
 		{name: "connect", text: "import socket\nsocket.create_connection(('127.0.0.1', 1))", code: "import-error",
-			message: []string{"Connection refused"}, hint: "connect = "},
+			message: []string{"Connection refused"}, hint: "net = host"},
 		{name: "exit", text: "import sys; sys.exit(4)", code: "import-error", message: []string{"sys.exit(4)"}},
 		{name: "abort", text: "import os; os.abort()", code: "exited-early", message: []string{"SIGABRT", "while it loaded"}},
 		{name: "memory", text: "x = bytearray(1 << 30)", code: "oom", message: []string{"MemoryError"}, hint: "limit-as = 128 (MB), line 20",

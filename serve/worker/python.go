@@ -271,11 +271,11 @@ func memoryHint(w *vassal.Workers) string {
 // hintOf is the catalogue's hint for what an exception says (CONTRACT 15).
 func hintOf(message string) string {
 	for _, h := range []struct{ text, hint string }{
-		{"Connection refused", "connect = ADDRESS, or net ="},
-		{"Network is unreachable", "connect = ADDRESS, or net ="},
-		{"Temporary failure in name resolution", "connect = ADDRESS, or net ="},
-		{"Can't connect to local MySQL server through socket", "connect = unix:PATH"},
-		{"/dev/log", "bind = /dev/log, or log to stderr"},
+		{"Connection refused", "net = host: the network is closed"},
+		{"Network is unreachable", "net = host: the network is closed"},
+		{"Temporary failure in name resolution", "net = host: the network is closed"},
+		{"Can't connect to local MySQL server through socket", "bind = the directory of the socket"},
+		{"/dev/log", "log to stderr: there is no /dev/log inside"},
 		{"MemoryError", "limit-as or memory-max"},
 		{"Read-only file system", "bind = the directory it writes to"},
 		{"attempt to write a readonly database", "the directory and the file must belong to the vassal's user: chown or uid"},

@@ -314,6 +314,7 @@ func (d *decoder) env(v value) {
 	default:
 		d.places[name] = append(d.places[name], len(d.cfg.App.Env))
 		d.cfg.App.Env = append(d.cfg.App.Env, v.Value)
+		d.cfg.EnvAt = append(d.cfg.EnvAt, v.Origin)
 	}
 }
 

@@ -24,9 +24,20 @@ func (d *decoder) finish() {
 	d.finishOwn()
 }
 
+// finishEnv closes up the places of variables that were taken out.
+func (d *decoder) finishEnv() {
+	env, at := d.cfg.App.Env, d.cfg.EnvAt
+	d.cfg.App.Env, d.cfg.EnvAt = env[:0], at[:0]
+	for i, kv := range env {
+		if kv != "" {
+			d.cfg.App.Env, d.cfg.EnvAt = append(d.cfg.App.Env, kv), append(d.cfg.EnvAt, at[i])
+		}
+	}
+}
+
 // finishApp joins what several lines say about the app.
 func (d *decoder) finishApp() {
-	d.cfg.App.Env = slices.DeleteFunc(d.cfg.App.Env, func(kv string) bool { return kv == "" })
+	d.finishEnv()
 	h := &d.cfg.App.HTTP
 	if d.ioTimeout > 0 {
 		h.WriteTimeout, h.IdleTimeout, h.BodyTimeout = d.ioTimeout, d.ioTimeout, d.ioTimeout

@@ -791,7 +791,10 @@ def main(control):
     control.setblocking(True)
     control.sendall(b'loaded')
     while True:
-        data, ancillary, _, _ = control.recvmsg(4096, 4096)
+        try:
+            data, ancillary, _, _ = control.recvmsg(4096, 4096)
+        except ConnectionResetError:
+            data = b''
         if not data:
             os._exit(0)  # the core is gone or wants no more workers
         order = marshal.loads(data)

@@ -1,0 +1,42 @@
+package resolve
+
+import (
+	"liege/vassal"
+)
+
+// caller says what "liege serve" cannot do for somebody who is not root: what
+// a file asks for its safety, or to be done as root, is never skipped silently
+// (CONTRACT 7).
+func (r *resolver) caller() {
+	if r.host.Caller == nil || r.host.Caller.UID == 0 {
+		return
+	}
+	const sudo = "sudo liege serve …"
+	c := r.cfg
+	for _, h := range c.Hooks {
+		r.fail(vassal.CodeNeedsRoot, h.At, "hook-"+string(h.Phase), "hooks are run only when liege serve is started as root", sudo)
+	}
+	if c.Ident.Context != "" {
+		r.fail(vassal.CodeNeedsRoot, c.Ident.ContextAt, "", "the SELinux context is entered only when liege serve is started as root", sudo)
+	}
+	if c.Jail.NetAt.Line > 0 && r.res.Net != "host" {
+		r.fail(vassal.CodeNeedsRoot, c.Jail.NetAt, "net", "a network of its own needs root", sudo)
+	}
+	for _, b := range c.Jail.Binds {
+		r.warn(vassal.CodeNeedsRoot, b.At, b.Key, "not root: the app sees the whole host", sudo)
+		break
+	}
+	for _, x := range []struct {
+		set bool
+		at  vassal.Origin
+		key string
+	}{
+		{c.Limits.MemoryMax > 0, c.Limits.MemoryMaxAt, "memory-max"},
+		{c.Limits.CPUMax > 0, c.Limits.CPUMaxAt, "cpu-max"},
+		{c.Limits.PidsMax > 0, c.Limits.PidsMaxAt, "pids-max"},
+	} {
+		if x.set {
+			r.warn(vassal.CodeNeedsRoot, x.at, x.key, "not root: the limit is not in force", sudo)
+		}
+	}
+}
