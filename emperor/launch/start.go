@@ -275,7 +275,7 @@ func (s *start) binds(ctx context.Context) error {
 }
 
 func (s *start) detached(ctx context.Context, b resolve.Bind) error {
-	f, err := s.open(ctx, b.Source)
+	f, err := s.open(ctx, b.Source, b.Led)
 	if err != nil {
 		return err
 	}
@@ -297,10 +297,11 @@ func (s *start) detached(ctx context.Context, b resolve.Bind) error {
 	return nil
 }
 
-// open opens a path whose links are all resolved: for a tenant's file with the
-// tenant's ids.
-func (s *start) open(ctx context.Context, path string) (*os.File, error) {
-	if !s.p.Config.Trust.Operator {
+// open opens a path whose links are all resolved: with the vassal's ids for a
+// tenant's file, and for a path that a tenant's link led to, since root would
+// follow it where the tenant cannot go.
+func (s *start) open(ctx context.Context, path string, led bool) (*os.File, error) {
+	if led || !s.p.Config.Trust.Operator {
 		user, err := s.asUser(ctx)
 		if err != nil {
 			return nil, err

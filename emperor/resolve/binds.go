@@ -70,21 +70,25 @@ func (r *resolver) directory() {
 // anyway.
 func (r *resolver) binds() {
 	if dir := r.appDir(); dir != "" && r.res.Dir != "" && r.cfg.Jail.AutoBind {
-		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.cfg.Jail.ChdirAt}, false)
+		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.cfg.Jail.ChdirAt}, false, false)
 	}
 	for _, b := range r.cfg.Jail.Binds {
-		r.bind(b, true)
+		r.bind(b, true, false)
 	}
 	if r.cfg.Jail.AutoBind {
-		for _, b := range append(slices.Clone(r.cfg.Jail.Named), r.venvBase()...) {
-			r.bind(b, false)
+		for _, b := range r.cfg.Jail.Named {
+			r.bind(b, false, false)
+		}
+		for _, b := range r.venvBase() {
+			r.bind(b, false, true) // whoever can write the virtualenv named it
 		}
 	}
 	r.prune()
 }
 
-// bind adds one bind; explicit: by a bind line.
-func (r *resolver) bind(b vassal.Bind, explicit bool) {
+// bind adds one bind. Explicit: by a bind line; led: somebody other than root
+// may have said where it is.
+func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	src := r.abs(b.Source)
 	if r.visible(src) {
 		return
@@ -109,7 +113,7 @@ func (r *resolver) bind(b vassal.Bind, explicit bool) {
 	}
 	r.res.Binds = append(r.res.Binds, Bind{
 		Source: w.path, Target: target, Writable: b.Access != vassal.ReadOnly, Dir: w.info.IsDir(),
-		Tenant: w.tenant || w.uid != 0, Device: w.dev, Inode: w.ino, Why: b.Key, At: b.At,
+		Tenant: led || w.tenant || w.uid != 0, Led: led || w.led, Device: w.dev, Inode: w.ino, Why: b.Key, At: b.At,
 	})
 }
 

@@ -93,6 +93,7 @@ type Bind struct {
 	Writable bool
 	Dir      bool
 	Tenant   bool   // somebody other than root can move it: open by descriptor, attach by the stage
+	Led      bool   // somebody other than root said where it is (a link, a pyvenv.cfg): open with the vassal's ids
 	Device   uint64 // of Source when it was looked at, to compare
 	Inode    uint64
 	Why      string // the option that names it; empty: always

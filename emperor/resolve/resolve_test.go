@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -191,6 +192,31 @@ func TestBinds(t *testing.T) {
 				t.Errorf("binds, links, problems (-want +got):\n%s%v", d, r.Problems)
 			}
 		})
+	}
+}
+
+// Where somebody other than root chose where a path ends, it is opened with the
+// vassal's ids: through a link, or through what a virtualenv says of its base.
+func TestLed(t *testing.T) {
+	root := tree(t, "app/", "current -> app", "base/bin/python3", "venv/bin/python3")
+	if err := os.WriteFile(filepath.Join(root, "venv/pyvenv.cfg"), []byte("home = "+root+"/base/bin\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for chdir, want := range map[string][]string{
+		"current": {"app true", "base true", "venv false"},
+		"app":     {"app false", "base true", "venv false"},
+	} {
+		cfg := config()
+		cfg.Ident.User = "sammy"
+		cfg.Jail = vassal.Jail{AutoBind: true, Chdir: filepath.Join(root, chdir), Named: []vassal.Bind{{Source: root + "/venv", Key: "virtualenv"}}}
+		cfg.App.Workers = &vassal.Workers{Python: &vassal.Python{Virtualenv: root + "/venv"}}
+		var got []string
+		for _, b := range Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}}).Binds {
+			got = append(got, fmt.Sprint(strings.TrimPrefix(b.Target, root+"/"), " ", b.Led))
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", chdir, d)
+		}
 	}
 }
 

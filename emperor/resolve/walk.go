@@ -50,6 +50,7 @@ type walked struct {
 	dev    uint64
 	ino    uint64
 	tenant bool // somebody other than root can replace a step of the way
+	led    bool // and one of these steps is a link: who can replace it chose where the way ends
 }
 
 // walk follows p, which is absolute and clean, through the links on its way.
@@ -89,6 +90,7 @@ func walk(f FS, p string) (walked, error) {
 			return w, err
 		}
 		w.links = append(w.links, Link{next, target})
+		w.led = w.led || w.tenant
 		if path.IsAbs(target) {
 			w.path = "/"
 			fi, err := f.Lstat("/")
