@@ -26,6 +26,10 @@ var neverBound = []string{
 // below them: the sandbox has its own.
 var notEver = []string{"/proc", "/sys", "/dev"}
 
+// notOver are the directories that no bind can cover: the stage and the core
+// run from one, and what they ask the kernel goes through the others.
+var notOver = []string{"/.liege", "/proc", "/sys"}
+
 // appDir is the app's directory as written, absolute: chdir, else the
 // directory of the first absolute path of the app. Empty: none.
 func (r *resolver) appDir() string {
@@ -108,6 +112,10 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	target := w.path
 	if b.Target != "" && r.abs(b.Target) != src {
 		target = r.abs(b.Target)
+		if target == "/" || target == "/dev" || slices.ContainsFunc(notOver, func(dir string) bool { return within(target, dir) }) {
+			r.fail(vassal.CodeRefusedPath, b.At, b.Key, "nothing can be put at "+target+", which Liege fills", "name another place for it")
+			return
+		}
 	} else {
 		r.res.Links = append(r.res.Links, w.links...)
 	}

@@ -127,6 +127,10 @@ func (r *resolver) group(u User) {
 			r.fail(vassal.CodeOwner, id.GroupAt, "gid", fmt.Sprintf("%s is not a member of group %s", u.Name, id.Group), "remove the line")
 			return
 		}
+		if !r.cfg.Trust.Operator && g.GID != u.GID && r.denied(g) {
+			r.fail(vassal.CodeOwner, id.GroupAt, "gid", fmt.Sprintf("group %s is given to no vassal of a user", id.Group), "remove the line")
+			return
+		}
 		r.res.GID, r.res.Group = g.GID, g.Name
 		return
 	}
@@ -159,10 +163,6 @@ func (r *resolver) groups(u User) {
 	if r.host.Caller != nil && r.host.Caller.UID != 0 {
 		return
 	}
-	deny := r.host.DenyGroups
-	if deny == nil {
-		deny = DefaultDenyGroups
-	}
 	if !r.cfg.Ident.NoInitgroups && u.Name != "" {
 		gs, err := r.host.Users.Groups(u.Name)
 		if err != nil {
@@ -171,7 +171,7 @@ func (r *resolver) groups(u User) {
 		for _, g := range gs {
 			switch {
 			case g.GID == r.res.GID:
-			case g.GID == 0 || slices.Contains(deny, g.Name):
+			case r.denied(g):
 				r.res.Dropped = append(r.res.Dropped, g)
 			default:
 				r.res.Groups = append(r.res.Groups, g)
@@ -179,6 +179,15 @@ func (r *resolver) groups(u User) {
 		}
 	}
 	r.addGroups()
+}
+
+// denied reports whether g is a group that a user's membership does not bring.
+func (r *resolver) denied(g Group) bool {
+	deny := r.host.DenyGroups
+	if deny == nil {
+		deny = DefaultDenyGroups
+	}
+	return g.GID == 0 || slices.Contains(deny, g.Name)
 }
 
 func (r *resolver) addGroups() {

@@ -88,6 +88,9 @@ func TestIdentity(t *testing.T) {
 		{"tenant names another", func(c *vassal.Config) {
 			c.Trust, c.Ident.User = vassal.Trust{UID: 1004}, "www-data"
 		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, []string{"error owner"}},
+		{"tenant's refused group", func(c *vassal.Config) {
+			c.Trust, c.Ident.Group = vassal.Trust{UID: 1004}, "sudo"
+		}, Host{}, 1004, 1004, []Group{{33, "www-data"}}, []string{"error owner"}},
 		{"tenant's group", func(c *vassal.Config) {
 			c.Trust, c.Ident.Group = vassal.Trust{UID: 33}, "sammy"
 		}, Host{MinUID: 1}, 33, 33, nil, []string{"error owner"}},
