@@ -143,7 +143,8 @@ type set struct {
 	ctx     context.Context // of Run: the actors live in it
 	entries map[vassal.Name]*entry
 	want    Snapshot
-	first   time.Time // of the first scan
+	first   time.Time            // of the first scan
+	refused map[string]time.Time // since when, by path: files that can have no vassal
 	pruned  bool
 	ended   chan vassal.Name
 	told    map[string]bool // alarms that stand, told once
@@ -273,14 +274,18 @@ func (s *set) publish() {
 	for n, en := range s.entries {
 		p.actors[n] = en.actor
 	}
-	since := s.first
-	if since.IsZero() {
-		since = time.Now()
-	}
+	now, before := time.Now(), s.refused
+	s.refused = map[string]time.Time{}
 	for _, f := range s.want.Files {
-		if f.NoVassal {
-			p.others = append(p.others, noVassal(f, since, s.emperor.realm.owner))
+		if !f.NoVassal {
+			continue
 		}
+		since, known := before[f.Path]
+		if !known {
+			since = now
+		}
+		s.refused[f.Path] = since
+		p.others = append(p.others, noVassal(f, since, s.emperor.realm.owner))
 	}
 	s.emperor.public.put(p)
 }

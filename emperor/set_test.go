@@ -479,6 +479,14 @@ func TestNoVassal(t *testing.T) {
 		s.write("v", "good")
 		s.look(2 * time.Second)
 		s.want("my shop", "failed 0: no")
+		since := record0(s, "my shop").Since
+		s.files.m["y"] = File{Name: "your shop", Path: "/etc/vassals/your shop.ini", NoVassal: true, Problem: s.files.m["x"].Problem}
+		s.look(5 * time.Second)
+		if x, y := record0(s, "my shop").Since, record0(s, "your shop").Since; !x.Time.Equal(since.Time) || !y.After(x.Time) {
+			s.Errorf("failed since %v and %v, want %v and later", x, y, since)
+		}
+		delete(s.files.m, "y")
+		s.look(time.Second)
 		if got := s.act("my shop", control.Start); got != "1 my shop: cannot be run (bad-name)" {
 			s.Errorf("got %q", got)
 		}
