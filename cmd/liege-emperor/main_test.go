@@ -275,6 +275,29 @@ func TestOrphan(t *testing.T) {
 	}
 }
 
+// A survivor without a file is ended even if it does not heed a signal: it is
+// a tenant's, and its removal may be what the operator has against it.
+func TestStubbornOrphan(t *testing.T) {
+	w := newWorld(t)
+	f := w.vassal("a/vassals/stubborn.ini")
+	text, err := os.ReadFile(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, string(text)+"drain-timeout = 1\n")
+	a := w.emperor("a")
+	pid := w.ready("a", "stubborn")[0]
+	a.end(syscall.SIGKILL)
+	if err := errors.Join(os.Remove(f), syscall.Kill(pid, syscall.SIGSTOP)); err != nil {
+		t.Fatal(err)
+	}
+	a = w.emperor("a")
+	w.until(func() bool { _, err := record.StartTime(pid); return err != nil })
+	if code := a.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+}
+
 func TestOne(t *testing.T) {
 	w := newWorld(t)
 	p := w.run("--one", w.vassal("site.ini"))

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -79,9 +81,13 @@ func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
 		l.takeBack(r)
 		if found == nil {
 			found = in
-		} else if err := in.Drain(); err != nil {
-			l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+			continue
 		}
+		go func() { // as long as the generation, which this ends
+			if err := in.drained(ctx); err != nil {
+				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+			}
+		}()
 	}
 	if found == nil {
 		return nil, 0, false
@@ -231,29 +237,56 @@ func checkSocket(fd int, k record.Listener) error {
 }
 
 // EndOrphans ends the survivors of vassals whose file is gone. Call it after
-// the first scan; it returns when they are gone.
+// the first scan; it returns when they are gone, or known not to die. None of
+// them holds up another.
 func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) error {
 	names, err := h.Records.Names()
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, name := range names {
-		if lives(name) {
-			continue
+	errs := make([]error, len(names))
+	var wg sync.WaitGroup
+	for i, name := range names {
+		if !lives(name) {
+			wg.Go(func() { errs[i] = h.endOrphan(ctx, name) })
 		}
-		l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
-		if in, _, ok := l.Adopt(ctx); ok {
-			h.Log.Info("ends: its file is gone", "vassal", name, "pid", in.PID())
-			errs = append(errs, in.Drain())
-			select {
-			case <-in.Done():
-			case <-ctx.Done():
-				errs = append(errs, in.Kill())
-				<-in.Done()
-			}
-		}
-		errs = append(errs, l.Close())
 	}
+	wg.Wait()
 	return errors.Join(errs...)
+}
+
+func (h *Host) endOrphan(ctx context.Context, name vassal.Name) error {
+	l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
+	in, _, ok := l.Adopt(ctx)
+	if ok {
+		h.Log.Info("ends: its file is gone", "vassal", name, "pid", in.PID())
+		if err := in.(*instance).drained(ctx); err != nil {
+			return fmt.Errorf("vassal %s: %w", name, err)
+		}
+	}
+	return l.Close()
+}
+
+// drained asks the generation to end, kills it when its time to finish is
+// over or ctx is done, and returns when nothing is left. It is the tenant's:
+// it need not end because it is asked to.
+func (in *instance) drained(ctx context.Context) error {
+	err := in.Drain()
+	patience := in.p.Config.Restart.DrainTimeout
+	if patience <= 0 {
+		patience = emperor.KillAfter
+	}
+	select {
+	case <-in.done:
+		return err
+	case <-time.After(patience):
+	case <-ctx.Done():
+	}
+	err = errors.Join(err, in.Kill())
+	select {
+	case <-in.done:
+		return err
+	case <-time.After(emperor.KillAfter):
+		return errors.Join(err, fmt.Errorf("generation %d was killed and does not die: %s", in.gen, in.Remains()))
+	}
 }

@@ -163,3 +163,18 @@ func FuzzMessage(f *testing.F) {
 		}
 	})
 }
+
+// A core that fails over and over again does not fill the Emperor's memory.
+func TestFailedAgainAndAgain(t *testing.T) {
+	in := &instance{}
+	verified, ready := true, false
+	for range 10 * maxClaims {
+		m := vassal.Message{V: 1, Type: vassal.Failed, Reason: &vassal.Problem{Message: "no"}}
+		if err := in.obey(m, nil, &verified, &ready); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(in.said) != maxClaims {
+		t.Errorf("%d reasons kept, want %d", len(in.said), maxClaims)
+	}
+}

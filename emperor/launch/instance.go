@@ -157,7 +157,9 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 	case vassal.Failed:
 		in.mu.Lock()
 		defer in.mu.Unlock()
-		in.said = append(in.said, in.claims(vassal.Problems{*m.Reason}, vassal.Error)...)
+		if len(in.said) < maxClaims { // the first ones say why
+			in.said = append(in.said, in.claims(vassal.Problems{*m.Reason}, vassal.Error)...)
+		}
 	case vassal.Counters:
 		in.mu.Lock()
 		defer in.mu.Unlock()

@@ -48,7 +48,8 @@ const (
 	defaultBackoffMax    = 180 * time.Second
 	defaultStable        = 10 * time.Second
 	defaultLogSize       = 10 << 20
-	drainGrace           = 5 * time.Second // between the end of the drain and the kill
+	maxUserDrain         = 10 * time.Minute // what is stopped or removed may be so because of its user
+	drainGrace           = 5 * time.Second  // between the end of the drain and the kill
 )
 
 // Decode makes a Config of f's settings. It asks the host nothing. The Config

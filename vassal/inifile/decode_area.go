@@ -331,6 +331,9 @@ func (d *decoder) life(v value) bool {
 		r.ReadyTimeout = d.positive(v, defaultReady)
 		d.work.LoadTimeout = r.ReadyTimeout
 	case "drain-timeout", "reload-mercy", "worker-reload-mercy":
+		if v.dur > maxUserDrain && d.tenant(v.Setting) {
+			d.err(vassal.CodeOverCeiling, v.Setting, fmt.Sprintf("a user's file may ask for at most %v", maxUserDrain), "")
+		}
 		d.cfg.App.Drain = d.positive(v, defaultDrain)
 		r.DrainTimeout = d.cfg.App.Drain + drainGrace
 	case "backoff-min":
