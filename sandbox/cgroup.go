@@ -86,6 +86,19 @@ func (t *trees) procsDir(inner string) string {
 	return t.dir("devices", inner)
 }
 
+// delegated tells whether systemd leaves what is below the cgroup to us: it
+// marks those of units with Delegate=yes.
+func (t *trees) delegated(inner string) bool {
+	for _, m := range t.mounts {
+		mark := make([]byte, 1)
+		n, err := unix.Getxattr(filepath.Join(m, inner), "trusted.delegate", mark)
+		if err == nil && n == 1 && mark[0] == '1' {
+			return true
+		}
+	}
+	return false
+}
+
 func (t *trees) make(inner string) error {
 	for _, m := range t.mounts {
 		if err := os.MkdirAll(filepath.Join(m, inner), 0o755); err != nil {

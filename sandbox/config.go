@@ -56,12 +56,20 @@ func (st *starting) config() (*configs.Config, error) {
 	}, nil
 }
 
-// resources are the limits of the generation's own cgroup. Those of processes
-// are the vassal's (CONTRACT 18), but for a bare generation, which has its own.
+// resources are the limits of the generation's own cgroup. Those in force are
+// the vassal's (CONTRACT 18), but for a bare generation, which has its own.
+// They are repeated here because this cgroup is what the app sees and what its
+// runtime sizes itself by; not cpu-max on v1, where a cgroup's quota cannot be
+// set below that of a child, so that an old generation would keep a new one
+// from having less.
 func (st *starting) resources(rules []*devices.Rule) *cgroups.Resources {
-	r := &cgroups.Resources{Devices: rules, Memory: st.spec.Limits.MemoryMax}
-	if n := st.spec.Limits.PidsMax; st.spec.Bare && n > 0 {
-		r.PidsLimit = &n
+	l := st.spec.Limits
+	r := &cgroups.Resources{Devices: rules, Memory: l.MemoryMax}
+	if l.PidsMax > 0 {
+		r.PidsLimit = &l.PidsMax
+	}
+	if l.CPUMax > 0 && st.m.trees.v2() {
+		r.CpuQuota, r.CpuPeriod = int64(l.CPUMax*cpuPeriod), cpuPeriod
 	}
 	return r
 }

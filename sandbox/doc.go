@@ -32,9 +32,10 @@
 //
 // RunDir/sandbox has state/ID (libcontainer's), root/ID (only during a start)
 // and v-NAME, one tmpfs per vassal with its /tmp, /var/tmp and /dev/shm. The
-// cgroups are NODE/emperor and NODE/hooks on the cgroup2 tree only, and
-// NODE/vassals/v-NAME/gN in every hierarchy. NODE is the Emperor's own cgroup
-// if it is alone in it, else /liege-XXXXXXXX.
+// cgroups are HOME/emperor and HOME/hooks on the cgroup2 tree only, and
+// NODE/vassals/v-NAME/gN in every hierarchy. HOME is the Emperor's own cgroup
+// if systemd delegated it and it is alone in it, else /liege-XXXXXXXX. NODE is
+// ManagerConfig.Cgroup, or HOME.
 //
 // # What it promises
 //
@@ -48,7 +49,9 @@
 // # Known limits
 //
 // On v2 libcontainer enables every controller in every cgroup from the root
-// down to the sandbox, as runc does, in systemd's part of the tree too. On pure
+// down to the sandbox, as runc does, in systemd's part of the tree too. Below a
+// unit with Delegate=yes systemd has done so itself for the controllers it
+// manages; seen with systemd 252, only hugetlb, rdma and misc are new. On pure
 // v1 there is no guard, so an inet listener cannot go into a private network.
 // Sockets that were made before NewManager, or by systemd, are not guarded.
 // A limit that falls back after an overlap and is below what is in use stays

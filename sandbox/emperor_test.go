@@ -27,13 +27,17 @@ import (
 
 // fakeEmperor starts sandboxes below the run directory args[0] and prints
 // their Records; then it waits to be killed. With args[1] "loop" it starts and
-// ends them for ever.
+// ends them for ever. args[2] is ManagerConfig.Cgroup, if there.
 func fakeEmperor(args []string) error {
 	exe, err := Executable()
 	if err != nil {
 		return err
 	}
-	m, err := NewManager(ManagerConfig{RunDir: args[0], Stage: exe})
+	cfg := ManagerConfig{RunDir: args[0], Stage: exe}
+	if len(args) > 2 {
+		cfg.Cgroup = args[2]
+	}
+	m, err := NewManager(cfg)
 	if err != nil {
 		return err
 	}
@@ -87,17 +91,17 @@ func fakeEmperor(args []string) error {
 // killedEmperor runs a fake Emperor and kills it when until says so.
 func killedEmperor(t *testing.T, dir, mode string, until func(lines *bufio.Scanner)) {
 	t.Helper()
-	killedEmperorIn(t, nil, dir, mode, until)
+	killedEmperorIn(t, nil, until, dir, mode)
 }
 
 // killedEmperorIn does so in a cgroup; nil: this process's.
-func killedEmperorIn(t *testing.T, cgroup *os.File, dir, mode string, until func(lines *bufio.Scanner)) {
+func killedEmperorIn(t *testing.T, cgroup *os.File, until func(lines *bufio.Scanner), args ...string) {
 	t.Helper()
 	// Orphans go where they go on a host, not to this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self(t), "fake-emperor", dir, mode)
+	cmd := exec.Command(self(t), append([]string{"fake-emperor"}, args...)...)
 	cmd.Stderr = t.Output()
 	if cgroup != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
@@ -232,54 +236,6 @@ func TestSweepAfterKillAnywhere(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(dir, "sandbox")); err == nil {
 			t.Error("RunDir/sandbox is still there")
 		}
-	}
-}
-
-// An Emperor alone in a cgroup, as systemd starts it, works below that, and
-// the next one there finds what it left.
-func TestOwnCgroup(t *testing.T) {
-	testenv.Need(t, testenv.Root, testenv.CgroupV2, testenv.OpenTree)
-	testenv.Leaks(t)
-	tr, err := findTrees()
-	if err != nil {
-		t.Fatal(err)
-	}
-	unit := fmt.Sprintf("/liege-test-%d.service", os.Getpid())
-	if err := tr.make(unit); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := tr.remove(unit); err != nil {
-			t.Error(err)
-		}
-	}()
-	cgroup, err := os.Open(tr.procsDir(unit))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cgroup.Close()
-	dir := t.TempDir()
-	killedEmperorIn(t, cgroup, dir, "once", func(lines *bufio.Scanner) {
-		for i, rec := range scanRecords(t, lines, 2) {
-			want := fmt.Sprintf("%s/vassals/v-%s/g1", unit, []string{"one", "two"}[i])
-			if rec.Cgroup != want {
-				t.Errorf("cgroup: got %s, want %s", rec.Cgroup, want)
-			}
-		}
-	})
-	if got := len(tr.pids(unit)); got != 2 {
-		t.Errorf("processes after the kill: got %d, want the 2 survivors", got)
-	}
-	killedEmperorIn(t, cgroup, dir, "close", func(lines *bufio.Scanner) {
-		scanRecords(t, lines, 1)
-		for lines.Scan() { // until it has closed its output
-		}
-	})
-	if got := tr.pids(unit); len(got) != 0 {
-		t.Errorf("processes after the sweep: got %v", got)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "sandbox")); err == nil {
-		t.Error("RunDir/sandbox is still there")
 	}
 }
 

@@ -36,8 +36,11 @@ type ManagerConfig struct {
 	RunDir string
 	// Stage and Core are the programs on the host, static, owned by root.
 	Stage, Core string
-	TmpBytes    int64 // 0: DefaultTmpBytes
-	Log         *slog.Logger
+	// Cgroup is where the vassals' cgroups are made, as a path inside every
+	// hierarchy: that of another unit with Delegate=yes. Empty: at the node.
+	Cgroup   string
+	TmpBytes int64 // 0: DefaultTmpBytes
+	Log      *slog.Logger
 }
 
 // Manager makes sandboxes below one run directory and one cgroup node. Its
@@ -47,7 +50,10 @@ type Manager struct {
 	dir    string // RunDir/sandbox
 	trees  *trees
 	origin string // the cgroup this process came from
-	node   string // ours, in every hierarchy
+	below  bool   // it was started one below, in its leaf
+	home   string // of this process and of what it runs outside
+	node   string // of the vassals; the home, unless ManagerConfig.Cgroup is set
+	claim  *os.File
 	hooks  *os.File
 	guard  error
 
@@ -66,8 +72,15 @@ var (
 // opened: only sockets made after it are guarded. From then on this process
 // cannot connect to an inet address; what must, runs Outside.
 //
-// The node is the process's own cgroup when it is alone in it (a systemd unit
-// with Delegate=yes), else /liege-XXXXXXXX with a hash of the run directory.
+// The node is the process's own cgroup when systemd delegated it and it is
+// alone there, else /liege-XXXXXXXX with a hash of the run directory.
+//
+// On cgroup v2 the kernel takes no process into a cgroup that hands controllers
+// on to its children: systemd could not start a killed Emperor again in a unit
+// in which its vassals still run (status 219/CGROUP). So there the vassals need
+// a unit of their own, which ManagerConfig.Cgroup names, or a systemd that
+// starts the Emperor in a cgroup below the unit's (DelegateSubgroup=emperor,
+// systemd 254).
 func NewManager(cfg ManagerConfig) (_ *Manager, err error) {
 	m := &Manager{cfg: cfg, vassals: map[vassal.Name]*Vassal{}}
 	if cfg.RunDir, err = filepath.EvalSymlinks(cfg.RunDir); err != nil {
@@ -85,11 +98,14 @@ func NewManager(cfg ManagerConfig) (_ *Manager, err error) {
 	if m.trees, err = findTrees(); err != nil {
 		return nil, err
 	}
-	if err := m.findNode(cfg.RunDir); err != nil {
+	if err := m.findHome(cfg.RunDir); err != nil {
+		return nil, err
+	}
+	if err := m.findNode(); err != nil {
 		return nil, err
 	}
 	if err := m.settle(); err != nil {
-		return nil, fmt.Errorf("cgroup %s: %w; hint: the Emperor needs to be root and /sys/fs/cgroup writable", m.node, err)
+		return nil, errors.Join(fmt.Errorf("cgroup %s: %w; hint: the Emperor needs to be root and /sys/fs/cgroup writable", m.node, err), m.release())
 	}
 	routeLogrus(cfg.Log)
 	return m, nil
@@ -98,29 +114,30 @@ func NewManager(cfg ManagerConfig) (_ *Manager, err error) {
 func (m *Manager) stateDir() string { return filepath.Join(m.dir, "state") }
 func (m *Manager) rootDir() string  { return filepath.Join(m.dir, "root") }
 
-func (m *Manager) leaf() string    { return m.node + "/emperor" }
+func (m *Manager) leaf() string    { return m.home + "/emperor" }
+func (m *Manager) outside() string { return m.home + "/hooks" }
 func (m *Manager) all() string     { return m.node + "/vassals" }
-func (m *Manager) outside() string { return m.node + "/hooks" }
 
-// Node is the cgroup below which everything is, as a path inside every
+// Node is the cgroup below which the vassals are, as a path inside every
 // hierarchy.
 func (m *Manager) Node() string { return m.node }
 
-// findNode decides where our cgroups are (KERNEL 22).
-func (m *Manager) findNode(runDir string) error {
+// findHome decides where this process is and what it runs outside (KERNEL 22).
+func (m *Manager) findHome(runDir string) error {
 	own, err := m.trees.own()
 	if err != nil {
 		return err
 	}
 	// A sealed or upgraded Emperor executes itself in its leaf.
 	if p, ok := strings.CutSuffix(own, "/emperor"); ok {
+		m.below = true
 		if own = p; nodeName.MatchString(own) {
 			own = "/"
 		}
 	}
 	m.origin = own
-	if own != "/" && alone(m.trees.procsDir(own)) {
-		m.node = own
+	if own != "/" && m.trees.delegated(own) && alone(m.trees.procsDir(own)) {
+		m.home = own
 		return nil
 	}
 	var st unix.Stat_t
@@ -129,7 +146,76 @@ func (m *Manager) findNode(runDir string) error {
 	}
 	h := fnv.New32a()
 	fmt.Fprintf(h, "%d:%d", st.Dev, st.Ino)
-	m.node = fmt.Sprintf("/liege-%08x", h.Sum32())
+	m.home = fmt.Sprintf("/liege-%08x", h.Sum32())
+	return nil
+}
+
+// findNode decides where the vassals' cgroups are.
+func (m *Manager) findNode() error {
+	if m.cfg.Cgroup == "" {
+		m.node = m.home
+		return nil
+	}
+	m.node = filepath.Join("/", m.cfg.Cgroup)
+	return m.claimNode()
+}
+
+// claimNode takes the node for this Emperor alone: Sweep ends whatever it
+// finds there.
+func (m *Manager) claimNode() error {
+	if m.node == "/" {
+		return errors.New("cgroup = /: the root is not the Emperor's; hint: name the cgroup of a unit with Delegate=yes")
+	}
+	var dir *os.File
+	for _, mount := range m.trees.mounts {
+		if dir, _ = os.Open(filepath.Join(mount, m.node)); dir != nil {
+			break
+		}
+	}
+	if dir == nil {
+		return fmt.Errorf("cgroup = %s: there is no such cgroup; hint: a unit with Delegate=yes makes it: systemctl start %s", m.node, filepath.Base(m.node))
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("another Emperor has its vassals there")
+		}
+		return errors.Join(fmt.Errorf("cgroup = %s: %w", m.node, err), dir.Close())
+	}
+	m.claim = dir
+	return nil
+}
+
+// release lets another Emperor have the node.
+func (m *Manager) release() error {
+	if m.claim == nil {
+		return nil
+	}
+	return m.claim.Close()
+}
+
+// holder is the cgroup below the node for the processes that were in the node
+// itself when we came: the one that keeps the unit alive.
+func (m *Manager) holder() string { return m.node + "/holder" }
+
+// clearNode moves what is in the node itself one level down: a v2 cgroup with
+// processes of its own hands no controllers on.
+func (m *Manager) clearNode() error {
+	if m.node == m.home || !m.trees.v2() {
+		return nil
+	}
+	text, err := os.ReadFile(filepath.Join(m.trees.procsDir(m.node), "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for pid := range strings.FieldsSeq(string(text)) {
+		if err := os.MkdirAll(m.trees.procsDir(m.holder()), 0o755); err != nil {
+			return err
+		}
+		err := os.WriteFile(filepath.Join(m.trees.procsDir(m.holder()), "cgroup.procs"), []byte(pid), 0)
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("move process %s: %w", pid, err)
+		}
+	}
 	return nil
 }
 
@@ -162,6 +248,13 @@ func (m *Manager) settle() error {
 	}
 	if err := m.move(m.leaf()); err != nil {
 		return err
+	}
+	if err := m.clearNode(); err != nil {
+		return err
+	}
+	if m.trees.v2() && m.node == m.origin && !m.below && m.cfg.Log != nil {
+		m.cfg.Log.Warn("if the Emperor dies, systemd cannot start it again while vassals run",
+			"cgroup", m.node, "hint", "cgroup = the path of a second unit with Delegate=yes, or DelegateSubgroup=emperor (systemd 254)")
 	}
 	m.trees.enable(m.node)
 	m.trees.enable(m.all())
@@ -213,12 +306,10 @@ func (m *Manager) Close() error {
 		errs = append(errs, m.hooks.Close())
 		m.trees.empty(m.outside())
 	}
+	errs = append(errs, m.trees.remove(m.all()), m.trees.remove(m.outside()), m.release())
 	if m.node == m.origin {
 		// A unit's cgroup is systemd's, and where controllers are enabled the
 		// kernel takes no process back into it.
-		for _, inner := range []string{m.all(), m.outside()} {
-			errs = append(errs, m.trees.remove(inner))
-		}
 		for _, mount := range m.trees.mounts {
 			_ = unix.Rmdir(filepath.Join(mount, m.node)) // where only we used it
 		}
@@ -227,5 +318,9 @@ func (m *Manager) Close() error {
 	if own, err := m.trees.own(); m.trees.unified != "" && err == nil && own == m.leaf() {
 		errs = append(errs, m.move(m.origin))
 	}
-	return errors.Join(append(errs, m.trees.remove(m.node), os.RemoveAll(m.dir))...)
+	errs = append(errs, m.trees.remove(m.leaf()))
+	if m.home != m.origin {
+		errs = append(errs, m.trees.remove(m.home))
+	}
+	return errors.Join(append(errs, os.RemoveAll(m.dir))...)
 }

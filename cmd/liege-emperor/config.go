@@ -40,7 +40,7 @@ func load(f flags) (inifile.EmperorConfig, vassal.Problems, error) {
 	for _, o := range []struct {
 		flag string
 		to   *string
-	}{{f.runDir, &cfg.RunDir}, {f.logDir, &cfg.LogDir}, {f.stateDir, &cfg.StateDir}, {f.logFormat, &cfg.LogFormat}} {
+	}{{f.runDir, &cfg.RunDir}, {f.logDir, &cfg.LogDir}, {f.stateDir, &cfg.StateDir}, {f.cgroup, &cfg.Cgroup}, {f.logFormat, &cfg.LogFormat}} {
 		if o.flag != "" {
 			*o.to = o.flag
 		}

@@ -3,7 +3,7 @@
 // and links neither an HTTP server nor TLS.
 //
 //	liege-emperor [--config FILE] [--run-dir D] [--log-dir D] [--state-dir D]
-//	              [--log-format text|json] [DIR…]
+//	              [--cgroup C] [--log-format text|json] [DIR…]
 //	liege-emperor --one FILE
 //
 // Exit codes: 0, 1 failed at run time, 64 usage, 77 not root, 78 configuration.
@@ -46,6 +46,7 @@ type flags struct {
 	runDir    string
 	logDir    string
 	stateDir  string
+	cgroup    string
 	logFormat string
 	one       string
 	dirs      []string
@@ -101,6 +102,7 @@ func parse(args []string) (f flags, err error) {
 	set.StringVar(&f.runDir, "run-dir", "", "sockets and records of what runs (default /run/liege)")
 	set.StringVar(&f.logDir, "log-dir", "", "logs of the vassals (default /var/log/liege)")
 	set.StringVar(&f.stateDir, "state-dir", "", "what survives a reboot (default /var/lib/liege)")
+	set.StringVar(&f.cgroup, "cgroup", "", "cgroup of a delegated unit below which the vassals' are made (default: the Emperor's own)")
 	set.StringVar(&f.logFormat, "log-format", "", "text or json")
 	set.StringVar(&f.one, "one", "", "run the vassal of this file alone, in the foreground")
 	set.SetOutput(os.Stderr)

@@ -84,7 +84,8 @@ func oneConfig(f flags) (cfg inifile.EmperorConfig, cleanup func() error, err er
 	if f.logFormat != "" {
 		cfg.LogFormat = f.logFormat
 	}
-	cfg.Vassals = nil // the directory of the file is nobody's but the caller's
+	cfg.Cgroup = f.cgroup // that of emperor.ini is the Emperor's
+	cfg.Vassals = nil     // the directory of the file is nobody's but the caller's
 	return cfg, cleanup, nil
 }
 

@@ -88,7 +88,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 			err = errors.Join(err, r.close())
 		}
 	}()
-	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: stage, Core: core, Log: log}); err != nil {
+	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: stage, Core: core, Cgroup: cfg.Cgroup, Log: log}); err != nil {
 		return r, err
 	}
 	if err := r.boxes.Guarded(); err != nil {

@@ -55,6 +55,7 @@ emperor.ini, else /etc/vassals), in the foreground.
   --run-dir DIR        sockets and records of what runs (default /run/liege)
   --log-dir DIR        the vassals' logs (default /var/log/liege)
   --state-dir DIR      what outlives a reboot (default /var/lib/liege)
+  --cgroup PATH        of a delegated unit, for the vassals (default: the Emperor's own)
   --log-format FORMAT  of its own log: text or json
 
 Signals: TERM and INT drain all vassals and exit; HUP reads emperor.ini again.`,

@@ -18,6 +18,7 @@ type EmperorConfig struct {
 	RunDir       string
 	LogDir       string
 	StateDir     string
+	Cgroup       string        // where the vassals' cgroups are made; empty: at the Emperor's own
 	LogFormat    string        // "text" or "json"
 	ControlGroup string        // who may use control.sock besides root; empty: nobody
 	Concurrency  int           // starts at once; 0: the number of CPUs
@@ -89,6 +90,7 @@ func EmperorOptions() []EmperorOption {
 		{"emperor", "run-dir", String, false, "/run/liege", "Directory of control.sock and of what lives as long as the vassals."},
 		{"emperor", "log-dir", String, false, "/var/log/liege", "Directory of the vassals' logs."},
 		{"emperor", "state-dir", String, false, "/var/lib/liege", "Directory of what survives a reboot."},
+		{"emperor", "cgroup", String, false, "the Emperor's own", "Cgroup of a unit with Delegate=yes below which the vassals' cgroups are made, so that systemd can start a killed Emperor again while they run (operations.md)."},
 		{"emperor", "log-format", String, false, "text", "Format of the Emperor's own log: text or json."},
 		{"emperor", "control-group", String, false, "", "Group that may use control.sock besides root."},
 		{"emperor", "start-concurrency", Int, false, "number of CPUs", "How many vassals may be between decision and ready at once."},
@@ -189,6 +191,8 @@ func (d *emperorDecoder) emperorKey(v value) {
 		c.LogDir = d.dir(v)
 	case "state-dir":
 		c.StateDir = d.dir(v)
+	case "cgroup":
+		c.Cgroup = d.dir(v)
 	case "log-format":
 		c.LogFormat = d.word(v, c.LogFormat, "text", "json")
 	case "control-group":

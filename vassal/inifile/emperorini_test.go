@@ -38,6 +38,8 @@ net = host
 listen = 127.0.0.1:1024-65535 /run/liege/**
 bind = /home /srv
 min-uid = 500
+[emperor]
+cgroup = /liege.slice/liege-vassals.service/
 `, "\n"))
 	got, ps := DecodeEmperor(file, text)
 	for _, p := range ps {
@@ -48,6 +50,7 @@ min-uid = 500
 	want := DefaultEmperorConfig()
 	want.Vassals = []string{"glob:///srv/*/uwsgi.ini", "/etc/vassals"}
 	want.ControlGroup, want.Concurrency, want.Touch, want.SELinux, want.Rescan = "liege", 4, false, "warn", 500*time.Millisecond
+	want.Cgroup = "/liege.slice/liege-vassals.service"
 	want.Etc = []string{"myapp.conf", "other"}
 	want.DefaultUID = "www-data"
 	want.Defaults = Layered{Path: file, Section: "defaults", Text: text, Layer: vassal.Defaults}
