@@ -200,7 +200,7 @@ func TestLife(t *testing.T) {
 }
 
 func TestSignals(t *testing.T) {
-	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP} {
+	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT} {
 		c := run(t, site(t), nil)
 		c.expect(vassal.Hello)
 		c.send(vassal.Verified)
@@ -210,6 +210,11 @@ func TestSignals(t *testing.T) {
 		}
 		if status, _ := get(t, c.addr, "/f"); status != 200 {
 			t.Errorf("%v: got %d", s, status)
+		}
+		c.cmd.Process.Signal(syscall.SIGHUP)
+		c.expect(vassal.Reload)
+		if status, _ := get(t, c.addr, "/f"); status != 200 {
+			t.Errorf("%v: after SIGHUP: got %d", s, status)
 		}
 		c.cmd.Process.Signal(s)
 		if code := c.exit(); code != 0 {

@@ -12,9 +12,9 @@
 // touches anything. It builds all that it needs, starts the workers, says
 // ready and serves. If that fails it says why, and exits 1.
 //
-// SIGTERM, SIGINT, SIGQUIT, SIGHUP and a drain message make it accept no
-// more, finish what was accepted within App.Drain, and exit 0; whoever started
-// it starts another for a reload. A second SIGINT ends it at once. SIGUSR1
+// SIGTERM, SIGINT, SIGQUIT and a drain message make it accept no more, finish
+// what was accepted within App.Drain, and exit 0. SIGHUP asks whoever started
+// it for another generation; without a control channel it drains. A second SIGINT ends it at once. SIGUSR1
 // writes one line for each worker. When the control channel is closed it goes
 // on to serve: the Emperor may come back.
 package main

@@ -153,6 +153,10 @@ func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
 			case syscall.SIGUSR1:
 				p.printWorkers()
 				continue
+			case syscall.SIGHUP:
+				if p.asksForReload() {
+					continue
+				}
 			case syscall.SIGINT:
 				if interrupted {
 					p.log.Warn("interrupted again: the core ends at once")
@@ -163,6 +167,19 @@ func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
 			drain()
 		}
 	}
+}
+
+// asksForReload passes a SIGHUP on to the Emperor, which starts another
+// generation and then drains this one. Without anybody who could, a core that
+// was started alone drains; one whose Emperor is gone serves on.
+func (p *process) asksForReload() bool {
+	if p.control == nil {
+		return false
+	}
+	if err := p.control.Send(vassal.Message{Type: vassal.Reload}); err != nil {
+		p.log.Warn("no Emperor is there to reload the vassal", "err", err)
+	}
+	return true
 }
 
 // receive obeys the control channel until it is closed.

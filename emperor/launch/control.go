@@ -71,7 +71,7 @@ func parseMessage(b []byte) (m vassal.Message, err error) {
 		return m, fmt.Errorf("%w: version %d", errBroken, m.V)
 	}
 	switch m.Type {
-	case vassal.Hello, vassal.Ready:
+	case vassal.Hello, vassal.Ready, vassal.Reload:
 	case vassal.Failed:
 		if m.Reason == nil {
 			return m, fmt.Errorf("%w: failed without a reason", errBroken)

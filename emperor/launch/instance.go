@@ -160,6 +160,8 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 		if len(in.said) < maxClaims { // the first ones say why
 			in.said = append(in.said, in.claims(vassal.Problems{*m.Reason}, vassal.Error)...)
 		}
+	case vassal.Reload:
+		in.p.hup.Store(true)
 	case vassal.Counters:
 		in.mu.Lock()
 		defer in.mu.Unlock()

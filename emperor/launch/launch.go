@@ -92,6 +92,7 @@ type prepared struct {
 	log     atomic.Pointer[string]   // the file that the vassal's lines go to
 	bound   atomic.Pointer[[]string] // once launched: what it listens on, as bound
 	touched []time.Time              // mtimes of Config.Touch when it was prepared
+	hup     atomic.Bool              // its core got SIGHUP (CONTRACT 11, pidfile)
 }
 
 // Prepare implements emperor.Launcher.
@@ -133,6 +134,9 @@ func (p *prepared) touch() []time.Time {
 // Changed implements emperor.Prepared. A file of touch-reload that is gone has
 // not been touched (uWSGI says so too).
 func (p *prepared) Changed(ctx context.Context) bool {
+	if p.hup.Swap(false) {
+		return true
+	}
 	for i, now := range p.touch() {
 		if !now.IsZero() && !now.Equal(p.touched[i]) {
 			return true

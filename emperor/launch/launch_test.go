@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -454,6 +455,20 @@ func TestLogtoAndPidfile(t *testing.T) {
 	pid := filepath.Join(r.dir, "sock/app.pid")
 	if b, err := os.ReadFile(pid); err != nil || string(b) != fmt.Sprintf("%d\n", one.PID()) {
 		t.Errorf("pidfile: %q, %v; want %d", b, err, one.PID())
+	}
+	if p.Changed(t.Context()) {
+		t.Error("it shall reload though nobody asked")
+	}
+	if err := syscall.Kill(one.PID(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !p.Changed(t.Context()); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("SIGHUP to the process of the pidfile is no wish to reload")
+		}
+	}
+	if p.Changed(t.Context()) {
+		t.Error("one SIGHUP is two wishes")
 	}
 	two, _ := r.start(l, r.file("files", text, 0), 2)
 	r.ready(two)
