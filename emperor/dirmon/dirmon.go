@@ -43,17 +43,19 @@ import (
 
 // Times and limits.
 const (
-	Period      = 3 * time.Second        // between scans when nothing hints (CONTRACT 23)
-	Settle      = 200 * time.Millisecond // changes within count once (CONTRACT 2)
-	MaxUnrest   = 2 * time.Second        // a file that changes all the time is taken then, or
-	MaxWriting  = 10 * time.Second       // then, if somebody keeps it open for writing
-	MaxFile     = 1 << 20                // bytes
-	MaxEntries  = 65536                  // names in one directory
-	MaxWatches  = 1024                   // directories that inotify is asked about
-	minGap      = 50 * time.Millisecond  // between scans
-	scanShare   = 4                      // a scan that took t is not repeated before 4·t
-	racyWindow  = 2 * time.Second        // a file's times cannot be believed while they are that young
-	maxLinkHops = 40
+	Period         = 3 * time.Second        // between scans when nothing hints (CONTRACT 23)
+	Settle         = 200 * time.Millisecond // changes within count once (CONTRACT 2)
+	MaxUnrest      = 2 * time.Second        // a file that changes all the time is taken then, or
+	MaxWriting     = 10 * time.Second       // then, if somebody keeps it open for writing
+	MaxFile        = 1 << 20                // bytes
+	MaxEntries     = 65536                  // names in one directory
+	MaxUserEntries = 1024                   // names in one directory of a user's, or below one
+	MaxUserText    = 8 << 20                // bytes of all files of one user, which are kept in memory
+	MaxWatches     = 1024                   // directories that inotify is asked about
+	minGap         = 50 * time.Millisecond  // between scans
+	scanShare      = 4                      // a scan that took t is not repeated before 4·t
+	racyWindow     = 2 * time.Second        // a file's times cannot be believed while they are that young
+	maxLinkHops    = 40
 )
 
 // Options say what to watch.

@@ -367,6 +367,58 @@ func TestGlob(t *testing.T) {
 		error: directory-unusable /app`)
 }
 
+// What a user does to a directory of a pattern leaves the others' files known:
+// bob's file goes although alice's directory cannot be used.
+func TestGlobOfHostileUser(t *testing.T) {
+	for name, spoil := range map[string]func(h host){
+		"too many names": func(h host) {
+			for i := range MaxUserEntries {
+				h.write(fmt.Sprintf("/app/alice/d/%d", i), "", alice, 0o644)
+			}
+		},
+		"a link to itself": func(h host) {
+			h.must(os.RemoveAll(h.path("/app/alice/d")))
+			h.link("d", "/app/alice/d")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			for _, u := range []string{"alice", "bob"} {
+				h.mkdir("/app/"+u, alice, 0o755)
+				h.mkdir("/app/"+u+"/d", alice, 0o755)
+				h.write("/app/"+u+"/d/web.ini", "[uwsgi]\n", alice, 0o644)
+			}
+			m := h.monitor("/app/*/d/*.ini")
+			h.want(m, "alice_web /app/alice/d/web.ini uid 61001\n\t\tbob_web /app/bob/d/web.ini uid 61001")
+			spoil(h)
+			h.must(os.Remove(h.path("/app/bob/d/web.ini")))
+			h.want(m, "alice_web /app/alice/d/web.ini uid 61001\n\t\terror: directory-unusable /app/alice/d")
+			if h.scan(m).Partial {
+				t.Error("what everybody else has counts as not known")
+			}
+		})
+	}
+}
+
+// The Emperor keeps the text of every file: a user's files are bounded
+// altogether, and the operator's are not counted with them.
+func TestFilesOfOneUser(t *testing.T) {
+	h := newHost(t)
+	text := "[uwsgi]\n" + strings.Repeat("; comment\n", MaxFile/10)
+	var want strings.Builder
+	for i := range MaxUserText/MaxFile + 2 {
+		h.write(fmt.Sprintf("/etc/vassals/a%02d.ini", i), text[:MaxFile], alice, 0o644)
+		what := "uid 61001"
+		if i >= MaxUserText/MaxFile {
+			what = "too-big"
+		}
+		fmt.Fprintf(&want, "a%02d /etc/vassals/a%02d.ini %s\n\t\t", i, i, what)
+	}
+	h.write("/etc/vassals/z.ini", text[:MaxFile], 0, 0o644)
+	want.WriteString("z /etc/vassals/z.ini operator")
+	h.want(h.monitor("/etc/vassals"), want.String())
+}
+
 // A16: a directory that is given away at run time.
 func TestDirectoryTurnsBad(t *testing.T) {
 	testenv.Leaks(t)

@@ -50,12 +50,13 @@ type scanner struct {
 	first   bool
 	again   time.Duration // when something will be at rest
 	skipped []vassal.Problem
-	failed  map[int]bool // sources that could not be looked at
+	failed  map[int][]string // directories of a source that could not be looked at
+	partial bool             // and what they hold is not for their user to say
 }
 
 // scan looks at everything once, and says when there will be more to see.
 func (m *Monitor) scan(now time.Time, asked bool) (emperor.Snapshot, time.Duration) {
-	s := &scanner{m: m, now: now, asked: asked, first: m.sent == nil, again: m.period, failed: map[int]bool{}}
+	s := &scanner{m: m, now: now, asked: asked, first: m.sent == nil, again: m.period, failed: map[int][]string{}}
 	for _, e := range m.entries {
 		e.seen = false
 	}
@@ -123,12 +124,29 @@ func (s *scanner) open(i int, dir string, strict bool) *place {
 	return nil
 }
 
-// alarm says that a source cannot be used. What it held stays as it was.
+// alarm says that a directory cannot be used. What it held stays as it was.
 func (s *scanner) alarm(i int, dir, message, hint string) {
-	s.failed[i] = true
+	s.partial = true
+	s.unusable(i, dir, message, hint)
+}
+
+// usersAlarm is alarm for a directory below a wildcard, which may be a user's.
+// What that user can bring about (a link that leads to itself, too many names)
+// leaves everybody else's files known.
+func (s *scanner) usersAlarm(i int, dir string, err error) {
+	if !errors.Is(err, errTooMany) && !errors.Is(err, unix.ELOOP) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENAMETOOLONG) {
+		s.partial = true
+	}
+	s.unusable(i, dir, reason(err), "")
+}
+
+func (s *scanner) unusable(i int, dir, message, hint string) {
+	s.failed[i] = append(s.failed[i], dir)
 	s.skipped = append(s.skipped, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadDirectory, File: clean(dir), Step: "open",
 		Message: message + "; vassals from it stay as they are", Hint: hint})
 }
+
+var errTooMany = errors.New("it holds too many names")
 
 // list returns the names in d.
 func list(d *place) ([]string, error) {
@@ -138,12 +156,16 @@ func list(d *place) ([]string, error) {
 	}
 	f := os.NewFile(uintptr(fd), d.path)
 	defer f.Close()
-	names, err := f.Readdirnames(MaxEntries)
+	limit := MaxEntries
+	if d.trail.owner != 0 {
+		limit = MaxUserEntries
+	}
+	names, err := f.Readdirnames(limit + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	if len(names) == MaxEntries {
-		return nil, fmt.Errorf("it holds more than %d names", MaxEntries)
+	if len(names) > limit {
+		return nil, fmt.Errorf("%w: more than %d", errTooMany, limit)
 	}
 	slices.Sort(names)
 	return names, nil
@@ -172,13 +194,13 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 		return
 	}
 	if err != nil {
-		s.alarm(i, dir, reason(err), "")
+		s.matchAlarm(i, dir, found, err)
 		return
 	}
 	defer d.close()
 	names, err := list(d)
 	if err != nil {
-		s.alarm(i, dir, reason(err), "")
+		s.matchAlarm(i, dir, found, err)
 		return
 	}
 	if s.m.dirs[dir] == nil {
@@ -202,6 +224,16 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 			}
 		}
 	}
+}
+
+// matchAlarm is the alarm for a directory of a pattern, of which found is what
+// the wildcards stand for.
+func (s *scanner) matchAlarm(i int, dir string, found []string, err error) {
+	if len(found) > 0 {
+		s.usersAlarm(i, dir, err)
+		return
+	}
+	s.alarm(i, dir, reason(err), "")
 }
 
 // name looks at one name of a directory.
@@ -248,6 +280,12 @@ func (s *scanner) consider(e *entry, p string, f found) {
 	if e.taken && e.file.Problem == nil && s.now.Sub(e.since) > racyWindow && !f.sig.young(s.now) {
 		return // the same as when it was read
 	}
+	if s.tooMuch(e, f.sig) {
+		if s.rested(e) {
+			s.take(e, p, nil, problem(p, vassal.CodeTooBig, fmt.Sprintf("the files of %s hold more than %d bytes altogether", userName(f.sig.uid), MaxUserText), ""))
+		}
+		return
+	}
 	text, calm, err := read(f.fd, f.sig)
 	if err != nil {
 		if s.rested(e) {
@@ -261,6 +299,21 @@ func (s *scanner) consider(e *entry, p string, f found) {
 	if s.ready(e, calm, len(text) == 0) {
 		s.take(e, p, text, nil)
 	}
+}
+
+// tooMuch reports whether a user's file would make what is kept of all files of
+// that user more than MaxUserText.
+func (s *scanner) tooMuch(e *entry, sig signature) bool {
+	if sig.uid == 0 {
+		return false
+	}
+	sum := sig.size
+	for _, o := range s.m.entries {
+		if o != e && o.sig.uid == sig.uid {
+			sum += int64(len(o.file.Text))
+		}
+	}
+	return sum > MaxUserText
 }
 
 // ready reports whether the file is at rest, or has been restive for so long
@@ -312,7 +365,7 @@ func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
 
 // absent deals with an entry that this scan has not met.
 func (s *scanner) absent(p string, e *entry) {
-	if e.seen || s.failed[e.source] {
+	if e.seen || slices.ContainsFunc(s.failed[e.source], func(dir string) bool { return dir == "/" || strings.HasPrefix(p, dir+"/") }) {
 		return
 	}
 	if e.missing.IsZero() {
@@ -330,7 +383,7 @@ func (s *scanner) absent(p string, e *entry) {
 // takes another's name by a file that sorts before it.
 func (s *scanner) snapshot() emperor.Snapshot {
 	m := s.m
-	snap := emperor.Snapshot{Partial: len(s.failed) > 0}
+	snap := emperor.Snapshot{Partial: s.partial}
 	paths := sortedKeys(m.entries)
 	slices.SortStableFunc(paths, func(a, b string) int {
 		return cmp.Compare(rank(m, a), rank(m, b))
