@@ -82,9 +82,7 @@ type seen struct {
 // see of the host and of its neighbour: nothing.
 func TestFlask(t *testing.T) {
 	r := newRealm(t)
-	if _, err := os.Stat("/usr/lib/python3/dist-packages/flask"); err != nil {
-		t.Skip("needs Debian's python3-flask")
-	}
+	testenv.Need(t, testenv.Flask)
 	host, port := hostListener(t)
 	neighbour := r.write("other/secret.txt", "secret")
 	r.write("other/hello.py", hello("neighbour"))
@@ -236,10 +234,7 @@ func exists(p string) bool { _, err := os.Stat(p); return err == nil }
 // symlinked into the vassals' directory and behind the real nginx.
 func TestDjangoTutorial(t *testing.T) {
 	r := newRealm(t)
-	testenv.Need(t, testenv.Nginx)
-	if _, err := os.Stat("/usr/lib/python3/dist-packages/django"); err != nil {
-		t.Skip("needs Debian's python3-django")
-	}
+	testenv.Need(t, testenv.Nginx, testenv.Django)
 	r.write("mysite/mysite/__init__.py", "")
 	r.write("mysite/mysite/settings.py", "SECRET_KEY = 'x'\nROOT_URLCONF = 'mysite.urls'\nALLOWED_HOSTS = ['*']\nDEBUG = False\n")
 	r.write("mysite/mysite/urls.py", "from django.http import HttpResponse\nfrom django.urls import path\nurlpatterns = [path('', lambda request: HttpResponse('It worked! ' + request.META['SERVER_NAME']))]\n")

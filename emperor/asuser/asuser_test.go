@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"liege/internal/testenv"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,9 +27,7 @@ const nobody = 65534
 // start starts a session as nobody, who owns the directory returned.
 func start(t *testing.T) (*Session, string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Need(t, testenv.Root)
 	dir := t.TempDir()
 	for d := dir; d != "/"; d = filepath.Dir(d) {
 		if st, err := os.Stat(d); err == nil && st.Mode().Perm()&1 == 0 {
@@ -314,9 +313,7 @@ func TestGone(t *testing.T) {
 		}
 	})
 	t.Run("context", func(t *testing.T) {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root")
-		}
+		testenv.Need(t, testenv.Root)
 		ctx, cancel := context.WithCancel(t.Context())
 		s, err := Start(ctx, Who{UID: nobody, GID: nobody})
 		if err != nil {
@@ -334,9 +331,7 @@ func TestGone(t *testing.T) {
 
 // What a start pays for a vassal with a path of its user's.
 func BenchmarkSession(b *testing.B) {
-	if os.Geteuid() != 0 {
-		b.Skip("needs root")
-	}
+	testenv.Need(b, testenv.Root)
 	for b.Loop() {
 		s, err := Start(b.Context(), Who{UID: nobody, GID: nobody})
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/emperor/asuser"
+	"liege/internal/testenv"
 	"liege/vassal"
 )
 
@@ -347,9 +348,7 @@ func TestUnixRefused(t *testing.T) {
 
 func root(t *testing.T) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Need(t, testenv.Root)
 }
 
 // userDir is a directory of nobody's, short enough for a socket.
@@ -451,9 +450,7 @@ func TestAbortedStarts(t *testing.T) {
 // without vacuum does, is replaced; one on which somebody answers, or that is
 // a stranger's, is not, and the reason says so.
 func TestStaleOfRoot(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Need(t, testenv.Root)
 	for _, c := range []struct {
 		name   string
 		owner  int

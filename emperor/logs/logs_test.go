@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/internal/testenv"
 	"liege/vassal"
 )
 
@@ -83,9 +84,7 @@ func TestLines(t *testing.T) {
 }
 
 func TestModes(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
+	testenv.Need(t, testenv.Root)
 	l := open(t, Settings{})
 	w, err := l.Writer(65534, 65533)
 	if err != nil {

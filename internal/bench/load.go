@@ -55,8 +55,9 @@ func freePort() (string, error) {
 	return ln.Addr().String(), nil
 }
 
-// serve starts liege serve and nginx before uWSGI, both with two workers.
-func (b *bench) serve(ctx context.Context) (_ *servers, err error) {
+// serve starts liege serve and nginx before uWSGI, both with two workers, and
+// both with an access log or both without.
+func (b *bench) serve(ctx context.Context, logged bool) (_ *servers, err error) {
 	s := &servers{}
 	defer func() {
 		if err != nil {
@@ -84,6 +85,12 @@ func (b *bench) serve(ctx context.Context) (_ *servers, err error) {
 	}
 	ini := filepath.Join(b.dir, "load.ini")
 	text := fmt.Sprintf("[uwsgi]\nuid = nobody\ngid = nogroup\nprocesses = 2\nchdir = %[1]s/app\nwsgi-file = %[1]s/app/app.py\nhttp-socket = %[2]s\nstatic-map = /static=%[1]s/app\n", b.dir, s.liege)
+	access := "off"
+	if logged {
+		access = filepath.Join(b.dir, "nginx-access.log")
+	} else {
+		text += "disable-logging = true\n"
+	}
 	if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
 		return nil, err
 	}
@@ -96,12 +103,12 @@ func (b *bench) serve(ctx context.Context) (_ *servers, err error) {
 		return nil, err
 	}
 	conf := filepath.Join(b.dir, "nginx.conf")
-	text = strings.NewReplacer("DIR", b.dir, "ADDR", s.peer, "USOCK", usock).Replace(`
+	text = strings.NewReplacer("ACCESS", access, "DIR", b.dir, "ADDR", s.peer, "USOCK", usock).Replace(`
 daemon off; worker_processes 2; pid DIR/nginx.pid; error_log DIR/nginx-error.log;
 events { worker_connections 512; }
-http { access_log DIR/nginx-access.log; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+http { access_log ACCESS; sendfile on; tcp_nopush on; keepalive_requests 1000000;
 client_body_temp_path DIR/t1; proxy_temp_path DIR/t2; fastcgi_temp_path DIR/t3; uwsgi_temp_path DIR/t4; scgi_temp_path DIR/t5;
-server { listen ADDR; location / { include /etc/nginx/uwsgi_params; uwsgi_pass unix:USOCK; } location /static/ { access_log off; alias DIR/app/; } } }
+server { listen ADDR; location / { include /etc/nginx/uwsgi_params; uwsgi_pass unix:USOCK; } location /static/ { alias DIR/app/; } } }
 `)
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		return nil, err
@@ -139,16 +146,16 @@ func waitFor(ctx context.Context, url string) error {
 
 // wsgi: hello world through the whole core, access log on for both.
 func (b *bench) wsgi(ctx context.Context) error {
-	return b.loads(ctx, map[string]string{"/": "WSGI hello, 2 workers, 32 keep-alive connections, access log on"}, "nginx+uWSGI")
+	return b.loads(ctx, map[string]string{"/": "WSGI hello, 2 workers, 32 keep-alive connections, access log on"}, "nginx+uWSGI", true)
 }
 
-// static: files without any cache.
+// static: files without any cache, and without an access log on either side.
 func (b *bench) static(ctx context.Context) error {
-	return b.loads(ctx, map[string]string{"/static/4k.bin": "A static file of 4 KB", "/static/1m.bin": "A static file of 1 MB"}, "nginx")
+	return b.loads(ctx, map[string]string{"/static/4k.bin": "A static file of 4 KB", "/static/1m.bin": "A static file of 1 MB"}, "nginx", false)
 }
 
-func (b *bench) loads(ctx context.Context, paths map[string]string, peer string) error {
-	s, err := b.serve(ctx)
+func (b *bench) loads(ctx context.Context, paths map[string]string, peer string, logged bool) error {
+	s, err := b.serve(ctx, logged)
 	if err != nil {
 		return err
 	}

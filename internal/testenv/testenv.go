@@ -37,6 +37,8 @@ const (
 	Uwsgi       Feature = "uwsgi"
 	Nginx       Feature = "nginx"
 	Curl        Feature = "curl"
+	Flask       Feature = "flask"  // Debian's python3-flask
+	Django      Feature = "django" // Debian's python3-django
 )
 
 // SystemPython is the interpreter tests use: another one on PATH may be
@@ -87,6 +89,9 @@ func Have(f Feature) error {
 		return haveOpenTree()
 	case Python3:
 		_, err := os.Stat(SystemPython)
+		return err
+	case Flask, Django:
+		_, err := os.Stat("/usr/lib/python3/dist-packages/" + string(f))
 		return err
 	case Uwsgi, Nginx, Curl:
 		return haveProgram(string(f))
