@@ -111,13 +111,19 @@ func (r *resolver) unix(p string) (string, error) {
 	return p, nil
 }
 
+// ownRun is what of /run/liege is the Emperor's.
+var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox"}
+
 // mayListen applies [ceilings] listen to tenants' files.
 func (r *resolver) mayListen(addr string) bool {
 	if r.cfg.Trust.Operator || r.host.Caller != nil {
 		return true
 	}
 	if addr[0] == '/' {
-		if within(addr, "/run/liege") && !within(addr, "/run/liege/control.sock") || r.res.Dir != "" && within(addr, r.res.Dir) {
+		if slices.ContainsFunc(ownRun, func(p string) bool { return within(addr, p) }) {
+			return false
+		}
+		if within(addr, "/run/liege") || r.res.Dir != "" && within(addr, r.res.Dir) {
 			return true
 		}
 	}

@@ -290,6 +290,22 @@ func TestListenRule(t *testing.T) {
 	}
 }
 
+// What a user's file may listen on: never what is the Emperor's own.
+func TestMayListen(t *testing.T) {
+	cfg := config()
+	cfg.Trust = vassal.Trust{UID: 1004}
+	r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: Host{Listen: []string{"/run/**"}}}
+	for addr, want := range map[string]bool{
+		"/run/liege/shop.sock": true, "/run/liege/shop/x.sock": true, "/run/x.sock": true, "/home/sammy/app/x.sock": true,
+		"/run/liege/control.sock": false, "/run/liege/control.sock.new": false, "/run/liege/lock": false,
+		"/run/liege/vassals/v-other/log": false, "/run/liege/sandbox/x.sock": false, "/home/sammy/x.sock": false, "127.0.0.1:80": false, "@x": false,
+	} {
+		if got := r.mayListen(addr); got != want {
+			t.Errorf("%s: %v", addr, got)
+		}
+	}
+}
+
 func TestListenersClash(t *testing.T) {
 	cfg := config()
 	cfg.Ident.User = "sammy"
