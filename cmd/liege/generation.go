@@ -68,7 +68,7 @@ func (a *app) startGeneration(r *resolve.Result, gen int, listeners []*os.File) 
 		}
 	}
 	g.cmd.ExtraFiles = append(append([]*os.File{}, listeners...), b.files...)
-	g.cmd.Stdout, g.cmd.Stderr = a.out, a.err
+	g.cmd.Stdout, g.cmd.Stderr = a.raw.out, a.raw.err
 	// A group of its own: Ctrl-C on the terminal reaches liege alone, which
 	// asks the core to drain.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

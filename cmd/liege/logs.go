@@ -62,6 +62,10 @@ func (a *app) logPath(ctx context.Context, vassal string) (string, error) {
 // tail prints the last n lines of the file and, if follow, what comes after,
 // through rotation, until ctx is done.
 func (a *app) tail(ctx context.Context, path string, n int, follow bool) error {
+	out := a.out
+	if f, ok := a.raw.out.(*os.File); ok && !tty(f) {
+		out = f // byte for byte
+	}
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -74,11 +78,11 @@ func (a *app) tail(ctx context.Context, path string, n int, follow bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.out.Write(last); err != nil || !follow {
+	if _, err := out.Write(last); err != nil || !follow {
 		return err
 	}
 	for tick := time.NewTicker(200 * time.Millisecond); ; {
-		if _, err := io.Copy(a.out, f); err != nil {
+		if _, err := io.Copy(out, f); err != nil {
 			return err
 		}
 		if next := rotated(f, path); next != nil {

@@ -32,18 +32,19 @@ type stdio struct {
 
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, io stdio) int {
-	app := &app{stdio: io}
+	app := &app{stdio: stdio{io.in, &shown{w: io.out}, &shown{w: io.err}}, raw: io}
 	root := app.root()
 	root.SetArgs(args)
 	root.SetIn(io.in)
-	root.SetOut(io.out)
-	root.SetErr(io.err)
+	root.SetOut(app.out)
+	root.SetErr(app.err)
 	return app.finish(root.ExecuteContext(ctx))
 }
 
 // app is what the commands share.
 type app struct {
 	stdio
+	raw    stdio // for what is not text for people
 	runDir string
 	json   bool
 }

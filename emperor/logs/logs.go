@@ -303,11 +303,11 @@ func (l *Log) sayLost(now time.Time) {
 func (l *Log) Note(format string, a ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := []byte("liege: " + strings.ReplaceAll(fmt.Sprintf(format, a...), "\n", " ") + "\n")
+	s := "liege: " + Clean(strings.ReplaceAll(fmt.Sprintf(format, a...), "\n", " "))
 	if l.set.Tee != nil {
-		l.set.Tee(l.name, Clean(string(s[:len(s)-1])))
+		l.set.Tee(l.name, s)
 	}
-	l.write(s)
+	l.write([]byte(s + "\n"))
 }
 
 // remember keeps a line for Tail, and shows it.
