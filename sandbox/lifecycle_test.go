@@ -393,6 +393,53 @@ func TestOverlapLimits(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 }
 
+// A bare generation has limits of its own, and neither sees nor changes what
+// is the vassal's.
+func TestBare(t *testing.T) {
+	r := newRig(t)
+	first := r.spec("bare", 1, "write", "/tmp/kept", "/dev/shm/kept")
+	first.Limits = vassal.Limits{MemoryMax: 300 << 20, PidsMax: 70}
+	r.start(first).wait()
+	spec := r.spec("bare", 2, "wait")
+	spec.Bare, spec.Limits = true, vassal.Limits{MemoryMax: 100 << 20, PidsMax: 30}
+	b := r.start(spec)
+	b.awaitOutput("waiting")
+	read := func(inner string) [2]int64 {
+		memory := "memory.limit_in_bytes"
+		if r.m.trees.v2() {
+			memory = "memory.max"
+		}
+		return [2]int64{readInt(r.m.trees.dir("memory", inner), memory), readInt(r.m.trees.dir("pids", inner), "pids.max")}
+	}
+	if got, want := read(b.cgroup), [2]int64{100 << 20, 30}; got != want {
+		t.Errorf("its limits are %d, want %d", got, want)
+	}
+	if got, want := read(b.v.cgroup()), [2]int64{300 << 20, 70}; got != want {
+		t.Errorf("the vassal's limits are %d, want %d", got, want)
+	}
+	if rec := b.Record(); !rec.Bare {
+		t.Errorf("record %+v: the next Emperor would take it for the vassal's", rec)
+	}
+	if err := b.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	b.wait()
+	look := r.spec("bare", 3, "exists", "/tmp/kept", "/dev/shm/kept", "/var/tmp")
+	look.Bare = true
+	x := r.start(look)
+	x.wait()
+	if got, want := x.output(), "/tmp/kept false\n/dev/shm/kept false\n/var/tmp true\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	write := r.spec("bare", 4, "write", "/tmp/x")
+	write.Bare = true
+	w := r.start(write)
+	w.wait()
+	if got := w.output(); !strings.Contains(got, "read-only") {
+		t.Errorf("it wrote into its /tmp: %q", got)
+	}
+}
+
 // libcontainer's init, a Go program, starts within a small pids-max too.
 func TestSmallPidsMax(t *testing.T) {
 	r := newRig(t)

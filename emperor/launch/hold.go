@@ -18,9 +18,10 @@ const HoldName vassal.Name = "-hold"
 
 // What a holding generation may use: it is a core without files and workers.
 const (
-	holdMemory = 64 << 20 // bytes
-	holdPids   = 64       // threads; a core that serves has 10 to 20
-	holdFiles  = 4096     // descriptors
+	holdMemory = 128 << 20 // bytes; GOMEMLIMIT keeps it below
+	holdPids   = 64        // threads; a core that serves has 10 to 20
+	holdFiles  = 4096      // descriptors
+	holdConns  = 1024      // connections at once; with heads of 32 KiB they fit its memory
 	holdDrain  = 5 * time.Second
 )
 
@@ -69,9 +70,9 @@ func (l *launcher) holding(of *prepared, h vassal.Hold) (*prepared, error) {
 	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name}}}
 	p.Config.Limits = vassal.Limits{MemoryMax: holdMemory, PidsMax: holdPids}
 	p.Config.Restart.DrainTimeout = holdDrain
-	env := []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8"}
+	env := []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "GOMEMLIMIT=96MiB"}
 	p.Result = &resolve.Result{UID: uid, GID: uid, Net: "none",
-		App: vassal.App{Hostname: l.name.Hostname(), Env: env, Hold: &h, Drain: holdDrain, HTTP: vassal.HTTPLimits{KeepAlive: true}},
+		App: vassal.App{Hostname: l.name.Hostname(), Env: env, Hold: &h, Drain: holdDrain, HTTP: vassal.HTTPLimits{KeepAlive: true, Connections: holdConns}},
 		Plan: stage.Plan{UID: uid, GID: uid, Groups: []int{}, Umask: 0o077, OOMScore: 100, Env: env, Rlimits: []vassal.Rlimit{
 			{Resource: "core"}, {Resource: "nofile", Value: holdFiles}, {Resource: "memlock"}}},
 	}
