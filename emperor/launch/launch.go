@@ -21,6 +21,9 @@
 // vassal keeps over its generations (listeners, log, cgroup, private
 // directories) belongs to its Launcher and goes with Close.
 //
+// While no generation serves, Hold starts one that answers every request with a
+// status and a page: the same core without anything of the vassal's.
+//
 // A core is the tenant: what it says on the control channel is a claim, is
 // bounded in size and rate, and a packet that breaks a rule ends the
 // generation.
