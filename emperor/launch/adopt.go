@@ -25,8 +25,9 @@ import (
 )
 
 // Keep reports whether generation gen of name survived an earlier Emperor and
-// can be adopted: it served, and its first process is the one that the record
-// names. It is for sandbox.Manager.Sweep, which removes all others.
+// may have accepted connections: it was verified, and its first process is the
+// one that the record names. It is for sandbox.Manager.Sweep, which removes all
+// others.
 func (h *Host) Keep(name vassal.Name, gen int) bool {
 	rs, err := h.Records.Read(name)
 	if err != nil {
@@ -34,10 +35,17 @@ func (h *Host) Keep(name vassal.Name, gen int) bool {
 	}
 	for _, r := range rs {
 		if r.Gen == gen {
-			return r.Ready && h.Records.Alive(r)
+			return h.survives(r)
 		}
 	}
 	return false
+}
+
+// survives reports whether r is of a generation that may have accepted
+// connections. One that was loading when its Emperor was killed goes on, and
+// serves, though nobody hears that it is ready.
+func (h *Host) survives(r record.Record) bool {
+	return (r.Ready || r.Verified) && h.Records.Alive(r)
 }
 
 // Tidy removes the records of generations that Sweep has removed. Call it once
@@ -55,7 +63,7 @@ func (h *Host) Tidy() error {
 		}
 		kept := 0
 		for _, r := range rs {
-			if r.Ready && h.Records.Alive(r) {
+			if h.survives(r) {
 				kept++
 				continue
 			}
@@ -68,24 +76,18 @@ func (h *Host) Tidy() error {
 	return errors.Join(errs...)
 }
 
-// Adopt implements emperor.Adopter. Of several survivors the first is adopted,
-// and listeners are taken back from all; the others, which were draining, end.
+// Adopt implements emperor.Adopter. Of several survivors the first that was
+// ready is adopted; the others, which were draining or loading, end.
 func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
 	var found *instance
-	for _, r := range l.survivors() {
-		in, err := l.adopt(ctx, r)
-		if err != nil {
-			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
-			continue
-		}
-		l.takeBack(r)
-		if found == nil {
+	for _, in := range l.adoptAll(ctx) {
+		if found == nil && in.record.Ready {
 			found = in
 			continue
 		}
 		go func() { // as long as the generation, which this ends
 			if err := in.drained(ctx); err != nil {
-				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", in.gen, "err", err)
 			}
 		}()
 	}
@@ -93,6 +95,22 @@ func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
 		return nil, 0, false
 	}
 	return found, found.gen, true
+}
+
+// adoptAll makes instances of the survivors and takes the listeners back from
+// them.
+func (l *launcher) adoptAll(ctx context.Context) []*instance {
+	var out []*instance
+	for _, r := range l.survivors() {
+		in, err := l.adopt(ctx, r)
+		if err != nil {
+			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
+			continue
+		}
+		l.takeBack(r)
+		out = append(out, in)
+	}
+	return out
 }
 
 // survivors are the records of what may have survived: first what runs the
@@ -108,7 +126,7 @@ func (l *launcher) survivors() []record.Record {
 
 // adopt makes an instance of the generation that r names.
 func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error) {
-	if !r.Ready || !l.host.Records.Alive(r) {
+	if !l.host.survives(r) {
 		return nil, errors.New("its first process is gone")
 	}
 	var sr sandbox.Record
@@ -134,7 +152,11 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 	heard := make(chan struct{})
 	close(heard)
 	go in.finish(heard, nil)
-	l.log.Note("%s, pid %d, outlived the Emperor that started it: it serves until its successor is ready", title(r.Gen), r.PID)
+	if r.Ready {
+		l.log.Note("%s, pid %d, outlived the Emperor that started it: it serves until its successor is ready", title(r.Gen), r.PID)
+	} else {
+		l.log.Note("%s, pid %d, was not ready when the Emperor that started it ended: it ends", title(r.Gen), r.PID)
+	}
 	return in, nil
 }
 
@@ -257,12 +279,16 @@ func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) err
 
 func (h *Host) endOrphan(ctx context.Context, name vassal.Name) error {
 	l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
-	in, _, ok := l.Adopt(ctx)
-	if ok {
+	ins := l.adoptAll(ctx)
+	errs := make([]error, len(ins))
+	var wg sync.WaitGroup
+	for i, in := range ins {
 		h.Log.Info("ends: its file is gone", "vassal", name, "pid", in.PID())
-		if err := in.(*instance).drained(ctx); err != nil {
-			return fmt.Errorf("vassal %s: %w", name, err)
-		}
+		wg.Go(func() { errs[i] = in.drained(ctx) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("vassal %s: %w", name, err)
 	}
 	return l.Close()
 }

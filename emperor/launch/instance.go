@@ -146,6 +146,8 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, File: in.p.Config.File, Step: "verify", Message: err.Error()}
 		}
 		*verified = true
+		in.record.Verified = true
+		in.write()
 		return in.control.send(vassal.Verified)
 	case vassal.Ready:
 		if !*verified || *ready {
@@ -175,6 +177,11 @@ func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
 	in.pidFile(true)
 	in.record.Ready = true
+	in.write()
+}
+
+// write brings the generation's record up to date.
+func (in *instance) write() {
 	if err := in.l.host.Records.Write(in.record); err != nil {
 		in.l.host.Log.Warn("the record of a generation is not up to date", "vassal", in.l.name, "gen", in.gen, "err", err)
 	}

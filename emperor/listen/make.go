@@ -55,7 +55,7 @@ func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) *socket {
 		m.problems = append(m.problems, *p)
 		return nil
 	}
-	k, err := m.make(l, earlier)
+	k, err := m.make(l, earlier, k)
 	if err != nil {
 		m.fail(l, err)
 		return nil
@@ -109,7 +109,8 @@ func words(err error) string {
 }
 
 // make makes a new socket for l and puts it under the mode and owner asked.
-func (m *maker) make(l vassal.Listener, earlier []vassal.Listener) (*socket, error) {
+// broken is the one that it replaces, or nil.
+func (m *maker) make(l vassal.Listener, earlier []vassal.Listener, broken *socket) (*socket, error) {
 	k := &socket{
 		addr: l.Address, protocol: l.Protocol, bound: l.Address,
 		owner: m.set, from: m.want.File, line: l.At.Line,
@@ -121,7 +122,7 @@ func (m *maker) make(l vassal.Listener, earlier []vassal.Listener) (*socket, err
 	case '@':
 		k.file, err = m.abstract(l)
 	default:
-		err = m.tcp(l, k, earlier)
+		err = m.tcp(l, k, earlier, broken)
 	}
 	if err != nil {
 		k.removeDirs()
@@ -140,13 +141,22 @@ func (m *maker) make(l vassal.Listener, earlier []vassal.Listener) (*socket, err
 	return k, nil
 }
 
-// tcp makes an inet socket.
-func (m *maker) tcp(l vassal.Listener, k *socket, earlier []vassal.Listener) error {
+// tcp makes an inet socket. A port that the kernel chose stays the vassal's,
+// even if it broke the socket, unless somebody else has taken it.
+func (m *maker) tcp(l vassal.Listener, k *socket, earlier []vassal.Listener, broken *socket) error {
 	addr, err := m.lookup(l.Address)
 	if err != nil {
 		return err
 	}
-	fd, err := m.bindTCP(l, addr, v6only(addr, earlier))
+	fd := -1
+	if broken != nil && addr.Port() == 0 {
+		if was, err := netip.ParseAddrPort(broken.bound); err == nil {
+			fd, _ = m.bindTCP(l, was, v6only(addr, earlier)) // else any port will do
+		}
+	}
+	if fd < 0 {
+		fd, err = m.bindTCP(l, addr, v6only(addr, earlier))
+	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		return m.taken(l)
 	}
@@ -174,6 +184,7 @@ func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd i
 	defer func() {
 		if err != nil {
 			unix.Close(fd)
+			fd = -1
 		}
 	}()
 	if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {

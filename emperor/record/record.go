@@ -50,8 +50,9 @@ type Record struct {
 	Boot      string          `json:"boot"`       // boot id: a PID of another boot is nobody
 	Cgroup    string          `json:"cgroup"`     // as the sandbox names it
 	Digest    string          `json:"digest"`
-	Ready     bool            `json:"ready"`
-	Drain     time.Duration   `json:"drain"` // how long it may take to finish
+	Verified  bool            `json:"verified"` // the core was looked at from outside: it may accept connections soon
+	Ready     bool            `json:"ready"`    // it said that it serves
+	Drain     time.Duration   `json:"drain"`    // how long it may take to finish
 	UID       int             `json:"uid"`
 	Limits    vassal.Limits   `json:"limits"`
 	Box       json.RawMessage `json:"box,omitempty"` // what package sandbox wants to know again
@@ -86,23 +87,42 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		defer lock.Close()
-		if err != unix.EWOULDBLOCK {
-			return nil, fmt.Errorf("%s: lock: %w", path, err)
-		}
-		b, err := io.ReadAll(io.LimitReader(lock, 32))
-		if err != nil {
-			return nil, fmt.Errorf("%s: lock: %w", path, err)
-		}
-		return nil, fmt.Errorf("%s is in use by the Emperor with pid %s", path, strings.TrimSpace(string(b)))
+	if err := take(lock); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	d := &Dir{path: path, lock: lock}
-	if err := d.sign(); err != nil {
+	if err := errors.Join(d.sign(), d.unwritten()); err != nil {
 		lock.Close()
 		return nil, err
 	}
 	return d, nil
+}
+
+// lastChild is how long the lock of an Emperor that was killed may be held by
+// a child that it had forked and that has not come to its exec yet.
+const lastChild = 2 * time.Second
+
+// take locks the run directory.
+func take(lock *os.File) error {
+	for deadline := time.Now().Add(lastChild); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("cannot be locked: %w", err)
+		}
+		b, err := io.ReadAll(io.NewSectionReader(lock, 0, 32))
+		if err != nil {
+			return fmt.Errorf("cannot be locked: %w", err)
+		}
+		holder := strings.TrimSpace(string(b))
+		pid, err := strconv.Atoi(holder)
+		if gone := err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH); !gone || time.Now().After(deadline) {
+			return fmt.Errorf("is in use by the Emperor with pid %s", holder)
+		}
+	}
 }
 
 // sign writes who holds the lock, and learns which boot this is.
@@ -116,6 +136,19 @@ func (d *Dir) sign() error {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	d.boot = strings.TrimSpace(string(b))
 	return err
+}
+
+// unwritten removes the records that an Emperor was killed writing.
+func (d *Dir) unwritten() error {
+	found, err := filepath.Glob(filepath.Join(globQuote(d.path), "vassals", "*", "gen-*.json.tmp"))
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, f := range found {
+		errs = append(errs, os.Remove(f))
+	}
+	return errors.Join(errs...)
 }
 
 // Close gives the directory up. What is in it stays.

@@ -2,8 +2,11 @@ package record
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +93,38 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	again.Close()
+}
+
+// A child of a killed Emperor holds its lock until it has come to its exec.
+func TestLockOfTheDead(t *testing.T) {
+	d := open(t)
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	half := filepath.Join(d.Vassal("v"), "gen-3.json.tmp")
+	if err := errors.Join(os.Mkdir(filepath.Dir(half), 0o711), os.WriteFile(half, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.lock.WriteAt(fmt.Appendf(nil, "%d\n", dead.Process.Pid), 0); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error)
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		closed <- d.Close()
+	}()
+	next, err := Open(d.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.Close()
+	if _, err := os.Stat(half); err == nil {
+		t.Error("a record that was never whole is left")
+	}
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestStrange(t *testing.T) {
