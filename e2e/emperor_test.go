@@ -83,6 +83,13 @@ func layRealm(t *testing.T) *realm {
 	return r
 }
 
+// in is the same realm for a subtest.
+func (r *realm) in(t *testing.T) *realm {
+	sub := *r
+	sub.t = t
+	return &sub
+}
+
 // start starts the Emperor and waits until it answers.
 func (r *realm) start() {
 	r.t.Helper()
@@ -247,9 +254,9 @@ func (r *realm) loop(addr string) (stop func() int) {
 				seen.n++
 				switch {
 				case err != nil:
-					seen.bad = append(seen.bad, err.Error())
+					seen.bad = append(seen.bad, time.Now().Format("05.000 ")+err.Error())
 				case resp.StatusCode != 200:
-					seen.bad = append(seen.bad, resp.Status)
+					seen.bad = append(seen.bad, time.Now().Format("05.000 ")+resp.Status)
 				}
 				if err == nil {
 					if _, err := io.Copy(io.Discard, resp.Body); err != nil {
@@ -269,7 +276,7 @@ func (r *realm) loop(addr string) (stop func() int) {
 			seen := <-done
 			n += seen.n
 			if len(seen.bad) > 0 {
-				r.t.Errorf("%d of %d requests failed, the first: %s", len(seen.bad), seen.n, seen.bad[0])
+				r.t.Errorf("%d of %d requests failed: %s", len(seen.bad), seen.n, strings.Join(seen.bad[:min(9, len(seen.bad))], "; "))
 			}
 		}
 		if n == 0 {

@@ -59,6 +59,7 @@ func TestSmallLimits(t *testing.T) {
 		{"free", "# no limit: the negative control", "unlimited", "took 419430400", 120, 120},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			r := r.in(t)
 			r.drop(tc.name, "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/app.py\n"+tc.line+"\n")
 			v := r.up(tc.name)
 			addr := v.Listen[0]

@@ -95,7 +95,7 @@ func TestRenameLoop(t *testing.T) {
 	} {
 		for _, operator := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s operator %v", tc.name, operator), func(t *testing.T) {
-				c := renameCase{realm: r, t: t, name: tc.name, see: tc.see, home: fmt.Sprintf("home-%s-%v", tc.name, operator)}
+				c := renameCase{realm: r.in(t), t: t, name: tc.name, see: tc.see, home: fmt.Sprintf("home-%s-%v", tc.name, operator)}
 				if !operator {
 					c.name += "-tenant"
 				}

@@ -139,6 +139,7 @@ func TestTenantsFile(t *testing.T) {
 	}
 	for name := range texts {
 		t.Run(name, func(t *testing.T) {
+			r := r.in(t)
 			r.liege("wait", "root-"+name, "applied", "--timeout", patience)
 			if _, got := r.get(r.status("root-" + name).Listen[0], "/"); !strings.Contains(got, control[name]) || strings.Contains(got, "NOT") {
 				t.Errorf("root's file: got %q, want %q: the test shows nothing", got, control[name])
