@@ -45,6 +45,7 @@ type HTTPLimits struct {
 	BodyBytes     int64         `json:"body_bytes"`     // limit-post; 0: none named, streamed without bound
 	Connections   int           `json:"connections"`    // at once, of all listeners together
 	KeepAlive     bool          `json:"keep_alive"`
+	StatsHTTP     bool          `json:"stats_http,omitempty"` // stats listeners speak HTTP
 }
 
 // Static is the static file part: uWSGI's check-static and its kin.
@@ -77,10 +78,9 @@ type Workers struct {
 	CPUAffinity int           `json:"cpu_affinity,omitempty"` // CPUs per worker; 0: any
 	Batch       bool          `json:"batch,omitempty"`        // SCHED_BATCH: a woken worker does not pre-empt the core
 	Harakiri    time.Duration `json:"harakiri,omitempty"`     // longest request; 0: none
-	Title       string        `json:"title"`                  // prefix of the process title
+	Title       string        `json:"title"`                  // process title, before "worker N"; empty: the vassal's name
 	TitlePlain  bool          `json:"title_plain,omitempty"`  // procname given: as is, no "worker N"
 	MaxRequests int           `json:"max_requests,omitempty"` // per worker, then it is replaced
-	NeedApp     bool          `json:"need_app,omitempty"`
 	LazyApps    bool          `json:"lazy_apps,omitempty"`
 	LoadTimeout time.Duration `json:"load_timeout"` // for the app to load
 }

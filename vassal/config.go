@@ -185,7 +185,6 @@ type Logs struct {
 	To        string // logto, logto2, daemonize; empty: the default log
 	ToAt      Origin
 	MaxSize   int64 // bytes; 0: the default of 10 MiB
-	Backup    string
 	PidFile   string
 	PidFileAt Origin
 }

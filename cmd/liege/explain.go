@@ -103,12 +103,17 @@ func explanation(f checked, secrets bool) plan {
 		}
 		e.Hooks = append(e.Hooks, explained{string(h.Phase), text, origin(h.At)})
 	}
-	for _, kv := range r.App.Env {
+	ownEnv := len(r.App.Env) - len(r.Config.EnvAt) // what Liege sets comes first
+	for i, kv := range r.App.Env {
 		k, v, _ := strings.Cut(kv, "=")
-		if !secrets && !builtInEnv[k] {
-			v = "…"
+		at := vassal.Origin{Layer: vassal.BuiltIn}
+		if i >= ownEnv {
+			at = r.Config.EnvAt[i-ownEnv]
+			if !secrets {
+				v = "…"
+			}
 		}
-		e.Environ = append(e.Environ, explained{k, v, ""})
+		e.Environ = append(e.Environ, explained{k, v, origin(at)})
 	}
 	for _, p := range f.Problems {
 		if p.Code == vassal.CodeAlwaysSo {
@@ -117,9 +122,6 @@ func explanation(f checked, secrets bool) plan {
 	}
 	return e
 }
-
-// builtInEnv are the variables that Liege sets itself: no secrets.
-var builtInEnv = map[string]bool{"PATH": true, "HOME": true, "USER": true, "LOGNAME": true, "SHELL": true, "LANG": true}
 
 func origin(o vassal.Origin) string {
 	switch {
@@ -263,8 +265,12 @@ func limits(r *resolve.Result) []explained {
 	add(l.PidsMax > 0, "processes and threads", count(&l.PidsMax), l.PidsMaxAt)
 	if w := r.App.Workers; w != nil {
 		for _, x := range w.Rlimits {
-			v := int64(x.Value)
-			add(true, x.Resource+" of each worker", count(&v), x.At)
+			v, text := int64(x.Value), count
+			switch x.Resource {
+			case "as", "data", "stack":
+				text = size
+			}
+			add(true, x.Resource+" of each worker", text(&v), x.At)
 		}
 	}
 	return out
@@ -277,20 +283,20 @@ func (e plan) print(out io.Writer) {
 		fmt.Fprintf(out, "; also read: %s", strings.Join(e.Read, ", "))
 	}
 	fmt.Fprint(out, "\n\n")
-	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	for _, s := range []struct {
 		head string
 		rows []explained
 	}{{"runs as", e.RunsAs}, {"runs", e.Runs}, {"listens", e.Listens}, {"network", e.Network}, {"sees", e.Sees}, {"outside", e.Outside}, {"limits", e.Limits}, {"hooks", e.Hooks}, {"env", e.Environ}} {
+		w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0) // columns of each heading by itself: one long path widens no other
 		for i, r := range s.rows {
 			head := s.head
 			if i > 0 {
 				head = ""
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", head, r.Value, r.Detail, r.Origin)
+			fmt.Fprintf(w, "%-9s %s\t%s\t%s\n", head, r.Value, r.Detail, r.Origin)
 		}
+		w.Flush()
 	}
-	w.Flush()
 	if len(e.AlwaysSo) > 0 {
 		fmt.Fprintf(out, "always so   %s\n", strings.Join(slices.Sorted(maps.Keys(set(e.AlwaysSo))), ", "))
 	}

@@ -108,7 +108,7 @@ func (a *app) table(all []control.Vassal) {
 	if len(parts) == 0 {
 		parts = []string{"none"}
 	}
-	fmt.Fprintf(a.out, "%d vassals: %s; %s\n", len(all), strings.Join(parts, ", "), size(&mem))
+	fmt.Fprintf(a.out, "%d %s: %s; %s\n", len(all), plural(len(all), "vassal", "vassals"), strings.Join(parts, ", "), size(&mem))
 }
 
 // stateText says more than the state where there is more: a running vassal

@@ -21,8 +21,8 @@ func (r *resolver) app() {
 	if a.Workers != nil {
 		w := *a.Workers
 		a.Workers = &w
-		if w.Title == "" {
-			a.Workers.Title = string(r.cfg.Name)
+		if !w.TitlePlain {
+			a.Workers.Title += string(r.cfg.Name)
 		}
 		r.python(a.Workers)
 	}

@@ -397,3 +397,20 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("a file without a section: %v, result %v", p.Problems, p.Result)
 	}
 }
+
+// TestTitle holds what the workers are called: the vassal's name, after what
+// procname-prefix says, or what procname says and nothing else.
+func TestTitle(t *testing.T) {
+	for _, tc := range []struct {
+		title string
+		plain bool
+		want  string
+	}{{"", false, "shop"}, {"web-", false, "web-shop"}, {"mine", true, "mine"}} {
+		cfg := config()
+		cfg.App.Workers = &vassal.Workers{Title: tc.title, TitlePlain: tc.plain}
+		r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}})
+		if got := r.App.Workers.Title; got != tc.want {
+			t.Errorf("%q, plain %v: %q, want %q", tc.title, tc.plain, got, tc.want)
+		}
+	}
+}

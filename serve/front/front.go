@@ -231,9 +231,23 @@ func (s *Server) sendStats(nc net.Conn) {
 	if s.cfg.Stats == nil {
 		return
 	}
+	doc := s.cfg.Stats()
+	if s.limits.StatsHTTP {
+		// What is left unread when a connection is closed resets it, and the
+		// peer may lose the answer. What it asks for makes no difference.
+		_ = nc.SetReadDeadline(time.Now().Add(s.limits.HeaderTimeout)) // fails with the read
+		if _, err := nc.Read(make([]byte, statsRequest)); err != nil {
+			return
+		}
+		doc = append(fmt.Appendf(nil, "HTTP/1.0 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", len(doc)), doc...)
+	}
 	_ = nc.SetWriteDeadline(time.Now().Add(s.limits.WriteTimeout)) // fails with the write
-	_, _ = nc.Write(s.cfg.Stats())                                 // whoever asked is gone: nobody to tell
+	_, _ = nc.Write(doc)                                           // whoever asked is gone: nobody to tell
 }
+
+// statsRequest is how much of a request to a stats listener is read, as in
+// uWSGI: its head, from every client that exists.
+const statsRequest = 4096
 
 // drain shortens the wait on connections that have no request.
 func (s *Server) drain() {

@@ -74,7 +74,7 @@ func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
 			IdleTimeout: defaultIOTimeout, HeaderBytes: defaultHeaderBytes, Fields: defaultFields, Connections: defaultConnections, KeepAlive: true,
 		},
 	}
-	d.work = vassal.Workers{Language: "python", NeedApp: true, Processes: 1, Threads: 1, LoadTimeout: defaultReady}
+	d.work = vassal.Workers{Language: "python", Processes: 1, Threads: 1, LoadTimeout: defaultReady}
 	for _, s := range f.Settings {
 		d.setting(s)
 	}

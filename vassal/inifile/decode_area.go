@@ -76,6 +76,8 @@ func (d *decoder) request(v value) bool {
 		d.bodyTimeout = d.positive(v, defaultBodyTimeout)
 	case "max-connections":
 		h.Connections = d.within(v, 1, 1<<20, "")
+	case "stats-http":
+		h.StatsHTTP = v.on
 	default:
 		return false
 	}

@@ -234,8 +234,9 @@ func (d *decoder) finishRun() {
 			"wsgi-file = app.py, module = package.module:app, or check-static = DIRECTORY")
 	case app && !listener && d.pol.Serve:
 		d.err(vassal.CodeNoListener, top, "no address to serve on", "--http :8080")
-	case app && !listener && !pend(ServesSocket):
-		d.warn(vassal.CodeNoListener, top, "no address to serve on: nothing reaches the app", "http-socket = 127.0.0.1:8080, or socket = /run/liege/%n.sock")
+	case app && !listener && !pend(ServesSocket, ServesJob):
+		// uWSGI ends too; and a mistyped key must not take the place of what serves.
+		d.err(vassal.CodeNoListener, top, "no address to serve on", "http-socket = 127.0.0.1:8080, or socket = /run/liege/%n.sock")
 	}
 }
 

@@ -237,3 +237,49 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestWorks holds that every option of class Works can be used: a plain value
+// of its type is neither a mistake nor without effect.
+func TestWorks(t *testing.T) {
+	for _, o := range Options() {
+		if o.Class != Works || o.Type == Language {
+			continue
+		}
+		value := map[Type]string{Bool: "true", Int: "64", Size: "64M", Duration: "7", Number: "1.5", Mode: "640", Keyval: "/a=/srv/a", Address: "127.0.0.1:9"}[o.Type]
+		switch o.Name {
+		case "env":
+			value = "A=1"
+		case "protocol":
+			value = "uwsgi"
+		case "net":
+			value = "host"
+		case "bind":
+			value = "/srv/a"
+		case "overlap":
+			value = "no"
+		case "hook-as-root", "hook-as-user":
+			value = "exec:true"
+		case "mount-as-root":
+			value = "tmpfs tmpfs /srv/a"
+		case "selinux-context":
+			value = "u:r:t:s0"
+		default:
+			if value == "" {
+				value = "/srv/a"
+			}
+		}
+		base := "[vassal]\nuid = www-data\nhttp-socket = 127.0.0.1:8\nwsgi-file = /srv/a/app.py\n"
+		switch o.Name {
+		case "hostname":
+			value = "a"
+		case "module": // instead of the file, not beside it
+			base, value = strings.ReplaceAll(base, "wsgi-file", "chdir"), "a"
+		}
+		_, ps := chain(&txtar.Archive{Files: []txtar.File{{Name: "a.ini", Data: []byte(base + o.Name + " = " + value + "\n")}}})
+		for _, p := range ps {
+			if p.Key == o.Name && p.Severity != vassal.Note {
+				t.Errorf("%s = %s: %v", o.Name, value, p)
+			}
+		}
+	}
+}

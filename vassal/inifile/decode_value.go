@@ -148,6 +148,10 @@ func (d *decoder) numberHint(o *Option) string {
 		return o.Name + " = 1.5"
 	case o.Unit != "":
 		return fmt.Sprintf("%s = a number of %s", o.Name, o.Unit)
+	case o.Type == Int && leading(o.Default, false) > 0:
+		return o.Name + " = " + o.Default
+	case o.Type == Int:
+		return o.Name + " = a number"
 	}
 	return ""
 }

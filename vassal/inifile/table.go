@@ -164,7 +164,7 @@ var table = []Option{
 	{Name: "http-timeout", Group: "Limits of requests", Type: Duration, Unit: "seconds", Default: "60", Class: Works, Tenant: true, Plugin: "http", Since: "uwsgi 2.0", Doc: "Longest pause while an answer is written, and between two requests of one connection."},
 	{Name: "http-headers-timeout", Group: "Limits of requests", Type: Duration, Unit: "seconds", Default: "15", Class: Works, Tenant: true, Plugin: "http", Since: "uwsgi 2.0", Doc: "Longest time from the first byte of a request to the end of its header."},
 	{Name: "socket-timeout", Short: "z", Group: "Limits of requests", Type: Duration, Unit: "seconds", Default: "30", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Longest pause while a request body is read."},
-	{Name: "max-connections", Group: "Limits of requests", Type: String, Default: "4096", Class: Works, Tenant: true, Since: "liege", Doc: "Connections served at once, over all listeners of the vassal."},
+	{Name: "max-connections", Group: "Limits of requests", Type: Int, Default: "4096", Class: Works, Tenant: true, Since: "liege", Doc: "Connections served at once, over all listeners of the vassal."},
 
 	// Static files.
 	{Name: "check-static", Aliases: "static-check", Group: "Static files", Type: String, Many: true, Class: Works, Tenant: true, Path: PathHost, Since: "uwsgi 2.0", Doc: "Directory in which a file named by the URL's path is looked for before the app is asked."},
@@ -940,10 +940,10 @@ var table = []Option{
 	{Name: "log-x-forwarded-for", Group: "Logs", Type: Bool, Class: NotYet, Effect: "lines are logged as they are", Tenant: true, Since: "uwsgi 2.0", Doc: "Log the client that X-Forwarded-For names."},
 
 	// Statistics and alarms.
-	{Name: "stats-http", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document, and a peer that speaks HTTP gets it with a header", Tenant: true, Since: "uwsgi 2.0", Doc: "Answer in HTTP."},
-	{Name: "stats-minified", Aliases: "stats-min", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document, and a peer that speaks HTTP gets it with a header", Tenant: true, Since: "uwsgi 2.0", Doc: "Without blanks."},
-	{Name: "stats-no-cores", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document, and a peer that speaks HTTP gets it with a header", Tenant: true, Since: "uwsgi 2.0", Doc: "Without cores."},
-	{Name: "stats-no-metrics", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document, and a peer that speaks HTTP gets it with a header", Tenant: true, Since: "uwsgi 2.0", Doc: "Without metrics."},
+	{Name: "stats-http", Group: "Statistics and alarms", Type: Bool, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Send the counters of stats as an HTTP response."},
+	{Name: "stats-minified", Aliases: "stats-min", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document", Tenant: true, Since: "uwsgi 2.0", Doc: "Without blanks."},
+	{Name: "stats-no-cores", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document", Tenant: true, Since: "uwsgi 2.0", Doc: "Without cores."},
+	{Name: "stats-no-metrics", Group: "Statistics and alarms", Type: Bool, Class: Always, Effect: "the counters are one JSON document", Tenant: true, Since: "uwsgi 2.0", Doc: "Without metrics."},
 	{Name: "stats-push", Group: "Statistics and alarms", Type: String, Many: true, Class: NotYet, Effect: "no metrics are sent or kept: stats and liege status show the counters", Tenant: true, Since: "uwsgi 2.0", Doc: "Where counters are sent."},
 	{Name: "stats-pusher-default-freq", Aliases: "stats-pushers-default-freq", Group: "Statistics and alarms", Type: Int, Unit: "seconds", Class: NotYet, Effect: "no metrics are sent or kept: stats and liege status show the counters", Tenant: true, Since: "uwsgi 2.0", Doc: "Time between two sendings."},
 	{Name: "enable-metrics", Group: "Statistics and alarms", Type: Bool, Class: NotYet, Effect: "no metrics are sent or kept: stats and liege status show the counters", Tenant: true, Since: "uwsgi 2.0", Doc: "Keep metrics."},
