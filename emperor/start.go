@@ -21,7 +21,7 @@ const maxLeaving = 1
 func (a *actor) try(ctx context.Context) stateFn {
 	a.byInclude = a.stale && a.stamp == a.w.file.Stamp
 	a.stamp, a.turn, a.stale = a.w.file.Stamp, a.w.turn, false
-	if a.cur == nil {
+	if a.cur == nil && !(a.retrying && a.last == refused) { // checked again, it stays failed
 		a.enter(control.Starting)
 	}
 	if a.w.file.Problem != nil {
@@ -70,6 +70,9 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	a.dirty = true
 	a.save(false)
 	n := a.rec.Generation
+	if a.cur == nil {
+		a.enter(control.Starting)
+	}
 	a.pend("starting", n)
 	log := a.realm.log.With("vassal", a.name, "gen", n)
 	type launched struct {

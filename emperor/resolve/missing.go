@@ -97,17 +97,25 @@ func (r *resolver) ownInside(p string) bool {
 }
 
 // bindLine is the line that would show w: its directory, unless that is one
-// that no line may name.
+// that no line may name. Empty: there is none.
 func (r *resolver) bindLine(w walked) string {
+	if r.wide(w.path) {
+		return ""
+	}
 	dir := w.path
 	if !w.info.IsDir() {
 		dir = path.Dir(w.path)
 	}
-	wide := strings.Count(dir, "/") < 2 || slices.ContainsFunc(neverBound, func(n string) bool { return within(n, dir) })
-	if wide || slices.ContainsFunc(r.host.Reserved, func(n string) bool { return within(n, dir) || within(dir, n) }) {
+	if r.wide(dir) {
 		dir = w.path
 	}
 	return fmt.Sprintf("add \"bind = %s:ro\"", dir)
+}
+
+// wide reports whether dir shows more than a line may name without thought.
+func (r *resolver) wide(dir string) bool {
+	return strings.Count(dir, "/") < 2 || slices.ContainsFunc(neverBound, func(n string) bool { return within(n, dir) }) ||
+		slices.ContainsFunc(r.host.Reserved, func(n string) bool { return within(n, dir) || within(dir, n) })
 }
 
 // envPath warns about an absolute path in a value that is there on the host

@@ -31,7 +31,7 @@ func messages(ps vassal.Problems) []string {
 // TestMissing: what the app will look for and not find is said with the line
 // that mends it, and what it will find is not.
 func TestMissing(t *testing.T) {
-	root := tree(t, "srv/app/wsgi.py", "srv/app/local.py -> /etc/mm3/local.py", "srv/app/inside -> wsgi.py", "srv/app/nowhere -> /no/such",
+	root := tree(t, "srv/app/wsgi.py", "srv/app/local.py -> /etc/mm3/local.py", "srv/app/inside -> wsgi.py", "srv/app/nowhere -> /no/such", "srv/app/all -> /etc",
 		"srv/app/lib -> /srv/shared", "srv/shared/x", "etc/mm3/local.py", "etc/secret.cfg", "tmp/x", "proc/x")
 	for _, c := range []struct {
 		name string
@@ -39,11 +39,12 @@ func TestMissing(t *testing.T) {
 		want []string
 	}{
 		{"links", func(*vassal.Config) {}, []string{
+			"warning not-visible /srv/app/all leads to /etc, not visible inside | ",
 			`warning not-visible /srv/app/lib leads to /srv/shared, not visible inside | add "bind = /srv/shared:ro"`,
 			`warning not-visible /srv/app/local.py leads to /etc/mm3/local.py, not visible inside | add "bind = /etc/mm3:ro"`}},
 		{"links that a bind shows", func(c *vassal.Config) {
 			c.Jail.Binds = []vassal.Bind{{Source: "/etc/mm3", Key: "bind"}, {Source: "/srv/shared", Key: "bind"}}
-		}, nil},
+		}, []string{"warning not-visible /srv/app/all leads to /etc, not visible inside | "}},
 		{"paths in env", func(c *vassal.Config) {
 			c.Jail.Chdir = "/srv/shared"
 			c.App.Env = []string{"A=/etc/secret.cfg", "B=/srv/shared/x", "C=/no/such", "D=/tmp/x", "E=/proc/x", "F=hello", "A=/etc/secret.cfg"}
