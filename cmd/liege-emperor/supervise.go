@@ -246,8 +246,10 @@ func groupID(name string) (int, error) {
 	return g.GID, nil
 }
 
+// ownerName is the name of the owner of a vassal's file, to be shown. The loop
+// that all vassals share asks for it: no name service is, which may be away.
 func ownerName(uid int) string {
-	if u, err := (resolve.Files{}).User(strconv.Itoa(uid)); err == nil && u.Name != "" {
+	if u, err := (resolve.Files{NoGetent: true}).User(strconv.Itoa(uid)); err == nil && u.Name != "" {
 		return u.Name
 	}
 	return strconv.Itoa(uid)
