@@ -221,6 +221,31 @@ func (t *trees) empty(inner string) {
 	}
 }
 
+// sweepTime is how long Sweep waits for all that it kills, and sweepLeast for
+// each cgroup even after that.
+const (
+	sweepTime  = 5 * time.Second
+	sweepLeast = 200 * time.Millisecond
+)
+
+// emptyBy is empty until end, or sweepLeast if that is later.
+func (t *trees) emptyBy(inner string, end time.Time) error {
+	if least := time.Now().Add(sweepLeast); end.Before(least) {
+		end = least
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		pids := t.pids(inner)
+		if len(pids) == 0 {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("cgroup %s: %d processes do not die: %v", inner, len(pids), pids)
+		}
+		_ = t.kill(inner) // tried again until it is empty
+		time.Sleep(wait)
+	}
+}
+
 // enable hands the controllers on to the children of a v2 cgroup. Which are
 // missing shows when a limit needs one.
 func (t *trees) enable(inner string) {

@@ -306,6 +306,61 @@ func TestSweepEndsOrphans(t *testing.T) {
 	}
 }
 
+// A process that cannot be killed, here a frozen one, does not keep the Emperor
+// from starting; what else is left goes.
+func TestSweepOfUnkillable(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.CgroupV2)
+	testenv.Leaks(t)
+	r := newRig(t)
+	freezer := r.m.trees.v1["freezer"]
+	if freezer == "" {
+		t.Skip("needs the freezer of cgroup v1, which SIGKILL does not thaw")
+	}
+	sleeper := func(inner string) *exec.Cmd {
+		if err := r.m.trees.make(inner); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("sleep", "1000")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() }) // an error says that it has ended
+		for _, mount := range []string{freezer, r.m.trees.unified} {
+			write(t, filepath.Join(mount, inner, "cgroup.procs"), strconv.Itoa(cmd.Process.Pid))
+		}
+		return cmd
+	}
+	frozen := sleeper(r.m.all() + "/v-frozen/g1")
+	mortal := sleeper(r.m.all() + "/v-mortal/g1")
+	state := filepath.Join(freezer, r.m.all(), "v-frozen/g1/freezer.state")
+	write(t, state, "FROZEN")
+	t.Cleanup(func() { _ = os.WriteFile(state, []byte("THAWED"), 0) }) // gone, if all went well
+	began := time.Now()
+	err := r.m.Sweep(func(vassal.Name, int) bool { return false })
+	if err == nil || !strings.Contains(err.Error(), "do not die") {
+		t.Errorf("swept an unkillable process: %v", err)
+	}
+	if d := time.Since(began); d > 2*sweepTime {
+		t.Errorf("took %v", d)
+	}
+	if _, err := os.Stat(filepath.Join(freezer, r.m.all(), "v-mortal")); err == nil {
+		t.Error("the other vassal's cgroup is left")
+	}
+	write(t, state, "THAWED")
+	_ = frozen.Wait() // killed
+	_ = mortal.Wait()
+	if err := r.m.Sweep(func(vassal.Name, int) bool { return false }); err != nil {
+		t.Error(err)
+	}
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (r *rig) nothingOfState(ids ...string) {
 	r.t.Helper()
 	for _, id := range ids {

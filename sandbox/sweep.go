@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,9 +93,12 @@ func (s *Sandbox) pollProcess() {
 
 // Sweep removes what a killed Emperor left below this node and run directory:
 // processes, cgroups, mounts and state. Generations for which keep says true
-// are spared, for Adopt. Call it once, before the first Start.
+// are spared, for Adopt. Call it once, before the first Start. What does not
+// die soon stays, with its cgroup, and is an error: an Emperor must be able to
+// start although a process of one vassal hangs in the kernel.
 func (m *Manager) Sweep(keep func(name vassal.Name, gen int) bool) error {
 	var errs []error
+	end := time.Now().Add(sweepTime)
 	m.killOrphans(m.leaf())
 	m.killOrphans(m.outside())
 	kept := map[string]bool{}
@@ -107,11 +111,15 @@ func (m *Manager) Sweep(keep func(name vassal.Name, gen int) bool) error {
 				continue
 			}
 			inner := fmt.Sprintf("%s/%s/g%d", m.all(), name.Dir(), gen)
-			m.trees.empty(inner)
+			if err := m.trees.emptyBy(inner, end); err != nil {
+				errs = append(errs, err)
+				spared++ // its vassal's cgroup cannot go either
+				continue
+			}
 			errs = append(errs, m.trees.remove(inner))
 		}
 		if spared == 0 {
-			errs = append(errs, m.sweepVassal(name))
+			errs = append(errs, m.sweepVassal(name, end))
 		} else {
 			kept[name.Dir()] = true
 		}
@@ -145,9 +153,11 @@ func (m *Manager) found() map[vassal.Name][]int {
 	return out
 }
 
-func (m *Manager) sweepVassal(name vassal.Name) error {
+func (m *Manager) sweepVassal(name vassal.Name, end time.Time) error {
 	v := &Vassal{m: m, name: name}
-	m.trees.empty(v.cgroup())
+	if err := m.trees.emptyBy(v.cgroup(), end); err != nil {
+		return err
+	}
 	return v.remove()
 }
 
