@@ -50,9 +50,8 @@ func (h *hold) answer() vassal.Hold {
 }
 
 // keepPlace has a holding generation answer as h says. It returns when that
-// serves, or cannot be had: because nothing can be started, the wait for a slot
-// took longer than patience, or a newer wish made it pointless. The caller
-// looks at a.ending.
+// serves, or cannot be had: because nothing can be started, it took longer than
+// patience, or a newer wish made it pointless. The caller looks at a.ending.
 func (a *actor) keepPlace(ctx context.Context, h *hold, patience time.Duration) {
 	if a.launch == nil { // suspended after it was stopped
 		a.launch = a.realm.launcher(a.name)
@@ -68,12 +67,13 @@ func (a *actor) keepPlace(ctx context.Context, h *hold, patience time.Duration) 
 			ring(a.box.bell) // it was heard here
 		}
 	}()
-	sl, ok := a.holdSlot(ctx, h, patience)
+	until := time.Now().Add(patience)
+	sl, ok := a.holdSlot(ctx, h, until)
 	if !ok {
 		return
 	}
 	defer sl.Release()
-	g, err := a.launchHolding(ctx, holder, h)
+	g, err := a.launchHolding(ctx, holder, h, until)
 	switch {
 	case err != nil:
 		a.notHeld(vassal.AsProblems(err, "hold", vassal.CodeStartFailed))
@@ -92,7 +92,7 @@ func (a *actor) keepPlace(ctx context.Context, h *hold, patience time.Duration) 
 }
 
 // holdSlot waits for a slot of the gate as everybody does.
-func (a *actor) holdSlot(ctx context.Context, h *hold, patience time.Duration) (*slot, bool) {
+func (a *actor) holdSlot(ctx context.Context, h *hold, until time.Time) (*slot, bool) {
 	c := tardy
 	if h != nil {
 		c = ordinary
@@ -105,7 +105,7 @@ func (a *actor) holdSlot(ctx context.Context, h *hold, patience time.Duration) (
 		err error
 	}
 	ad, ok := unless(a, ctx, func(ctx context.Context) (ad admission) {
-		ctx, cancel := context.WithTimeout(ctx, patience)
+		ctx, cancel := context.WithDeadline(ctx, until)
 		defer cancel()
 		ad.s, ad.err = a.realm.gate.acquire(ctx, c, time.Now())
 		return ad
@@ -113,16 +113,16 @@ func (a *actor) holdSlot(ctx context.Context, h *hold, patience time.Duration) (
 	switch {
 	case !ok && ad.s != nil:
 		ad.s.Release()
-	case ok && ad.err != nil:
+	case ok && ad.err != nil && h != nil:
 		a.held.again = time.Now().Add(holdAgain)
 	}
 	return ad.s, ok && ad.err == nil
 }
 
 // launchHolding starts a holding generation and waits until it serves. It
-// returns none, and no error, where there are no listeners or a newer wish
-// made it pointless.
-func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold) (*generation, error) {
+// returns none, and no error, where there are no listeners, a newer wish made
+// it pointless or, in back-off, there was no time for it.
+func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time.Time) (*generation, error) {
 	a.rec.Holds++
 	a.dirty = true
 	a.save(false)
@@ -132,6 +132,8 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold) (*generati
 		err error
 	}
 	got, ok := unless(a, ctx, func(ctx context.Context) (got launched) {
+		ctx, cancel := context.WithDeadline(ctx, until)
+		defer cancel()
 		got.in, got.err = l.Hold(ctx, prep, h.answer(), n)
 		return got
 	})
@@ -142,22 +144,25 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold) (*generati
 			a.depart(g, 0)
 		}
 		return nil, nil
+	case got.err != nil && h == nil && !time.Now().Before(until):
+		return nil, nil
 	case got.err != nil:
 		return nil, got.err
 	case got.in == nil:
 		a.held.again = time.Now().Add(holdAgain)
 		return nil, nil
 	}
-	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, got.in, holdReady) })
+	limit := min(holdReady, time.Until(until))
+	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, got.in, limit) })
 	switch {
-	case !ok:
+	case !ok, res.late && h == nil: // the retry is due
 		a.depart(g, 0)
 		return nil, nil
 	case res.ended:
 		return nil, deathOf(g, "hold")
 	case res.late:
 		a.depart(g, 0)
-		return nil, fmt.Errorf("not ready after %v", holdReady)
+		return nil, fmt.Errorf("not ready after %v", limit)
 	}
 	return g, nil
 }
