@@ -12,12 +12,15 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"liege/emperor/asuser"
 )
 
 // version is set by the linker.
 var version = "unknown"
 
 func main() {
+	asuser.Main() // this process may be a child of liege serve
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr})
 	stop()

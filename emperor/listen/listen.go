@@ -235,6 +235,9 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	m := &maker{ctx: ctx, set: s, want: want}
 	c := &Change{set: s}
 	for i, l := range want.Listeners {
+		if top := somaxconn(); top > 0 && l.Backlog > top {
+			m.warn(l, fmt.Sprintf("%s: a queue of %d connections is above net.core.somaxconn, %d, which is used", l.Address, l.Backlog, top))
+		}
 		if k := m.one(l, want.Listeners[:i]); k != nil {
 			c.next = append(c.next, k)
 		}

@@ -507,3 +507,16 @@ func TestStaleOfRoot(t *testing.T) {
 		})
 	}
 }
+
+// A queue longer than the kernel makes is cut, and that is said.
+func TestBacklogCut(t *testing.T) {
+	s := NewRegistry().Set("shop")
+	defer s.Close()
+	w := wanting(t, "shop.ini", "127.0.0.1:0")
+	w.Listeners[0].Backlog = 1 << 30
+	c, ps := s.Apply(t.Context(), w)
+	if c == nil || len(ps) != 1 || ps[0].Severity != vassal.Warning || !strings.Contains(ps[0].Message, "somaxconn") {
+		t.Fatalf("%v, want one warning", ps)
+	}
+	c.Abort()
+}

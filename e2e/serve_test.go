@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"liege/internal/testenv"
+)
+
+// served is one "liege serve" in the foreground.
+type served struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	done chan error
+
+	mu   sync.Mutex
+	said bytes.Buffer
+}
+
+func (s *served) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.Write(b)
+}
+
+func (s *served) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.String()
+}
+
+// serve starts it in dir; uid 0: as the caller.
+func serve(t *testing.T, dir string, uid uint32, args ...string) *served {
+	t.Helper()
+	s := &served{t: t, done: make(chan error, 1)}
+	s.cmd = exec.Command(filepath.Join(testenv.Binaries(t), "liege"), append([]string{"serve"}, args...)...)
+	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, s, s
+	s.cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	if uid != 0 {
+		s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.done <- s.cmd.Wait() }()
+	t.Cleanup(func() {
+		s.cmd.Process.Kill()
+		<-s.done
+	})
+	return s
+}
+
+// await waits for a pattern in what it prints and returns its last match.
+func (s *served) await(pattern string, n int) string {
+	s.t.Helper()
+	re := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if found := re.FindAllString(s.text(), -1); len(found) >= n {
+			return found[len(found)-1]
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%q was not said %d times:\n%s", pattern, n, s.text())
+		}
+	}
+}
+
+// exit waits for the end and returns the exit code.
+func (s *served) exit() int {
+	s.t.Helper()
+	select {
+	case err := <-s.done:
+		s.done <- err
+		if e, ok := errors.AsType[*exec.ExitError](err); ok {
+			return e.ExitCode()
+		}
+		return 0
+	case <-time.After(60 * time.Second):
+		s.t.Fatalf("it does not end:\n%s", s.text())
+		return -1
+	}
+}
+
+const loopURL = `http://127\.0\.0\.1:[0-9]+/`
+
+func fetch(t *testing.T, url string) string {
+	t.Helper()
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 {
+		t.Fatalf("%s: %d %v", url, res.StatusCode, err)
+	}
+	return string(b)
+}
+
+// kitchen is a directory that everybody can enter, with an app in it.
+func kitchen(t *testing.T) string {
+	t.Helper()
+	testenv.Need(t, testenv.Root, testenv.Python3)
+	dir, err := os.MkdirTemp("/srv", "liege-serve-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	app := "import os\ndef application(e, s):\n    s('200 OK', [])\n    return [('uid %d' % os.getuid()).encode()]\n"
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(filepath.Join(dir, "app.py"), []byte(app), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestServeAsUser: a developer without root serves an app, reloads it, and
+// ends it with Ctrl-C; what needs root is refused, not skipped.
+func TestServeAsUser(t *testing.T) {
+	dir := kitchen(t)
+	s := serve(t, dir, nobody, "--http", "127.0.0.1:0", "app.py")
+	url := s.await(loopURL, 1)
+	if got := fetch(t, url); got != "uid 65534" {
+		t.Errorf("got %q", got)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if again := s.await(loopURL, 2); again != url {
+		t.Errorf("after HUP at %s, was %s", again, url)
+	}
+	fetch(t, url)
+	if err := s.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("exit %d after Ctrl-C:\n%s", code, s.text())
+	}
+	if strings.Contains(s.text(), "Traceback") {
+		t.Error(s.text())
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--http", ":80", "app.py"}, 1, "hint: --http :8080"},
+		{[]string{"--hook-as-root", "exec:id", "app.py"}, 78, "hint: sudo"},
+		{[]string{"--net", "none", "app.py"}, 78, "hint: sudo"},
+		{[]string{"-w", "app"}, 78, "hint: --http :8080"},
+		{[]string{"--callable", "nothing", "app.py"}, 1, "has no 'nothing'"},
+	} {
+		if c.args[1] == ":80" && mayBindLow(t) {
+			continue
+		}
+		s := serve(t, dir, nobody, c.args...)
+		if code := s.exit(); code != c.code || !strings.Contains(s.text(), c.want) {
+			t.Errorf("%v: exit %d, want %d with %q:\n%s", c.args, code, c.code, c.want, s.text())
+		}
+	}
+}
+
+// mayBindLow reports whether every user may bind port 80 here.
+func mayBindLow(t *testing.T) bool {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	return err == nil && len(strings.TrimSpace(string(b))) < 3
+}
+
+// TestServeAsRoot: root's liege serve drops to the file's user, runs its hooks
+// and binds its socket with that user's rights.
+func TestServeAsRoot(t *testing.T) {
+	dir := kitchen(t)
+	own := filepath.Join(dir, "own")
+	if err := errors.Join(os.Mkdir(own, 0o755), os.Chown(own, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	ini := filepath.Join(dir, "app.ini")
+	text := "[uwsgi]\nchdir = " + own + "\nwsgi-file = " + dir + "/app.py\nuid = nobody\nsocket = app.sock\nhttp = 127.0.0.1:0\n" +
+		"hook-as-root = write:" + own + "/root hook\nhook-as-user = exec:id -u > " + own + "/user\n"
+	if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, 0, ini)
+	url := s.await(loopURL, 1)
+	if got := fetch(t, url); got != "uid 65534" {
+		t.Errorf("got %q", got)
+	}
+	var st syscall.Stat_t
+	sock := filepath.Join(own, "app.sock")
+	if err := syscall.Stat(sock, &st); err != nil || st.Uid != nobody {
+		t.Errorf("the socket: %v, owner %d", err, st.Uid)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if c, err := new(net.Dialer).DialContext(ctx, "unix", sock); err != nil {
+		t.Error(err)
+	} else {
+		c.Close()
+	}
+	if b, err := os.ReadFile(filepath.Join(own, "user")); err != nil || strings.TrimSpace(string(b)) != "65534" {
+		t.Errorf("hook-as-user: %q %v", b, err)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("exit %d:\n%s", code, s.text())
+	}
+	if _, err := os.Lstat(sock); err == nil {
+		t.Error("the socket is left")
+	}
+}
