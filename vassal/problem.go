@@ -67,7 +67,7 @@ func (p *Problem) Error() string {
 		b.WriteString(": ")
 	}
 	for _, s := range []string{p.Key, p.Step} {
-		if s != "" {
+		if s != "" && s != "resolve" { // a mistake in the file: the step says nothing to its author
 			b.WriteString(s + ": ")
 		}
 	}

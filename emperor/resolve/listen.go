@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -89,6 +90,10 @@ func (r *resolver) address(a string) (string, error) {
 		host = "0.0.0.0" // as uWSGI: IPv4
 	case "localhost":
 		host = "127.0.0.1" // so that both names are one listener
+	default:
+		if _, err := netip.ParseAddr(host); err != nil && strings.Trim(host, "0123456789.") == "" {
+			return "", fmt.Errorf("%q: %s is not an IPv4 address", a, host)
+		}
 	}
 	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }

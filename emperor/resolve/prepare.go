@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"slices"
 
 	"liege/vassal"
 	"liege/vassal/inifile"
@@ -32,6 +33,7 @@ type Prepared struct {
 // the monitor found (CONTRACT 3).
 func Prepare(ctx context.Context, name vassal.Name, src inifile.Source, s Settings) Prepared {
 	f, problems := inifile.Read(src, s.INI, s.Read)
+	broken := problems.Failed()
 	if f == nil {
 		return Prepared{Config: vassal.Config{Name: name, File: src.Path}, Problems: problems}
 	}
@@ -42,11 +44,23 @@ func Prepare(ctx context.Context, name vassal.Name, src inifile.Source, s Settin
 	cfg, more := inifile.Decode(f, s.Policy)
 	cfg.Name = name
 	p.Config, p.Problems = cfg, append(p.Problems, more...)
-	if p.Problems.Failed() && cfg.App.Workers == nil && len(cfg.Listen) == 0 || s.NoHost {
-		return p
+	if !(p.Problems.Failed() && cfg.App.Workers == nil && len(cfg.Listen) == 0 || s.NoHost) {
+		// Resolve after errors too: all problems of a file are told at once.
+		p.Result = Resolve(ctx, cfg, s.Host)
+		p.Problems = append(p.Problems, p.Result.Problems...)
 	}
-	// Resolve after errors too: all problems of a file are told at once.
-	p.Result = Resolve(ctx, cfg, s.Host)
-	p.Problems = append(p.Problems, p.Result.Problems...)
+	if broken {
+		p.Problems = slices.DeleteFunc(p.Problems, missed)
+	}
 	return p
+}
+
+// missed reports a problem that only says that a line is not there: in a text
+// that could not be read to its end it may well be.
+func missed(p vassal.Problem) bool {
+	switch p.Code {
+	case vassal.CodeNothingToRun, vassal.CodeNoListener, vassal.CodeNoUID:
+		return true
+	}
+	return false
 }

@@ -256,7 +256,7 @@ func TestAddress(t *testing.T) {
 		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "127.0.0.1:3031",
 		"app.sock": "/srv/app/app.sock", "./run/app.sock": "/srv/app/run/app.sock", "/var/run/uwsgi.sock": "/run/uwsgi.sock",
 		"/tmp/../run/x": "/run/x", "@name": "@name", "127.0.0.1:0": "127.0.0.1:0",
-		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error",
+		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
 	} {
 		got, err := r.address(in)
 		if err != nil {
@@ -391,6 +391,10 @@ func TestPrepare(t *testing.T) {
 	}
 	if len(a.Listen) != 1 || a.Listen[0].Address != "0.0.0.0:8080" || a.Listen[0].At.Line != 3 {
 		t.Errorf("listeners %+v", a.Listen)
+	}
+	src.Text = []byte("[uwsgi\nhttp = :80\n")
+	if d := cmp.Diff([]string{"error syntax"}, codes(Prepare(t.Context(), "x", src, s).Problems)); d != "" {
+		t.Errorf("what follows from a broken text is told too:\n%s", d)
 	}
 	src.Text = []byte("uid = sammy\n")
 	if p := Prepare(t.Context(), "x", src, s); !p.Problems.Failed() || p.Result != nil {
