@@ -18,9 +18,14 @@ var built struct {
 
 // Binaries builds liege, liege-emperor, liege-stage and liege-core, once per
 // test binary, and returns the directory that holds them. It is removed by
-// Main; without Main it stays in the temporary directory.
+// Main; without Main it stays in the temporary directory. Where the environment
+// variable TEST_BIN names a directory, its programs are used and nothing is
+// built: on a machine without Go, to which a test binary was copied.
 func Binaries(t testing.TB) string {
 	t.Helper()
+	if dir := os.Getenv("TEST_BIN"); dir != "" {
+		return dir
+	}
 	built.once.Do(func() { built.dir, built.err = build() })
 	if built.err != nil {
 		t.Fatal(built.err)
