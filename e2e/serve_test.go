@@ -187,7 +187,7 @@ func TestServeAsRoot(t *testing.T) {
 	}
 	ini := filepath.Join(dir, "app.ini")
 	text := "[uwsgi]\nchdir = " + own + "\nwsgi-file = " + dir + "/app.py\nuid = nobody\nsocket = app.sock\nhttp = 127.0.0.1:0\n" +
-		"hook-as-root = write:" + own + "/root hook\nhook-as-user = exec:id -u > " + own + "/user\n"
+		"logto = " + own + "/app.log\nhook-as-root = write:" + own + "/root hook\nhook-as-user = exec:id -u > " + own + "/user\n"
 	if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -216,6 +216,9 @@ func TestServeAsRoot(t *testing.T) {
 	}
 	if code := s.exit(); code != 0 {
 		t.Errorf("exit %d:\n%s", code, s.text())
+	}
+	if b, err := os.ReadFile(filepath.Join(own, "app.log")); err != nil || !strings.Contains(string(b), "GET / =>") {
+		t.Errorf("logto: %q %v", b, err)
 	}
 	if _, err := os.Lstat(sock); err == nil {
 		t.Error("the socket is left")

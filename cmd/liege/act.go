@@ -142,7 +142,7 @@ func (a *app) waitCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "wait NAME applied|gone|STATE", Short: "wait until a vassal is so far",
 		Long: "Wait until the file's present content serves (applied), the vassal is gone, or it is in a state.\nEnds at once with 1 when that cannot come without another edit.",
-		Args: cobra.ExactArgs(2), ValidArgsFunction: a.completeNames,
+		Args: usage(cobra.ExactArgs(2)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Names, req.Goal = names(args[:1]), args[1]
 			return control.Call(cmd.Context(), control.Socket(a.runDir), req, func(r control.Reply) error {

@@ -35,7 +35,7 @@ func (a *app) checkCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "check FILE|DIR…|-", Short: "every problem of vassal files at once; starts nothing",
 		Long: "Check vassal files as a start would, binding and starting nothing. Of a directory, also find what\nclashes between its files and say what is skipped. - reads standard input.",
-		Args: cobra.MinimumNArgs(1),
+		Args: usage(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := a.newLoader(o)
 			if err != nil {

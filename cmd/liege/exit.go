@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"liege/emperor/control"
 	"liege/vassal"
 )
@@ -37,6 +39,16 @@ func exitWith(code int, word, msg, hint string) error {
 }
 
 func usageError(msg, hint string) error { return exitWith(exitUsage, "usage", msg, hint) }
+
+// usage makes a mistake in the arguments a usage error.
+func usage(args cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, words []string) error {
+		if err := args(cmd, words); err != nil {
+			return usageError(cmd.Name()+": "+err.Error(), "liege "+cmd.Use)
+		}
+		return nil
+	}
+}
 
 // finish prints err and returns the exit code.
 func (a *app) finish(err error) int {

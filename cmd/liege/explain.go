@@ -20,7 +20,7 @@ func (a *app) explainCmd() *cobra.Command {
 	var o checkOptions
 	c := &cobra.Command{
 		Use: "explain FILE", Short: "what would run, as whom, seeing what; starts nothing",
-		Args: cobra.ExactArgs(1),
+		Args: usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := a.newLoader(o)
 			if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,10 +29,13 @@ type generation struct {
 	done    chan struct{}        // closed when the core is gone
 	err     error                // of Wait; valid after done
 	plan    stage.Plan           // what the stage was told, if it was used
+
+	closeLog func()
 }
 
-// start starts a core with the listeners. It owns no file given to it.
-func (a *app) startGeneration(r *resolve.Result, gen int, listeners []*os.File) (*generation, error) {
+// startGeneration starts a core with the listeners. It owns no file given to
+// it.
+func (s *server) startGeneration(ctx context.Context, r *resolve.Result, gen int, listeners []*os.File) (*generation, error) {
 	r.App.Generation = gen
 	doc, err := json.Marshal(r.App)
 	if err != nil {
@@ -68,12 +72,14 @@ func (a *app) startGeneration(r *resolve.Result, gen int, listeners []*os.File) 
 		}
 	}
 	g.cmd.ExtraFiles = append(append([]*os.File{}, listeners...), b.files...)
-	g.cmd.Stdout, g.cmd.Stderr = a.raw.out, a.raw.err
+	g.cmd.Stdout, g.cmd.Stderr, g.closeLog = s.output(ctx, r)
+	g.cmd.WaitDelay = lastWords
 	// A group of its own: Ctrl-C on the terminal reaches liege alone, which
 	// asks the core to drain.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := g.cmd.Start(); err != nil {
 		ours.Close()
+		g.closeLog()
 		if status != nil {
 			status.Close()
 		}
@@ -153,6 +159,7 @@ func (g *generation) watch(status *os.File) {
 	}()
 	g.messages()
 	g.err = g.cmd.Wait()
+	g.closeLog()
 	<-staged
 	g.control.Close()
 }

@@ -23,7 +23,7 @@ func (a *app) logsCmd() *cobra.Command {
 	var lines int
 	c := &cobra.Command{
 		Use: "logs NAME", Aliases: []string{"log"}, Short: "the vassal's log",
-		Args: cobra.ExactArgs(1), ValidArgsFunction: a.completeNames,
+		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, err := a.logPath(cmd.Context(), name(args[0]))
 			if err != nil {

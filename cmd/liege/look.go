@@ -128,7 +128,7 @@ func stateText(v control.Vassal) string {
 func (a *app) statusCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "status [NAME]", Short: "all there is to know about one vassal, or about all",
-		Args: cobra.MaximumNArgs(1), ValidArgsFunction: a.completeNames,
+		Args: usage(cobra.MaximumNArgs(1)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			all, err := a.vassals(cmd, control.Status, args)
 			if err != nil {

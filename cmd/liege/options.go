@@ -14,7 +14,7 @@ import (
 func (a *app) optionsCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "options [KEY]", Short: "the options of a vassal file: type, unit, default, class, who may use them",
-		Args: cobra.MaximumNArgs(1),
+		Args: usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: func(_ *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
 			var out []string
 			for _, o := range inifile.Options() {

@@ -139,7 +139,7 @@ func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, erro
 	for i, b := range change.Bound() {
 		r.App.Listen[i].Address = b.Address
 	}
-	g, err := s.startGeneration(r, s.gen, change.Files())
+	g, err := s.startGeneration(ctx, r, s.gen, change.Files())
 	if err != nil {
 		change.Abort()
 		return nil, err

@@ -14,7 +14,7 @@ import (
 func (a *app) versionCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "version", Short: "of this program, and of the Emperor that runs",
-		Args: cobra.NoArgs,
+		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var running control.Reply
 			err := control.Call(cmd.Context(), control.Socket(a.runDir), control.Request{Verb: control.About, Timeout: 5 * time.Second}, func(r control.Reply) error {
