@@ -29,6 +29,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -268,6 +270,19 @@ func (s *Set) Inherit(old *Set) {
 		k.owner = s
 	}
 	s.current, old.current = append(s.current, old.current...), nil
+}
+
+// somaxconn is the longest queue that the kernel makes; 0: not known.
+func somaxconn() int {
+	b, err := os.ReadFile("/proc/sys/net/core/somaxconn")
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Adopt takes a socket that an earlier Emperor made for the vassal, and which
