@@ -12,6 +12,8 @@
 //     not on the list answers EPERM;
 //   - a call of another ABI (i386, x32) kills the process: their numbers mean
 //     other calls, and nothing that runs here needs them;
+//   - sockets are of the families unix, inet, inet6 and netlink, and inet ones
+//     are TCP, UDP or ping: asking for another loads its kernel module;
 //   - lsm_set_self_attr and lsm_get_self_attr are allowed for the attribute
 //     "current" alone, since the stage enters its SELinux domain after the
 //     filter is loaded. The same act through /proc is only an open and a
@@ -76,7 +78,8 @@ type cond struct {
 	mask  uint64 // of OpMaskedEqual
 }
 
-// profile is Docker's default for no capability, and the two additions.
+// profile is Docker's default for no capability, with two additions and fewer
+// kinds of sockets.
 func profile() (map[string][]rule, error) {
 	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}}
 	p, err := profiles.GetDefaultProfile(spec)
@@ -99,7 +102,32 @@ func profile() (map[string][]rule, error) {
 	current := rule{conds: []cond{{op: specs.OpEqualTo, value: attrCurrent}}, then: allow}
 	rules["lsm_set_self_attr"] = []rule{current}
 	rules["lsm_get_self_attr"] = []rule{current}
+	rules["socket"] = sockets()
+	rules["socketpair"] = []rule{{conds: []cond{{op: specs.OpEqualTo, value: unix.AF_UNIX}}, then: allow}}
 	return rules, nil
+}
+
+// sockets are the kinds of sockets that programs use. Docker allows nearly all
+// families, and asking for one makes the kernel load its module: RDS, TIPC,
+// SCTP, DCCP and others have been ways to root.
+func sockets() []rule {
+	is := func(arg uint, value uint64) cond { return cond{arg: arg, op: specs.OpEqualTo, value: value} }
+	kind := func(value uint64) cond { // without SOCK_CLOEXEC and SOCK_NONBLOCK
+		return cond{arg: 1, op: specs.OpMaskedEqual, mask: 0xf, value: value}
+	}
+	rules := []rule{
+		{conds: []cond{is(0, unix.AF_UNIX)}, then: allow},
+		{conds: []cond{is(0, unix.AF_NETLINK)}, then: allow},
+		{conds: []cond{is(0, unix.AF_INET6), kind(unix.SOCK_DGRAM), is(2, unix.IPPROTO_ICMPV6)}, then: allow},
+	}
+	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+		for _, typ := range []uint64{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
+			// 0, ICMP, TCP and UDP; above are SCTP, DCCP, UDP-Lite and MPTCP.
+			upTo := cond{arg: 2, op: specs.OpLessThan, value: unix.IPPROTO_UDP + 1}
+			rules = append(rules, rule{conds: []cond{is(0, family), kind(typ), upTo}, then: allow})
+		}
+	}
+	return rules
 }
 
 func newRule(call specs.LinuxSyscall) (rule, error) {
