@@ -86,6 +86,7 @@ bench: setup-test build
 install: build
 	install -D -m 755 $(BIN)/liege $(DESTDIR)/usr/bin/liege
 	for b in liege-emperor liege-stage liege-core; do install -D -m 755 $(BIN)/$$b $(DESTDIR)/usr/libexec/liege/$$b; done
+	install -D -m 644 deploy/debian-uwsgi.ini $(DESTDIR)/usr/share/liege/debian-uwsgi.ini
 
 clean:
 	rm -rf $(BIN)

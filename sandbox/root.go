@@ -206,7 +206,7 @@ func (st *starting) makeTarget(root *os.Root, a stage.Attach) error {
 }
 
 // makeBeneath makes a directory or an empty file below dir, where a tenant can
-// write: step by step, through no link (STYLE 10).
+// write: step by step, through no link.
 func makeBeneath(dir, name string, isDir bool) error {
 	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -332,7 +332,7 @@ func TestNotRoot(t *testing.T) {
 }
 
 // The Emperor keeps root for long: no code that speaks HTTP or TLS is in it
-// (DESIGN 1).
+// (docs/architecture.md).
 func TestDependencies(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", ".").Output()
 	if err != nil {

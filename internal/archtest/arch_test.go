@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -115,6 +116,35 @@ func TestDocumented(t *testing.T) {
 	for path, p := range list(t) {
 		if ours(path) && p.Doc == "" && len(p.GoFiles) > 0 {
 			t.Errorf("%s has no package comment", path)
+		}
+	}
+}
+
+// TestPages holds docs/architecture.md and docs/dependencies.md to the code:
+// each package, and each module that is used directly, has its line.
+func TestPages(t *testing.T) {
+	page := func(name string) string {
+		t.Helper()
+		b, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	architecture := page("docs/architecture.md")
+	for path := range list(t) {
+		if name := strings.TrimPrefix(path, "liege/"); ours(path) && !strings.Contains(architecture, name) {
+			t.Errorf("docs/architecture.md does not name %s", name)
+		}
+	}
+	dependencies := page("docs/dependencies.md")
+	for line := range strings.Lines(page("go.mod")) {
+		f := strings.Fields(strings.TrimPrefix(line, "require "))
+		if len(f) != 2 || !strings.HasPrefix(f[1], "v") { // neither a requirement nor one without "// indirect"
+			continue
+		}
+		if !strings.Contains(dependencies, f[0]) {
+			t.Errorf("docs/dependencies.md does not say why %s is here", f[0])
 		}
 	}
 }

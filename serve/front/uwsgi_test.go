@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"liege/internal/testenv"
 	"liege/serve/exchange"
 	"liege/vassal"
 )
@@ -101,9 +102,10 @@ http {
 // that talks to it.
 func startNginx(t *testing.T, dir string) *http.Client {
 	t.Helper()
+	testenv.Need(t, testenv.Nginx)
 	path, err := exec.LookPath("nginx")
 	if err != nil {
-		t.Skip("needs nginx")
+		path = "/usr/sbin/nginx"
 	}
 	conf := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(conf, []byte(strings.ReplaceAll(nginxConf, "DIR", dir)), 0o600); err != nil {
