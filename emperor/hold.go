@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"liege/vassal"
@@ -21,9 +22,11 @@ const (
 	// are retried sooner than clients give up, and a holding generation would
 	// cost as much as the retry.
 	bridgeFrom = 2 * time.Second
-	// holdReady is how long one may take to answer, holdDrain to finish.
-	holdReady = 10 * time.Second
-	holdDrain = 5 * time.Second
+	// holdReady is how long one may take to answer, holdDrain to finish, and
+	// holdLinger is how much of that a start waits for.
+	holdReady  = 10 * time.Second
+	holdDrain  = 5 * time.Second
+	holdLinger = time.Second
 	// holdAgain is how long after a failure another is tried, and how long
 	// one of a suspended vassal waits for a slot.
 	holdAgain = 30 * time.Second
@@ -190,6 +193,17 @@ func (a *actor) giveWay() {
 	a.held = holding{}
 	if g != nil {
 		a.depart(g, holdDrain)
+	}
+}
+
+// cleared waits, at most holdLinger, until what held the place is gone: whoever
+// asked for a start meets the application when he is told that it runs.
+func (a *actor) cleared(ctx context.Context) {
+	late := time.After(holdLinger)
+	for slices.ContainsFunc(a.leaving, func(g *generation) bool { return g.hold && !a.stuck[g] }) {
+		if a.next(ctx, nil, late) != evGone {
+			return
+		}
 	}
 }
 

@@ -92,14 +92,22 @@ func TestHolding(t *testing.T) {
 		s.look(2 * sec)
 		s.suspend(0, "")
 		s.act("v", control.Resume)
+		s.held(1, 1) // told after a second
 		s.pass(sec)
-		s.held(1, 1)
 		f := s.world.latest("v")
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if !f.alone {
 			s.Error("it was not told that it is alone")
 		}
+	}}, {"it is gone before anybody is told that the application runs", func(s *stage) {
+		s.holds("drain=500ms")
+		s.write("v", "good")
+		s.look(2 * sec)
+		s.suspend(0, "")
+		s.act("v", control.Resume)
+		s.held(0, 1)
+		s.want("v", "running 2")
 	}}, {"a page that comes while the file is checked", func(s *stage) {
 		s.write("v", "good")
 		s.look(2 * sec)

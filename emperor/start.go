@@ -118,6 +118,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	a.problems = append(ps, res.notes...)
 	a.enter(control.Running)
 	log.Info("ready", "pid", l.in.PID())
+	a.cleared(ctx)
 	return a.decide
 }
 
