@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
+
+	"liege/vassal"
+	"liege/vassal/inifile"
 )
 
 // patience is how soon a second signal is taken for the first one again.
@@ -60,16 +64,50 @@ func (r *realm) reread(ctx context.Context) {
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil {
 		tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
 	}
-	cfg, _, err := load(r.flags)
+	cfg, ps, err := load(r.flags)
 	if err != nil {
 		r.log.Error("emperor.ini is not used: the settings stay as they were", "err", err)
 	} else {
+		for _, p := range ps {
+			if p.Severity == vassal.Warning {
+				r.log.Warn(p.Error(), "hint", p.Hint)
+			}
+		}
+		if keys := fixed(r.cfg, cfg); len(keys) > 0 {
+			r.log.Warn("these keys of emperor.ini have changed and are used only after a restart", "keys", keys, "hint", "systemctl restart liege: no request is lost")
+		}
 		r.expander.Set(r.machine.settings(cfg))
 	}
 	if err := r.emperor.Refresh(ctx); err != nil {
 		r.log.Warn("rescan", "err", err)
 	}
 	tell(daemon.SdNotifyReady)
+}
+
+// fixed names the keys of [emperor] that differ and that only a new Emperor
+// heeds.
+func fixed(was, now inifile.EmperorConfig) []string {
+	var keys []string
+	for _, k := range []struct {
+		key     string
+		differs bool
+	}{
+		{"vassals", !slices.Equal(was.Vassals, now.Vassals)},
+		{"run-dir", was.RunDir != now.RunDir},
+		{"log-dir", was.LogDir != now.LogDir},
+		{"state-dir", was.StateDir != now.StateDir},
+		{"cgroup", was.Cgroup != now.Cgroup},
+		{"log-format", was.LogFormat != now.LogFormat},
+		{"control-group", was.ControlGroup != now.ControlGroup},
+		{"start-concurrency", was.Concurrency != now.Concurrency},
+		{"touch", was.Touch != now.Touch},
+		{"tyrant", was.Tyrant != now.Tyrant},
+	} {
+		if k.differs {
+			keys = append(keys, k.key)
+		}
+	}
+	return keys
 }
 
 // notify tells systemd how it goes: READY after the first scan, STATUS, and
