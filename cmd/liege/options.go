@@ -29,11 +29,7 @@ func (a *app) optionsCmd() *cobra.Command {
 				return a.option(args[0])
 			}
 			if a.json {
-				all := []row{}
-				for _, o := range inifile.Options() {
-					all = append(all, rowOf(o))
-				}
-				return json.NewEncoder(a.out).Encode(all)
+				return json.NewEncoder(a.out).Encode(inifile.Options())
 			}
 			w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 			group := ""
@@ -62,7 +58,7 @@ func (a *app) option(key string) error {
 		return exitWith(exitNone, "unknown-option", "no such option or command: "+key, hint)
 	}
 	if a.json {
-		return json.NewEncoder(a.out).Encode(rowOf(*o))
+		return json.NewEncoder(a.out).Encode(*o)
 	}
 	fmt.Fprintf(a.out, "%s: %s\n\n", o.Name, o.Doc)
 	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
@@ -82,28 +78,4 @@ func (a *app) option(key string) error {
 	line("plugin", o.Plugin)
 	line("since", o.Since)
 	return w.Flush()
-}
-
-// row is one option for machines: the schema for forms. Members are added,
-// never renamed.
-type row struct {
-	Name       string   `json:"name"`
-	Aliases    []string `json:"aliases"`
-	Short      string   `json:"short"`
-	Group      string   `json:"group"`
-	Type       string   `json:"type"`
-	Unit       string   `json:"unit"`
-	Default    string   `json:"default"`
-	Repeats    bool     `json:"repeats"`
-	Class      string   `json:"class"`
-	Effect     string   `json:"effect"`
-	TenantSafe bool     `json:"tenant_safe"`
-	Path       string   `json:"path"`
-	Plugin     string   `json:"plugin"`
-	Since      string   `json:"since"`
-	Doc        string   `json:"doc"`
-}
-
-func rowOf(o inifile.Option) row {
-	return row{o.Name, nonNil(o.Alias()), o.Short, o.Group, string(o.Type), o.Unit, o.Default, o.Many, string(o.Class), o.Effect, o.Tenant, string(o.Path), o.Plugin, o.Since, o.Doc}
 }

@@ -298,6 +298,13 @@ func (d *decoder) rlimit(v value, resource string, scale uint64) {
 	d.work.Rlimits = kept
 }
 
+// Bounds of log-maxsize. The log of a user's vassal fills the host's /var/log,
+// and root's process compresses it at each rotation.
+const (
+	maxUserLog = 100 << 20
+	leastLog   = 64 << 10
+)
+
 // logs handles files that the outside world expects (CONTRACT 11).
 func (d *decoder) logs(v value) bool {
 	l := &d.cfg.Logs
@@ -308,7 +315,14 @@ func (d *decoder) logs(v value) bool {
 			l.To = ""
 		}
 	case "log-maxsize":
+		if v.n > maxUserLog && d.tenant(v.Setting) {
+			d.err(vassal.CodeOverCeiling, v.Setting, fmt.Sprintf("a user's file may ask for at most %d bytes", maxUserLog), "")
+		}
 		l.MaxSize = v.n
+		if v.n > 0 && v.n < leastLog {
+			d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("below %d bytes, which are used", leastLog), "")
+			l.MaxSize = leastLog
+		}
 	case "disable-logging":
 		d.cfg.App.Log.Disable = v.on
 	case "log-format":

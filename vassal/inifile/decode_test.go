@@ -272,6 +272,8 @@ func TestWorks(t *testing.T) {
 		switch o.Name {
 		case "hostname":
 			value = "a"
+		case "log-maxsize":
+			value = "1000000"
 		case "module": // instead of the file, not beside it
 			base, value = strings.ReplaceAll(base, "wsgi-file", "chdir"), "a"
 		}
