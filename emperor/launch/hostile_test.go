@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 // Root makes no file where only root could: neither for a tenant's file that
@@ -37,5 +38,32 @@ func TestLogtoOfTenant(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A user's file learns nothing, by being reloaded, of files that the user cannot
+// see.
+func TestTouchOfTenant(t *testing.T) {
+	r := newRig(t)
+	r.site()
+	hidden := r.write("hidden/f", "")
+	if err := os.Chmod(filepath.Dir(hidden), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	own := r.write("sock/own", "")
+	text := "[vassal]\nchdir = DIR/sock\nhttp-socket = DIR/sock/t.sock\ncheck-static = DIR/www\ntouch-reload = DIR/hidden/f\ntouch-reload = own\n"
+	p := r.prepare(r.launcher("touch"), r.file("touch", text, nobody))
+	later := time.Now().Add(time.Hour)
+	if err := os.Chtimes(hidden, later, later); err != nil {
+		t.Fatal(err)
+	}
+	if p.Changed(t.Context()) {
+		t.Error("a touch of a file that the user cannot see is seen")
+	}
+	if err := os.Chtimes(own, later, later); err != nil { // the control
+		t.Fatal(err)
+	}
+	if !p.Changed(t.Context()) {
+		t.Error("a touch of its own file is not seen")
 	}
 }

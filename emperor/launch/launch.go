@@ -34,7 +34,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -120,18 +119,24 @@ func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
 
 // touch returns the mtimes of the files of touch-reload; zero: missing.
 func (p *prepared) touch() []time.Time {
-	var ts []time.Time
+	var paths []string
 	for _, path := range p.Config.Touch {
 		if p.Result != nil && !filepath.IsAbs(path) {
 			path = filepath.Join(p.Result.Dir, path)
 		}
-		var t time.Time
-		if fi, err := os.Stat(path); err == nil {
-			t = fi.ModTime()
-		}
-		ts = append(ts, t)
+		paths = append(paths, path)
 	}
-	return ts
+	var as asuser.Who // root, for the operator's word
+	switch {
+	case len(paths) == 0:
+		return nil
+	case p.Config.Trust.Operator:
+	case p.Result == nil:
+		return make([]time.Time, len(paths))
+	default:
+		as = who(p.Result)
+	}
+	return asuser.Times(as, paths)
 }
 
 // Changed implements emperor.Prepared. A file of touch-reload that is gone has
