@@ -34,6 +34,7 @@ type gate struct {
 
 type waiter struct {
 	key  time.Time
+	user int           // whose file; 0: the operator's
 	turn chan struct{} // closed when the slot is this waiter's
 }
 
@@ -70,10 +71,17 @@ func (s *slot) give() {
 }
 
 // acquire waits for a slot. since is when the vassal first wanted one: trying
-// again keeps the place.
-func (g *gate) acquire(ctx context.Context, c class, since time.Time) (*slot, error) {
-	w := &waiter{key: since.Add(handicap[c]), turn: make(chan struct{})}
+// again keeps the place. user owns the vassal's file, 0 for the operator: each of
+// a user's that waits already counts as a slot taken, so that a user with a
+// thousand files that hang does not go before everybody else with one.
+func (g *gate) acquire(ctx context.Context, c class, since time.Time, user int) (*slot, error) {
+	w := &waiter{key: since.Add(handicap[c]), user: user, turn: make(chan struct{})}
 	g.mu.Lock()
+	for _, o := range g.waiting {
+		if user != 0 && o.user == user {
+			w.key = w.key.Add(SlotTime)
+		}
+	}
 	i, _ := slices.BinarySearchFunc(g.waiting, w, func(a, b *waiter) int {
 		if a.key.After(b.key) {
 			return 1

@@ -103,6 +103,7 @@ func (a *actor) holdSlot(ctx context.Context, h *hold, until time.Time) (*slot, 
 			c = asked
 		}
 	}
+	file := a.w.file
 	type admission struct {
 		s   *slot
 		err error
@@ -110,7 +111,7 @@ func (a *actor) holdSlot(ctx context.Context, h *hold, until time.Time) (*slot, 
 	ad, ok := unless(a, ctx, func(ctx context.Context) (ad admission) {
 		ctx, cancel := context.WithDeadline(ctx, until)
 		defer cancel()
-		ad.s, ad.err = a.realm.gate.acquire(ctx, c, time.Now())
+		ad.s, ad.err = a.realm.gate.acquire(ctx, c, time.Now(), userOf(file))
 		return ad
 	})
 	switch {

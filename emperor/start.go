@@ -167,13 +167,13 @@ func (a *actor) admitted(ctx context.Context) (*slot, bool) {
 	if a.queued.IsZero() {
 		a.queued = time.Now()
 	}
-	since := a.queued
+	since, file := a.queued, a.w.file
 	type admission struct {
 		s   *slot
 		err error
 	}
 	ad, ok := unless(a, ctx, func(ctx context.Context) (ad admission) {
-		ad.s, ad.err = a.realm.gate.acquire(ctx, c, since)
+		ad.s, ad.err = a.realm.gate.acquire(ctx, c, since, userOf(file))
 		return ad
 	})
 	if !ok || ad.err != nil {
@@ -185,6 +185,14 @@ func (a *actor) admitted(ctx context.Context) (*slot, bool) {
 	a.queued = time.Time{}
 	a.pend("starting", a.rec.Generation+1)
 	return ad.s, true
+}
+
+// userOf is whom the gate counts f for: its owner, or 0 for the operator.
+func userOf(f File) int {
+	if f.Trust.Operator {
+		return 0
+	}
+	return f.Trust.UID
 }
 
 // room waits until at most n generations are still draining. Stuck ones do not
