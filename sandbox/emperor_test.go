@@ -391,14 +391,37 @@ func fakeEscape(args []string) error {
 	fmt.Println("fresh:", reconnect(fresh, port))
 	fmt.Println("accepted:", reconnect(fd, port))
 	fmt.Println("listener:", reconnect(3, port))
+	fmt.Println("rebound:", rebind(fd))
+	return nil
+}
+
+// rebind takes a connection apart and makes a listener of it, at another
+// address.
+func rebind(fd int) string {
+	if err := disconnect(fd); err != nil {
+		return "disconnect: " + err.Error()
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 9}}); err != nil {
+		return err.Error()
+	}
+	if err := unix.Listen(fd, 1); err != nil {
+		return err.Error()
+	}
+	return "listens"
+}
+
+func disconnect(fd int) error {
+	unspec := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC}
+	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptrOf(&unspec), unix.SizeofSockaddrInet4)
+	if errno != 0 {
+		return errno
+	}
 	return nil
 }
 
 func reconnect(fd, port int) string {
-	unspec := unix.RawSockaddrInet4{Family: unix.AF_UNSPEC}
-	_, _, errno := unix.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptrOf(&unspec), unix.SizeofSockaddrInet4)
-	if errno != 0 {
-		return "disconnect: " + errno.Error()
+	if err := disconnect(fd); err != nil {
+		return "disconnect: " + err.Error()
 	}
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return err.Error()
@@ -453,7 +476,7 @@ func TestNoEscapeThroughListener(t *testing.T) {
 	}
 	got := attack("guarded", listen(t))
 	// The tenant's own lo is up, and nobody listens there.
-	for _, who := range []string{"fresh: connection refused", "accepted: operation not permitted", "listener: operation not permitted"} {
+	for _, who := range []string{"fresh: connection refused", "accepted: operation not permitted", "listener: operation not permitted", "rebound: operation not permitted"} {
 		if !strings.Contains(got, who) {
 			t.Errorf("guarded: got %q, want %q in it", got, who)
 		}
@@ -461,7 +484,7 @@ func TestNoEscapeThroughListener(t *testing.T) {
 	if strings.Contains(got, secret) {
 		t.Error("the tenant read the host's secret")
 	}
-	if got := attack("open", open); !strings.Contains(got, "accepted: "+secret) || !strings.Contains(got, "listener: "+secret) {
+	if got := attack("open", open); !strings.Contains(got, "accepted: "+secret) || !strings.Contains(got, "listener: "+secret) || !strings.Contains(got, "rebound: listens") {
 		t.Errorf("without the guard: got %q; the attack does not work, so the test shows nothing", got)
 	}
 }

@@ -74,7 +74,9 @@ type Info struct {
 // status (200 to 599 are valid), name or value, a Transfer-Encoding or two
 // Content-Lengths are an error and nothing is sent. It copies what it is
 // given. Write may keep the bytes: call Flush when there is no more to come
-// for a moment. One goroutine writes.
+// for a moment. One goroutine writes; if the Response is also an io.Closer,
+// Close makes a Write that is pending in another goroutine, and every later
+// one, fail.
 type Response interface {
 	Head(status int, reason string, fields []Field) error
 	io.Writer

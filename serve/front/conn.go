@@ -6,6 +6,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,7 +50,8 @@ type conn struct {
 	body body
 	res  response
 
-	writeBy time.Time // the write deadline that is set
+	writeBy time.Time   // the write deadline that is set
+	cut     atomic.Bool // no write may wait any more
 
 	mu     sync.Mutex
 	wait   waiting
@@ -238,12 +240,25 @@ func (c *conn) write(p []byte) error {
 
 // armWrite sets the write deadline, as arm does for reads.
 func (c *conn) armWrite() {
+	if c.cut.Load() {
+		return
+	}
 	d := c.s.limits.WriteTimeout
 	by := time.Now().Add(d)
 	if early := by.Sub(c.writeBy); early < 0 || early > d/8 {
 		c.writeBy = by
 		_ = c.nc.SetWriteDeadline(by) // as in arm
+		if c.cut.Load() {
+			c.interruptWrite()
+		}
 	}
+}
+
+// interruptWrite makes a write that is pending in another goroutine, and every
+// later one, fail.
+func (c *conn) interruptWrite() {
+	c.cut.Store(true)
+	_ = c.nc.SetWriteDeadline(time.Unix(1, 0)) // as in arm
 }
 
 // Limits of a lingering close.

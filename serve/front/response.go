@@ -338,6 +338,12 @@ func (r *response) send() {
 	r.out = r.out[:0]
 }
 
+// Close implements io.Closer: see exchange.Response.
+func (r *response) Close() error {
+	r.c.interruptWrite()
+	return nil
+}
+
 // Flush implements exchange.Response: all that was written goes out now.
 func (r *response) Flush() error {
 	if !r.begun {

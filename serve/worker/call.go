@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"liege/serve/exchange"
@@ -38,19 +40,22 @@ const (
 )
 
 // call is one request between the core and a worker. There are as many as
-// requests can be in flight; each is used again. mu guards all but index and
-// done, and is held while the request's Body or Response is used: so Serve can
-// take both back at any time.
+// requests can be in flight; each is used again. mu guards all but index, done,
+// live, moving and grip, and is held while the request's Body or Response is
+// used: so Serve can take both back at any time. A client decides how long that
+// is: who serves more than this request never waits for mu (see tryLock).
 type call struct {
-	index int
-	done  chan error // receives once for each call that Serve waits for
+	index  int
+	done   chan error    // receives once for each call that Serve waits for
+	live   atomic.Uint64 // id, while a worker may be at it
+	moving atomic.Int32  // mu is held to use Body or Response: a direction
+	grip   grip
 
 	mu      sync.Mutex
 	id      uint64 // 0: unused
 	state   callState
 	sent    bool  // it is in the shared queue
 	lane    *lane // that answers it, or discards its answer
-	cause   *exchange.StatusError
 	r       *exchange.Request
 	w       exchange.Response
 	started bool  // Head was given to w
@@ -60,6 +65,60 @@ type call struct {
 	bodyErr error // the client's body could not be read
 	vars    []byte
 	buf     []byte
+}
+
+// grip is how the supervisor ends a call whose mu is held for a client. Its
+// own lock is never held for long.
+type grip struct {
+	mu    sync.Mutex
+	id    uint64
+	cause *exchange.StatusError // why the worker is killed
+	ends  [3]any                // by direction: an io.Closer ends what is pending
+}
+
+// Directions in which bytes move.
+const (
+	reading = 1 // from the client
+	writing = 2 // to the client
+)
+
+func (g *grip) set(id uint64, body, response any) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.id, g.cause, g.ends = id, nil, [3]any{reading: body, writing: response}
+}
+
+// why is the cause noted for call id, or nil.
+func (g *grip) why(id uint64) *exchange.StatusError {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.id != id {
+		return nil
+	}
+	return g.cause
+}
+
+// lock takes mu to use Body or Response.
+func (c *call) lock(direction int32) {
+	c.mu.Lock()
+	c.moving.Store(direction)
+}
+
+func (c *call) unlock() {
+	c.moving.Store(0)
+	c.mu.Unlock()
+}
+
+// tryLock takes mu, and is false when a client has to be waited for: then a
+// lane is at the call.
+func (c *call) tryLock() bool {
+	for !c.mu.TryLock() {
+		if c.moving.Load() != 0 {
+			return false
+		}
+		runtime.Gosched() // it is held for a moment
+	}
+	return true
 }
 
 // Serve implements exchange.Handler: it puts r into the queue and waits until
@@ -123,8 +182,10 @@ func (p *Pool) acquire(ctx context.Context) (*call, error) {
 
 // release makes c free again.
 func (p *Pool) release(c *call) {
+	c.live.Store(0)
+	c.grip.set(0, nil, nil)
 	c.mu.Lock()
-	c.id, c.state, c.sent, c.lane, c.cause = 0, idle, false, nil, nil
+	c.id, c.state, c.sent, c.lane = 0, idle, false, nil
 	c.r, c.w, c.started, c.nobody, c.left = nil, nil, false, false, -1
 	c.err, c.bodyErr, c.vars = nil, nil, nil
 	if cap(c.buf) > 2*maxPacket {
@@ -144,6 +205,8 @@ func (c *call) prepare(r *exchange.Request, w exchange.Response, seq uint64) err
 	defer c.mu.Unlock()
 	c.id = seq<<16 | uint64(c.index)
 	c.state, c.r, c.w, c.left = queued, r, w, -1
+	c.live.Store(c.id)
+	c.grip.set(c.id, r.Body, w)
 	c.nobody = r.Get("REQUEST_METHOD") == "HEAD"
 	c.buf = appendEnviron(c.buf[:0], c.id, r, body)
 	if len(c.buf) > maxPacket {
@@ -255,11 +318,25 @@ func (p *Pool) find(id uint64) *call {
 	return nil
 }
 
-// claim gives the call id to lane l, nil for none. It is false if there is no
+// claim gives the call id to lane l. It is false if there is no
 // such call or another lane has it.
 func (c *call) claim(id uint64, l *lane) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.give(id, l)
+}
+
+// lose takes the call id from everybody if it is nobody's.
+func (c *call) lose(id uint64) bool {
+	if !c.tryLock() {
+		return false // a lane has it
+	}
+	defer c.mu.Unlock()
+	return c.give(id, nil)
+}
+
+// give is claim with mu held.
+func (c *call) give(id uint64, l *lane) bool {
 	if c.id != id || c.lane != nil || c.state != queued && c.state != abandoned {
 		return false
 	}
@@ -273,18 +350,43 @@ func (c *call) claim(id uint64, l *lane) bool {
 	return true
 }
 
+// alive reports whether a worker may be at the call id.
+func (p *Pool) alive(id uint64) *call {
+	if index := int(id & 0xffff); id != 0 && index < len(p.calls) && p.calls[index].live.Load() == id {
+		return p.calls[index]
+	}
+	return nil
+}
+
 // condemn notes why the worker of call id is being killed.
 func (c *call) condemn(id uint64, limit time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.id == id {
-		c.cause = &exchange.StatusError{Status: 504, Err: fmt.Errorf("harakiri: the request took longer than %v", limit)}
+	g := &c.grip
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.id == id {
+		g.cause = &exchange.StatusError{Status: 504, Err: fmt.Errorf("harakiri: the request took longer than %v", limit)}
+	}
+}
+
+// cut ends what the call id still waits for of its client: the worker is dead,
+// and its place is needed.
+func (c *call) cut(id uint64) {
+	g := &c.grip
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.id != id {
+		return
+	}
+	if e, ok := g.ends[c.moving.Load()].(io.Closer); ok {
+		_ = e.Close() // it only ends a wait
 	}
 }
 
 // describe names the request of call id in the log.
 func (c *call) describe(id uint64) string {
-	c.mu.Lock()
+	if !c.tryLock() {
+		return "its client is slow"
+	}
 	defer c.mu.Unlock()
 	if c.id != id || c.r == nil {
 		return "its client is gone"
@@ -304,13 +406,14 @@ func (c *call) abandon() bool {
 		return false
 	}
 	c.state, c.r, c.w = abandoned, nil, nil
+	c.grip.set(c.id, nil, nil)
 	return true
 }
 
 // head hands the status line and fields of an answer to the response.
 func (c *call) head(status int, reason string, fields []exchange.Field) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.lock(writing)
+	defer c.unlock()
 	if c.started {
 		return errors.New("a second head")
 	}
@@ -340,8 +443,8 @@ func (c *call) head(status int, reason string, fields []exchange.Field) error {
 // write hands a piece of the body to the response. It is false when nothing
 // more is wanted.
 func (c *call) write(b []byte) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.lock(writing)
+	defer c.unlock()
 	if c.left >= 0 {
 		b = b[:min(int64(len(b)), c.left)]
 		c.left -= int64(len(b))
@@ -359,8 +462,8 @@ func (c *call) write(b []byte) bool {
 }
 
 func (c *call) flush() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.lock(writing)
+	defer c.unlock()
 	if c.w == nil || c.err != nil {
 		return
 	}
@@ -392,11 +495,12 @@ func (p *Pool) finish(c *call, failed bool) {
 // status before the answer began.
 func (p *Pool) fail(c *call, status int, err error) {
 	c.mu.Lock()
+	cause := c.grip.why(c.id)
 	switch {
-	case c.cause != nil && !c.started:
-		err = c.cause
-	case c.cause != nil:
-		err = c.cause.Err
+	case cause != nil && !c.started:
+		err = cause
+	case cause != nil:
+		err = cause.Err
 	case !c.started:
 		err = &exchange.StatusError{Status: status, Err: err}
 	}
@@ -412,6 +516,7 @@ func (p *Pool) complete(c *call, err error) {
 		return
 	}
 	c.state = done
+	c.live.Store(0)
 	c.mu.Unlock()
 	c.done <- err
 }

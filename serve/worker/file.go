@@ -72,8 +72,8 @@ func (l *lane) descriptor() (*os.File, error) {
 
 // file hands n bytes of f to the response.
 func (c *call) file(f *os.File, off, n int64) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.lock(writing)
+	defer c.unlock()
 	if c.left >= 0 {
 		n = min(n, c.left)
 		c.left -= n

@@ -368,8 +368,8 @@ func (l *lane) request(f frame) error {
 
 // read reads from the request's body; 0 bytes are its end.
 func (c *call) read(b []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.lock(reading)
+	defer c.unlock()
 	if c.r == nil {
 		return 0, errors.New("abandoned")
 	}

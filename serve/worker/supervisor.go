@@ -263,6 +263,9 @@ func (s *supervisor) stopDue(now time.Time, at func(time.Time) bool) {
 			pr.kill()
 			s.gone(pr, nil)
 		}
+		for _, c := range s.p.calls {
+			c.cut(c.live.Load())
+		}
 		s.stopBy = now.Add(time.Second)
 		at(s.stopBy)
 	}

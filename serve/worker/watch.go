@@ -16,7 +16,7 @@ func (s *supervisor) harakiri(now time.Time) {
 	for _, pr := range s.procs {
 		for _, l := range pr.lanes {
 			id := binary.LittleEndian.Uint64(s.table[8*l.slot:])
-			c := s.p.find(id)
+			c := s.p.alive(id)
 			if c == nil {
 				l.seen = 0
 				continue
@@ -30,6 +30,7 @@ func (s *supervisor) harakiri(now time.Time) {
 				s.p.stats[pr.number-1].harakiris.Add(1)
 				c.condemn(id, s.p.w.Harakiri)
 				pr.kill()
+				c.cut(id)
 			}
 		}
 	}
@@ -41,7 +42,9 @@ func (s *supervisor) harakiri(now time.Time) {
 func (s *supervisor) sendProbe() {
 	suspects := make(map[*call]uint64)
 	for _, c := range s.p.calls {
-		c.mu.Lock()
+		if !c.tryLock() {
+			continue // a lane is at it
+		}
 		if (c.state == queued || c.state == abandoned && c.lane == nil) && c.sent {
 			suspects[c] = c.id
 		}
@@ -70,7 +73,7 @@ func (s *supervisor) judgeSuspects() {
 		}
 	}
 	for c, id := range s.suspects {
-		if !taken[id] && c.claim(id, nil) {
+		if !taken[id] && c.lose(id) {
 			s.p.fail(c, 502, errors.New("the request was lost with a worker that died"))
 		}
 	}

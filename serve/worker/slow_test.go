@@ -1,0 +1,114 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+// stalled is a client that sends and reads nothing more.
+type stalled struct {
+	exchange.Response
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newStalled(w exchange.Response) *stalled {
+	return &stalled{Response: w, closed: make(chan struct{})}
+}
+
+func (s *stalled) Close() error { s.once.Do(func() { close(s.closed) }); return nil }
+func (s *stalled) Read([]byte) (int, error) {
+	<-s.closed
+	return 0, errors.New("interrupted")
+}
+func (s *stalled) Write([]byte) (int, error) { return s.Read(nil) }
+
+const slow = `
+import os, signal
+def application(environ, start_response):
+    if environ['PATH_INFO'] == '/die':
+        os.kill(os.getpid(), signal.SIGKILL)
+    if environ['PATH_INFO'] == '/read':
+        environ['wsgi.input'].read()
+    start_response('200 OK', [])
+    if environ['PATH_INFO'] == '/write':
+        return (b'x' * 65536 for i in range(100))
+    return [b'hello']
+`
+
+// TestSlowClients: however slow the clients of some requests are, harakiri
+// ends those requests, workers that die are replaced, and others are answered.
+func TestSlowClients(t *testing.T) {
+	for name, ask := range map[string]func(*running) error{
+		"upload": func(r *running) error {
+			req := request("POST", "/read", "")
+			req.Length, req.Body = 1<<20, newStalled(nil)
+			return r.Serve(context.Background(), req, &recorder{})
+		},
+		"download": func(r *running) error {
+			return r.Serve(context.Background(), request("GET", "/write", ""), newStalled(&recorder{}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, slow, func(a *vassal.App) { a.Workers.Harakiri = 300 * time.Millisecond })
+			// More than there are places for workers that ended.
+			for range 6 {
+				done := make(chan error, 1)
+				go func() { done <- ask(r) }()
+				select {
+				case err := <-done:
+					if err == nil || name == "upload" && exchange.StatusOf(err) != 504 {
+						t.Errorf("%v, want harakiri", err)
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatal("a slow client keeps its worker for ever")
+				}
+			}
+			if got := r.get("/hello"); got != "hello" {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
+// TestRespawnBesideSlowClient: a worker that dies is replaced although a
+// client of another one is slow, and nothing that the pool tells of itself
+// waits for that client.
+func TestRespawnBesideSlowClient(t *testing.T) {
+	r := start(t, slow, func(a *vassal.App) { a.Workers.Processes = 2 })
+	body := newStalled(nil)
+	req := request("POST", "/read", "")
+	req.Length, req.Body = 1<<20, body
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.Serve(context.Background(), req, &recorder{}); err == nil {
+			t.Error("half a body was answered")
+		}
+	})
+	for range 3 {
+		if _, err := r.do(request("GET", "/die", "")); exchange.StatusOf(err) != 502 {
+			t.Errorf("%v, want 502", err)
+		}
+		if got := r.get("/hello"); got != "hello" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if n := r.Stats().Respawns; n < 2 {
+		t.Errorf("%d respawns", n)
+	}
+	body.Close()
+	wg.Wait()
+	if log := r.log(); strings.Contains(log, "broke the protocol") {
+		t.Error(log)
+	}
+}
+
+var _ io.ReadCloser = (*stalled)(nil)
