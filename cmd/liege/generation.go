@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/emperor/channel"
 	"liege/emperor/resolve"
 	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
@@ -23,7 +24,7 @@ import (
 // stage when privileges are to be dropped first.
 type generation struct {
 	cmd     *exec.Cmd
-	control *os.File
+	control *channel.Channel
 	ready   chan vassal.Problems // receives once
 	failed  chan vassal.Problem  // capacity 2: what the core or the stage says
 	done    chan struct{}        // closed when the core is gone
@@ -48,7 +49,7 @@ func (s *server) startGeneration(ctx context.Context, r *resolve.Result, gen int
 	b := &donation{}
 	defer b.close()
 	g := &generation{ready: make(chan vassal.Problems, 1), failed: make(chan vassal.Problem, 2), done: make(chan struct{})}
-	ours, theirs, err := packetPair()
+	ours, theirs, err := channel.Pair()
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func (g *generation) watch(status *os.File) {
 		buf := make([]byte, stage.MaxFailure+1)
 		if n, err := status.Read(buf); err == nil && n > 0 {
 			f := stage.ParseFailure(buf[:n], &g.plan)
-			g.failed <- vassal.Problem{Severity: vassal.Error, Code: vassal.CodeStartFailed, File: f.At.File, Line: f.At.Line, Step: string(f.Step), Message: or(f.What, "") + ifs(f.What != "", ": ") + f.Msg}
+			g.say(vassal.Problem{Severity: vassal.Error, Code: vassal.CodeStartFailed, File: f.At.File, Line: f.At.Line, Step: string(f.Step), Message: f.What + ifs(f.What != "", ": ") + f.Msg})
 		}
 	}()
 	g.messages()
@@ -164,38 +165,44 @@ func (g *generation) watch(status *os.File) {
 	g.control.Close()
 }
 
-// messages answers the core's until it closes its end.
+// messages answers the core's until it closes its end. A core that breaks a
+// rule of the channel is ended: under another uid it is a stranger.
 func (g *generation) messages() {
-	buf := make([]byte, vassal.MaxMessage+1)
+	ready := false
 	for {
-		n, err := g.control.Read(buf)
-		if err != nil || n == 0 || n > vassal.MaxMessage {
-			return
+		m, err := g.control.Receive()
+		if errors.Is(err, channel.ErrBroken) {
+			g.say(vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, Message: err.Error()})
+			g.kill()
 		}
-		var m vassal.Message
-		if json.Unmarshal(buf[:n], &m) != nil {
+		if err != nil {
 			return
 		}
 		switch m.Type {
 		case vassal.Hello:
 			g.send(vassal.Verified) // it runs as whoever started it: nothing to check
 		case vassal.Ready:
-			g.ready <- m.Notes
+			if !ready {
+				ready = true
+				g.ready <- m.Notes
+			}
 			g.send(vassal.Alone)
 		case vassal.Failed:
-			if m.Reason != nil {
-				g.failed <- *m.Reason
-			}
+			g.say(*m.Reason)
 		}
 	}
 }
 
-func (g *generation) send(t vassal.MessageType) {
-	b, err := json.Marshal(vassal.Message{V: vassal.MessageVersion, Type: t})
-	if err == nil {
-		_, _ = g.control.Write(b) // a core that is gone is noticed by Wait
+// say keeps why the core or the stage failed; the first ones count.
+func (g *generation) say(p vassal.Problem) {
+	select {
+	case g.failed <- p:
+	default:
 	}
 }
+
+// send tells the core. One that is gone is noticed by Wait.
+func (g *generation) send(t vassal.MessageType) { _ = g.control.Send(t) }
 
 // end drains the core, and kills it when hurry is readable or it takes longer
 // than it may.
@@ -232,7 +239,7 @@ func (g *generation) reason() vassal.Problems {
 	return vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeExitedEarly, Message: msg}}
 }
 
-// packetPair is a SOCK_SEQPACKET pair: ours is read by the runtime's poller.
+// packetPair is the status channel of the stage: ours is read by the runtime's poller.
 func packetPair() (ours, theirs *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -243,5 +250,5 @@ func packetPair() (ours, theirs *os.File, err error) {
 		unix.Close(fds[1])
 		return nil, nil, fmt.Errorf("socketpair: %w", err)
 	}
-	return os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control"), nil
+	return os.NewFile(uintptr(fds[0]), "status"), os.NewFile(uintptr(fds[1]), "status"), nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -164,7 +165,7 @@ func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, erro
 }
 
 // drainSlack is what a core may take beyond its own drain limit.
-const drainSlack = 5e9
+const drainSlack = 5 * time.Second
 
 // owner resolves chown-socket.
 func owner(s string) (uid, gid int, err error) {

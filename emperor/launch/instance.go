@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"liege/emperor"
+	"liege/emperor/channel"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
 	"liege/emperor/record"
@@ -26,7 +27,7 @@ type instance struct {
 	log     *logs.Log
 	p       *prepared
 	gen     int
-	control *control // nil: adopted
+	control *channel.Channel // nil: adopted
 	record  record.Record
 	box     *sandbox.Sandbox
 
@@ -56,7 +57,7 @@ func (in *instance) Problems() vassal.Problems     { return in.problems }
 
 func (in *instance) Drain() error {
 	in.asked.Store(true)
-	if in.control != nil && in.control.send(vassal.Drain) == nil {
+	if in.control != nil && in.control.Send(vassal.Drain) == nil {
 		return nil
 	}
 	return gone(in.box.Signal(syscall.SIGTERM))
@@ -71,7 +72,7 @@ func (in *instance) Alone() error {
 	if in.control == nil {
 		return nil
 	}
-	return in.control.send(vassal.Alone)
+	return in.control.Send(vassal.Alone)
 }
 
 // gone drops the error that says that there is nobody to signal.
@@ -121,7 +122,7 @@ func (in *instance) run(box *sandbox.Sandbox, ch *listen.Change) {
 func (in *instance) hear(ch *listen.Change) {
 	verified, ready := false, false
 	for {
-		m, err := in.control.receive()
+		m, err := in.control.Receive()
 		if err == nil {
 			err = in.obey(m, ch, &verified, &ready)
 		}
@@ -140,7 +141,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 	switch m.Type {
 	case vassal.Hello:
 		if *verified {
-			return fmt.Errorf("%w: hello twice", errBroken)
+			return fmt.Errorf("%w: hello twice", channel.ErrBroken)
 		}
 		if err := in.box.Verify(); err != nil {
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, File: in.p.Config.File, Step: "verify", Message: err.Error()}
@@ -148,10 +149,10 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 		*verified = true
 		in.record.Verified = true
 		in.write()
-		return in.control.send(vassal.Verified)
+		return in.control.Send(vassal.Verified)
 	case vassal.Ready:
 		if !*verified || *ready {
-			return fmt.Errorf("%w: ready at the wrong time", errBroken)
+			return fmt.Errorf("%w: ready at the wrong time", channel.ErrBroken)
 		}
 		*ready = true
 		in.serves(ch)

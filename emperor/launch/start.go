@@ -14,6 +14,7 @@ import (
 
 	"liege/emperor"
 	"liege/emperor/asuser"
+	"liege/emperor/channel"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
 	"liege/emperor/record"
@@ -364,17 +365,12 @@ func (s *start) describe() error {
 
 // channel makes the control channel.
 func (s *start) channel(in *instance) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	near, far, err := channel.Pair()
 	if err != nil {
-		return fmt.Errorf("control channel: %w", err)
+		return err
 	}
-	theirs := os.NewFile(uintptr(pair[1]), "control")
-	s.temp = append(s.temp, theirs)
-	s.spec.Control = theirs
-	in.control, err = newControl(pair[0])
-	if err != nil {
-		return fmt.Errorf("control channel: %w", err)
-	}
+	in.control, s.spec.Control = near, far
+	s.temp = append(s.temp, far)
 	s.undo = append(s.undo, func() { in.control.Close() })
 	return nil
 }

@@ -1,9 +1,8 @@
-package launch
+package channel
 
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -15,18 +14,19 @@ import (
 )
 
 // pair is a control channel and the core's end of it.
-func pair(t *testing.T) (*control, int) {
+func pair(t *testing.T) (*Channel, int) {
 	t.Helper()
-	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	c, far, err := Pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := newControl(p[0])
+	defer far.Close()
+	fd, err := unix.FcntlInt(far.Fd(), unix.F_DUPFD_CLOEXEC, 0) // tests close it by number
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return c, p[1]
+	return c, fd
 }
 
 func send(t *testing.T, fd int, text string) {
@@ -57,8 +57,8 @@ func TestReceive(t *testing.T) {
 			c, fd := pair(t)
 			defer unix.Close(fd)
 			send(t, fd, tt.text)
-			_, err := c.receive()
-			if (err == nil) != tt.ok || err != nil && !errors.Is(err, errBroken) {
+			_, err := c.Receive()
+			if (err == nil) != tt.ok || err != nil && !errors.Is(err, ErrBroken) {
 				t.Errorf("got %v, want ok %v", err, tt.ok)
 			}
 		})
@@ -72,12 +72,12 @@ func TestReceiveAbuse(t *testing.T) {
 	hello := `{"v":1,"type":"hello"}`
 	for range vassal.MaxMessageRate {
 		send(t, fd, hello)
-		if _, err := c.receive(); err != nil {
+		if _, err := c.Receive(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	send(t, fd, hello)
-	if _, err := c.receive(); !errors.Is(err, errBroken) {
+	if _, err := c.Receive(); !errors.Is(err, ErrBroken) {
 		t.Errorf("one too many in a second: %v", err)
 	}
 	before := fdCount(t)
@@ -85,11 +85,11 @@ func TestReceiveAbuse(t *testing.T) {
 	if err := unix.Sendmsg(fd2, []byte(hello), unix.UnixRights(0), nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c2.receive(); !errors.Is(err, errBroken) {
+	if _, err := c2.Receive(); !errors.Is(err, ErrBroken) {
 		t.Errorf("a descriptor: %v", err)
 	}
 	unix.Close(fd2)
-	if _, err := c2.receive(); !errors.Is(err, io.EOF) {
+	if _, err := c2.Receive(); !errors.Is(err, io.EOF) {
 		t.Errorf("closed: %v", err)
 	}
 	c2.Close()
@@ -105,7 +105,7 @@ func TestSendNeverWaits(t *testing.T) {
 	defer unix.Close(fd)
 	var err error
 	for i := 0; err == nil && i < 1e6; i++ {
-		err = c.send(vassal.Alone)
+		err = c.Send(vassal.Alone)
 	}
 	if !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("a full channel: %v", err)
@@ -119,24 +119,6 @@ func fdCount(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(e)
-}
-
-// What a core claims is shown bounded, harmless, and never as worse or milder
-// than what it may say.
-func TestClaims(t *testing.T) {
-	in := &instance{}
-	many := make(vassal.Problems, maxClaims+10)
-	for i := range many {
-		many[i] = vassal.Problem{Severity: vassal.Error, Code: "made-up", Message: fmt.Sprintf("\x1b[2J%d\nline", i)}
-	}
-	got := in.claims(many, vassal.Warning)
-	if len(got) != maxClaims || got[0].Severity != vassal.Warning || got[0].Code != vassal.CodeStartFailed || got[0].Message != "?[2J0\nline" {
-		t.Errorf("%d claims, first %+v", len(got), got[0])
-	}
-	got = in.claims(vassal.Problems{{Severity: vassal.Note, Code: vassal.CodeImportError}}, vassal.Error)
-	if got[0].Severity != vassal.Error || got[0].Code != vassal.CodeImportError {
-		t.Errorf("a reason: %+v", got[0])
-	}
 }
 
 func FuzzMessage(f *testing.F) {
@@ -153,7 +135,7 @@ func FuzzMessage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		m, err := parseMessage(b)
 		if err != nil {
-			if !errors.Is(err, errBroken) {
+			if !errors.Is(err, ErrBroken) {
 				t.Errorf("%v", err)
 			}
 			return
@@ -162,19 +144,4 @@ func FuzzMessage(f *testing.F) {
 			t.Errorf("accepted %q", b)
 		}
 	})
-}
-
-// A core that fails over and over again does not fill the Emperor's memory.
-func TestFailedAgainAndAgain(t *testing.T) {
-	in := &instance{}
-	verified, ready := true, false
-	for range 10 * maxClaims {
-		m := vassal.Message{V: 1, Type: vassal.Failed, Reason: &vassal.Problem{Message: "no"}}
-		if err := in.obey(m, nil, &verified, &ready); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(in.said) != maxClaims {
-		t.Errorf("%d reasons kept, want %d", len(in.said), maxClaims)
-	}
 }

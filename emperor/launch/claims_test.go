@@ -1,0 +1,41 @@
+package launch
+
+import (
+	"fmt"
+	"testing"
+
+	"liege/vassal"
+)
+
+// What a core claims is shown bounded, harmless, and never as worse or milder
+// than what it may say.
+func TestClaims(t *testing.T) {
+	in := &instance{}
+	many := make(vassal.Problems, maxClaims+10)
+	for i := range many {
+		many[i] = vassal.Problem{Severity: vassal.Error, Code: "made-up", Message: fmt.Sprintf("\x1b[2J%d\nline", i)}
+	}
+	got := in.claims(many, vassal.Warning)
+	if len(got) != maxClaims || got[0].Severity != vassal.Warning || got[0].Code != vassal.CodeStartFailed || got[0].Message != "?[2J0\nline" {
+		t.Errorf("%d claims, first %+v", len(got), got[0])
+	}
+	got = in.claims(vassal.Problems{{Severity: vassal.Note, Code: vassal.CodeImportError}}, vassal.Error)
+	if got[0].Severity != vassal.Error || got[0].Code != vassal.CodeImportError {
+		t.Errorf("a reason: %+v", got[0])
+	}
+}
+
+// A core that fails over and over again does not fill the Emperor's memory.
+func TestFailedAgainAndAgain(t *testing.T) {
+	in := &instance{}
+	verified, ready := true, false
+	for range 10 * maxClaims {
+		m := vassal.Message{V: 1, Type: vassal.Failed, Reason: &vassal.Problem{Message: "no"}}
+		if err := in.obey(m, nil, &verified, &ready); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(in.said) != maxClaims {
+		t.Errorf("%d reasons kept, want %d", len(in.said), maxClaims)
+	}
+}
