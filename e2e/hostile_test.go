@@ -17,7 +17,7 @@ import (
 // for good; after a restart they serve (KERNEL 31).
 func TestListenerBroken(t *testing.T) {
 	r := layRealm(t)
-	r.bin = hostileBin(t, r.bin)
+	r.bin = hostileBin(t, r.bin, "core")
 	r.begin()
 	r.write("sock/.keep", "")
 	r.give("sock", nobody, nobody)

@@ -178,6 +178,9 @@ func try(what string, fd int, addrs []string) {
 	if on != 0 {
 		what = "listener"
 	}
+	if domain == unix.AF_INET && what != "fresh" {
+		fmt.Printf("%s domain %d type %d to a port of its choice: %s\n", what, domain, kind, rebind(fd))
+	}
 	for _, a := range addrs {
 		fmt.Printf("%s domain %d type %d to %s: %s\n", what, domain, kind, a, reconnect(fd, a))
 	}
@@ -190,6 +193,17 @@ func disconnect(fd int) error {
 		return errno
 	}
 	return nil
+}
+
+// rebind makes a server of a disconnected socket.
+func rebind(fd int) string {
+	if err := disconnect(fd); err != nil {
+		return "disconnect: " + err.Error()
+	}
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		return err.Error()
+	}
+	return "bound"
 }
 
 func reconnect(fd int, addr string) string {
