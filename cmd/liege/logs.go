@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -66,7 +67,7 @@ func (a *app) tail(ctx context.Context, path string, n int, follow bool) error {
 	if f, ok := a.raw.out.(*os.File); ok && !tty(f) {
 		out = f // byte for byte
 	}
-	f, err := os.Open(path)
+	f, err := openLog(path)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return exitWith(exitDenied, "not-permitted", "not permitted to read "+path, "sudo")
@@ -99,6 +100,20 @@ func (a *app) tail(ctx context.Context, path string, n int, follow bool) error {
 	}
 }
 
+// openLog opens a log to read. With logto it lies where a vassal's user can put
+// a FIFO, on which whoever looks would wait, or a link in its place.
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
+	return f, nil
+}
+
 // rotated opens path anew if it is another file than f, or starts over if f
 // was cut.
 func rotated(f *os.File, path string) *os.File {
@@ -118,7 +133,7 @@ func rotated(f *os.File, path string) *os.File {
 		}
 		return nil
 	}
-	next, err := os.Open(path)
+	next, err := openLog(path)
 	if err != nil {
 		return nil
 	}
