@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"liege/vassal"
+	"liege/vassal/action"
 )
 
 // app completes what the core is told.
@@ -180,7 +181,12 @@ func (r *resolver) hooks() {
 				r.fail(vassal.CodeNoSuchUser, h.At, "hook-"+string(h.Phase), "chown: "+err.Error(), "")
 				continue
 			}
-			h.Action, h.Arg = "chown2", fmt.Sprintf("%s %d %d", f[0], u.UID, g.GID)
+			withIDs, err := action.WithIDs(h, u.UID, g.GID)
+			if err != nil {
+				r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), err.Error(), "")
+				continue
+			}
+			h = withIDs
 		}
 		r.res.Plan.Hooks = append(r.res.Plan.Hooks, h)
 	}

@@ -168,7 +168,7 @@ func ancestor(t *testing.T, uwsgi, dir string, a *txtar.Archive, env []string) [
 	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
 		key, _, _ := strings.Cut(line, " = ")
 		switch {
-		case line == "hook-pre-jail = exit:0", line == "show-config = true", Word(key) && key != "else":
+		case line == "hook-pre-jail = exit:0", line == "show-config = true", isWord(key) && key != "else":
 		default:
 			lines = append(lines, line)
 		}

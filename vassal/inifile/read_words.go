@@ -7,15 +7,8 @@ import (
 	"liege/vassal"
 )
 
-// Word reports whether key is a word of the language: Read acts on it, and it
-// never becomes a Setting.
-func Word(key string) bool {
-	_, ok := languageWords()[key]
-	return ok
-}
-
 // languageWords are the keys that belong to the language and not to the table
-// of options.
+// of options: Read acts on them, and none becomes a Setting.
 func languageWords() map[string]wordOf {
 	w := map[string]wordOf{
 		"for":          {open: forList},
