@@ -39,6 +39,7 @@ type point struct {
 	sign string
 	slow bool          // a request of the old generation is under way
 	wait time.Duration // after the sign
+	gone time.Duration // how long there is no Emperor
 }
 
 // TestKilledAnywhere: whenever the Emperor is killed, what served serves on;
@@ -67,12 +68,17 @@ func TestKilledAnywhere(t *testing.T) {
 		{name: "ready", sign: r.dir + "/signs/loading", wait: 210 * time.Millisecond},
 		{name: "drain", sign: r.dir + "/signs/loading", wait: 500 * time.Millisecond, slow: true},
 	}
-	for range 13 {
+	// What was loading serves meanwhile, and nobody has heard that it is ready.
+	for range 3 {
+		points = append(points, point{name: "ready alone", sign: r.dir + "/signs/loading", gone: 400 * time.Millisecond})
+	}
+	for range 12 {
 		points = append(points, point{name: "anywhere", wait: time.Duration(rand.Int64N(int64(600 * time.Millisecond)))})
 	}
 	stop := r.loop(addr)
 	for _, p := range points {
 		r.killAt(t, p, addr)
+		time.Sleep(p.gone)
 		r.start()
 		if p.sign != "" { // else the next one is killed while it takes over
 			r.up("a")
