@@ -68,7 +68,7 @@ func (a *app) option(key string) error {
 		}
 	}
 	line("also", strings.Join(o.Alias(), ", "))
-	line("type", string(o.Type)+ifs(o.Unit != "", ", in "+o.Unit))
+	line("type", string(o.Type)+ifs(o.Unit != "" && o.Unit != string(o.Type), ", in "+o.Unit))
 	line("default", o.Default)
 	line("lines", map[bool]string{true: "every one counts, in order", false: "the last one wins"}[o.Many])
 	line("class", string(o.Class))
