@@ -13,7 +13,7 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 BIN         := bin
 GOLANGCI    := v2.15.0
 TOOLS       := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/liege/tools
-FUZZTIME    ?= 20s
+FUZZTIME    ?= 10s
 RUN_FLAGS   ?=
 
 .PHONY: setup-test all build check lint docs unit root race fuzz bench test run setup clean install
