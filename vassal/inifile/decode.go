@@ -32,6 +32,11 @@ type Ceiling struct {
 // call that blocks in the kernel.
 const CorePids = 64
 
+// DefaultPids is the pids-max of a vassal that no line bounds: a fork bomb of
+// one tenant must not take the host's last pid. It is far above what an app of
+// dozens of workers and hundreds of threads has.
+const DefaultPids = 2048
+
 // Defaults of a Config that has no line about them; docs/options.md shows the
 // same values.
 const (

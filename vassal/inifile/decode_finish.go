@@ -108,6 +108,9 @@ func (d *decoder) finishLimits() {
 	d.ceiling("cpu-max", &l.CPUMax, &l.CPUMaxAt, d.pol.CPUMax, func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) })
 	d.ceiling("pids-max", &pids, &l.PidsMaxAt, d.pol.PidsMax, func(f float64) string { return strconv.FormatInt(int64(f), 10) })
 	l.MemoryMax, l.PidsMax = int64(mem), int64(pids)
+	if l.PidsMax == 0 && !d.pol.Serve {
+		l.PidsMax, l.PidsMaxAt = DefaultPids, vassal.Origin{Layer: vassal.BuiltIn}
+	}
 }
 
 func (d *decoder) ceiling(key string, val *float64, at *vassal.Origin, c Ceiling, text func(float64) string) {

@@ -285,3 +285,25 @@ func TestWorks(t *testing.T) {
 		}
 	}
 }
+
+// TestDefaultPids: a vassal that no line bounds is bounded all the same, and
+// what the operator says comes before it.
+func TestDefaultPids(t *testing.T) {
+	text := "[uwsgi]\nuid = nobody\nhttp = :8080\ncheck-static = /usr/share\n"
+	for _, tc := range []struct {
+		name, lines string
+		policy      Policy
+		want        int64
+	}{
+		{"nothing said", "", Policy{}, DefaultPids},
+		{"a line", "pids-max = 7\n", Policy{}, 7},
+		{"a ceiling", "", Policy{PidsMax: Ceiling{Value: 99}}, 99},
+		{"liege serve makes no cgroup", "", Policy{Serve: true}, 0},
+	} {
+		f, _ := Read(Source{Path: "/etc/vassals/x.ini", Text: []byte(text + tc.lines), Trust: vassal.Trust{Operator: true}}, NewOSHost(nil), ReadOptions{Known: Known})
+		cfg, ps := Decode(f, tc.policy)
+		if ps.Failed() || cfg.Limits.PidsMax != tc.want {
+			t.Errorf("%s: %d, want %d (%v)", tc.name, cfg.Limits.PidsMax, tc.want, ps)
+		}
+	}
+}

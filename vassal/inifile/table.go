@@ -215,7 +215,7 @@ var table = []Option{
 	// Resource limits.
 	{Name: "memory-max", Group: "Resource limits", Type: Size, Unit: "bytes", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Memory of the whole vassal, the core included; 512M, 2G."},
 	{Name: "cpu-max", Group: "Resource limits", Type: Number, Unit: "CPUs", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "CPUs of the whole vassal; 1.5 is one and a half."},
-	{Name: "pids-max", Group: "Resource limits", Type: Int, Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Processes and threads of the whole vassal, the core's own included."},
+	{Name: "pids-max", Group: "Resource limits", Type: Int, Default: "2048", Class: Works, Tenant: true, Since: "liege", Doc: "Processes and threads of the whole vassal, the core's own included."},
 	{Name: "limit-as", Group: "Resource limits", Type: Int, Unit: "MB", Default: "none", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Address space of each worker."},
 	{Name: "limit-data", Group: "Resource limits", Type: Int, Unit: "MB", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Data segment of each worker."},
 	{Name: "limit-stack", Group: "Resource limits", Type: Int, Unit: "MB", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Stack of each worker."},
