@@ -121,6 +121,19 @@ func TestLastLines(t *testing.T) {
 	}
 }
 
+// A vassal that could not start shows what it printed, beside the reason.
+func TestStatusShowsLastLines(t *testing.T) {
+	v := vassalOf(t, `{"name":"shop","state":"backoff","file":"/none","listen":[],"problems":[
+		{"severity":"error","code":"import-error","file":"/none","line":4,"key":"module","message":"SyntaxError","hint":"mend it"},
+		{"severity":"note","code":"last-lines","step":"log","message":"line 1\nSyntaxError"}]}`)
+	var out bytes.Buffer
+	(&app{stdio: stdio{out: &out}}).one(v)
+	want := "\nerror  /none:4: module: SyntaxError\n  hint: mend it\n\nwhat it printed last:\n  line 1\n  SyntaxError\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("got\n%s\nwant at the end\n%s", &out, want)
+	}
+}
+
 func TestTable(t *testing.T) {
 	v := vassalOf(t, `{"name":"shop","state":"running","applied":true,"generation":3,"user":"shop","listen":["/run/shop.sock"],"memory_bytes":15728640,"requests":7}`)
 	old := vassalOf(t, `{"name":"old","state":"running","applied":false,"generation":1,"uid":33,"listen":[],"error":{"severity":"error","code":"bad-value","file":"/etc/vassals/old.ini","line":3,"key":"processes","message":"\"x\" is not a number","hint":"processes = 2"}}`)

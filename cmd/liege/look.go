@@ -206,6 +206,11 @@ func (a *app) one(v control.Vassal) {
 		fmt.Fprintln(a.out)
 		printHint(a.out, strings.Join(hints, "\n"))
 	}
+	for _, p := range v.Problems {
+		if p.Code == vassal.CodeLastLines {
+			fmt.Fprintf(a.out, "\nwhat it printed last:\n  %s\n", strings.ReplaceAll(p.Message, "\n", "\n  "))
+		}
+	}
 	if v.State == control.Running && !v.Applied {
 		fmt.Fprintln(a.out, "\nThe file on disk is not what runs: the last good generation still serves.")
 	}
