@@ -128,6 +128,23 @@ func (t *trees) remove(inner string) error {
 	return errors.Join(errs...)
 }
 
+// prune removes the cgroup, and those above it, from the hierarchies in which
+// only we have made it: systemd keeps a unit in some of v1's, not in all. What
+// holds a process or another cgroup stays, and what is where processes are
+// looked up: without it there is no unit.
+func (t *trees) prune(inner string) {
+	for _, m := range t.mounts {
+		if m == t.procsDir("/") {
+			continue
+		}
+		for d := inner; d != "/"; d = filepath.Dir(d) {
+			if unix.Rmdir(filepath.Join(m, d)) != nil {
+				break
+			}
+		}
+	}
+}
+
 func rmdir(dir string) error {
 	var err error
 	for range removeTries {

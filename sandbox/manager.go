@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -166,14 +167,18 @@ func (m *Manager) claimNode() error {
 	if m.node == "/" {
 		return errors.New("cgroup = /: the root is not the Emperor's; hint: name the cgroup of a unit with Delegate=yes")
 	}
-	var dir *os.File
-	for _, mount := range m.trees.mounts {
-		if dir, _ = os.Open(filepath.Join(mount, m.node)); dir != nil {
-			break
-		}
-	}
-	if dir == nil {
+	if !slices.ContainsFunc(m.trees.mounts, func(mount string) bool {
+		_, err := os.Stat(filepath.Join(mount, m.node))
+		return err == nil
+	}) {
 		return fmt.Errorf("cgroup = %s: there is no such cgroup; hint: a unit with Delegate=yes makes it: systemctl start %s", m.node, filepath.Base(m.node))
+	}
+	if err := os.MkdirAll(m.trees.procsDir(m.node), 0o755); err != nil {
+		return fmt.Errorf("cgroup = %s: %w", m.node, err)
+	}
+	dir, err := os.Open(m.trees.procsDir(m.node)) // the same for every Emperor
+	if err != nil {
+		return fmt.Errorf("cgroup = %s: %w", m.node, err)
 	}
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
@@ -307,12 +312,10 @@ func (m *Manager) Close() error {
 		m.trees.empty(m.outside())
 	}
 	errs = append(errs, m.trees.remove(m.all()), m.trees.remove(m.outside()), m.release())
+	m.trees.prune(m.node)
 	if m.node == m.origin {
 		// A unit's cgroup is systemd's, and where controllers are enabled the
 		// kernel takes no process back into it.
-		for _, mount := range m.trees.mounts {
-			_ = unix.Rmdir(filepath.Join(mount, m.node)) // where only we used it
-		}
 		return errors.Join(append(errs, os.RemoveAll(m.dir))...)
 	}
 	if own, err := m.trees.own(); m.trees.unified != "" && err == nil && own == m.leaf() {

@@ -29,13 +29,25 @@ func newUnit(t *testing.T, name string) unit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := unit{t, tr, fmt.Sprintf("/liege-test-%d-%s.service", os.Getpid(), name)}
-	if err := tr.make(u.path); err != nil {
+	slice := fmt.Sprintf("/liege-test-%d.slice", os.Getpid())
+	u := unit{t, tr, slice + "/" + name + ".service"}
+	// On v1 systemd makes it in some hierarchies only.
+	if err := os.MkdirAll(tr.procsDir(u.path), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := tr.remove(u.path); err != nil {
 			t.Error(err)
+		}
+		if len(below(tr.procsDir(slice))) == 1 { // the last unit of the test
+			if err := rmdir(tr.procsDir(slice)); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, m := range tr.mounts {
+			if _, err := os.Stat(filepath.Join(m, u.path)); err == nil {
+				t.Errorf("%s%s is still there", m, u.path)
+			}
 		}
 	})
 	if err := unix.Setxattr(tr.procsDir(u.path), "trusted.delegate", []byte("1"), 0); err != nil {
@@ -114,6 +126,11 @@ func TestCgroupOfAnotherUnit(t *testing.T) {
 	killedEmperorIn(t, own.open(""), untilClosed(t), dir, "close", theirs.path)
 	if got := own.tr.pids(theirs.path); len(got) != 1 || got[0] != holder {
 		t.Errorf("processes after the sweep: got %v, want the holder, %d", got, holder)
+	}
+	for _, m := range own.tr.mounts {
+		if _, err := os.Stat(filepath.Join(m, filepath.Dir(own.path))); err == nil && m != own.tr.procsDir("/") {
+			t.Errorf("%s%s is still there: systemd had not made it", m, filepath.Dir(own.path))
+		}
 	}
 	for _, d := range append(below(own.tr.procsDir(own.path))[1:], below(own.tr.procsDir(theirs.path))[1:]...) {
 		if filepath.Base(d) != "holder" {
