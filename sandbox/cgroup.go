@@ -274,6 +274,16 @@ func (t *trees) enable(inner string) {
 	}
 }
 
+// enableAbove hands the controllers on from the root of a v2 tree down to the
+// children of the cgroup. systemd has done so for a unit with Delegate=yes; on
+// a freshly booted host the root has memory and pids only.
+func (t *trees) enableAbove(inner string) {
+	if up := filepath.Dir(inner); up != inner {
+		t.enableAbove(up)
+	}
+	t.enable(inner)
+}
+
 // cpuPeriod is that of cpu.max and cpu.cfs_period_us, in microseconds: the
 // kernel's default.
 const cpuPeriod = 100_000
@@ -304,13 +314,26 @@ func (t *trees) limit(inner string, l vassal.Limits) error {
 		dir := t.dir(r.controller, inner)
 		err := fmt.Errorf("%w: no %s controller", ErrNotSupported, r.controller)
 		if dir != "" {
-			err = os.WriteFile(filepath.Join(dir, file), []byte(val), 0)
+			err = t.put(r.controller, filepath.Join(dir, file), val)
 		}
 		if err != nil && (r.set || dir != "" && !errors.Is(err, os.ErrNotExist)) {
 			return fmt.Errorf("%s: %w", r.option, err)
 		}
 	}
 	return nil
+}
+
+// put writes a file of a controller. Where the controller is off the file is
+// missing, and a cgroup file system answers "permission denied" to who would
+// create it.
+func (t *trees) put(controller, file, val string) error {
+	err := os.WriteFile(file, []byte(val), 0)
+	if errors.Is(err, os.ErrPermission) {
+		if _, serr := os.Stat(file); errors.Is(serr, os.ErrNotExist) {
+			return fmt.Errorf("the %s controller is off in cgroup %s: %w", controller, filepath.Dir(file), serr)
+		}
+	}
+	return err
 }
 
 // usage reads the kernel's counters of the cgroup. A controller that is

@@ -85,6 +85,26 @@ func TestLimitFiles(t *testing.T) {
 	}
 }
 
+// On v2 every cgroup from the root down hands the controllers on.
+func TestEnableAbove(t *testing.T) {
+	for layout, want := range map[string]int{"v2": 4, "hybrid": 0} {
+		tr := fakeTrees(t, layout)
+		if err := tr.make("/a/b/c"); err != nil {
+			t.Fatal(err)
+		}
+		tr.enableAbove("/a/b/c")
+		got := 0
+		for _, d := range []string{"", "a", "a/b", "a/b/c"} {
+			if _, err := os.Stat(filepath.Join(tr.unified, d, "cgroup.subtree_control")); err == nil {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %d cgroups, want %d", layout, got, want)
+		}
+	}
+}
+
 func TestLimitWithoutController(t *testing.T) {
 	tr := fakeTrees(t, "v1")
 	delete(tr.v1, "memory")

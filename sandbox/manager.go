@@ -261,8 +261,7 @@ func (m *Manager) settle() error {
 		m.cfg.Log.Warn("if the Emperor dies, systemd cannot start it again while vassals run",
 			"cgroup", m.node, "hint", "cgroup = the path of a second unit with Delegate=yes, or DelegateSubgroup=emperor (systemd 254)")
 	}
-	m.trees.enable(m.node)
-	m.trees.enable(m.all())
+	m.trees.enableAbove(m.all())
 	m.guard = guard(m.trees.procsDir(m.leaf()))
 	var err error
 	m.hooks, err = os.Open(m.trees.procsDir(m.outside()))
