@@ -138,7 +138,7 @@ func Codes() []Code {
 		{CodeRoutingNotApplied, "A routing rule that decides who may see what is not carried out in this release, so the file is refused."},
 
 		{CodeNoUID, "No line says as whom the app runs, so it would run as root."},
-		{CodeUIDRoot, "The app would run as root."},
+		{CodeUIDRoot, "The app would run as root, or in root's group."},
 		{CodeUIDTooLow, "The file belongs to a system user, whose files are not run (min-uid)."},
 		{CodeUIDSkipped, "Not started as root, so the app runs as the caller and not as the user that the file names."},
 		{CodeNoGID, "The uid has no entry in the user database and the file names no group."},

@@ -110,6 +110,7 @@ func (r *resolver) auto() {
 	r.res.UID, r.res.GID = uid, uid
 	r.group(User{UID: uid, GID: uid})
 	r.addGroups()
+	r.notGroupRoot()
 }
 
 // group sets the primary group: as written, else the user's own.
@@ -225,6 +226,21 @@ func (r *resolver) allowed(at vassal.Origin) {
 		r.fail(vassal.CodeUIDRoot, at, "uid", "the app would run as root", hint)
 	case r.res.UID == 0:
 		r.fail(vassal.CodeUIDRoot, at, "uid", "running as root needs a user namespace, which this release does not make", "name an ordinary user")
+	}
+	r.notGroupRoot()
+}
+
+// notGroupRoot refuses root's group: what root's group may write is root's.
+func (r *resolver) notGroupRoot() {
+	if r.host.AllowRoot || r.res.UID == 0 {
+		return
+	}
+	const hint = `name an ordinary group; root's needs "root = true" in [ceilings] of emperor.ini`
+	if r.res.GID == 0 {
+		r.fail(vassal.CodeUIDRoot, r.cfg.Ident.GroupAt, "gid", "the app would run in root's group", hint)
+	}
+	if slices.ContainsFunc(r.res.Groups, func(g Group) bool { return g.GID == 0 }) {
+		r.fail(vassal.CodeUIDRoot, vassal.Origin{}, "add-gid", "the app would be in root's group", hint)
 	}
 }
 

@@ -73,6 +73,11 @@ func TestIdentity(t *testing.T) {
 			c.Ident.User, c.Ident.NoInitgroups, c.Ident.AddGroups = "sammy", true, []string{"shadow"}
 		}, Host{}, 1004, 1004, []Group{{42, "shadow"}}, nil},
 		{"gid", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "www-data" }, Host{}, 1004, 33, nil, nil},
+		{"root's group", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "root" }, Host{}, 1004, 0,
+			[]Group{{33, "www-data"}}, []string{"error uid-root"}},
+		{"root's group among others", func(c *vassal.Config) { c.Ident.User, c.Ident.AddGroups = "www-data", []string{"root"} }, Host{}, 33, 33,
+			[]Group{{0, "root"}}, []string{"error uid-root"}},
+		{"root's group is allowed", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "www-data", "root" }, Host{AllowRoot: true}, 33, 0, nil, nil},
 		{"no uid", func(*vassal.Config) {}, Host{}, 0, 0, nil, []string{"error no-uid"}},
 		{"[defaults] uid", func(*vassal.Config) {}, Host{DefaultUID: "www-data"}, 33, 33, nil, nil},
 		{"root", func(c *vassal.Config) { c.Ident.User = "root" }, Host{}, 0, 0, nil, []string{"error uid-root"}},
