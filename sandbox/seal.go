@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"unsafe"
 
 	"github.com/opencontainers/runc/libcontainer/exeseal"
 	"golang.org/x/sys/unix"
@@ -22,12 +21,9 @@ const originEnv = "LIEGE_SEALED_FROM"
 // In a sealed process os.Executable names no file: use Executable.
 func Seal() error {
 	if exeseal.IsSelfExeCloned() {
-		// Else ps shows the number of a descriptor.
-		name, err := unix.BytePtrFromString(filepath.Base(os.Getenv(originEnv)))
-		if err != nil {
-			return fmt.Errorf("seal: %w", err)
-		}
-		return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(name)), 0, 0, 0))
+		// Else ps shows the number of a descriptor. This is the name of the
+		// first thread, whichever this one is; prctl would set this one's.
+		return os.WriteFile("/proc/self/comm", []byte(filepath.Base(os.Getenv(originEnv))), 0)
 	}
 	path, err := os.Executable()
 	if err != nil {
