@@ -65,7 +65,7 @@ func (l *accessLog) request(r *exchange.Request, n uint64, took time.Duration) {
 		return
 	}
 	if len(l.format) > 0 {
-		line := logLine{r, n, took, l.pid}
+		line := logLine{r, n, took, l.pidOf(r)}
 		for _, p := range l.format {
 			l.pending = p(l.pending, &line)
 		}
@@ -80,6 +80,14 @@ func (l *accessLog) request(r *exchange.Request, n uint64, took time.Duration) {
 	}
 }
 
+// pidOf is the process that answered: the worker, else the core itself.
+func (l *accessLog) pidOf(r *exchange.Request) int {
+	if r.Info.PID > 0 {
+		return r.Info.PID
+	}
+	return l.pid
+}
+
 func (l *accessLog) appendLine(b []byte, r *exchange.Request, n uint64, took time.Duration) []byte {
 	size := 0
 	for i := range r.Vars {
@@ -90,7 +98,7 @@ func (l *accessLog) appendLine(b []byte, r *exchange.Request, n uint64, took tim
 		app = 0
 	}
 	b = append(b, "[pid: "...)
-	b = strconv.AppendInt(b, int64(l.pid), 10)
+	b = strconv.AppendInt(b, int64(l.pidOf(r)), 10)
 	b = append(b, "|app: "...)
 	b = strconv.AppendInt(b, int64(app), 10)
 	b = append(b, "|req: "...)

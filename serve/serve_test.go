@@ -38,7 +38,7 @@ func newFake(h exchange.HandlerFunc) *fake {
 }
 
 func (f *fake) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
-	r.Info.Backend, r.Info.Worker = "python", 1
+	r.Info.Backend, r.Info.Worker, r.Info.PID = "python", 1, 4711
 	return f.handler(ctx, r, w)
 }
 
@@ -278,14 +278,21 @@ func TestStuckLog(t *testing.T) {
 	l := newAccessLog(vassal.LogFormat{}, out)
 	stop := l.start()
 	r := &exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_URI", Value: strings.Repeat("x", 1000)}}}
-	for i := range 10_000 {
+	// However much the writer took before it stuck: at some point lines are
+	// dropped, and what waits is bounded.
+	var pending int
+	var dropped uint64
+	for i := 0; i < 1_000_000 && dropped < 1000; i++ {
 		l.request(r, uint64(i), 0)
+		l.mu.Lock()
+		pending, dropped = len(l.pending), uint64(l.dropped)
+		l.mu.Unlock()
+		if pending > maxPending+4096 {
+			t.Fatalf("%d bytes wait", pending)
+		}
 	}
-	l.mu.Lock()
-	pending, dropped := len(l.pending), l.dropped
-	l.mu.Unlock()
-	if pending > maxPending+4096 || dropped < 5_000 {
-		t.Errorf("%d bytes wait, %d lines dropped", pending, dropped)
+	if dropped < 1000 {
+		t.Errorf("%d lines dropped", dropped)
 	}
 	stop() // it gives up on the line that is stuck
 }

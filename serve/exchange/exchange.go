@@ -61,7 +61,8 @@ func (r *Request) Set(name, value string) {
 // Info is what the access log says about a request. Whoever knows fills it in.
 type Info struct {
 	Backend string // "static", "python"
-	Worker  int
+	Worker  int    // number, from 1; 0: none had it
+	PID     int    // of that worker, as the core sees it
 	Status  int
 	Bytes   int64 // of the answer's body
 	Err     error // why it was cut short

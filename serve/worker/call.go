@@ -343,7 +343,7 @@ func (c *call) give(id uint64, l *lane) bool {
 	if c.state == queued {
 		c.state = answering
 		if l != nil {
-			c.r.Info.Worker = l.proc.number
+			c.r.Info.Worker, c.r.Info.PID = l.proc.number, int(l.proc.pid.Load())
 		}
 	}
 	c.lane = l
