@@ -119,6 +119,9 @@ type Remainer interface{ Remains() string }
 // ":0" has its port there. Others are shown as Prepared.View has them.
 type Binder interface{ Bound() []string }
 
+// A Shutter is an Instance that can say when, after Drain, it accepts no more.
+type Shutter interface{ Shut() <-chan struct{} }
+
 // Prepared is one expanded and resolved file, ready to be launched. Changed may
 // run while the Launcher is at work.
 type Prepared interface {

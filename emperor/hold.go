@@ -197,10 +197,23 @@ func (a *actor) giveWay() {
 	}
 }
 
-// cleared waits, at most holdLinger, until what held the place is gone: whoever
-// asked for a start meets the application when he is told that it runs.
+// cleared waits, at most holdLinger, until what held the place is gone and what
+// served accepts no more: whoever asked for a start or edited the file meets
+// the new application when he is told that it runs.
 func (a *actor) cleared(ctx context.Context) {
 	late := time.After(holdLinger)
+	for _, g := range slices.Clone(a.leaving) {
+		s, ok := g.inst.(Shutter)
+		for ok && !a.stuck[g] {
+			switch a.next(ctx, s.Shut(), late) {
+			case evDone:
+				ok = false
+			case evGone: // perhaps another
+			default:
+				return
+			}
+		}
+	}
 	for slices.ContainsFunc(a.leaving, func(g *generation) bool { return g.hold && !a.stuck[g] }) {
 		if a.next(ctx, nil, late) != evGone {
 			return

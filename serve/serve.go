@@ -39,12 +39,13 @@ type Application interface {
 
 // Core serves one App.
 type Core struct {
-	app    *vassal.App
-	pool   Application
-	front  *front.Server
-	access *accessLog
-	counts counts
-	log    *slog.Logger
+	onClosed func()
+	app      *vassal.App
+	pool     Application
+	front    *front.Server
+	access   *accessLog
+	counts   counts
+	log      *slog.Logger
 }
 
 // New builds all that serves app. It starts nothing. Lines of the access log
@@ -63,7 +64,7 @@ func New(app *vassal.App, pool Application, out io.Writer, log *slog.Logger) *Co
 		h = newHold(app.Hold)
 	}
 	c.front = front.New(front.Config{Hostname: app.Hostname, Limits: app.HTTP, Drain: app.Drain,
-		Handler: h, Done: c.done, Stats: c.stats, Log: log})
+		Handler: h, Done: c.done, Closed: c.closed, Stats: c.stats, Log: log})
 	return c
 }
 
@@ -75,6 +76,15 @@ func notFound(_ context.Context, r *exchange.Request, w exchange.Response) error
 		return &exchange.StatusError{Status: 404, Err: errNotFound}
 	}
 	return w.Head(405, "", []exchange.Field{{Name: "Allow", Value: "GET, HEAD"}, {Name: "Content-Length", Value: "0"}})
+}
+
+// OnClosed has f called when Run accepts no more. Call it before Run.
+func (c *Core) OnClosed(f func()) { c.onClosed = f }
+
+func (c *Core) closed() {
+	if c.onClosed != nil {
+		c.onClosed()
+	}
 }
 
 // done counts and logs one request.

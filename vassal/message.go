@@ -34,6 +34,7 @@ const (
 	Ready    MessageType = "ready"    // the app is loaded, the listeners are served
 	Failed   MessageType = "failed"   // it will exit; Reason says why
 	Counters MessageType = "counters" // at most one a second, and a last one at the end
+	Closed   MessageType = "closed"   // it accepts no more: what connects from now on meets its successor
 	Reload   MessageType = "reload"   // it got SIGHUP: somebody wishes another generation
 )
 

@@ -106,7 +106,7 @@ func (c *core) expect(want vassal.MessageType) vassal.Message {
 		if err := json.Unmarshal(b[:n], &m); err != nil {
 			c.t.Fatal(err)
 		}
-		if m.Type == vassal.Counters && want != vassal.Counters {
+		if m.Type != want && (m.Type == vassal.Counters || m.Type == vassal.Closed) {
 			continue
 		}
 		if m.Type != want {
@@ -217,6 +217,7 @@ func TestSignals(t *testing.T) {
 			t.Errorf("%v: after SIGHUP: got %d", s, status)
 		}
 		c.cmd.Process.Signal(s)
+		c.expect(vassal.Closed)
 		if code := c.exit(); code != 0 {
 			t.Errorf("%v: exit code %d\n%s", s, code, c.log)
 		}

@@ -114,6 +114,7 @@ func (p *process) build(a arguments) error {
 		return err
 	}
 	p.core = serve.New(p.app, p.pool, os.Stderr, p.log)
+	p.core.OnClosed(p.closed)
 	return nil
 }
 
@@ -242,6 +243,16 @@ func (p *process) ready(notes vassal.Problems) {
 	}
 	if err := p.control.Send(vassal.Message{Type: vassal.Ready, Notes: notes}); err != nil {
 		p.log.Warn("nobody was told that the core is ready", "err", err)
+	}
+}
+
+// closed tells that no more connections are accepted.
+func (p *process) closed() {
+	if p.control == nil {
+		return
+	}
+	if err := p.control.Send(vassal.Message{Type: vassal.Closed}); err != nil {
+		p.log.Debug("nobody was told that the core accepts no more", "err", err)
 	}
 }
 

@@ -91,7 +91,7 @@ func parseMessage(b []byte) (m vassal.Message, err error) {
 		return m, fmt.Errorf("%w: version %d", ErrBroken, m.V)
 	}
 	switch m.Type {
-	case vassal.Hello, vassal.Ready, vassal.Reload:
+	case vassal.Hello, vassal.Ready, vassal.Reload, vassal.Closed:
 	case vassal.Failed:
 		if m.Reason == nil {
 			return m, fmt.Errorf("%w: failed without a reason", ErrBroken)

@@ -34,6 +34,8 @@ type instance struct {
 	ctx      context.Context // of Launch, without its end
 	ready    chan vassal.Problems
 	done     chan struct{}
+	shut     chan struct{} // closed when it accepts no more, or is gone
+	shutOnce sync.Once
 	exit     vassal.Exit
 	problems vassal.Problems
 	asked    atomic.Bool // to drain, or to end
@@ -45,7 +47,7 @@ type instance struct {
 }
 
 func newInstance(ctx context.Context, l *launcher, p *prepared, gen int) *instance {
-	return &instance{ctx: context.WithoutCancel(ctx), l: l, p: p, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
+	return &instance{ctx: context.WithoutCancel(ctx), l: l, p: p, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), shut: make(chan struct{})}
 }
 
 // PID implements emperor.Instance, and so do the methods below.
@@ -163,6 +165,8 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 		if len(in.said) < maxClaims { // the first ones say why
 			in.said = append(in.said, in.claims(vassal.Problems{*m.Reason}, vassal.Error)...)
 		}
+	case vassal.Closed:
+		in.shutOnce.Do(func() { close(in.shut) })
 	case vassal.Reload:
 		in.p.hup.Store(true)
 	case vassal.Counters:
@@ -187,6 +191,9 @@ func (in *instance) write() {
 		in.l.host.Log.Warn("the record of a generation is not up to date", "vassal", in.l.name, "gen", in.gen, "err", err)
 	}
 }
+
+// Shut implements emperor.Shutter.
+func (in *instance) Shut() <-chan struct{} { return in.shut }
 
 // Bound implements emperor.Binder.
 func (in *instance) Bound() []string {
@@ -265,6 +272,7 @@ func (in *instance) end(err error) {
 // finish waits until nothing is left, then says why.
 func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	defer close(in.done)
+	defer in.shutOnce.Do(func() { close(in.shut) })
 	<-in.box.Done()
 	if in.control != nil {
 		// The last words are in the socket's queue: the core's end is closed,

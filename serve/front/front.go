@@ -31,6 +31,7 @@ import (
 type Config struct {
 	Hostname string // SERVER_NAME
 	Limits   vassal.HTTPLimits
+	Closed   func()        // called when no more is accepted; nil: nobody asks
 	Drain    time.Duration // how long requests may take to finish once Run's context is done
 	Handler  exchange.Handler
 	// Done is called once for each request when its answer is complete or was
@@ -117,6 +118,9 @@ func (s *Server) Run(ctx context.Context, ls []Listener) error {
 	<-accept.Done()
 	s.drain()
 	loops.Wait()
+	if s.cfg.Closed != nil {
+		s.cfg.Closed()
+	}
 	end := time.AfterFunc(s.cfg.Drain, func() { cut(); s.cutAll() })
 	conns.Wait()
 	end.Stop()
