@@ -191,7 +191,7 @@ func result(rep report, verb control.Verb) control.Outcome {
 	}
 	again := verb == control.Reload || verb == control.Restart
 	if v.State == want && (rep.ok || !again) {
-		return control.Outcome{OK: true, Text: fmt.Sprintf("%s: %s, generation %d", v.Name, v.State, v.Generation)}
+		return control.Outcome{OK: true, Text: fmt.Sprintf("%s: %s, generation %d%s", v.Name, v.State, v.Generation, unsavedText(v))}
 	}
 	what := fmt.Sprintf("%s: %s: %s", v.Name, verb, v.State)
 	if v.State == control.Running {
@@ -262,4 +262,13 @@ func reached(rep report, turn uint64, goal string) (bool, control.Outcome) {
 		return true, failure(v, fmt.Sprintf("%s: will not be %s: it is %s", v.Name, goal, v.State))
 	}
 	return false, control.Outcome{}
+}
+
+// unsavedText warns that a wish which was fulfilled ends with this Emperor.
+func unsavedText(v control.Vassal) string {
+	i := slices.IndexFunc(v.Problems, func(p vassal.Problem) bool { return p.Code == vassal.CodeNotSaved })
+	if i < 0 {
+		return ""
+	}
+	return "; " + v.Problems[i].Message
 }

@@ -66,7 +66,8 @@ type actor struct {
 	queued    time.Time // since when it waits for a slot; zero: it does not
 
 	rec      record
-	dirty    bool // rec has not been saved
+	dirty    bool  // rec has not been saved
+	unsaved  error // why the last try failed
 	saved    time.Time
 	sampled  time.Time
 	bound    []string // the listeners, as long as there are any

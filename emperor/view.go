@@ -2,6 +2,7 @@ package emperor
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -81,6 +82,10 @@ func (a *actor) view() control.Vassal {
 	v.Applied = a.state == control.Running && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
 	v.Problems = append(v.Problems, a.problems...)
 	v.Problems = append(v.Problems, a.stuckProblems()...)
+	if a.unsaved != nil {
+		v.Problems = append(v.Problems, vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNotSaved,
+			Message: fmt.Sprintf("what was asked of it is not on disk, and a new Emperor would not know: %v", a.unsaved), Hint: "make room in the state directory"})
+	}
 	if a.held.problem != nil {
 		v.Problems = append(v.Problems, *a.held.problem)
 	}
@@ -227,10 +232,11 @@ func (a *actor) save(sure bool) {
 	if !a.dirty {
 		return
 	}
-	a.dirty, a.saved = false, time.Now()
-	if err := a.realm.records.save(a.rec, sure); err != nil {
+	err := a.realm.records.save(a.rec, sure)
+	if err != nil && a.unsaved == nil {
 		a.realm.log.Error("state is not saved", "vassal", a.name, "err", err)
 	}
+	a.dirty, a.saved, a.unsaved = err != nil, time.Now(), err
 }
 
 // digestOf is the digest of what is on disk: p's, or the file's alone.

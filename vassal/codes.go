@@ -92,6 +92,7 @@ const (
 	CodeBusy          = "busy"
 	CodeBadRequest    = "bad-request"
 	CodeControlSocket = "control-socket"
+	CodeNotSaved      = "not-saved"
 	CodeNotDone       = "not-done"
 	CodeLastLines     = "last-lines"
 )
@@ -183,6 +184,7 @@ func Codes() []Code {
 		{CodeNoEmperor, "No Emperor answers at this run directory."},
 		{CodeBusy, "Too many requests at once."},
 		{CodeBadRequest, "The request to the Emperor is not understood."},
+		{CodeNotSaved, "The state of a vassal (stopped, suspended, counters) cannot be written; it holds until the Emperor ends."},
 		{CodeControlSocket, "The control socket cannot be made."},
 		{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 		{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},

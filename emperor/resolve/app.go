@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/action"
 )
@@ -208,6 +209,10 @@ func (r *resolver) context() {
 		return
 	}
 	canonical, err := r.host.Context(id.Context)
+	if r.host.WarnSELinux && errors.Is(err, selinux.ErrOff) {
+		r.warn(vassal.CodeNoSELinux, id.ContextAt, key, fmt.Sprintf("%s: %v; it runs without a domain, as [emperor] selinux = warn allows", id.Context, err), "")
+		return
+	}
 	if err != nil {
 		r.fail(vassal.CodeNoSELinux, id.ContextAt, key, fmt.Sprintf("%s: %v", id.Context, err), "")
 		return

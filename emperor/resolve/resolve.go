@@ -31,20 +31,21 @@ type FS interface {
 
 // Host is this machine and its operator's settings.
 type Host struct {
-	FS         FS
-	Users      Users
-	AutoUID    func(vassal.Name) (int, error)       // uid = auto; nil: an error
-	Context    func(context string) (string, error) // canonical form of a context that the vassal may enter; nil: SELinux is not asked
-	Reserved   []string                             // Liege's and the vassals directories: never visible inside
-	Etc        []string                             // more names of /etc, [emperor] etc
-	DenyGroups []string                             // [emperor] deny-groups; nil: DefaultDenyGroups
-	DefaultUID string                               // [defaults] uid, for operator's files that name none
-	AllowRoot  bool                                 // [ceilings] root = true
-	MinUID     int                                  // [ceilings] min-uid for tenants' files; 0: 1000
-	Binds      []string                             // [ceilings] bind: where tenants' binds may lie
-	Listen     []string                             // [ceilings] listen for tenants
-	Nets       []string                             // [ceilings] net: allowed besides "none"; nil for operator's files: all
-	Caller     *Caller                              // liege serve; nil under the Emperor
+	FS          FS
+	Users       Users
+	AutoUID     func(vassal.Name) (int, error)       // uid = auto; nil: an error
+	Context     func(context string) (string, error) // canonical form of a context that the vassal may enter; nil: SELinux is not asked
+	WarnSELinux bool                                 // [emperor] selinux = warn: a context where SELinux is off is only a warning
+	Reserved    []string                             // Liege's and the vassals directories: never visible inside
+	Etc         []string                             // more names of /etc, [emperor] etc
+	DenyGroups  []string                             // [emperor] deny-groups; nil: DefaultDenyGroups
+	DefaultUID  string                               // [defaults] uid, for operator's files that name none
+	AllowRoot   bool                                 // [ceilings] root = true
+	MinUID      int                                  // [ceilings] min-uid for tenants' files; 0: 1000
+	Binds       []string                             // [ceilings] bind: where tenants' binds may lie
+	Listen      []string                             // [ceilings] listen for tenants
+	Nets        []string                             // [ceilings] net: allowed besides "none"; nil for operator's files: all
+	Caller      *Caller                              // liege serve; nil under the Emperor
 }
 
 // Caller is the person who runs liege serve.

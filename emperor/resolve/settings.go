@@ -23,7 +23,7 @@ func FromEmperor(c inifile.EmperorConfig, ini inifile.Host) Settings {
 		Policy: c.Policy, Read: read, INI: ini,
 		Host: Host{
 			FS: OS{}, Users: Files{}, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
-			DefaultUID: c.DefaultUID, AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
+			DefaultUID: c.DefaultUID, WarnSELinux: c.SELinux == "warn", AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
 			Binds: c.Ceilings.Bind, Listen: c.Ceilings.Listen, Nets: c.Ceilings.Net,
 		},
 	}
