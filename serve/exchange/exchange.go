@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"time"
 )
 
@@ -83,9 +82,15 @@ type Response interface {
 	io.Writer
 	Flush() error
 	// File sends n bytes of f from offset off, with sendfile where it can.
-	File(f *os.File, off, n int64) error
+	File(f File, off, n int64) error
 	// Started reports whether any byte has been sent to the client.
 	Started() bool
+}
+
+// File is an open regular file, such as an *os.File. Its owner closes it.
+type File interface {
+	io.ReaderAt
+	Fd() uintptr
 }
 
 // A Handler answers requests. If it returns an error before anything was

@@ -269,7 +269,9 @@ func TestSlowReader(t *testing.T) {
 	big := make([]byte, 32<<20)
 	for _, how := range []string{"Write", "File"} {
 		t.Run(how, func(t *testing.T) {
+			begun := make(chan struct{})
 			r := serve(t, vassal.HTTP, vassal.HTTPLimits{WriteTimeout: 100 * time.Millisecond}, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+				close(begun)
 				if err := w.Head(200, "", nil); err != nil {
 					return err
 				}
@@ -281,6 +283,7 @@ func TestSlowReader(t *testing.T) {
 			})
 			c := dial(t, r.addr)
 			io.WriteString(c, "GET / HTTP/1.0\r\n\r\n")
+			<-begun
 			r.stop() // waits for the connection: at most the write timeout
 			if infos := r.infos(); len(infos) != 1 || !errors.Is(infos[0].Err, errClientGone) {
 				t.Errorf("got %+v, want one request whose client is gone", infos)

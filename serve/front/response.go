@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -361,7 +360,7 @@ func (r *response) Flush() error {
 }
 
 // File implements exchange.Response.
-func (r *response) File(f *os.File, off, n int64) error {
+func (r *response) File(f exchange.File, off, n int64) error {
 	n, err := r.admit(n)
 	if n == 0 {
 		return err
@@ -385,7 +384,7 @@ func (r *response) File(f *os.File, off, n int64) error {
 
 // file queues a small file with what is queued, or sends a large one with
 // sendfile(2).
-func (r *response) file(f *os.File, off, n int64) error {
+func (r *response) file(f exchange.File, off, n int64) error {
 	if int64(len(r.out))+n <= joinLimit {
 		at := len(r.out)
 		r.out = append(r.out, make([]byte, n)...)

@@ -2,8 +2,9 @@ package front
 
 import (
 	"io"
-	"os"
 	"syscall"
+
+	"liege/serve/exchange"
 )
 
 // maxSendfile is how much one sendfile(2) is asked for, in bytes.
@@ -11,7 +12,7 @@ const maxSendfile = 1 << 20
 
 // sendfile sends n bytes of f from off. Each time the client takes some, the
 // write timeout begins anew.
-func (c *conn) sendfile(f *os.File, off, n int64) error {
+func (c *conn) sendfile(f exchange.File, off, n int64) error {
 	if c.raw == nil {
 		return c.copyFile(f, off, n)
 	}
@@ -46,7 +47,7 @@ func (c *conn) sendfile(f *os.File, off, n int64) error {
 }
 
 // copyFile is sendfile through a buffer.
-func (c *conn) copyFile(f *os.File, off, n int64) error {
+func (c *conn) copyFile(f exchange.File, off, n int64) error {
 	buf := make([]byte, min(n, maxWrite))
 	for n > 0 {
 		m, err := f.ReadAt(buf[:min(n, int64(len(buf)))], off)

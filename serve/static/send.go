@@ -1,7 +1,6 @@
 package static
 
 import (
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +13,7 @@ import (
 const dateFormat = "Mon, 02 Jan 2006 15:04:05 GMT"
 
 // send answers with the file f, whose type goes by name.
-func (h *Handler) send(r *exchange.Request, w exchange.Response, f *os.File, name string, fi info) error {
+func (h *Handler) send(r *exchange.Request, w exchange.Response, f exchange.File, name string, fi info) error {
 	modified := time.Unix(fi.mtime, 0).UTC().Format(dateFormat)
 	switch precondition(r, fi) {
 	case 304:

@@ -100,7 +100,7 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 
 // find opens the file that r asks for; nil if there is none. The order is
 // uWSGI's: check-static, static-map, static-map2, each as in the file.
-func (h *Handler) find(r *exchange.Request) (*os.File, string, info) {
+func (h *Handler) find(r *exchange.Request) (*file, string, info) {
 	p := r.Get("PATH_INFO")
 	if p == "" || p[0] != '/' || strings.IndexByte(p, 0) >= 0 || h.skipped(p) {
 		return nil, "", info{}
@@ -136,7 +136,7 @@ func (h *Handler) skipped(p string) bool {
 }
 
 // open opens p beneath root, or the index of the directory that p is.
-func (h *Handler) open(root *root, p string) (*os.File, string, info) {
+func (h *Handler) open(root *root, p string) (*file, string, info) {
 	rel, ok := relative(p)
 	if !ok {
 		return nil, "", info{}
@@ -210,7 +210,7 @@ type info struct {
 const openFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
 
 // beneath opens rel beneath root: a regular file or a directory, else nil.
-func (h *Handler) beneath(root *root, rel string) (*os.File, info) {
+func (h *Handler) beneath(root *root, rel string) (*file, info) {
 	dir, err := root.open()
 	if err != nil {
 		return nil, info{}
@@ -231,7 +231,7 @@ func (h *Handler) beneath(root *root, rel string) (*os.File, info) {
 	if err := unix.Fstat(fd, &st); err == nil {
 		fi := info{dir: st.Mode&unix.S_IFMT == unix.S_IFDIR, whole: dir.file, size: st.Size, mtime: st.Mtim.Sec}
 		if fi.dir || st.Mode&unix.S_IFMT == unix.S_IFREG {
-			return os.NewFile(uintptr(fd), rel), fi
+			return &file{fd}, fi
 		}
 	}
 	_ = unix.Close(fd) // opened for reading: nothing to lose

@@ -41,7 +41,7 @@ func (a *answer) Head(status int, _ string, fields []exchange.Field) error {
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 func (a *answer) Flush() error                { return nil }
 func (a *answer) Started() bool               { return a.status != 0 }
-func (a *answer) File(f *os.File, off, n int64) error {
+func (a *answer) File(f exchange.File, off, n int64) error {
 	_, err := io.Copy(&a.body, io.NewSectionReader(f, off, n))
 	return err
 }
@@ -326,4 +326,4 @@ func (discard) Head(int, string, []exchange.Field) error { return nil }
 func (discard) Write(p []byte) (int, error)              { return len(p), nil }
 func (discard) Flush() error                             { return nil }
 func (discard) Started() bool                            { return false }
-func (discard) File(*os.File, int64, int64) error        { return nil }
+func (discard) File(exchange.File, int64, int64) error   { return nil }

@@ -63,7 +63,7 @@ func (r *recorder) Flush() error {
 }
 
 func (r *recorder) Started() bool { return r.status != 0 }
-func (r *recorder) File(f *os.File, off, n int64) error {
+func (r *recorder) File(f exchange.File, off, n int64) error {
 	_, err := io.Copy(r, io.NewSectionReader(f, off, n))
 	return err
 }
