@@ -15,9 +15,18 @@ if [ "${1:-run}" = test ]; then
 	need+=(
 		"curl:curl" "jq:jq" "shellcheck:shellcheck" "wrk:wrk" "nginx:nginx-light"
 		"/usr/bin/uwsgi:uwsgi-core" "/usr/lib/uwsgi/plugins/python3_plugin.so:uwsgi-plugin-python3"
-		"/usr/share/doc/uwsgi-plugins-all:uwsgi-plugins-all"
+		"/usr/share/doc/uwsgi-plugins-all:uwsgi-plugins-all" "lua:lua5.4" "/usr/bin/ruby:ruby" "/usr/share/doc/ruby-rack:ruby-rack" "/usr/bin/bundle:bundler"
+		"/usr/bin/perl:perl" "/usr/share/perl5/Plack/Util.pm:libplack-perl" "/usr/bin/puma:puma" "php-cgi:php-cgi" "/usr/share/doc/php-fpm:php-fpm" "/usr/share/wordpress/wp-settings.php:wordpress" "/usr/share/wordpress/wp-content/themes/twentytwentythree:wordpress-theme-twentytwentythree"
+		"/usr/sbin/mariadbd:mariadb-server-core" "mariadb:mariadb-client-core" "node:nodejs" "fcgiwrap:fcgiwrap"
 		"/usr/lib/python3/dist-packages/flask/__init__.py:python3-flask"
 		"/usr/lib/python3/dist-packages/django/__init__.py:python3-django"
+		"gunicorn:gunicorn" "uvicorn:uvicorn"
+		"/usr/lib/python3/dist-packages/gevent/__init__.py:python3-gevent"
+		"/usr/lib/python3/dist-packages/starlette/__init__.py:python3-starlette"
+		"/usr/lib/python3/dist-packages/paste/deploy/__init__.py:python3-pastedeploy"
+		"qemu-system-x86_64:qemu-system-x86" "mmdebstrap:mmdebstrap" "mke2fs:e2fsprogs"
+		"setfiles:policycoreutils" "secilc:secilc" "sesearch:setools" "rpm:rpm"
+		"/var/lib/selinux/default/active/modules/100/base/cil:selinux-policy-default"
 	)
 fi
 

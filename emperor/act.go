@@ -140,7 +140,7 @@ func apply(w *wish, r control.Request, by string) (refusal, hint string) {
 		if w.intent == wantSuspend {
 			return "is suspended", "liege resume"
 		}
-		w.intent, w.by = wantRun, ""
+		w.intent, w.by, w.demand = wantRun, "", w.turn
 		if w.hold != nil { // stopped while suspended
 			w.intent = wantSuspend
 		}
@@ -188,6 +188,9 @@ func result(rep report, verb control.Verb) control.Outcome {
 		if v.State == control.Suspended || v.State == control.Stopped && verb == control.Resume {
 			want = v.State
 		}
+	}
+	if v.State == control.Sleeping && verb != control.Start && want == control.Running {
+		want = v.State // what is good is not started for that
 	}
 	again := verb == control.Reload || verb == control.Restart
 	if v.State == want && (rep.ok || !again) {

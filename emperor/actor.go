@@ -38,6 +38,7 @@ type actor struct {
 	held     holding       // what answers while none serves
 	leaving  []*generation // on their way out
 	gone     chan *generation
+	rests    chan *generation // leaving, and without daemons and jobs
 	slow     chan *generation // killed, and not gone after KillAfter
 	looked   chan bool        // a finished Prepared.Changed
 	looking  bool
@@ -53,6 +54,7 @@ type actor struct {
 	stamp     string // of the file last tried
 	turn      uint64 // of the wish last tried
 	freshTurn uint64 // of the restart wish last honoured
+	met       uint64 // of the demand last met
 	settled   uint64 // turn up to which wishes are fulfilled, or failed
 	stale     bool   // what the file includes has changed
 	byInclude bool   // this try is because of that
@@ -61,6 +63,10 @@ type actor struct {
 	checks    int // refusals in a row of the same file
 	tardy     bool
 	retrying  bool    // this try is a retry, nobody's wish
+	idled     bool    // the generation that serves was idle for long enough to sleep
+	unslept   bool    // the try that died was one to sleep
+	dozing    bool    // it needs no goroutine until its box rings
+	again     func()  // starts one
 	credit    float64 // see paced
 	creditAt  time.Time
 	queued    time.Time // since when it waits for a slot; zero: it does not
@@ -70,8 +76,9 @@ type actor struct {
 	unsaved  error // why the last try failed
 	saved    time.Time
 	sampled  time.Time
-	bound    []string // the listeners, as long as there are any
-	memory   *int64   // as last sampled
+	bound    []string  // the listeners, as long as there are any
+	until    time.Time // Rester.Until of the last that rested; zero: nobody's crons are to be taken over
+	memory   *int64    // as last sampled
 	pids     *int64
 	state    control.State
 	since    time.Time
@@ -87,7 +94,9 @@ type generation struct {
 	inst     Instance
 	prep     Prepared // nil: adopted
 	requests uint64   // counted already
-	alone    bool     // told
+	rested   bool     // it is leaving, and has no daemons and jobs any more
+	turned   bool     // told that its own may start
+	alone    bool     // told that no other lives
 	hold     bool     // it only holds the vassal's place
 }
 
@@ -97,6 +106,7 @@ type tryResult int
 const (
 	untried tryResult = iota
 	served
+	asleep  // it could, and sleeps
 	refused // the file cannot be used
 	died    // it could, and then did not start or stay
 )
@@ -110,28 +120,38 @@ func newActor(r *realm, f File) *actor {
 		box:   newBox(wish{file: f, fileAt: time.Now()}),
 		board: newBoard(report{vassal: expected(r, f)}),
 		poke:  make(chan struct{}, 1),
-		gone:  make(chan *generation), slow: make(chan *generation),
+		gone:  make(chan *generation), rests: make(chan *generation), slow: make(chan *generation),
 		looked:  make(chan bool, 1),
 		abandon: make(chan struct{}),
 		stuck:   map[*generation]bool{},
 	}
 }
 
-// run lives as long as the vassal. When it returns nothing of the vassal is
-// left.
-func (a *actor) run(ctx context.Context) {
-	a.lookTick = time.NewTicker(LookAgain)
-	defer a.lookTick.Stop()
-	a.tick = time.NewTicker(SampleEvery)
-	defer a.tick.Stop()
-	for st := stateFn(a.begin); st != nil; {
+// run lives as long as the vassal: when it returns false nothing of that is
+// left. It returns true when the vassal sleeps and needs no goroutine until its
+// box rings.
+func (a *actor) run(ctx context.Context) (dozing bool) {
+	look, tick := time.NewTicker(LookAgain), time.NewTicker(SampleEvery)
+	defer look.Stop()
+	defer tick.Stop()
+	a.lookTick, a.tick = look, tick
+	st := stateFn(a.begin)
+	if a.dozing {
+		st = a.awoken
+	}
+	for st != nil {
 		st = st(ctx)
+	}
+	if a.dozing {
+		a.lookTick, a.tick = nil, nil // with the goroutine's end nothing needs them
+		return true
 	}
 	close(a.abandon)
 	a.wg.Wait()
 	rep, _ := a.board.get()
 	rep.ended = true
 	a.board.put(rep)
+	return false
 }
 
 // begin remembers what an earlier Emperor knew of the vassal, and takes over
@@ -154,29 +174,42 @@ func (a *actor) begin(ctx context.Context) stateFn {
 		a.inherit(ctx)
 	}
 	if ad, ok := a.launch.(Adopter); ok {
-		type found struct {
-			in  Instance
-			gen int
-			ok  bool
-		}
-		f := alongside(a, ctx, func(ctx context.Context) (f found) {
-			f.in, f.gen, f.ok = ad.Adopt(ctx)
-			return f
-		})
-		if f.ok && f.gen >= FirstHold {
-			a.adoptHolding(f.in, f.gen)
-		} else if f.ok {
-			a.cur = &generation{n: f.gen, inst: f.in, alone: true}
-			a.enter(control.Running)
-			a.noteBound(f.in)
-			a.rec.Generation = max(a.rec.Generation, f.gen)
-			a.realm.log.Info("found running", "vassal", a.name, "gen", f.gen, "pid", f.in.PID())
-		}
+		a.adopt(ctx, ad)
 	}
 	if a.cur == nil && a.held.gen == nil {
 		a.rec.Kernel = kernelCounts{} // a new cgroup counts from nothing
 	}
 	return a.decide
+}
+
+// adopt takes over what an earlier Emperor left running.
+func (a *actor) adopt(ctx context.Context, ad Adopter) {
+	type adopted struct {
+		found   Survivor
+		leaving []Survivor
+	}
+	f := alongside(a, ctx, func(ctx context.Context) (f adopted) {
+		f.found, f.leaving = ad.Adopt(ctx)
+		return f
+	})
+	for _, s := range f.leaving { // a new one's daemons and jobs wait for their ends
+		a.depart(&generation{n: s.Gen, inst: s.Instance, hold: s.Gen >= FirstHold}, restartOf(nil).DrainTimeout)
+		if s.Gen < FirstHold {
+			a.rec.Generation = max(a.rec.Generation, s.Gen)
+		}
+	}
+	in, gen := f.found.Instance, f.found.Gen
+	switch {
+	case in == nil:
+	case gen >= FirstHold:
+		a.adoptHolding(in, gen)
+	default:
+		a.cur = &generation{n: gen, inst: in, turned: true, alone: true}
+		a.enter(control.Running)
+		a.noteBound(in)
+		a.rec.Generation = max(a.rec.Generation, gen)
+		a.realm.log.Info("found running", "vassal", a.name, "gen", gen, "pid", in.PID())
+	}
 }
 
 // inherit waits until the vassal that the file belonged to has drained, and
@@ -214,8 +247,12 @@ func (a *actor) decide(ctx context.Context) stateFn {
 		return a.try
 	case a.cur != nil && a.cur.prep == nil && a.last == untried:
 		return a.try // the successor of a survivor
+	case a.cur != nil && a.idled:
+		return a.nod
 	case a.cur != nil:
 		return a.serve
+	case a.last == asleep:
+		return a.sleep
 	case a.last == refused:
 		return a.failed
 	case a.last == died:
@@ -227,7 +264,7 @@ func (a *actor) decide(ctx context.Context) stateFn {
 // due reports whether the wish asks for a try that was not made yet.
 func (a *actor) due() bool {
 	return a.last != untried && (a.stale || a.w.file.Stamp != a.stamp || a.w.force > a.turn ||
-		a.cur == nil && a.w.control > a.turn)
+		a.cur == nil && max(a.w.control, a.w.demand) > a.turn)
 }
 
 // superseded reports whether the wish has so changed that what goes on for
@@ -252,15 +289,22 @@ const (
 	evGone               // one that was leaving is gone, or stuck
 	evDone               // what the state waited for
 	evTimer              // the state's own time is up
+	evIdle               // the generation that serves may sleep
 )
 
 // next waits for the next event. Both channels may be nil. What concerns every
 // state alike is dealt with here.
 func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan time.Time) event {
 	for {
-		var crashed, unheld <-chan struct{}
+		var crashed, unheld, wishes, idle <-chan struct{}
 		if a.cur != nil {
 			crashed = a.cur.inst.Done()
+			if w, ok := a.cur.inst.(Wisher); ok {
+				wishes = w.Wishes()
+			}
+			if i, ok := a.cur.inst.(Idler); ok && a.canSleep(a.cur.prep) {
+				idle = i.Idle()
+			}
 		}
 		if a.held.gen != nil {
 			unheld = a.held.gen.inst.Done()
@@ -284,6 +328,8 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 		case g := <-a.gone:
 			a.buried(g)
 			return evGone
+		case g := <-a.rests:
+			a.resting(g)
 		case g := <-a.slow:
 			a.stuck[g] = true
 			a.publish()
@@ -301,6 +347,11 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			}
 		case <-a.lookTick.C:
 			a.look(ctx)
+		case <-wishes:
+			a.look(ctx)
+		case <-idle:
+			a.idled = true
+			return evIdle
 		case changed := <-a.looked:
 			if a.looking = false; changed {
 				a.stale = true
@@ -363,7 +414,7 @@ func (a *actor) look(ctx context.Context) {
 func (a *actor) crashed() {
 	g := a.cur
 	a.count(g)
-	a.cur = nil
+	a.cur, a.until = nil, time.Time{}
 	a.last = died
 	a.recordExit(g.inst.Exit())
 	a.problems = deathOf(g, "run")

@@ -54,6 +54,7 @@ type wish struct {
 	force   uint64 // turn of the last wish for a generation though nothing changed
 	fresh   uint64 // turn of the last wish that the old one ends first
 	control uint64 // turn of the last wish that somebody waits for
+	demand  uint64 // turn of the last wish that it does not sleep: a connection, a start
 }
 
 // box is where wishes are left. Any goroutine may leave one.
@@ -61,6 +62,8 @@ type box struct {
 	mu   sync.Mutex
 	w    wish
 	bell chan struct{} // capacity 1: the wish has changed
+
+	again func() // not nil: the actor is parked, and this brings it back
 }
 
 func newBox(w wish) *box { return &box{w: w, bell: make(chan struct{}, 1)} }
@@ -71,7 +74,7 @@ func (b *box) change(f func(*wish)) uint64 {
 	defer b.mu.Unlock()
 	b.w.turn++
 	f(&b.w)
-	ring(b.bell)
+	b.ringLocked()
 	return b.w.turn
 }
 

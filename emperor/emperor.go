@@ -80,12 +80,20 @@ type Launcher interface {
 // left running (KERNEL 19).
 type Adopter interface {
 	// Adopt takes back the listeners that the survivor holds and returns it as
-	// generation gen, or false if there is none. It is called once, before
+	// generation gen; found.Instance is nil if there is none. Others that
+	// still live, but not for long, are leaving: the actor drains them. It is
+	// called once, before
 	// anything else. A survivor that only holds the vassal's place is ended
 	// when another holds or serves. Any other survivor the actor treats as a generation that
 	// serves: its successor is started at once, and when that is ready the
 	// survivor is drained.
-	Adopt(ctx context.Context) (in Instance, gen int, ok bool)
+	Adopt(ctx context.Context) (found Survivor, leaving []Survivor)
+}
+
+// Survivor is a generation of an earlier Emperor.
+type Survivor struct {
+	Instance Instance
+	Gen      int
 }
 
 // An Heir is a Launcher that can take over what another one keeps: the
@@ -119,8 +127,17 @@ type Remainer interface{ Remains() string }
 // ":0" has its port there. Others are shown as Prepared.View has them.
 type Binder interface{ Bound() []string }
 
+// Troubled is an Instance that can say what is wrong at this moment although it
+// serves, such as a renewed certificate without its key.
+type Troubled interface{ Troubles() vassal.Problems }
+
 // A Shutter is an Instance that can say when, after Drain, it accepts no more.
 type Shutter interface{ Shut() <-chan struct{} }
+
+// A Wisher is an Instance whose core may wish to be followed by another
+// generation: then Changed of what was prepared for it is asked at once, and
+// says so.
+type Wisher interface{ Wishes() <-chan struct{} }
 
 // Prepared is one expanded and resolved file, ready to be launched. Changed may
 // run while the Launcher is at work.
@@ -137,7 +154,9 @@ type View struct {
 	User, Group string
 	Context     string
 	Net         string
+	Connect     []string
 	Listen      []string
+	Addresses   []string // of net = nat
 	Log         string
 	MemoryMax   int64
 	PidsMax     int64
@@ -153,15 +172,33 @@ type Instance interface {
 	Problems() vassal.Problems     // why it failed; valid after Done
 	Drain() error                  // ask it to finish; Done follows
 	Kill() error                   // end it now; Done follows
+	Turn(until time.Time) error    // tell it that no other generation has daemons, crons, timers or spoolers; until is Rester.Until of the one before
 	Alone() error                  // tell it that no other generation lives
 	Usage() Usage                  // fast; after Done the last figures
+}
+
+// A Reliever is an Instance that wants to know, before it is asked to finish,
+// that another generation takes over.
+type Reliever interface{ Relieve() }
+
+// A Rester is an Instance that says when, after Drain, it has none of what
+// only one generation at a time may have: daemons, crons, timers, spoolers.
+type Rester interface {
+	Rested() <-chan struct{} // closed then
+	Until() time.Time        // the minute up to which its crons were seen to, valid after Rested; zero: unknown
 }
 
 // Usage is what is known of a running generation; the kernel's figures are for
 // the whole vassal, over all its generations.
 type Usage struct {
 	MemoryBytes, OOMKills, CPUUsec, Pids int64
-	Requests                             uint64 // the tenant's own claim
+
+	SentBytes, ReceivedBytes int64 // by net = nat
+
+	// What limits did to it, counted.
+	MemorySlowed, PidsRefused, ThrottledUsec int64
+
+	Requests uint64 // the tenant's own claim
 }
 
 // Times of the supervisor.

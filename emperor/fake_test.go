@@ -21,7 +21,8 @@ import (
 // A fake vassal's file is words: what its generations do. "good" is ready after
 // a second; "slow=60s" later; "crash" dies after a second; "dies=5s" is ready
 // and dies then; "never" is never ready; "fail" is not launched; "bad" is
-// refused; "alone" may not overlap; "stubborn" does not drain; "stuck" does not
+// refused; "alone" may not overlap; "both" may run its jobs beside another's; "rests=2s" has none any more
+// so long after Drain; "stubborn" does not drain; "stuck" does not
 // die; "hang=60s" hangs in Prepare; "drain=5s" drains that long.
 type words map[string]string
 
@@ -52,15 +53,19 @@ type world struct {
 	peak     int
 	changed  map[vassal.Name]bool
 	survivor map[vassal.Name]*fake
+	leaving  map[vassal.Name][]*fake // with the survivor
 	handed   []string
 	holds    words // what holding generations do: "fail", "crash", "none", "slow=5s", "drain=2s"
 	held     map[vassal.Name][]*fake
-	answers  []string // of all holding generations, in order
+	answers  []string               // of all holding generations, in order
+	wakes    map[vassal.Name]func() // of those that sleep
+	slept    map[vassal.Name]int    // how often
+	queue    map[vassal.Name]bool   // a connection waits
 }
 
 func newWorld() *world {
 	return &world{made: map[vassal.Name][]*fake{}, open: map[vassal.Name]int{}, changed: map[vassal.Name]bool{}, survivor: map[vassal.Name]*fake{},
-		held: map[vassal.Name][]*fake{}}
+		held: map[vassal.Name][]*fake{}, wakes: map[vassal.Name]func(){}, slept: map[vassal.Name]int{}, queue: map[vassal.Name]bool{}}
 }
 
 func (w *world) launcher(n vassal.Name) Launcher {
@@ -160,11 +165,11 @@ type fakePrepared struct {
 
 func (p *fakePrepared) Digest() vassal.Digest { return sha256.Sum256(p.f.Text) }
 func (p *fakePrepared) Restart() vassal.Restart {
-	return vassal.Restart{Overlap: !p.words.has("alone"), ReadyTimeout: p.words.time("timeout", 10*time.Second),
+	return vassal.Restart{OnDemand: p.words.has("sleepy"), Overlap: !p.words.has("alone"), Both: p.words.has("both"), ReadyTimeout: p.words.time("timeout", 10*time.Second),
 		DrainTimeout: 30 * time.Second, BackoffMin: time.Second, BackoffMax: 8 * time.Second, StableAfter: time.Minute}
 }
 func (p *fakePrepared) View() View {
-	return View{UID: 1004, GID: 33, User: "shop", Group: "www-data", Net: "none", Listen: []string{"127.0.0.1:80"}, MemoryMax: 512 << 20}
+	return View{UID: 1004, GID: 33, User: "shop", Group: "www-data", Net: "none", Listen: []string{"127.0.0.1:80"}, Connect: []string{"127.0.0.1:5432"}, MemoryMax: 512 << 20}
 }
 func (p *fakePrepared) Changed(context.Context) bool {
 	p.l.w.mu.Lock()
@@ -177,10 +182,11 @@ func (p *fakePrepared) Changed(context.Context) bool {
 func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instance, error) {
 	defer l.use()()
 	w := p.(*fakePrepared).words
+	l.w.leave(l.name)
 	if w.has("fail") {
 		return nil, errors.New("no such image")
 	}
-	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
+	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), rested: make(chan struct{}), idle: make(chan struct{}, 1)}
 	l.w.mu.Lock()
 	l.w.made[l.name] = append(l.w.made[l.name], f)
 	l.w.starting++
@@ -196,8 +202,10 @@ func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instanc
 		f.ps = vassal.Problems{{Severity: vassal.Error, Code: "import-error", Step: "app", Message: "boom"}}
 		time.AfterFunc(time.Second, func() { f.die(vassal.Exit{Code: 1, At: time.Now()}) })
 	case w.has("never"):
+	case w.has("deaf"): // it is ready, and accepts nothing
+		time.AfterFunc(time.Second, func() { f.ready <- nil })
 	default:
-		time.AfterFunc(w.time("slow", time.Second), func() { started(); f.ready <- nil })
+		time.AfterFunc(w.time("slow", time.Second), func() { started(); l.w.accept(l.name); f.ready <- nil })
 		if d := w.time("dies", 0); d > 0 {
 			time.AfterFunc(d, func() { f.die(vassal.Exit{Signal: "SIGKILL", OOM: true, At: time.Now()}) })
 		}
@@ -207,6 +215,7 @@ func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instanc
 
 func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen int) (Instance, error) {
 	defer l.use()()
+	l.w.leave(l.name)
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	w := l.w.holds
@@ -218,7 +227,7 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 	case w.has("fail"):
 		return nil, errors.New("no uid")
 	}
-	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{})}
+	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), idle: make(chan struct{}, 1)}
 	l.w.held[l.name] = append(l.w.held[l.name], f)
 	l.w.answers = append(l.w.answers, fmt.Sprintf("%d %s", h.Status, h.Page))
 	time.AfterFunc(w.time("slow", 100*time.Millisecond), func() { f.ready <- nil })
@@ -233,6 +242,7 @@ func (l *fakeLauncher) Close() error {
 	if n := l.w.alive(l.name) + l.w.holding(l.name); n > 0 {
 		panic(fmt.Sprintf("%s: closed while %d live", l.name, n))
 	}
+	l.w.leave(l.name)
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	l.w.open[l.name]--
@@ -247,20 +257,24 @@ func (l *fakeLauncher) Inherit(old Launcher) error {
 	return nil
 }
 
-func (l *fakeLauncher) Adopt(context.Context) (Instance, int, bool) {
+func (l *fakeLauncher) Adopt(context.Context) (found Survivor, leaving []Survivor) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	f := l.w.survivor[l.name]
 	delete(l.w.survivor, l.name)
+	for _, g := range l.w.leaving[l.name] {
+		leaving = append(leaving, Survivor{g, g.gen})
+	}
+	delete(l.w.leaving, l.name)
 	if f == nil {
-		return nil, 0, false
+		return found, leaving
 	}
 	if f.gen >= FirstHold {
 		l.w.held[l.name] = append(l.w.held[l.name], f)
 	} else {
 		l.w.made[l.name] = append(l.w.made[l.name], f)
 	}
-	return f, f.gen, true
+	return Survivor{f, f.gen}, leaving
 }
 
 type fake struct {
@@ -272,9 +286,14 @@ type fake struct {
 	exit   vassal.Exit
 	ps     vassal.Problems
 	mu     sync.Mutex
+	turned bool
+	since  time.Time
+	rested chan struct{}
+	until  time.Time
 	alone  bool
 	killed bool
 	usage  Usage
+	idle   chan struct{}
 }
 
 func (f *fake) die(x vassal.Exit)             { f.once.Do(func() { f.exit = x; close(f.done) }) }
@@ -284,6 +303,9 @@ func (f *fake) Done() <-chan struct{}         { return f.done }
 func (f *fake) Exit() vassal.Exit             { return f.exit }
 func (f *fake) Problems() vassal.Problems     { return f.ps }
 func (f *fake) Drain() error {
+	if d := f.words.time("rests", 0); d > 0 {
+		time.AfterFunc(d, func() { f.until = time.Now(); close(f.rested) })
+	}
 	if !f.words.has("stubborn") && !f.words.has("stuck") {
 		if d := f.words.time("drain", 0); d > 0 {
 			time.AfterFunc(d, func() { f.die(vassal.Exit{At: time.Now()}) })
@@ -302,10 +324,19 @@ func (f *fake) Kill() error {
 	}
 	return nil
 }
-func (f *fake) Remains() string { return "1 processes are left: 7 (in nfs_wait)" }
-func (f *fake) Bound() []string { return []string{"127.0.0.1:40001"} }
-func (f *fake) Alone() error    { f.mu.Lock(); defer f.mu.Unlock(); f.alone = true; return nil }
-func (f *fake) Usage() Usage    { f.mu.Lock(); defer f.mu.Unlock(); return f.usage }
+func (f *fake) Idle() <-chan struct{} { return f.idle }
+func (f *fake) Remains() string       { return "1 processes are left: 7 (in nfs_wait)" }
+func (f *fake) Bound() []string       { return []string{"127.0.0.1:40001"} }
+func (f *fake) Turn(until time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.turned, f.since = true, until
+	return nil
+}
+func (f *fake) Rested() <-chan struct{} { return f.rested }
+func (f *fake) Until() time.Time        { return f.until }
+func (f *fake) Alone() error            { f.mu.Lock(); defer f.mu.Unlock(); f.alone = true; return nil }
+func (f *fake) Usage() Usage            { f.mu.Lock(); defer f.mu.Unlock(); return f.usage }
 
 // files is a Monitor whose files the test writes.
 type files struct {

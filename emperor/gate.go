@@ -11,7 +11,8 @@ import (
 type class int
 
 const (
-	asked    class = iota // by a command, a first request: somebody waits
+	asked    class = iota // by a command: somebody waits
+	demanded              // by a first request
 	edited                // a file that was changed: its author looks at it
 	ordinary              // the set at start-up, a changed template
 	tardy                 // retries, and vassals whose last start overstayed
@@ -20,7 +21,7 @@ const (
 // handicap is by how much later than it came a waiter counts as come. It is
 // finite, so that the tardy are not starved by a stream of others, and small
 // for an edit, because a tenant can make as many as he likes.
-var handicap = [...]time.Duration{asked: -10 * time.Minute, edited: -5 * time.Second, ordinary: 0, tardy: 30 * time.Second}
+var handicap = [...]time.Duration{asked: -10 * time.Minute, demanded: -5 * time.Minute, edited: -5 * time.Second, ordinary: 0, tardy: 30 * time.Second}
 
 // A gate bounds how many vassals start at once (CONTRACT 19). A slot is held
 // for SlotTime at most: a start that takes longer goes on without, so a vassal

@@ -18,20 +18,28 @@ import (
 // record is what is kept of a vassal in the state directory, as v-NAME.json:
 // what was asked of it, and the counters that never go down (CONTRACT 16).
 type record struct {
-	V          int           `json:"v"`
-	Name       vassal.Name   `json:"name"`
-	Generation int           `json:"generation"`
-	Intent     intent        `json:"intent"`
-	By         string        `json:"by,omitempty"` // who stopped it
-	Hold       *hold         `json:"hold,omitempty"`
-	Holds      int           `json:"holds,omitempty"` // holding generations so far
-	Restarts   int64         `json:"restarts"`
-	ColdStarts int64         `json:"cold_starts"`
-	OOMKills   int64         `json:"oom_kills"`
-	CPUUsec    int64         `json:"cpu_usec"`
-	Requests   uint64        `json:"requests"`
-	LastExit   *control.Exit `json:"last_exit,omitempty"`
-	Kernel     kernelCounts  `json:"kernel"`
+	V          int         `json:"v"`
+	Name       vassal.Name `json:"name"`
+	Generation int         `json:"generation"`
+	Intent     intent      `json:"intent"`
+	By         string      `json:"by,omitempty"` // who stopped it
+	Hold       *hold       `json:"hold,omitempty"`
+	Holds      int         `json:"holds,omitempty"` // holding generations so far
+	Restarts   int64       `json:"restarts"`
+	ColdStarts int64       `json:"cold_starts"`
+	OOMKills   int64       `json:"oom_kills"`
+	CPUUsec    int64       `json:"cpu_usec"`
+	Requests   uint64      `json:"requests"`
+
+	MemorySlowed  int64 `json:"memory_slowed,omitempty"`
+	PidsRefused   int64 `json:"pids_refused,omitempty"`
+	ThrottledUsec int64 `json:"cpu_throttled_usec,omitempty"`
+
+	Sent     int64 `json:"sent_bytes,omitempty"` // by net = nat
+	Received int64 `json:"received_bytes,omitempty"`
+
+	LastExit *control.Exit `json:"last_exit,omitempty"`
+	Kernel   kernelCounts  `json:"kernel"`
 }
 
 // kernelCounts are the kernel's counters as last read, so that only what was
@@ -39,6 +47,13 @@ type record struct {
 type kernelCounts struct {
 	OOMKills int64 `json:"oom_kills"`
 	CPUUsec  int64 `json:"cpu_usec"`
+
+	MemorySlowed  int64 `json:"memory_slowed,omitempty"`
+	PidsRefused   int64 `json:"pids_refused,omitempty"`
+	ThrottledUsec int64 `json:"cpu_throttled_usec,omitempty"`
+
+	Sent     int64 `json:"sent_bytes,omitempty"`
+	Received int64 `json:"received_bytes,omitempty"`
 }
 
 // hold is a suspension.
@@ -59,6 +74,13 @@ type records struct{ dir string }
 
 func (r records) path(n vassal.Name) string {
 	return filepath.Join(r.dir, recordPrefix+string(n)+recordSuffix)
+}
+
+// Remembered reports whether something is kept of n in a state directory: its
+// file was there when the Emperor ended.
+func Remembered(stateDir string, n vassal.Name) bool {
+	_, err := os.Lstat(records{stateDir}.path(n))
+	return err == nil
 }
 
 // load returns the record of n, a new one if there is none or it is damaged;

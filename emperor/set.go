@@ -124,6 +124,9 @@ func (e *Emperor) Run(ctx context.Context) error {
 				err = errors.New("the monitor of the vassal files ended")
 			}
 			cancel()
+			for _, en := range s.entries {
+				en.actor.box.ring() // it may be parked, and hear nothing else
+			}
 		case snap := <-snapshots:
 			if ctx.Err() == nil {
 				s.apply(snap)
@@ -191,7 +194,8 @@ func (s *set) apply(want Snapshot) {
 			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })
 		}
 		s.entries[f.Name] = &entry{actor: a, file: f}
-		go func() { a.run(s.ctx); s.ended <- f.Name }()
+		a.again = func() { go s.live(a) }
+		a.again()
 	}
 	for n, en := range s.entries {
 		if !here[n] && !en.gone {
@@ -205,6 +209,16 @@ func (s *set) apply(want Snapshot) {
 		s.first = time.Now()
 		close(s.emperor.scanned)
 	}
+}
+
+// live runs a until it is parked, or at its end.
+func (s *set) live(a *actor) {
+	for a.run(s.ctx) {
+		if a.box.park(s.ctx, a.again) {
+			return // a is another goroutine's now
+		}
+	}
+	s.ended <- a.name
 }
 
 // prune forgets what is kept of vassals whose files went while no Emperor

@@ -389,6 +389,42 @@ func TestAlone(t *testing.T) {
 	})
 }
 
+// TestTurn: who drains may have handed over its jobs before it is gone; "both"
+// waits for nobody.
+func TestTurn(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "good drain=20s rests=4s")
+		s.write("w", "good drain=20s")
+		s.look(2 * time.Second)
+		began := time.Now()
+		s.write("v", "good")
+		s.write("w", "good both")
+		s.look(3 * time.Second)
+		v, w := s.world.made["v"][1], s.world.made["w"][1]
+		state := func(f *fake) [2]bool { f.mu.Lock(); defer f.mu.Unlock(); return [2]bool{f.turned, f.alone} }
+		if got := state(v); got != [2]bool{} {
+			t.Errorf("while the old one's jobs run: %v", got)
+		}
+		if got := state(w); got != [2]bool{true, true} {
+			t.Errorf("both: %v", got)
+		}
+		s.pass(5 * time.Second)
+		if got := state(v); got != [2]bool{true, false} || v.since.Before(began) {
+			t.Errorf("when the old one's jobs have ended: %v, since %v", got, v.since)
+		}
+		s.pass(20 * time.Second)
+		if got := state(v); got != [2]bool{true, true} {
+			t.Errorf("when the old one is gone: %v", got)
+		}
+		s.act("v", control.Stop)
+		s.act("v", control.Start)
+		s.pass(3 * time.Second)
+		if v := s.world.made["v"][2]; !v.alone || !v.since.IsZero() {
+			t.Errorf("after a stop: alone %t, since %v", v.alone, v.since)
+		}
+	})
+}
+
 // Shutdown: drains, hurries, and does not wait for what cannot die.
 func TestShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -44,10 +44,13 @@ func (a *actor) try(ctx context.Context) stateFn {
 		return a.refuse(c.prep, c.ps)
 	}
 	a.see(c.prep)
+	if a.mayLull(c.prep) {
+		return a.lull(ctx, c.prep, c.ps)
+	}
 	r := restartOf(c.prep)
 	if a.cur != nil && (!r.Overlap || a.w.fresh > a.freshTurn) {
 		sl.Release()
-		a.retire()
+		a.relieve()
 		a.enter(control.Starting)
 		a.publish()
 		if !a.room(ctx, 0) {
@@ -66,7 +69,11 @@ func (a *actor) try(ctx context.Context) stateFn {
 
 // bring launches p and waits until it serves.
 func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) stateFn {
+	if a.last == asleep {
+		a.rec.ColdStarts++
+	}
 	a.rec.Generation++
+	a.met, a.unslept = a.w.demand, false
 	a.dirty = true
 	a.save(false)
 	n := a.rec.Generation
@@ -111,7 +118,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 		return a.die(append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotReady, Step: "start",
 			Message: fmt.Sprintf("not ready after %v", limit), Hint: "what does its log say? liege logs " + string(a.name)}))
 	}
-	a.retire()
+	a.relieve()
 	a.giveWay()
 	a.cur, a.last, a.pending = g, served, nil
 	a.noteBound(g.inst)
@@ -159,6 +166,8 @@ func (a *actor) admitted(ctx context.Context) (*slot, bool) {
 	switch {
 	case a.w.control > a.settled:
 		c = asked
+	case a.w.demand > a.met:
+		c = demanded
 	case a.tardy:
 		c = tardy
 	case a.last != untried && !a.byInclude:
@@ -225,7 +234,7 @@ func (a *actor) paced(ctx context.Context) bool {
 		now := time.Now()
 		a.credit = min(paceBurst, a.credit+now.Sub(a.creditAt).Seconds()/paceEvery.Seconds())
 		a.creditAt = now
-		free := a.w.control > a.settled || a.last == untried || a.retrying
+		free := a.w.control > a.settled || a.last == untried && a.w.demand <= a.met || a.retrying
 		if free || a.credit >= 1 {
 			if !free {
 				a.credit--

@@ -88,7 +88,7 @@ func (a *actor) rest(ctx context.Context, timer <-chan time.Time) bool {
 		switch a.next(ctx, nil, timer) {
 		case evTimer:
 			return true
-		case evEnd, evCrash:
+		case evEnd, evCrash, evIdle:
 			return false
 		case evWish:
 			w := a.box.get()
@@ -111,6 +111,7 @@ func (a *actor) stop(ctx context.Context) stateFn {
 		return a.decide
 	}
 	a.close()
+	a.until = time.Time{}
 	a.enter(control.Stopped)
 	a.last, a.problems, a.fails = untried, nil, 0
 	a.idle(ctx, wantStop)
@@ -130,7 +131,7 @@ func (a *actor) suspend(ctx context.Context) stateFn {
 	if !a.empty(ctx, func(w wish) bool { return w.intent == wantSuspend }) {
 		return a.decide
 	}
-	a.last, a.fails = untried, 0
+	a.last, a.fails, a.until = untried, 0, time.Time{}
 	a.idle(ctx, wantSuspend)
 	return a.decide
 }
@@ -275,10 +276,24 @@ func (a *actor) retire() {
 	a.depart(g, restartOf(g.prep).DrainTimeout)
 }
 
+// relieve is retire for the sake of another generation.
+func (a *actor) relieve() {
+	if a.cur == nil {
+		return
+	}
+	if r, ok := a.cur.inst.(Reliever); ok {
+		r.Relieve()
+	}
+	a.retire()
+}
+
 // depart ends g: asks it to finish, kills it after patience, and says so if
 // that does not help. Patience zero kills at once.
 func (a *actor) depart(g *generation, patience time.Duration) {
 	a.leaving = append(a.leaving, g)
+	if r, ok := g.inst.(Rester); ok && patience > 0 {
+		a.wg.Go(func() { a.awaitRest(g, r) })
+	}
 	a.wg.Go(func() {
 		if patience > 0 {
 			if err := g.inst.Drain(); err != nil {
@@ -337,15 +352,61 @@ func (a *actor) departing() (n int) {
 	return n
 }
 
-// tellAlone tells the generation that serves that no other lives.
-func (a *actor) tellAlone() {
-	if a.cur == nil || a.cur.alone || a.departing() > 0 {
+// awaitRest has the actor know when g, which leaves, has no daemons and jobs
+// any more.
+func (a *actor) awaitRest(g *generation, r Rester) {
+	select {
+	case <-r.Rested():
+	case <-g.inst.Done():
+		return
+	case <-a.abandon:
 		return
 	}
-	a.cur.alone = true
-	if err := a.cur.inst.Alone(); err != nil {
-		a.realm.log.Warn("cannot be told that it is alone", "vassal", a.name, "gen", a.cur.n, "err", err)
+	select {
+	case a.rests <- g:
+	case <-a.abandon:
 	}
+}
+
+// resting notes that g has no daemons and jobs any more.
+func (a *actor) resting(g *generation) {
+	g.rested = true
+	if until := g.inst.(Rester).Until(); until.After(a.until) {
+		a.until = until
+	}
+	a.tellAlone()
+}
+
+// tellAlone tells the generation that serves that its daemons and jobs may
+// start, because no other one's run, and that no other lives (CONTRACT 18).
+func (a *actor) tellAlone() {
+	g := a.cur
+	if g == nil || g.alone {
+		return
+	}
+	both := restartOf(g.prep).Both
+	if !g.turned && (both || a.working() == 0) {
+		g.turned = true
+		if err := g.inst.Turn(a.until); err != nil {
+			a.realm.log.Warn("cannot be told that its daemons and jobs may start", "vassal", a.name, "gen", g.n, "err", err)
+		}
+	}
+	if both || a.departing() == 0 {
+		g.alone = true
+		if err := g.inst.Alone(); err != nil {
+			a.realm.log.Warn("cannot be told that it is alone", "vassal", a.name, "gen", g.n, "err", err)
+		}
+	}
+}
+
+// working counts the leaving generations that may still have daemons and jobs.
+func (a *actor) working() (n int) {
+	for _, g := range a.leaving {
+		if !g.hold && !a.stuck[g] && !g.rested {
+			n++
+		}
+	}
+	return n
 }
 
 // close gives up what outlives a generation.

@@ -19,6 +19,7 @@ type report struct {
 	ok      bool   // the last try, if there was one, led to what serves
 	ended   bool   // the actor is no more
 	sampled time.Time
+	runs    Instance // the generation that serves; nil: none
 }
 
 // enter notes the state.
@@ -47,7 +48,11 @@ func (a *actor) publish() {
 }
 
 func (a *actor) report() report {
-	return report{vassal: a.view(), ok: a.last == served || a.last == untried, sampled: a.sampled}
+	var runs Instance
+	if a.cur != nil {
+		runs = a.cur.inst
+	}
+	return report{runs: runs, vassal: a.view(), ok: a.last == served || a.last == asleep || a.last == untried, sampled: a.sampled}
 }
 
 // view builds the outside form of the vassal.
@@ -79,8 +84,16 @@ func (a *actor) view() control.Vassal {
 			v.Digest = text(g.prep.Digest().String())
 		}
 	}
-	v.Applied = a.state == control.Running && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
+	if a.last == asleep && a.state == control.Sleeping {
+		v.Digest = text(a.seen)
+	}
+	v.Applied = (a.state == control.Running || a.state == control.Sleeping) && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
 	v.Problems = append(v.Problems, a.problems...)
+	if a.cur != nil {
+		if t, ok := a.cur.inst.(Troubled); ok {
+			v.Problems = append(v.Problems, t.Troubles()...)
+		}
+	}
 	v.Problems = append(v.Problems, a.stuckProblems()...)
 	if a.unsaved != nil {
 		v.Problems = append(v.Problems, vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNotSaved,
@@ -92,6 +105,8 @@ func (a *actor) view() control.Vassal {
 	v.Error = vassal.Problems(v.Problems).First()
 	v.Restarts, v.ColdStarts = a.rec.Restarts, a.rec.ColdStarts
 	v.OOMKills, v.CPUUsec, v.Requests = a.rec.OOMKills, a.rec.CPUUsec, a.rec.Requests
+	v.NetSent, v.NetReceived = a.rec.Sent, a.rec.Received
+	v.MemorySlowed, v.PidsRefused, v.ThrottledUsec = a.rec.MemorySlowed, a.rec.PidsRefused, a.rec.ThrottledUsec
 	v.LastExit = a.rec.LastExit
 	if a.rec.Hold != nil {
 		s := a.rec.Hold.Suspension
@@ -132,7 +147,8 @@ func (a *actor) describe(v *control.Vassal, p Prepared) {
 	}
 	v.User, v.Group = text(w.User), text(w.Group)
 	v.Context, v.Net, v.Log, v.Cgroup = text(w.Context), text(w.Net), text(w.Log), text(w.Cgroup)
-	v.Listen = append(v.Listen, w.Listen...)
+	v.Listen, v.Connect = append(v.Listen, w.Listen...), append(v.Connect, w.Connect...)
+	v.Addresses = append(v.Addresses, w.Addresses...)
 	if w.MemoryMax > 0 {
 		v.MemoryMaxBytes = &w.MemoryMax
 	}
@@ -144,7 +160,7 @@ func (a *actor) describe(v *control.Vassal, p Prepared) {
 // fileView is a view of which only the file is known.
 func fileView(f File, owner func(int) string) control.Vassal {
 	v := control.Vassal{Name: string(f.Name), File: f.Path, State: control.Failed,
-		Listen: []string{}, Problems: []vassal.Problem{}}
+		Listen: []string{}, Addresses: []string{}, Connect: []string{}, Problems: []vassal.Problem{}}
 	if f.Trust.Operator || f.Trust.UID > 0 {
 		v.Owner = text(owner(f.Trust.UID))
 	}
@@ -194,12 +210,30 @@ func (a *actor) count(g *generation) {
 	k := &a.rec.Kernel
 	a.rec.OOMKills += grown(&k.OOMKills, u.OOMKills)
 	a.rec.CPUUsec += grown(&k.CPUUsec, u.CPUUsec)
+	a.rec.Sent += grown(&k.Sent, u.SentBytes)
+	a.rec.Received += grown(&k.Received, u.ReceivedBytes)
+	a.rec.MemorySlowed += grown(&k.MemorySlowed, u.MemorySlowed)
+	a.rec.PidsRefused += grown(&k.PidsRefused, u.PidsRefused)
+	a.rec.ThrottledUsec += grown(&k.ThrottledUsec, u.ThrottledUsec)
+	a.tellLimits(before)
 	if u.Requests > g.requests {
 		add := u.Requests - g.requests
 		g.requests = u.Requests
 		a.rec.Requests += min(add, math.MaxUint64-a.rec.Requests) // the tenant's claim: it may be anything
 	}
-	a.dirty = a.dirty || a.rec.OOMKills != before.OOMKills || a.rec.CPUUsec != before.CPUUsec || a.rec.Requests != before.Requests
+	a.dirty = a.dirty || a.rec != before
+}
+
+// tellLimits logs what limits refused since the figures were last read: one
+// line for each kind, however often it happened. That cpu-max or memory-high
+// slow a vassal down is what they are for, and only counted.
+func (a *actor) tellLimits(before record) {
+	if n := a.rec.OOMKills - before.OOMKills; n > 0 {
+		a.realm.log.Warn("out of memory: the kernel killed processes of it", "vassal", a.name, "killed", n, "all", a.rec.OOMKills)
+	}
+	if n := a.rec.PidsRefused - before.PidsRefused; n > 0 {
+		a.realm.log.Warn("pids-max refused processes or threads", "vassal", a.name, "refused", n, "all", a.rec.PidsRefused)
+	}
 }
 
 // grown returns by how much a kernel counter has grown since last, which it

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"liege/vassal"
 )
 
 // trees are the cgroup hierarchies of the host: one cgroup2 tree (v2), v1
@@ -102,6 +100,28 @@ func (t *trees) delegated(inner string) bool {
 func (t *trees) make(inner string) error {
 	for _, m := range t.mounts {
 		if err := os.MkdirAll(filepath.Join(m, inner), 0o755); err != nil {
+			return fmt.Errorf("make cgroup: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeBelow makes the cgroup inner below one that libcontainer made. A cpuset of
+// v1 has no CPUs by itself, and takes no process then.
+func (t *trees) makeBelow(inner string) error {
+	if err := t.make(inner); err != nil {
+		return err
+	}
+	dir := t.dir("cpuset", inner)
+	if t.v2() || dir == "" {
+		return nil
+	}
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		val, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+		if err == nil {
+			err = t.put("cpuset", filepath.Join(dir, file), string(val))
+		}
+		if err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
 	}
@@ -214,6 +234,10 @@ func (t *trees) kill(inner string) error {
 // killOne kills pid if it still is in the cgroup once a descriptor of it is
 // held: a number may have been given to another process meanwhile.
 func (t *trees) killOne(inner string, pid int) error {
+	return t.signalOne(inner, pid, unix.SIGKILL)
+}
+
+func (t *trees) signalOne(inner string, pid int, sig unix.Signal) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return nil // it is gone
@@ -222,9 +246,9 @@ func (t *trees) killOne(inner string, pid int) error {
 	if !slices.Contains(t.pids(inner), pid) {
 		return nil
 	}
-	err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	err = unix.PidfdSendSignal(fd, sig, nil, 0)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", pid, err)
+		return fmt.Errorf("signal process %d: %w", pid, err)
 	}
 	return nil
 }
@@ -269,7 +293,7 @@ func (t *trees) enable(inner string) {
 	if !t.v2() {
 		return
 	}
-	for _, c := range []string{"cpu", "memory", "pids"} {
+	for _, c := range []string{"cpu", "memory", "pids", "io"} {
 		_ = os.WriteFile(filepath.Join(t.unified, inner, "cgroup.subtree_control"), []byte("+"+c), 0)
 	}
 }
@@ -284,79 +308,30 @@ func (t *trees) enableAbove(inner string) {
 	t.enable(inner)
 }
 
-// cpuPeriod is that of cpu.max and cpu.cfs_period_us, in microseconds: the
-// kernel's default.
-const cpuPeriod = 100_000
-
-// limit puts l in force on the cgroup; zero lifts a limit.
-func (t *trees) limit(inner string, l vassal.Limits) error {
-	type row struct {
-		option, controller, v1, v2 string
-		set                        bool
-		val1, val2                 string
-	}
-	num := func(n int64, none string) string {
-		if n <= 0 {
-			return none
-		}
-		return strconv.FormatInt(n, 10)
-	}
-	quota := int64(l.CPUMax * cpuPeriod)
-	for _, r := range []row{
-		{"memory-max", "memory", "memory.limit_in_bytes", "memory.max", l.MemoryMax > 0, num(l.MemoryMax, "-1"), num(l.MemoryMax, "max")},
-		{"cpu-max", "cpu", "cpu.cfs_quota_us", "cpu.max", l.CPUMax > 0, num(quota, "-1"), num(quota, "max") + " " + strconv.Itoa(cpuPeriod)},
-		{"pids-max", "pids", "pids.max", "pids.max", l.PidsMax > 0, num(l.PidsMax, "max"), num(l.PidsMax, "max")},
-	} {
-		file, val := r.v1, r.val1
-		if t.v2() {
-			file, val = r.v2, r.val2
-		}
-		dir := t.dir(r.controller, inner)
-		err := fmt.Errorf("%w: no %s controller", ErrNotSupported, r.controller)
-		if dir != "" {
-			err = t.put(r.controller, filepath.Join(dir, file), val)
-		}
-		if err != nil && (r.set || dir != "" && !errors.Is(err, os.ErrNotExist)) {
-			return fmt.Errorf("%s: %w", r.option, err)
-		}
-	}
-	return nil
-}
-
-// put writes a file of a controller. Where the controller is off the file is
-// missing, and a cgroup file system answers "permission denied" to who would
-// create it.
-func (t *trees) put(controller, file, val string) error {
-	err := os.WriteFile(file, []byte(val), 0)
-	if errors.Is(err, os.ErrPermission) {
-		if _, serr := os.Stat(file); errors.Is(serr, os.ErrNotExist) {
-			return fmt.Errorf("the %s controller is off in cgroup %s: %w", controller, filepath.Dir(file), serr)
-		}
-	}
-	return err
-}
-
 // usage reads the kernel's counters of the cgroup. A controller that is
 // missing counts nothing.
 func (t *trees) usage(inner string) (Usage, error) {
 	if _, err := os.Stat(t.procsDir(inner)); err != nil {
 		return Usage{}, fmt.Errorf("usage: %w", err)
 	}
+	u := Usage{
+		Pids:        readInt(t.dir("pids", inner), "pids.current"),
+		PidsRefused: readKey(t.dir("pids", inner), "pids.events", "max"),
+	}
 	if t.v2() {
 		d := filepath.Join(t.unified, inner)
-		return Usage{
-			MemoryBytes: readInt(d, "memory.current"),
-			OOMKills:    readKey(d, "memory.events", "oom_kill"),
-			CPUUsec:     readKey(d, "cpu.stat", "usage_usec"),
-			Pids:        readInt(d, "pids.current"),
-		}, nil
+		u.MemoryBytes = readInt(d, "memory.current")
+		u.OOMKills = readKey(d, "memory.events", "oom_kill")
+		u.MemorySlowed = readKey(d, "memory.events", "high")
+		u.CPUUsec = readKey(d, "cpu.stat", "usage_usec")
+		u.ThrottledUsec = readKey(d, "cpu.stat", "throttled_usec")
+		return u, nil
 	}
-	return Usage{
-		MemoryBytes: readInt(t.dir("memory", inner), "memory.usage_in_bytes"),
-		OOMKills:    readKey(t.dir("memory", inner), "memory.oom_control", "oom_kill"),
-		CPUUsec:     readInt(t.dir("cpuacct", inner), "cpuacct.usage") / 1000,
-		Pids:        readInt(t.dir("pids", inner), "pids.current"),
-	}, nil
+	u.MemoryBytes = readInt(t.dir("memory", inner), "memory.usage_in_bytes")
+	u.OOMKills = readKey(t.dir("memory", inner), "memory.oom_control", "oom_kill")
+	u.CPUUsec = readInt(t.dir("cpuacct", inner), "cpuacct.usage") / 1000
+	u.ThrottledUsec = readKey(t.dir("cpu", inner), "cpu.stat", "throttled_time") / 1000
+	return u, nil
 }
 
 func readInt(dir, file string) int64 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -14,6 +15,9 @@ import (
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"liege/sandbox/stage"
+	"liege/vassal"
 )
 
 // config is the Spec in libcontainer's words. No seccomp, no uid and no
@@ -32,8 +36,23 @@ func (st *starting) config() (*configs.Config, error) {
 		spaces = append(spaces, configs.Namespace{Type: configs.NEWNET})
 		networks = []*configs.Network{{Type: "loopback"}}
 	}
+	var offsets map[string]specs.LinuxTimeOffset
+	if st.spec.TimeNS {
+		spaces = append(spaces, configs.Namespace{Type: configs.NEWTIME})
+		if offsets, err = fromNow(); err != nil {
+			return nil, err
+		}
+	}
+	var uids, gids []configs.IDMap
+	if m := st.spec.Users; m != nil {
+		spaces = append(spaces, configs.Namespace{Type: configs.NEWUSER})
+		uids, gids = idMap(m.Root, m.Users), idMap(m.Root, m.Groups)
+	}
 	devs, rules := deviceNodes()
 	return &configs.Config{
+		UIDMappings:     uids,
+		GIDMappings:     gids,
+		TimeOffsets:     offsets,
 		Rootfs:          st.root,
 		RootPropagation: unix.MS_PRIVATE | unix.MS_REC,
 		Mounts:          st.mounts(),
@@ -51,9 +70,33 @@ func (st *starting) config() (*configs.Config, error) {
 			Resources: st.resources(rules),
 		},
 		Hooks: configs.Hooks{
-			configs.CreateRuntime: {configs.NewFunctionHook(st.created)},
+			configs.CreateRuntime:   {configs.NewFunctionHook(st.created)},
+			configs.CreateContainer: st.jailHooks(),
 		},
 	}, nil
+}
+
+// idMap maps root to an id of the host, and others to themselves.
+func idMap(root int, same []int) []configs.IDMap {
+	out := []configs.IDMap{{ContainerID: 0, HostID: int64(root), Size: 1}}
+	for _, id := range same {
+		out = append(out, configs.IDMap{ContainerID: int64(id), HostID: int64(id), Size: 1})
+	}
+	return out
+}
+
+// fromNow are the offsets that make the clocks since boot begin now: how long
+// the host runs is no business of a vassal's.
+func fromNow() (map[string]specs.LinuxTimeOffset, error) {
+	out := map[string]specs.LinuxTimeOffset{}
+	for name, clock := range map[string]int32{"monotonic": unix.CLOCK_MONOTONIC, "boottime": unix.CLOCK_BOOTTIME} {
+		var now unix.Timespec
+		if err := unix.ClockGettime(clock, &now); err != nil {
+			return nil, os.NewSyscallError("clock_gettime", err)
+		}
+		out[name] = specs.LinuxTimeOffset{Secs: -now.Sec}
+	}
+	return out, nil
 }
 
 // resources are the limits of the generation's own cgroup. Those in force are
@@ -67,6 +110,9 @@ func (st *starting) resources(rules []*devices.Rule) *cgroups.Resources {
 	r := &cgroups.Resources{Devices: rules, Memory: l.MemoryMax}
 	if l.PidsMax > 0 {
 		r.PidsLimit = &l.PidsMax
+	}
+	if l.OOMGroup && st.m.trees.v2() {
+		r.Unified = map[string]string{"memory.oom.group": "1"}
 	}
 	if l.CPUMax > 0 && st.m.trees.v2() {
 		r.CpuQuota, r.CpuPeriod = int64(l.CPUMax*cpuPeriod), cpuPeriod
@@ -94,10 +140,23 @@ func (st *starting) created(state *specs.State) error {
 			return os.NewSyscallError("fstat", err)
 		}
 	}
-	if st.spec.Created == nil {
-		return nil
+	// The record names the line's addresses, so that whoever comes after a
+	// killed Emperor finds what there is of it.
+	if err := st.openLine(); err != nil {
+		return err
 	}
-	return st.spec.Created(box.Record())
+	if st.spec.Created != nil {
+		if err := st.spec.Created(box.Record()); err != nil {
+			return err
+		}
+	}
+	if err := st.attachLine(state.Pid); err != nil {
+		return err
+	}
+	if err := st.openGate(state.Pid); err != nil {
+		return err
+	}
+	return st.emperorHooks(vassal.AsEmperor, fmt.Sprintf("UWSGI_VASSAL_PID=%d", state.Pid), rootEnv(st.root), "LIEGE_CGROUP="+box.cgroup)
 }
 
 // The usual masks of a container's /proc and /sys.
@@ -118,14 +177,23 @@ const (
 
 // mounts is the composed root in the order of mounting (CONTRACT 4).
 func (st *starting) mounts() []*configs.Mount {
+	tty := "newinstance,ptmxmode=0666,mode=0620,gid=5"
+	if st.spec.Users != nil { // where tty has no number
+		tty = "newinstance,ptmxmode=0666,mode=0600"
+	}
+	hide := ""
+	if st.spec.HidePID {
+		hide = "hidepid=2"
+	}
 	ms := []*configs.Mount{
-		{Device: "proc", Source: "proc", Destination: "/proc", Flags: nothing},
+		{Device: "proc", Source: "proc", Destination: "/proc", Flags: nothing, Data: hide},
 		{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/dev", Flags: unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_STRICTATIME | unix.MS_RDONLY, Data: "mode=755,size=64k"},
-		{Device: "devpts", Source: "devpts", Destination: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: "newinstance,ptmxmode=0666,mode=0620,gid=5"},
+		{Device: "devpts", Source: "devpts", Destination: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: tty},
 		{Device: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Flags: nothing},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/run", Flags: nothing, Data: "mode=755,size=16m"},
 	}
+	ms = append(ms, st.placesInRun()...)
 	ms = append(ms, st.cgroupMounts()...)
 	for _, p := range private {
 		if st.spec.Bare {
@@ -144,6 +212,24 @@ func (st *starting) mounts() []*configs.Mount {
 		if b.Source != "" {
 			ms = append(ms, bind(b))
 		}
+	}
+	return ms
+}
+
+// placesInRun are the places of attached mounts in /run, which is empty: what
+// is mounted there makes them, and is covered.
+func (st *starting) placesInRun() []*configs.Mount {
+	var ms []*configs.Mount
+	for _, a := range st.spec.Plan.Attach {
+		below := slices.ContainsFunc(st.spec.Plan.Attach, func(o stage.Attach) bool { return inside(a.Target, o.Target) })
+		if !inside(a.Target, "/run") || below {
+			continue
+		}
+		if isDir, err := st.targetIsDir(a); err == nil && !isDir {
+			ms = append(ms, &configs.Mount{Device: "bind", Source: "/dev/null", Destination: a.Target, Flags: unix.MS_BIND | tmpfsRO})
+			continue
+		}
+		ms = append(ms, &configs.Mount{Device: "tmpfs", Source: "tmpfs", Destination: a.Target, Flags: tmpfsRO, Data: "mode=755,size=4k"})
 	}
 	return ms
 }

@@ -22,7 +22,7 @@ func (st *starting) harden() error {
 		// Never unlocked: the thread is in another mount namespace from here
 		// on, and ends with the goroutine. It is not the main one (Init).
 		runtime.LockOSThread()
-		done <- hardenMounts(st.box.pidfd, st.spec.Masked)
+		done <- hardenMounts(st.box.pidfd, st.spec.Masked, st.spec.Users != nil)
 	}()
 	if err := <-done; err != nil {
 		return fmt.Errorf("harden the mounts: %w", err)
@@ -30,7 +30,7 @@ func (st *starting) harden() error {
 	return nil
 }
 
-func hardenMounts(pidfd int, masked []string) error {
+func hardenMounts(pidfd int, masked []string, userNS bool) error {
 	// The kernel lets no thread change its mount namespace that shares its
 	// root with others.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
@@ -43,6 +43,12 @@ func hardenMounts(pidfd int, masked []string) error {
 	for _, top := range []string{"/proc", "/sys"} {
 		if err := unix.MountSetattr(unix.AT_FDCWD, top, unix.AT_RECURSIVE, &attr); err != nil {
 			return fmt.Errorf("%s: %w", top, err)
+		}
+	}
+	if userNS { // its devices are binds of the host's
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC}
+		if err := unix.MountSetattr(unix.AT_FDCWD, "/dev", unix.AT_RECURSIVE, &attr); err != nil {
+			return fmt.Errorf("/dev: %w", err)
 		}
 	}
 	for _, path := range masked {

@@ -96,6 +96,12 @@ func NewManager(cfg ManagerConfig) (_ *Manager, err error) {
 			return nil, fmt.Errorf("run directory: %w", err)
 		}
 	}
+	// Root of a user namespace goes through them to its own root.
+	for _, d := range []string{m.dir, m.rootDir()} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			return nil, fmt.Errorf("run directory: %w", err)
+		}
+	}
 	if m.trees, err = findTrees(); err != nil {
 		return nil, err
 	}

@@ -111,7 +111,7 @@ func TestRealStageFailure(t *testing.T) {
 			stage.Failure{Step: stage.StepExec, What: "/etc/passwd", Errno: int(unix.EACCES), Msg: "permission denied"}},
 		{"badhook", func(p *stage.Plan) {
 			p.Hooks = []vassal.Hook{{Phase: vassal.AsUser, Action: "exec", Arg: "echo no luck; exit 4", At: vassal.Origin{File: "/etc/vassals/x.ini", Line: 8}}}
-		}, stage.Failure{Step: stage.StepUserHook, At: vassal.Origin{File: "/etc/vassals/x.ini", Line: 8},
+		}, stage.Failure{Step: stage.HookStep(vassal.AsUser), At: vassal.Origin{File: "/etc/vassals/x.ini", Line: 8},
 			What: "hook-as-user = exec:echo no luck; exit 4", Msg: "exit status 4", Output: "no luck"}},
 	} {
 		t.Run(string(c.name), func(t *testing.T) {
@@ -158,7 +158,7 @@ func TestRealStageTenantDirectory(t *testing.T) {
 	b := r.start(spec)
 	f := <-b.Failure()
 	b.wait()
-	if f == nil || f.Step != stage.StepRootHook || !strings.Contains(f.Msg, "symbolic link in a directory that not only root can write") {
+	if f == nil || f.Step != stage.HookStep(vassal.AsRoot) || !strings.Contains(f.Msg, "symbolic link in a directory that not only root can write") {
 		t.Errorf("got %+v; log: %s", f, b.output())
 	}
 }

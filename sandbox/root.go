@@ -13,23 +13,33 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/sandbox/stage"
+	"liege/selinux"
 )
 
 // rootFlags are those of the composed root: it holds generated files only.
 const rootFlags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
 // makeRoot makes the composed root: a small file system with the generated
-// files and the mount points of what the stage attaches. libcontainer makes
-// the other mount points in it; then it becomes read-only for good, and the
-// host's mount of it goes.
+// files and the mount points of what the stage attaches, over a tree if there
+// is one. libcontainer makes the other mount points in it; then it becomes
+// read-only for good, and the host's mount of it goes.
 func (st *starting) makeRoot() error {
 	st.root = filepath.Join(st.m.rootDir(), st.spec.ID)
 	if err := os.Mkdir(st.root, 0o755); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
 	st.undo = append(st.undo, st.dropRoot)
-	if err := unix.Mount("liege", st.root, "tmpfs", rootFlags, "mode=0755,size=16m,nr_inodes=64k"); err != nil {
+	data := "mode=0755,size=16m,nr_inodes=64k"
+	if label := selinux.MountOption(st.spec.RootLabel); label != "" {
+		data += "," + label
+	}
+	if err := unix.Mount("liege", st.root, "tmpfs", rootFlags, data); err != nil {
 		return fmt.Errorf("root: mount %s: %w", st.root, err)
+	}
+	if st.spec.Tree != nil {
+		if err := st.overTree(); err != nil {
+			return err
+		}
 	}
 	if err := st.divert(); err != nil {
 		return err
@@ -41,6 +51,12 @@ func (st *starting) makeRoot() error {
 	defer root.Close()
 	for _, f := range slices.SortedFunc(slices.Values(st.spec.Files), linksFirst) {
 		if err := makeFile(root, f); err != nil {
+			return fmt.Errorf("root: %w", err)
+		}
+	}
+	// Root of a user namespace may make nothing in the root.
+	if st.spec.Tree != nil || st.spec.Users != nil {
+		if err := st.claimPoints(root); err != nil {
 			return fmt.Errorf("root: %w", err)
 		}
 	}
@@ -57,7 +73,10 @@ func (st *starting) dropRoot() error {
 	if st.root == "" {
 		return nil
 	}
-	if mounted, err := isMount(st.root); err == nil && mounted {
+	for range 2 { // an overlay lies over its upper layer
+		if mounted, err := isMount(st.root); err != nil || !mounted {
+			break
+		}
 		if err := unix.Unmount(st.root, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("root: unmount %s: %w", st.root, err)
 		}
@@ -71,7 +90,11 @@ func (st *starting) dropRoot() error {
 
 // sealRoot makes the root's file system itself read-only, in the sandbox too.
 func (st *starting) sealRoot() error {
-	if err := unix.Mount("", st.root, "", unix.MS_REMOUNT|unix.MS_RDONLY|rootFlags, ""); err != nil {
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_RDONLY | rootFlags)
+	if st.spec.Tree != nil {
+		flags &^= unix.MS_NOEXEC
+	}
+	if err := unix.Mount("", st.root, "", flags, ""); err != nil {
 		return fmt.Errorf("make the root read-only: %w", err)
 	}
 	return nil
@@ -92,7 +115,10 @@ func makeFile(root *os.Root, f GenFile) error {
 	if name == "" {
 		return errors.New("a generated file has no name")
 	}
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
+	if err := claimWay(root, path.Dir(name)); err != nil {
+		return err
+	}
+	if err := clearName(root, name); err != nil {
 		return err
 	}
 	if f.Link != "" {
@@ -108,8 +134,9 @@ func makeFile(root *os.Root, f GenFile) error {
 
 // divert turns the binds that libcontainer cannot make into detached ones for
 // the stage: below a private directory, where an earlier generation may have
-// put a link, and below an attached mount, which would cover them. The stage
-// attaches the shallow before the deep.
+// put a link; below an attached mount, which would cover them; and below
+// another bind, in whose source libcontainer would make the mount point. The
+// stage attaches the shallow before the deep.
 func (st *starting) divert() error {
 	spec := &st.spec
 	rest := make([]Mount, 0, len(spec.Root))
@@ -121,14 +148,11 @@ func (st *starting) divert() error {
 			rest = append(rest, b)
 			continue
 		}
-		if b.Recursive {
-			return fmt.Errorf("bind %s: a recursive bind cannot lie below a path of the vassal's own", b.Target)
-		}
 		src, err := os.OpenFile(b.Source, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}
-		mount, err := DetachedBind(src, BindFlags{Writable: b.Writable, Exec: b.Exec})
+		mount, err := DetachedBind(src, BindFlags{Writable: b.Writable, Exec: b.Exec, Recursive: b.Recursive})
 		src.Close()
 		if err != nil {
 			return err
@@ -153,6 +177,11 @@ func (st *starting) covered(target string) bool {
 			return true
 		}
 	}
+	for _, b := range st.spec.Root {
+		if inside(target, b.Target) {
+			return true
+		}
+	}
 	for _, a := range st.spec.Plan.Attach {
 		if inside(target, a.Target) {
 			return true
@@ -170,11 +199,10 @@ func inside(p, dir string) bool {
 // make: in the root, or in a private directory. Below another bind it has to
 // exist, and the stage says so if it does not.
 func (st *starting) makeTarget(root *os.Root, a stage.Attach) error {
-	var stat unix.Stat_t
-	if err := unix.Fstat(int(st.spec.Detached[a.Mount].Fd()), &stat); err != nil {
-		return os.NewSyscallError("fstat", err)
+	isDir, err := st.targetIsDir(a)
+	if err != nil {
+		return err
 	}
-	isDir := stat.Mode&unix.S_IFMT == unix.S_IFDIR
 	target := path.Clean(a.Target)
 	for _, p := range private {
 		if inside(target, p.target) {
@@ -191,18 +219,7 @@ func (st *starting) makeTarget(root *os.Root, a stage.Attach) error {
 			return nil
 		}
 	}
-	name := strings.TrimPrefix(target, "/")
-	if isDir {
-		return root.MkdirAll(name, 0o755)
-	}
-	if err := root.MkdirAll(path.Dir(name), 0o755); err != nil {
-		return err
-	}
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o644)
-	if err != nil {
-		return err
-	}
-	return f.Close()
+	return claim(root, target, isDir)
 }
 
 // makeBeneath makes a directory or an empty file below dir, where a tenant can

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/opencontainers/runc/libcontainer"
 
+	"liege/sandbox/network"
 	"liege/sandbox/stage"
 	"liege/vassal"
 )
@@ -25,14 +27,23 @@ type Spec struct {
 	Gen      int
 	Hostname string
 	HostNet  bool // keep the host's network namespace
-	Root     []Mount
-	Files    []GenFile // generated files, such as /etc/passwd
-	Masked   []string  // paths inside that are shown empty; what does not exist is skipped
-	Limits   vassal.Limits
+	NAT      *NAT // the way out of its own one; nil: none
+	// Tree is the system that the root is made over (an O_PATH descriptor of
+	// its directory); nil: the root has what Root and Files bring. Nothing is
+	// ever made in the tree.
+	Tree    *os.File
+	Root    []Mount
+	Files   []GenFile // generated files, such as /etc/passwd
+	Users   *IDMaps   // a user namespace with these ids; nil: none
+	HidePID bool      // /proc shows each user its own processes only
+	TimeNS  bool      // a time namespace: clocks since boot count from the start
+	Masked  []string  // paths inside that are shown empty; what does not exist is skipped
+	Limits  vassal.Limits
 	// MemoryCeiling bounds what memory-max may be raised to while two
 	// generations live, in bytes; 0: nothing does.
 	MemoryCeiling int64
-	MountLabel    string // SELinux context of the file systems made for it
+	MountLabel    string // SELinux context of the file systems made for it: /dev, /run, the private ones
+	RootLabel     string // of the composed root and the generated files in it
 	Plan          stage.Plan
 	// Bare keeps what is the vassal's out of reach: its private /tmp, /var/tmp
 	// and /dev/shm are empty and read-only, and Limits hold for the
@@ -45,11 +56,53 @@ type Spec struct {
 	Detached  []*os.File // mounts for Plan.Attach
 	Stdout    *os.File   // of the vassal: its log; stderr too
 
+	// Doors are the addresses inside on which a relay answers.
+	Doors Doors
+
 	// Created, if set, is called when the process and its namespaces exist
 	// and before anything of the vassal runs in them. The Record it is given
 	// is what Adopt needs after the Emperor was killed. An error ends the
 	// start.
 	Created func(Record) error
+
+	// HostHooks are the hooks that run before the root is entered; those that
+	// run inside are in Plan. Told, if set, is given the failure of one that
+	// does not end the start.
+	HostHooks []vassal.Hook
+	Told      func(*stage.Failure)
+}
+
+// IDMaps are the ids of a user namespace: of root inside, and of those ids of
+// the host that are themselves. All others are nobody.
+type IDMaps struct {
+	Root   int // uid and gid on the host
+	Users  []int
+	Groups []int
+}
+
+// host is the host's number of an id inside; -1: it has none.
+func (m *IDMaps) host(id int, same []int) int {
+	switch {
+	case m == nil || slices.Contains(same, id):
+		return id
+	case id == 0:
+		return m.Root
+	}
+	return -1
+}
+
+func (m *IDMaps) hostUID(id int) int {
+	if m == nil {
+		return id
+	}
+	return m.host(id, m.Users)
+}
+
+func (m *IDMaps) hostGID(id int) int {
+	if m == nil {
+		return id
+	}
+	return m.host(id, m.Groups)
 }
 
 // Mount is one bind of a root-owned host path into the composed root, mounted
@@ -82,8 +135,14 @@ type Sandbox struct {
 	cgroup  string // as an inner path
 	plan    stage.Plan
 	hostNet bool
+	timeNS  bool
+	users   *IDMaps
 	bare    bool
+	relays  bool  // it has a relay beside it
 	memory  int64 // memory-max
+
+	nat       bool              // it is on the vassal's line (v.lineMu)
+	addresses network.Addresses // there
 
 	pid    int
 	start  uint64            // of the process, in ticks since boot
@@ -93,7 +152,8 @@ type Sandbox struct {
 	process   *libcontainer.Process
 	logOwner  *unix.Stat_t // of the log, before libcontainer changes it
 
-	killed  atomic.Bool // by Kill
+	guests  atomic.Int64 // so far: Enter
+	killed  atomic.Bool  // by Kill
 	failure chan *stage.Failure
 	reading chan struct{} // closed when nobody can report a failure any more
 	ended   chan struct{} // closed when the first process has ended
@@ -157,6 +217,11 @@ func (s *Sandbox) Processes() []int { return s.m.trees.pids(s.cgroup) }
 // Usage is what the kernel counted for a cgroup.
 type Usage struct {
 	MemoryBytes, OOMKills, CPUUsec, Pids int64
+	MemorySlowed                         int64 // times that memory-high held it up
+	PidsRefused                          int64 // processes and threads that pids-max refused
+	ThrottledUsec                        int64 // that cpu-max kept it waiting
+	// Bytes that left and reached the vassal by net = nat; of the vassal only.
+	SentBytes, ReceivedBytes int64
 }
 
 // Usage reads the generation's cgroup.
@@ -178,14 +243,14 @@ func (s *Sandbox) supervise() {
 	<-s.reading
 	u, _ := s.m.trees.usage(s.cgroup)
 	s.exit = s.describe(u.OOMKills)
-	if err := errors.Join(s.dispose(), s.v.end(s, u.OOMKills)); err != nil {
+	if err := errors.Join(s.dispose(), s.v.end(s, u)); err != nil {
 		s.m.warn("left behind", s, err)
 	}
 }
 
 // dispose removes the generation's cgroup and libcontainer's state.
 func (s *Sandbox) dispose() error {
-	var errs []error
+	errs := []error{s.v.hangUp(s)}
 	if s.container != nil {
 		errs = append(errs, s.container.Destroy())
 	}

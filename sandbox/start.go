@@ -13,17 +13,23 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
+	"liege/sandbox/network"
 	"liege/sandbox/stage"
+	"liege/selinux"
+	"liege/vassal"
 )
 
 // starting is one call of Start: what must be undone or closed at its end.
 type starting struct {
+	ctx  context.Context // of Start, for what runs inside libcontainer's
 	m    *Manager
 	v    *Vassal
 	spec Spec
 	box  *Sandbox
-	root string     // the composed root, on the host for the time of the start
-	own  []*os.File // descriptors that only the child needs
+	root string       // the composed root, on the host for the time of the start
+	gate *Gate        // until it has an owner
+	line *network.Net // nil: no way out
+	own  []*os.File   // descriptors that only the child needs
 	undo []func() error
 }
 
@@ -39,8 +45,8 @@ func (m *Manager) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) 
 	}
 	spec.Plan.Attach = slices.Clone(spec.Plan.Attach)
 	spec.Detached = slices.Clone(spec.Detached)
-	st := &starting{m: m, v: v, spec: spec, box: &Sandbox{
-		m: m, v: v, id: spec.ID, gen: spec.Gen, hostNet: spec.HostNet, bare: spec.Bare, memory: spec.Limits.MemoryMax,
+	st := &starting{ctx: ctx, m: m, v: v, spec: spec, box: &Sandbox{
+		m: m, v: v, id: spec.ID, gen: spec.Gen, hostNet: spec.HostNet, timeNS: spec.TimeNS, users: spec.Users, bare: spec.Bare, memory: spec.Limits.MemoryMax, relays: len(spec.Doors.All) > 0,
 		cgroup:  v.generation(spec.Gen),
 		failure: make(chan *stage.Failure, 1),
 		reading: make(chan struct{}),
@@ -85,10 +91,16 @@ func (st *starting) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := st.v.begin(st.box, st.spec.Limits, st.spec.MemoryCeiling); err != nil {
+	if err := st.v.begin(st.box, st.spec.Limits, st.spec.MemoryCeiling, st.spec.MountLabel); err != nil {
 		return err
 	}
-	st.undo = append(st.undo, func() error { return st.v.end(st.box, 0) })
+	st.undo = append(st.undo, func() error { return st.v.end(st.box, Usage{}) })
+	if err := st.emperorHooks(vassal.BeforeVassal); err != nil {
+		return err
+	}
+	if err := st.makeGate(); err != nil {
+		return err
+	}
 	if err := st.makeRoot(); err != nil {
 		return err
 	}
@@ -102,7 +114,7 @@ func (st *starting) run(ctx context.Context) error {
 		return err
 	}
 	st.undo = append(st.undo, func() error {
-		return errors.Join(st.m.trees.remove(st.box.cgroup), st.m.removeState(st.spec.ID))
+		return errors.Join(st.v.hangUp(st.box), st.m.trees.remove(st.box.cgroup), st.m.removeState(st.spec.ID))
 	})
 	st.box.container, err = libcontainer.Create(st.m.stateDir(), st.spec.ID, cfg)
 	if err != nil {
@@ -110,6 +122,9 @@ func (st *starting) run(ctx context.Context) error {
 	}
 	st.box.process = st.newProcess(files)
 	if err := st.clone(ctx); err != nil {
+		if f := reported(status); f != nil && ctx.Err() == nil {
+			return f
+		}
 		return err
 	}
 	// From here on the box has a process, and its supervisor undoes the rest.
@@ -120,6 +135,7 @@ func (st *starting) run(ctx context.Context) error {
 	go st.box.readFailure(status)
 	go st.box.supervise()
 	err = errors.Join(st.restoreStdout(), st.dropRoot(), st.harden())
+	cfg.Rootfs = "/" // that was only there for the start; libcontainer begins Enter in it
 	if err == nil {
 		err = st.release(ctx)
 	}
@@ -146,6 +162,10 @@ func (st *starting) newProcess(files []*os.File) *libcontainer.Process {
 func (st *starting) donate() (status *os.File, files []*os.File, err error) {
 	spec := &st.spec
 	spec.Plan.Files = stage.Donated{Listeners: len(spec.Listeners), Mounts: len(spec.Detached)}
+	hooks, err := st.donateHooks()
+	if err != nil {
+		return nil, nil, err
+	}
 	st.box.plan = spec.Plan
 	text, err := spec.Plan.Encode()
 	if err != nil {
@@ -156,19 +176,33 @@ func (st *starting) donate() (status *os.File, files []*os.File, err error) {
 		return nil, nil, fmt.Errorf("plan: %w", err)
 	}
 	st.own = append(st.own, plan)
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	status, child, err := statusChannel(spec.Plan.Context)
+	if err != nil {
+		return nil, nil, err
+	}
+	st.own = append(st.own, child)
+	files = slices.Concat(spec.Listeners, []*os.File{spec.Control, spec.App, plan, child}, spec.Detached, hooks)
+	return status, files, nil
+}
+
+// statusChannel is a channel on which a stage reports; context is what it may
+// have become by then.
+func statusChannel(context string) (status, child *os.File, err error) {
+	var pair [2]int
+	err = selinux.Sockets(context, func() (err error) { // what fails in that domain is reported too (KERNEL 7)
+		pair, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		return err
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("status channel: %w", err)
 	}
 	status = os.NewFile(uintptr(pair[0]), "status")
-	child := os.NewFile(uintptr(pair[1]), "status of the stage")
+	child = os.NewFile(uintptr(pair[1]), "status of the stage")
 	// The stage's end blocks, as it expects of any descriptor.
 	if err := unix.SetNonblock(pair[1], false); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("status channel: %w", err), status.Close(), child.Close())
 	}
-	st.own = append(st.own, child)
-	files = slices.Concat(spec.Listeners, []*os.File{spec.Control, spec.App, plan, child}, spec.Detached)
-	return status, files, nil
+	return status, child, nil
 }
 
 // clone runs libcontainer until its init waits for the word to execute the

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/sandbox/network"
 	"liege/sandbox/stage"
 	"liege/vassal"
 )
@@ -27,6 +28,7 @@ type Record struct {
 	Namespaces map[string]string `json:"namespaces"`
 	HostNet    bool              `json:"host_net"`
 	Bare       bool              `json:"bare,omitempty"`
+	Addresses  network.Addresses `json:"addresses,omitzero"` // of net = nat
 }
 
 // Record describes the sandbox for Adopt.
@@ -34,6 +36,7 @@ func (s *Sandbox) Record() Record {
 	return Record{
 		ID: s.id, Name: s.v.name, Gen: s.gen, PID: s.pid, StartTime: s.start,
 		Cgroup: s.cgroup, Namespaces: s.spaces, HostNet: s.hostNet, Bare: s.bare,
+		Addresses: s.addresses,
 	}
 }
 
@@ -70,9 +73,12 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 		ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	close(s.reading)
-	if err := v.begin(s, limits, 0); err != nil {
+	if err := v.begin(s, limits, 0, ""); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
+	}
+	if err := v.adoptLine(s, r.Addresses); err != nil {
+		m.warn("its network is not as it was", s, err)
 	}
 	m.running.Add(1)
 	go s.pollProcess()
@@ -101,6 +107,11 @@ func (m *Manager) Sweep(keep func(name vassal.Name, gen int) bool) error {
 	end := time.Now().Add(sweepTime)
 	m.killOrphans(m.leaf())
 	m.killOrphans(m.outside())
+	if m.hooks != nil {
+		for _, id := range entries(m.trees.procsDir(m.outside())) {
+			_ = unix.Rmdir(filepath.Join(m.trees.procsDir(m.outside()), id)) // ENOTDIR: a file of the cgroup's
+		}
+	}
 	kept := map[string]bool{}
 	for name, gens := range m.found() {
 		spared := 0
@@ -118,6 +129,7 @@ func (m *Manager) Sweep(keep func(name vassal.Name, gen int) bool) error {
 			}
 			errs = append(errs, m.trees.remove(inner))
 		}
+		errs = append(errs, m.sweepGates(name, func(gen int) bool { return kept[fmt.Sprintf("%s-g%d", name, gen)] }, end))
 		if spared == 0 {
 			errs = append(errs, m.sweepVassal(name, end))
 		} else {
@@ -170,8 +182,16 @@ func (m *Manager) sweepDirs(kept map[string]bool) error {
 			errs = append(errs, m.removeState(id))
 		}
 	}
+	for _, id := range entries(m.doorsDir()) {
+		if !kept[id] {
+			errs = append(errs, os.RemoveAll(m.nodesDir(id)))
+		}
+	}
 	for _, id := range entries(m.rootDir()) {
 		errs = append(errs, (&starting{m: m, root: filepath.Join(m.rootDir(), id)}).dropRoot())
+	}
+	if _, err := os.Stat(m.netDir()); err == nil {
+		errs = append(errs, network.Sweep(m.netDir(), func(name string) bool { return kept[name] }))
 	}
 	for _, d := range entries(m.dir) {
 		name, ok := strings.CutPrefix(d, "v-")

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/sandbox/network"
+	"liege/selinux"
 	"liege/vassal"
 )
 
@@ -22,8 +24,12 @@ type Vassal struct {
 	live   map[int]*Sandbox
 	closed bool
 	limits vassal.Limits // of the newest generation
-	oom    int64         // kills in generations that are gone (v1 counts them there only)
+	gone   Usage         // counted in generations that are gone, where the vassal's own cgroup does not count it
 	size   int64         // of the private tmpfs
+
+	lineMu    sync.Mutex
+	net       *network.Net // nil: it has none, or none yet
+	connected int          // generations on it
 }
 
 // The private directories and where they are seen.
@@ -55,6 +61,21 @@ func (m *Manager) Vassal(name vassal.Name) (*Vassal, error) {
 	return v, nil
 }
 
+// Cgroup is the cgroup that the vassal has, or would have: Vassal makes it.
+func (m *Manager) Cgroup(name vassal.Name) string { return (&Vassal{m: m, name: name}).cgroup() }
+
+// Has reports whether there is something of the vassal: made here, or left by
+// a killed Emperor. A vassal that was never started has nothing.
+func (m *Manager) Has(name vassal.Name) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.vassals[name] != nil {
+		return true
+	}
+	_, err := os.Lstat((&Vassal{m: m, name: name}).dir())
+	return err == nil
+}
+
 func (v *Vassal) cgroup() string           { return v.m.all() + "/" + v.name.Dir() }
 func (v *Vassal) generation(n int) string  { return fmt.Sprintf("%s/g%d", v.cgroup(), n) }
 func (v *Vassal) dir() string              { return filepath.Join(v.m.dir, v.name.Dir()) }
@@ -81,6 +102,10 @@ func (v *Vassal) makePrivate() error {
 		}
 		v.size = v.m.tmpBytes(0)
 	}
+	// Everybody may write to what is in it: nobody but the vassal gets there.
+	if err := os.Chmod(v.dir(), 0o700); err != nil {
+		return fmt.Errorf("private directories: %w", err)
+	}
 	for _, p := range private {
 		d := v.private(p.dir)
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -104,7 +129,7 @@ func (m *Manager) tmpBytes(memoryMax int64) int64 {
 	return limit
 }
 
-func tmpfsSize(n int64) string { return fmt.Sprintf("mode=0755,size=%d,nr_inodes=1m", n) }
+func tmpfsSize(n int64) string { return fmt.Sprintf("mode=0700,size=%d,nr_inodes=1m", n) }
 
 // isMount tells whether a file system is mounted on dir.
 func isMount(dir string) (bool, error) {
@@ -121,7 +146,10 @@ func isMount(dir string) (bool, error) {
 // begin takes in a new generation and sets the vassal's limits for it. While
 // others live, memory-max and pids-max are raised by what those use, so that
 // the new one neither starves nor kills them (CONTRACT 18).
-func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
+//
+// The private directories get label, and with them what is made there from
+// then on.
+func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {
@@ -134,13 +162,21 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
 		v.live[s.gen] = s
 		return nil
 	}
+	for _, p := range private {
+		if err := selinux.Relabel(v.private(p.dir), label); err != nil {
+			return fmt.Errorf("private directories: %w", err)
+		}
+	}
 	if n := v.m.tmpBytes(l.MemoryMax); n != v.size {
 		if err := unix.Mount("", v.dir(), "", unix.MS_REMOUNT|tmpfsFlags, tmpfsSize(n)); err == nil {
 			v.size = n // smaller than what is in it: EINVAL, the old size stays
 		}
 	}
+	if s.relays && l.PidsMax > 0 {
+		l.PidsMax += RelayPids
+	}
 	raised := l
-	for gen := range v.live {
+	for gen, other := range v.live {
 		u, err := v.m.trees.usage(v.generation(gen))
 		if err != nil {
 			continue // it just ended
@@ -148,8 +184,14 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
 		if raised.MemoryMax > 0 {
 			raised.MemoryMax += u.MemoryBytes
 		}
+		if raised.MemoryHigh > 0 {
+			raised.MemoryHigh += u.MemoryBytes
+		}
 		if raised.PidsMax > 0 {
 			raised.PidsMax += u.Pids
+			if other.relays {
+				raised.PidsMax += RelayPids
+			}
 		}
 	}
 	if ceiling > 0 && l.MemoryMax > 0 {
@@ -162,14 +204,13 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64) error {
 	return nil
 }
 
-// end takes a generation out; with the last but one the limits fall back.
-func (v *Vassal) end(s *Sandbox, oomKills int64) error {
+// end takes a generation out; with the last but one the limits fall back. u is
+// what the kernel counted for it.
+func (v *Vassal) end(s *Sandbox, u Usage) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.live, s.gen)
-	if !v.m.trees.v2() {
-		v.oom += oomKills
-	}
+	v.gone.add(u)
 	if len(v.live) > 1 {
 		return nil
 	}
@@ -179,22 +220,42 @@ func (v *Vassal) end(s *Sandbox, oomKills int64) error {
 	return nil
 }
 
+// add adds the events that some kernels count only in the cgroup where they
+// happened.
+func (u *Usage) add(o Usage) {
+	u.OOMKills += o.OOMKills
+	u.MemorySlowed += o.MemorySlowed
+	u.PidsRefused += o.PidsRefused
+	u.ThrottledUsec += o.ThrottledUsec
+}
+
 // Usage is what the kernel counted for the vassal, over all its generations
 // since the Vassal was made.
+//
+// Memory and CPU time are the cgroup's with those below it. Of events that is
+// true of some kernels only: v1 counts a kill where the process was, v2 before
+// Linux 6.11 a refused fork where it was tried. There the vassal's own count
+// stays at 0. What cpu-max held up is counted where the quota ran out, in the
+// vassal's cgroup or in a generation's.
 func (v *Vassal) Usage() (Usage, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	u, err := v.m.trees.usage(v.cgroup())
-	if err != nil || v.m.trees.v2() {
+	t := v.traffic()
+	u.SentBytes, u.ReceivedBytes = t.Sent, t.Received
+	if err != nil {
 		return u, err
 	}
-	u.OOMKills += v.oom
+	below := v.gone
 	for gen := range v.live {
-		g, err := v.m.trees.usage(v.generation(gen))
-		if err == nil {
-			u.OOMKills += g.OOMKills
+		if g, err := v.m.trees.usage(v.generation(gen)); err == nil {
+			below.add(g)
 		}
 	}
+	u.OOMKills = max(u.OOMKills, below.OOMKills)
+	u.MemorySlowed = max(u.MemorySlowed, below.MemorySlowed)
+	u.PidsRefused = max(u.PidsRefused, below.PidsRefused)
+	u.ThrottledUsec += below.ThrottledUsec
 	return u, nil
 }
 
@@ -218,13 +279,15 @@ func (v *Vassal) Close() error {
 }
 
 func (v *Vassal) remove() error {
-	var errs []error
+	v.lineMu.Lock()
+	errs := []error{v.closeLine()}
+	v.lineMu.Unlock()
 	if mounted, err := isMount(v.dir()); err == nil && mounted {
 		if err := unix.Unmount(v.dir(), unix.MNT_DETACH); err != nil {
 			errs = append(errs, fmt.Errorf("unmount %s: %w", v.dir(), err))
 		}
 	}
-	if len(errs) == 0 {
+	if errors.Join(errs...) == nil {
 		// Only ever the empty mount point: a file system that is still
 		// mounted makes this fail.
 		if err := os.Remove(v.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {

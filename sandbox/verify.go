@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"liege/sandbox/stage"
 )
 
 // A Mismatch is what Verify found: one property of the first process that is
@@ -51,26 +53,25 @@ func (s *Sandbox) Verify() error {
 	return nil
 }
 
-const noCaps = "0000000000000000"
-
 // wanted lists the lines of /proc/PID/status. The four numbers of Uid and Gid
 // are real, effective, saved and file system.
 func (s *Sandbox) wanted() []Mismatch {
 	four := func(id int) string {
 		return strings.TrimSpace(strings.Repeat(strconv.Itoa(id)+" ", 4))
 	}
+	caps := stage.CapSet(s.plan.Caps)
 	seccomp := "2"
 	if len(s.plan.Seccomp) == 0 {
 		seccomp = "0"
 	}
 	return []Mismatch{
-		{Field: "Uid", Want: four(s.plan.UID)},
-		{Field: "Gid", Want: four(s.plan.GID)},
-		{Field: "CapInh", Want: noCaps},
-		{Field: "CapPrm", Want: noCaps},
-		{Field: "CapEff", Want: noCaps},
-		{Field: "CapBnd", Want: noCaps},
-		{Field: "CapAmb", Want: noCaps},
+		{Field: "Uid", Want: four(s.users.hostUID(s.plan.UID))},
+		{Field: "Gid", Want: four(s.users.hostGID(s.plan.GID))},
+		{Field: "CapInh", Want: caps},
+		{Field: "CapPrm", Want: caps},
+		{Field: "CapEff", Want: caps},
+		{Field: "CapBnd", Want: caps},
+		{Field: "CapAmb", Want: caps},
 		{Field: "NoNewPrivs", Want: "1"},
 		{Field: "Seccomp", Want: seccomp},
 	}
@@ -85,7 +86,10 @@ func (s *Sandbox) verifyGroups(text string) error {
 		}
 		got = append(got, n)
 	}
-	want := slices.Clone(s.plan.Groups)
+	var want []int
+	for _, g := range s.plan.Groups {
+		want = append(want, s.users.hostGID(g))
+	}
 	slices.Sort(got)
 	slices.Sort(want)
 	if got, want = slices.Compact(got), slices.Compact(want); !slices.Equal(got, want) {
@@ -124,7 +128,7 @@ func (s *Sandbox) verifyNamespaces() error {
 		if now[kind] != s.spaces[kind] {
 			return &Mismatch{Field: field, Got: now[kind], Want: s.spaces[kind]}
 		}
-		shared := kind == "net" && s.hostNet || kind == "user"
+		shared := kind == "net" && s.hostNet || kind == "user" && s.users == nil || kind == "time" && !s.timeNS
 		if same := now[kind] == own[kind]; same != shared {
 			want := "one of its own"
 			if shared {
@@ -136,7 +140,7 @@ func (s *Sandbox) verifyNamespaces() error {
 	return nil
 }
 
-var nsKinds = []string{"mnt", "pid", "ipc", "uts", "net", "cgroup", "user"}
+var nsKinds = []string{"mnt", "pid", "ipc", "uts", "net", "cgroup", "user", "time"}
 
 func namespaces(pid int) (map[string]string, error) {
 	out := map[string]string{}

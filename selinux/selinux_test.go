@@ -28,6 +28,14 @@ func (p toy) allowed(from, to, class, permission string) (bool, bool, error) {
 	return p.rules[strings.Join([]string{from, to, class, permission}, " ")], p.permissive, nil
 }
 
+// created knows one type_transition rule: what makes a FIFO in liege_run_t.
+func (p toy) created(from, to, class string) (string, error) {
+	if class == "fifo_file" && Type(to) == "liege_run_t" {
+		return WithType(to, strings.TrimSuffix(Type(from), "_t")+"_log_t") + "\x00", nil
+	}
+	return to, nil
+}
+
 type osError struct{ errno syscall.Errno }
 
 func (e *osError) Error() string { return e.errno.Error() }
@@ -73,6 +81,102 @@ func TestEnter(t *testing.T) {
 		if got != c.want || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: got %q, %v; want %q, %q", c.name, got, err, c.want, c.err)
 		}
+	}
+}
+
+const coreFile = "system_u:object_r:liege_core_exec_t:s0"
+
+// Every permission that the exec transition needs is named when it is missing.
+func TestEnterByExec(t *testing.T) {
+	rules := []string{
+		stageCon + " " + stageCon + " process setexec", stageCon + " " + shop + " process transition", shop + " " + coreFile + " file entrypoint",
+		stageCon + " " + shop + " process2 nnp_transition", stageCon + " " + shop + " process2 nosuid_transition",
+	}
+	for missing := -1; missing < len(rules); missing++ {
+		p := policy(false)
+		for i, r := range rules {
+			p.ask.(toy).rules[r] = i != missing
+		}
+		got, err := p.EnterByExec(stageCon, coreFile, shopAs)
+		if missing < 0 {
+			if got != shop || err != nil {
+				t.Errorf("got %q, %v", got, err)
+			}
+			continue
+		}
+		permission := rules[missing][strings.LastIndexByte(rules[missing], ' '):]
+		if err == nil || !strings.HasSuffix(err.Error(), permission) {
+			t.Errorf("without %s: %q, %v", rules[missing], got, err)
+		}
+	}
+}
+
+// A context that is entered is not enough: somebody who asked for it is told
+// where nothing is enforced, be it by the mode or for that domain alone.
+func TestReach(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		mode       Mode
+		permissive bool
+		weak       bool
+	}{{"enforcing", Enforcing, false, false}, {"permissive", Permissive, false, true}, {"permissive domain", Enforcing, true, true}} {
+		p := policy(c.permissive)
+		p.mode = func() Mode { return c.mode }
+		got, err := p.Reach(Target{From: stageCon}, shopAs, false)
+		if got != shop || errors.Is(err, ErrPermissive) != c.weak || err != nil && !c.weak {
+			t.Errorf("%s: %q, %v", c.name, got, err)
+		}
+	}
+}
+
+func TestDomains(t *testing.T) {
+	const level = ":s0-s0:c0.c1023"
+	known := map[string]string{}
+	for _, c := range []string{
+		"system_u:system_r:liege_stage_t" + level, "system_u:system_r:liege_hook_t:s0", "system_u:system_r:liege_relay_t:s0",
+		"system_u:system_r:liege_router_t" + level, "system_u:system_r:webapp_t:s0",
+	} {
+		known[c] = c
+	}
+	p := &Policy{own: "system_u:system_r:liege_emperor_t" + level, ask: toy{known: known}}
+	got, err := p.Domains()
+	want := Domains{
+		Emperor: p.own, Stage: "system_u:system_r:liege_stage_t" + level, Hook: "system_u:system_r:liege_hook_t:s0",
+		Relay: "system_u:system_r:liege_relay_t:s0", Router: "system_u:system_r:liege_router_t" + level, Default: "system_u:system_r:webapp_t:s0",
+	}
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+	delete(known, want.Default)
+	if _, err := p.Domains(); err == nil || !strings.Contains(err.Error(), "webapp_t") {
+		t.Errorf("without webapp_t: %v", err)
+	}
+	p.own = rootCon
+	if got, err := p.Domains(); err != nil || got != (Domains{Emperor: rootCon, Stage: rootCon}) {
+		t.Errorf("from a shell: %+v, %v", got, err)
+	}
+}
+
+func TestCreated(t *testing.T) {
+	p := policy(false)
+	for class, want := range map[string]string{
+		"fifo_file": "system_u:object_r:webapp_shop_log_t:s0", "dir": "system_u:object_r:liege_run_t:s0",
+	} {
+		if got, err := p.Created(shop, "system_u:object_r:liege_run_t:s0", class); got != want || err != nil {
+			t.Errorf("%s: got %q, %v; want %q", class, got, err, want)
+		}
+	}
+}
+
+// Where no context is asked for nothing is asked of the kernel, and the error
+// of what makes the socket arrives.
+func TestSocketsWithout(t *testing.T) {
+	bad := errors.New("no more descriptors")
+	if err := Sockets("", func() error { return bad }); err != bad {
+		t.Errorf("got %v, want %v", err, bad)
+	}
+	if got := MountOption("system_u:object_r:t:s0:c1,c2"); got != `context="system_u:object_r:t:s0:c1,c2"` {
+		t.Errorf("mount option %s: a comma must be quoted", got)
 	}
 }
 

@@ -43,6 +43,14 @@ func (s selinuxfs) allowed(from, to, class, permission string) (ok, permissive b
 	return vector&mask == mask, permissive, err
 }
 
+func (s selinuxfs) created(from, to, class string) (string, error) {
+	index, err := goselinux.ClassIndex(class)
+	if err != nil {
+		return "", fmt.Errorf("class %s: %w", class, err)
+	}
+	return s.transact("create", fmt.Sprintf("%s %s %d", from, to, index))
+}
+
 // transact writes to a file of selinuxfs and reads the answer.
 func (s selinuxfs) transact(name, text string) (string, error) {
 	f, err := os.OpenFile(filepath.Join(string(s), name), os.O_RDWR, 0)

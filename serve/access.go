@@ -1,12 +1,12 @@
 package serve
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"liege/serve/exchange"
@@ -24,17 +24,20 @@ const (
 //
 //	[pid: 7|app: 0|req: 3/3] 10.0.0.1 () {9 vars in 210 bytes} [Mon Nov 23 03:58:49 2026] GET /a => generated 5 bytes in 2 msecs (HTTP/1.1 200) 2 headers in 51 bytes (1 switches on core 0)
 //
-// so that what reads those goes on to work. The number of headers and their
-// bytes, switches and core are not known to the core and are left out; a
+// so that what reads those goes on to work. Switches are always 1, and a
 // request that was cut short ends in its reason. A client cannot write a line
 // or a part of one: bytes outside printable ASCII, and spaces inside a value,
 // are written as \xNN, and so are quotes. With log-format the line is as that
-// says; in it spaces of values are kept.
+// says; in it spaces of values are kept, and where it begins with "{" values
+// are escaped as JSON wants it. With log-json a line is an object of its own.
 //
 // A request never waits for its line: the lines are handed to one goroutine,
 // and when whoever reads the log is too slow, lines are dropped and counted.
 type accessLog struct {
 	off    bool
+	only   vassal.LogOnly
+	client string // the variable with the client's address
+	json   bool
 	format []piece // empty: the line above
 	path   string  // logto; empty: out
 	pid    int
@@ -47,16 +50,33 @@ type accessLog struct {
 	outMu sync.Mutex // guards out against reopen
 	out   io.Writer
 	file  *os.File // owned; nil when out is not ours
+
+	sieve    *sieve // nil: every line is kept
+	encoders []lineEncoder
+
+	fallback   io.Writer // where what concerns the file is said
+	max        int64     // bytes after which the file is renamed; 0: never
+	backupName string    // empty: the file's and the time
+	size       int64     // of the file, about
+	looked     time.Time // when it was looked after
+	unopened   error     // why it could not be opened at the start
 }
 
 func newAccessLog(f vassal.LogFormat, out io.Writer) *accessLog {
-	return &accessLog{off: f.Disable, format: compile(f.Format), path: f.To, pid: os.Getpid(), wake: make(chan struct{}, 1), out: out}
+	l := &accessLog{off: f.Disable, only: f.Only, client: "REMOTE_ADDR", json: f.JSON, path: f.To, pid: os.Getpid(), wake: make(chan struct{}, 1), out: out}
+	if f.Forwarded {
+		l.client = "HTTP_X_FORWARDED_FOR"
+	}
+	l.format = compile(f.Format)
+	l.fallback, l.max, l.backupName = out, f.MaxSize, f.Backup
+	l.sieve, l.encoders = newSieve(f), encoders(f.Encoders)
+	return l
 }
 
 // request writes the line of r, the n-th request.
 func (l *accessLog) request(r *exchange.Request, n uint64, took time.Duration) {
-	if l.off && r.Info.Status < 500 {
-		return // disable-logging: failures of the server are still written, as in uWSGI
+	if r.Info.Quiet || l.off && !l.wanted(&r.Info, took) {
+		return
 	}
 	l.mu.Lock()
 	if len(l.pending) > maxPending {
@@ -64,20 +84,42 @@ func (l *accessLog) request(r *exchange.Request, n uint64, took time.Duration) {
 		l.mu.Unlock()
 		return
 	}
+	from := len(l.pending)
 	if len(l.format) > 0 {
-		line := logLine{r, n, took, l.pidOf(r)}
+		line := logLine{l, r, n, took, l.pidOf(r)}
 		for _, p := range l.format {
 			l.pending = p(l.pending, &line)
 		}
 		l.pending = append(l.pending, '\n')
+	} else if l.json {
+		l.pending = l.appendJSON(l.pending, r, n, took)
 	} else {
 		l.pending = l.appendLine(l.pending, r, n, took)
+	}
+	if l.sieve != nil || len(l.encoders) > 0 {
+		l.finish(from, r.Start)
 	}
 	l.mu.Unlock()
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// wanted reports whether a request is written although logging is disabled:
+// failures of the server are, as in uWSGI, and what the file asks for.
+func (l *accessLog) wanted(i *exchange.Info, took time.Duration) bool {
+	o := &l.only
+	return i.Status >= 500 || o.Client && i.Status >= 400 || o.Slow > 0 && took >= o.Slow || o.Zero && i.Bytes == 0 ||
+		o.Big > 0 && i.Bytes >= o.Big || o.Sendfile && i.File || o.IOError && i.Err != nil && i.Status < 400
+}
+
+// addr is the client's address, as far as the file trusts who says it.
+func (l *accessLog) addr(r *exchange.Request) string {
+	if a := r.Get(l.client); a != "" {
+		return a
+	}
+	return r.Get("REMOTE_ADDR")
 }
 
 // pidOf is the process that answered: the worker, else the core itself.
@@ -89,10 +131,6 @@ func (l *accessLog) pidOf(r *exchange.Request) int {
 }
 
 func (l *accessLog) appendLine(b []byte, r *exchange.Request, n uint64, took time.Duration) []byte {
-	size := 0
-	for i := range r.Vars {
-		size += len(r.Vars[i].Name) + len(r.Vars[i].Value) + 4
-	}
 	app := -1
 	if r.Info.Worker > 0 {
 		app = 0
@@ -102,17 +140,17 @@ func (l *accessLog) appendLine(b []byte, r *exchange.Request, n uint64, took tim
 	b = append(b, "|app: "...)
 	b = strconv.AppendInt(b, int64(app), 10)
 	b = append(b, "|req: "...)
-	b = strconv.AppendUint(b, n, 10)
+	b = strconv.AppendUint(b, cmp.Or(r.Info.Seq, n), 10)
 	b = append(b, '/')
 	b = strconv.AppendUint(b, n, 10)
 	b = append(b, "] "...)
-	b = quote(b, r.Get("REMOTE_ADDR"))
+	b = quote(b, l.addr(r))
 	b = append(b, " ("...)
 	b = quote(b, r.Get("REMOTE_USER"))
 	b = append(b, ") {"...)
 	b = strconv.AppendInt(b, int64(len(r.Vars)), 10)
 	b = append(b, " vars in "...)
-	b = strconv.AppendInt(b, int64(size), 10)
+	b = strconv.AppendInt(b, varsSize(r), 10)
 	b = append(b, " bytes} ["...)
 	b = r.Start.AppendFormat(b, time.ANSIC)
 	b = append(b, "] "...)
@@ -123,10 +161,20 @@ func (l *accessLog) appendLine(b []byte, r *exchange.Request, n uint64, took tim
 	b = strconv.AppendInt(b, r.Info.Bytes, 10)
 	b = append(b, " bytes in "...)
 	b = strconv.AppendInt(b, took.Milliseconds(), 10)
-	b = append(b, " msecs ("...)
+	b = append(b, " msecs "...)
+	if r.Info.File {
+		b = append(b, "via sendfile() "...)
+	}
+	b = append(b, '(')
 	b = quote(b, orDash(r.Get("SERVER_PROTOCOL")))
 	b = append(b, ' ')
 	b = strconv.AppendInt(b, int64(r.Info.Status), 10)
+	b = append(b, ") "...)
+	b = strconv.AppendInt(b, int64(r.Info.Fields), 10)
+	b = append(b, " headers in "...)
+	b = strconv.AppendInt(b, int64(r.Info.Head), 10)
+	b = append(b, " bytes (1 switches on core "...)
+	b = strconv.AppendInt(b, int64(r.Info.Thread), 10)
 	b = append(b, ')')
 	if r.Info.Err != nil && r.Info.Status != 404 {
 		b = append(b, ' ')
@@ -172,6 +220,7 @@ func escape(b []byte, s string, least byte) []byte {
 func (l *accessLog) start() (stop func()) {
 	if l.path != "" {
 		if err := l.reopen(); err != nil {
+			l.unopened = err
 			l.mu.Lock()
 			l.pending = fmt.Appendf(l.pending, "access log: %v; writing here instead\n", err)
 			l.mu.Unlock()
@@ -218,8 +267,10 @@ func (l *accessLog) write() {
 		if _, err := l.out.Write(b[:n]); err != nil {
 			return // no place to say so
 		}
+		l.size += int64(n)
 		b = b[n:]
 	}
+	l.lookAfter(time.Now())
 }
 
 // wholeLines returns how many bytes of b to write at once: as many lines as
@@ -246,16 +297,7 @@ func (l *accessLog) reopen() error {
 	if l.path == "" {
 		return nil
 	}
-	// O_NONBLOCK: a FIFO that nobody reads is an error, not a wait.
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, 0o640)
-	if err != nil {
-		return err
-	}
 	l.outMu.Lock()
 	defer l.outMu.Unlock()
-	if l.file != nil {
-		_ = l.file.Close() // O_APPEND, unbuffered: nothing to lose
-	}
-	l.file, l.out = f, f
-	return nil
+	return l.open()
 }

@@ -9,8 +9,8 @@ import (
 
 // counts are what the core counts about requests.
 type counts struct {
-	requests, errors atomic.Uint64
-	busy             atomic.Int64 // nanoseconds
+	requests, errors, static atomic.Uint64
+	busy                     atomic.Int64 // nanoseconds
 }
 
 // add counts one request, and returns how many there were.
@@ -28,7 +28,7 @@ func (c *Core) Counts() vassal.Counts {
 		Requests: c.counts.requests.Load(),
 		Errors:   c.counts.errors.Load(),
 		Active:   c.front.Active(),
-		Respawns: c.pool.Stats().Respawns,
+		Respawns: c.respawns(),
 		Busy:     time.Duration(c.counts.busy.Load()),
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"liege/internal/testenv"
 	"liege/serve/exchange"
+	"liege/serve/worker"
 	"liege/vassal"
 )
 
@@ -52,9 +53,18 @@ func (f *fake) Run(ctx context.Context) error {
 	}
 }
 
+func (f *fake) Call(context.Context, string, []string) (string, error) {
+	return "", errors.New("no functions")
+}
+func (f *fake) Start(*worker.Program) (worker.Process, error) {
+	return worker.Process{}, errors.New("no programs here")
+}
+func (f *fake) Environ() []string { return nil }
+
 func (f *fake) Ready() <-chan vassal.Problems { return f.ready }
 func (f *fake) Stats() exchange.Stats {
-	return exchange.Stats{Queued: 2, Respawns: 1, Workers: []exchange.WorkerStats{{ID: 1, PID: 42, Requests: 4, Running: 8 * time.Millisecond, Busy: true, Accepting: true}}}
+	return exchange.Stats{Queued: 2, Respawns: 1, Workers: []exchange.WorkerStats{{ID: 1, PID: 42, Requests: 4, Running: 8 * time.Millisecond, Busy: true, Accepting: true,
+		Threads: []exchange.ThreadStats{{Requests: 4, Since: time.Now()}, {}}}}}
 }
 
 // output collects lines of the log.
@@ -78,6 +88,11 @@ func (o *output) String() string {
 // start runs a core for app; stop drains it and returns Run's error.
 func start(t *testing.T, app *vassal.App, pool *fake) (addrs []string, log *output, stop func() error) {
 	t.Helper()
+	return startWith(t, app, pool)
+}
+
+func startWith(t *testing.T, app *vassal.App, pool Application) (addrs []string, log *output, stop func() error) {
+	t.Helper()
 	var ls []net.Listener
 	for range app.Listen {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -88,7 +103,10 @@ func start(t *testing.T, app *vassal.App, pool *fake) (addrs []string, log *outp
 	}
 	log = &output{}
 	app.Drain = 5 * time.Second
-	c := New(app, pool, log, slog.New(slog.DiscardHandler))
+	c, err := New(app, pool, log, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- c.Run(ctx, ls, func(vassal.Problems) { close(ready) }) }()
@@ -176,7 +194,7 @@ func TestChain(t *testing.T) {
 		t.Error("the workers still run")
 	}
 	if got := log.String(); strings.Count(got, "\n") != 4 || !strings.Contains(got, "|app: 0|req: 4/4] 127.0.0.1 () {") ||
-		!strings.Contains(got, "] GET /busy => generated 24 bytes in 0 msecs (HTTP/1.1 503) queue is full\n") {
+		!strings.Contains(got, "] GET /busy => generated 24 bytes in 0 msecs (HTTP/1.1 503) 3 headers in 169 bytes (1 switches on core 0) queue is full\n") {
 		t.Errorf("access log:\n%s", got)
 	}
 }
@@ -225,7 +243,7 @@ func TestAccessLogInjection(t *testing.T) {
 		size += len(v.Name) + len(v.Value) + 4
 	}
 	want := "[pid: 7|app: -1|req: 3/3]  (a)\\x20(b) {4 vars in " + itoa(size) + " bytes} [Fri Jan  2 03:04:05 2026] G\\x0aET /a\\x20b\\x0d\\x0a[pid:\\x201]\\x20\\x1b[31m\\xe4\\x00\\x5c" +
-		strings.Repeat("x", maxLogged-len(evil)+5000) + "... => generated 3 bytes in 1 msecs (HTTP/1.1 502) it\\x0abroke\n"
+		strings.Repeat("x", maxLogged-len(evil)+5000) + "... => generated 3 bytes in 1 msecs (HTTP/1.1 502) 0 headers in 0 bytes (1 switches on core 0) it\\x0abroke\n"
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
@@ -233,11 +251,13 @@ func TestAccessLogInjection(t *testing.T) {
 
 func TestLogFormat(t *testing.T) {
 	r := &exchange.Request{Start: time.Date(2026, 1, 2, 3, 4, 5, 6_007_000, time.UTC), Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "GET"},
-		{Name: "REQUEST_URI", Value: "/a"}, {Name: "HTTP_USER_AGENT", Value: "a \"b\"\n"}, {Name: "HTTP_X", Value: "x"}}, Info: exchange.Info{Status: 200, Bytes: 3, Worker: 2}}
+		{Name: "REQUEST_URI", Value: "/a"}, {Name: "HTTP_USER_AGENT", Value: "a \"b\"\n"}, {Name: "HTTP_X", Value: "x"}}, Info: exchange.Info{Status: 200, Bytes: 3, Worker: 2, Head: 51, Fields: 2, Thread: 1}}
 	for format, want := range map[string]string{
-		`%(method) %(uri) "%(uagent)" %(status) %(size)`:  `GET /a "a \x22b\x22\x0a" 200 3`,
+		`%(method) %(uri) "%(uagent)" %(status) %(size)`:  `GET /a "a \x22b\x22\x0a" 200 54`,
 		"%(ltime) %(ctime) %(time) %(micros) %(msecs)":    "02/Jan/2026:03:04:05 +0000 Fri Jan  2 03:04:05 2026 1767323045 2500 2",
-		"%(user)|%(unknown)|%(core)|%(var.HTTP_X)|%(wid)": "-|-|-|x|2",
+		"%(user)|%(unknown)|%(core)|%(var.HTTP_X)|%(wid)": "-|-|1|x|2",
+		`{"a":"%(uagent)","s":%(status)}`:                 `{"a":"a \"b\"\u000a","s":200}`,
+		"%(hsize) %(headers) %(size) %(core) %(ioerr)":    "51 2 54 1 0",
 		"plain":       "plain",
 		"100%, %(pid": "100%, %(pid",
 		"%()%(var.)":  "--",
@@ -329,5 +349,57 @@ func TestLogFile(t *testing.T) {
 	stop()
 	if !strings.HasPrefix(other.String(), "access log: open /proc/none/log") || !strings.Contains(other.String(), "GET /1 =>") {
 		t.Errorf("got %q", other)
+	}
+}
+
+// TestRouting: rules are in front of everything, and say what is logged.
+func TestRouting(t *testing.T) {
+	app := httpApp(t.TempDir())
+	app.Log.Format = "%(method) %(uri) %(status) %(who) %(nobody)"
+	app.Routing = &vassal.Routing{
+		Request: []vassal.Rule{
+			{Subject: "PATH_INFO", Regexp: "^/quiet", Action: "donotlog"},
+			{Subject: "PATH_INFO", Regexp: "^/away", Action: "redirect", ActionArg: "/there"},
+			{Action: "logvar", ActionArg: "who=${REMOTE_ADDR}"},
+		},
+		Final: []vassal.Rule{{Subject: "status", Regexp: "302", Action: "logvar", ActionArg: "who=nobody at all"}},
+		Add:   []vassal.HeaderLine{{Name: "X-Added", Value: "yes"}},
+	}
+	pool := newFake(func(_ context.Context, r *exchange.Request, w exchange.Response) error {
+		if err := w.Head(200, "OK", nil); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, "hello")
+		return err
+	})
+	addrs, log, stop := start(t, app, pool)
+	for path, want := range map[string]string{"/away": "302 Found", "/quiet": "200 OK", "/x": "200 OK"} {
+		got := ask(t, addrs[0], "GET "+path+" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if !strings.Contains(got, want) || !strings.Contains(got, "X-Added: yes\r\n") {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	lines := log.String()
+	for _, want := range []string{"GET /away 302 nobody at all -\n", "GET /x 200 127.0.0.1 -\n"} {
+		if !strings.Contains(lines, want) {
+			t.Errorf("%q is not in the log:\n%s", want, lines)
+		}
+	}
+	if strings.Contains(lines, "/quiet") {
+		t.Error(lines)
+	}
+}
+
+// TestRoutingUnusable: a rule that cannot be compiled ends the start with its
+// line.
+func TestRoutingUnusable(t *testing.T) {
+	app := httpApp(t.TempDir())
+	app.Routing = &vassal.Routing{Request: []vassal.Rule{{Action: "nosuch", Key: "route-run", At: vassal.Origin{File: "a.ini", Line: 7}}}}
+	_, err := New(app, newFake(nil), io.Discard, slog.New(slog.DiscardHandler))
+	if p, ok := errors.AsType[*vassal.Problem](err); !ok || p.Line != 7 || p.Code != vassal.CodeBadRoute {
+		t.Errorf("%v", err)
 	}
 }

@@ -40,7 +40,11 @@ const (
 	CodeSeveralContexts   = "several-contexts"
 	CodeTwoApps           = "two-apps"
 	CodeNoListener        = "no-listener"
+	CodeSleeps            = "sleeps"
 	CodeRoutingNotApplied = "routing-not-applied"
+	CodeBadRoute          = "bad-route"
+	CodeBadCache          = "bad-cache"
+	CodeBadMetric         = "bad-metric"
 
 	// The host.
 	CodeNoUID         = "no-uid"
@@ -64,6 +68,9 @@ const (
 	CodeNotReachable  = "not-reachable"
 	CodeCannotConnect = "cannot-connect"
 	CodeNeedsRoot     = "needs-root"
+	CodeNoLimit       = "no-such-limit"
+
+	CodeBadCertificate = "bad-certificate"
 
 	// A start and a run.
 	CodeStartFailed = "start-failed"
@@ -95,6 +102,20 @@ const (
 	CodeNotSaved      = "not-saved"
 	CodeNotDone       = "not-done"
 	CodeLastLines     = "last-lines"
+
+	// SELinux policy modules.
+	CodeBadPolicy    = "bad-policy"
+	CodeNoPolicy     = "no-policy"
+	CodeNoTool       = "no-tool"
+	CodeAssertion    = "assertion"
+	CodePortTaken    = "port-taken"
+	CodeNoCategories = "no-categories"
+	CodeNoModule     = "no-module"
+	CodeModuleInUse  = "module-in-use"
+	CodeModuleExists = "module-exists"
+	CodePolicyBusy   = "policy-busy"
+	CodeNotInstalled = "not-installed"
+	CodeNotUndone    = "not-undone"
 )
 
 // Code is one word with its meaning.
@@ -136,7 +157,11 @@ func Codes() []Code {
 		{CodeSeveralContexts, "Two lines ask for two different SELinux contexts."},
 		{CodeTwoApps, "Two lines name two different apps for the same workers; the last one counts."},
 		{CodeNoListener, "There is something to serve and no address to serve it on."},
-		{CodeRoutingNotApplied, "A routing rule that decides who may see what is not carried out in this release, so the file is refused."},
+		{CodeSleeps, "A vassal with on-demand has crons, daemons, mules or the like, which do not run while it sleeps."},
+		{CodeRoutingNotApplied, "A routing rule uses a condition or an action that this release does not have, so the file is refused: a rule left out could open what it protects."},
+		{CodeBadCache, "A cache is not written as it must be, its store is no cache's file, or what is put into it at the start does not fit or cannot be read."},
+		{CodeBadMetric, "A metric is not written as it must be, or a rule or another metric names one that there is not."},
+		{CodeBadRoute, "A routing rule is not written as it must be: its regular expression, condition, action, argument, or the label that a goto names."},
 
 		{CodeNoUID, "No line says as whom the app runs, so it would run as root."},
 		{CodeUIDRoot, "The app would run as root, or in root's group."},
@@ -158,7 +183,9 @@ func Codes() []Code {
 		{CodeListen, "The listener cannot be made: no such directory, no permission, a file system without sockets."},
 		{CodeNotReachable, "A value of env names an address that the vassal's network does not reach."},
 		{CodeCannotConnect, "No web server's user of this host can connect to the socket: its mode, its owner or a directory on the way stops them."},
+		{CodeNoLimit, "The kernel of this host, or the device that is named, has no such limit: the vassal does not start with less."},
 		{CodeNeedsRoot, "liege serve was not started as root, and the file asks for what only root can do."},
+		{CodeBadCertificate, "A certificate or a private key of TLS is missing, cannot be read, does not belong to the other, can be read by others, or has expired or soon will."},
 
 		{CodeStartFailed, "A step of the start failed; step and message say which and why."},
 		{CodeHookFailed, "A hook failed; the message has its last lines."},
@@ -188,6 +215,18 @@ func Codes() []Code {
 		{CodeControlSocket, "The control socket cannot be made."},
 		{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 		{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},
+		{CodeBadPolicy, "An SELinux policy module, its file contexts or what it is to be made of has a mistake."},
+		{CodeNoPolicy, "No SELinux policy is installed there, or one that cannot be read."},
+		{CodeNoTool, "A program that changes or compiles the policy is not installed; the hint names its package."},
+		{CodeAssertion, "A rule lets one app reach another, or something that no app may reach."},
+		{CodePortTaken, "The port has another type in the installed policy already."},
+		{CodeNoCategories, "The module parts its tenants by categories, which mean nothing in the installed policy."},
+		{CodeNoModule, "No policy module of this app is installed."},
+		{CodeModuleInUse, "Processes run in the domain of the module that is to be removed."},
+		{CodeModuleExists, "The files of a module are there already."},
+		{CodePolicyBusy, "Another program is changing the policy."},
+		{CodeNotInstalled, "The installation of a module failed; everything is as it was before."},
+		{CodeNotUndone, "The installation of a module failed, and it could not be undone yet."},
 	}
 }
 

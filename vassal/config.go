@@ -64,15 +64,20 @@ type Config struct {
 	Trust  Trust
 
 	Ident   Ident
+	Guard   Guard
 	Jail    Jail
 	Limits  Limits
-	Hooks   []Hook // in the order of the file
+	Rlimits []Rlimit // that the core has too: only root may raise them
+	Hooks   []Hook   // in the order in which they run
 	Listen  []Listener
 	Restart Restart
 	Logs    Logs
 	Touch   []string // touch-reload: paths whose mtime the Emperor watches
 	App     App      // as far as the file says it; resolve completes it
 	EnvAt   []Origin // of the lines of App.Env, one for each
+
+	HookTime    time.Duration // that one hook may take
+	HookDaemons bool          // what hooks inside leave running is kept
 }
 
 // Ident says who the application is once its privileges are dropped
@@ -88,6 +93,18 @@ type Ident struct {
 	ContextByHook bool // by hook-as-user = callret:setcon
 }
 
+// Guard says what the processes keep, and what the kernel lets them do. The zero
+// Guard is the default.
+type Guard struct {
+	Seccomp    string // a profile's name or path; empty: the default
+	SeccompAt  Origin
+	Caps       []int // capabilities
+	CapsAt     Origin
+	NoLandlock bool
+	OOMScore   *int // oom_score_adj of the core
+	OOMScoreAt Origin
+}
+
 // Jail says what the sandbox isolates and what it shows (CONTRACT 4 and 5).
 type Jail struct {
 	Hostname string // empty: Name.Hostname
@@ -96,9 +113,36 @@ type Jail struct {
 	Binds    []Bind // bind = lines
 	Named    []Bind // paths that other options name, bound unless AutoBind is false
 	AutoBind bool
-	Net      string // "none" or "host"
+	Net      string // "none", "nat" or "host"
 	NetAt    Origin
+	Connect  []Connection // connect = lines, canonical, each once
+	Egress   []Egress     // the targets of egress lines, in their order
+	Sendmail Connection   // the last sendmail = line that counts; no Address: there is no mail
+	Mailers  []string     // every address that a sendmail line names: [ceilings] hold there
 	Umask    os.FileMode
+	Root     Root
+	Tmpfs    []Tmpfs // tmpfs = lines
+	HidePID  bool
+	Resolv   string // resolv-conf: "none", "host" or a path; empty: what net brings
+	ResolvAt Origin
+	UserNS   Origin // of the line that asks for a user namespace; zero: none does
+	TimeNS   Origin // likewise, for a time namespace
+}
+
+// Root is which system the app sees: the host's /usr, or another tree.
+type Root struct {
+	Dir string // absolute; empty: the host's
+	Key string // the option that names it
+	At  Origin
+	// Inside: the file's other paths are paths inside Dir, as under chroot.
+	Inside bool
+}
+
+// Tmpfs is an empty file system in memory at a path inside.
+type Tmpfs struct {
+	Target string
+	Size   int64 // bytes; 0: the default
+	At     Origin
 }
 
 // Bind makes a host path visible. Source and Target are absolute, or relative
@@ -106,6 +150,9 @@ type Jail struct {
 type Bind struct {
 	Source, Target string
 	Access         Access
+	Recursive      bool   // with what is mounted below Source
+	NoExec         bool   // nothing there can be executed
+	IDMap          bool   // the owner of Source on disk is the vassal's user inside
 	Key            string // the option that names it
 	At             Origin
 }
@@ -123,31 +170,42 @@ const (
 
 // Limits are the cgroup's. Zero means none.
 type Limits struct {
-	MemoryMax   int64 // bytes
-	MemoryMaxAt Origin
-	CPUMax      float64 // CPUs: 1.5 is one and a half
-	CPUMaxAt    Origin
-	PidsMax     int64 // processes and threads, the core's own included
-	PidsMaxAt   Origin
+	MemoryMax    int64 // bytes
+	MemoryMaxAt  Origin
+	MemoryHigh   int64 // bytes from which on it is slowed down and reclaimed from
+	MemoryHighAt Origin
+	SwapMax      *int64 // bytes, NoSwapLimit; nil: none where there is a memory-max
+	SwapMaxAt    Origin
+	CPUMax       float64 // CPUs: 1.5 is one and a half
+	CPUMaxAt     Origin
+	CPUWeight    int64 // share when CPUs are short, 1 to 10000; the usual is 100
+	CPUWeightAt  Origin
+	PidsMax      int64 // processes and threads, the core's own included
+	PidsMaxAt    Origin
+	IOMax        []IOMax
+	OOMGroup     bool // out of memory ends the whole generation
+	OOMGroupAt   Origin
 }
 
-// Hook is one action of one phase. It is data: package stage runs it.
-type Hook struct {
-	Phase   Phase  `json:"phase"`
-	Action  string `json:"action"`            // "exec", "mount", …
-	Arg     string `json:"arg"`               // all after the first colon
-	Private bool   `json:"private,omitempty"` // written with "!": Arg is never shown
-	At      Origin `json:"at"`
+// Any tells whether anything is limited.
+func (l *Limits) Any() bool {
+	return l.MemoryMax > 0 || l.MemoryHigh > 0 || l.SwapMax != nil || l.CPUMax > 0 || l.CPUWeight > 0 || l.PidsMax > 0 || len(l.IOMax) > 0 || l.OOMGroup
 }
 
-// Phase is when a hook runs, named as in its option: hook-as-root.
-type Phase string
+// NoSwapLimit as SwapMax lets a vassal swap as much as there is.
+const NoSwapLimit = -1
 
-// The phases that exist; more come with the rest of the sandbox.
-const (
-	AsRoot Phase = "as-root" // in the sandbox, with every privilege, before the drop
-	AsUser Phase = "as-user" // in the sandbox, after the drop
-)
+// IOMax bounds what is read from and written to one block device. Zero means
+// no bound.
+type IOMax struct {
+	Path       string // a block device, or a path on it; empty: the app's directory
+	Device     string // MAJOR:MINOR, once resolved
+	ReadBytes  int64  // a second
+	WriteBytes int64
+	ReadOps    int64
+	WriteOps   int64
+	At         Origin
+}
 
 // Listener is one address to listen on.
 type Listener struct {
@@ -158,26 +216,46 @@ type Listener struct {
 	Chown    string       `json:"chown,omitempty"` // chown-socket, "user:group"
 	Key      string       `json:"key"`             // the option
 	At       Origin       `json:"at"`
+
+	Modifier1 uint8   `json:"modifier1,omitempty"` // who answers requests that do not say it: http-modifier1
+	Sockets   Sockets `json:"sockets,omitzero"`
+
+	TLS       *KeyPair `json:"tls,omitempty"`        // nil: in the clear
+	HTTPSPort uint16   `json:"https_port,omitempty"` // of a Redirect: where it leads to; 0: 443
 }
 
 // Protocol is what is spoken on a Listener.
 type Protocol string
 
-// The protocols of this release.
+// The protocols of this release. The nph forms (non-parsed header) answer with
+// a status line where the others answer with a Status field.
 const (
-	HTTP  Protocol = "http"
-	UWSGI Protocol = "uwsgi"
-	Stats Protocol = "stats"
+	HTTP       Protocol = "http"
+	UWSGI      Protocol = "uwsgi"
+	PUWSGI     Protocol = "puwsgi" // uwsgi with connections that persist
+	FastCGI    Protocol = "fastcgi"
+	FastCGINPH Protocol = "fastcgi-nph"
+	SCGI       Protocol = "scgi"
+	SCGINPH    Protocol = "scgi-nph"
+	Stats      Protocol = "stats"
+
+	HTTPS    Protocol = "https"         // HTTP/1.1 and HTTP/2 over TLS
+	SUWSGI   Protocol = "suwsgi"        // the uwsgi protocol over TLS
+	Redirect Protocol = "http-to-https" // HTTP, and every answer leads to https
 )
 
 // Restart says how generations follow each other.
 type Restart struct {
 	Overlap      bool          // start the new generation before the old one drains
+	Both         bool          // with Overlap: its daemons, jobs and mules do not wait for the end of the old one's
 	ReadyTimeout time.Duration // from exec to ready
 	DrainTimeout time.Duration // from drain to kill
 	BackoffMin   time.Duration // after the first failure; doubles
 	BackoffMax   time.Duration
 	StableAfter  time.Duration // running this long forgets earlier failures
+
+	OnDemand   bool // no generation until somebody connects, nor after App.Sleep without a request
+	OnDemandAt Origin
 }
 
 // Logs says where the vassal's output goes (CONTRACT 11).

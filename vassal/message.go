@@ -1,6 +1,9 @@
 package vassal
 
-import "time"
+import (
+	"os"
+	"time"
+)
 
 // Message is what travels on the control channel between the Emperor and the
 // core of one generation: one JSON object per packet of a SOCK_SEQPACKET pair,
@@ -13,7 +16,12 @@ type Message struct {
 	Type   MessageType `json:"type"`
 	Reason *Problem    `json:"reason,omitempty"` // Failed: why
 	Counts *Counts     `json:"counts,omitempty"` // Counters
-	Notes  Problems    `json:"notes,omitempty"`  // Ready: what the core found missing
+	Notes  Problems    `json:"notes,omitempty"`  // Ready: what the core found missing; Certificates: what it did not take
+	Until  *time.Time  `json:"until,omitempty"`  // Rested and Turn: the minute up to which crons have been seen to; nil: unknown
+
+	// File came beside a Certificates to the core: a sealed file that holds
+	// CertFiles as JSON. Whoever receives it closes it.
+	File *os.File `json:"-"`
 }
 
 // MessageVersion is the only version there is.
@@ -36,15 +44,23 @@ const (
 	Counters MessageType = "counters" // at most one a second, and a last one at the end
 	Closed   MessageType = "closed"   // it accepts no more: what connects from now on meets its successor
 	Reload   MessageType = "reload"   // it got SIGHUP: somebody wishes another generation
+	Idle     MessageType = "idle"     // there was no request for App.Sleep: it may be put to sleep
+	Rested   MessageType = "rested"   // it was asked to drain, and its daemons, crons, timers and spoolers have ended
 )
 
 // From the Emperor to the core.
 const (
 	Verified MessageType = "verified" // the check from outside passed: build and serve
 	Drain    MessageType = "drain"    // accept no more, finish what was accepted, exit 0
-	Alone    MessageType = "alone"    // no other generation lives: daemons and timers may start
+	Relieved MessageType = "relieved" // another generation takes over: the drain that follows is no stop of the vassal
+	Turn     MessageType = "turn"     // no other generation has daemons, crons, timers or spoolers: its own may start
+	Alone    MessageType = "alone"    // no other generation lives: its mules may start too
 	Reopen   MessageType = "reopen"   // reopen log files
 )
+
+// Certificates goes both ways: to the core with the bytes of certificates that
+// have changed, and back with what is wrong with those.
+const Certificates MessageType = "certificates"
 
 // Counts are the core's own counts since its start, shown as the tenant's.
 type Counts struct {

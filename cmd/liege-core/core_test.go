@@ -106,7 +106,7 @@ func (c *core) expect(want vassal.MessageType) vassal.Message {
 		if err := json.Unmarshal(b[:n], &m); err != nil {
 			c.t.Fatal(err)
 		}
-		if m.Type != want && (m.Type == vassal.Counters || m.Type == vassal.Closed) {
+		if m.Type != want && (m.Type == vassal.Counters || m.Type == vassal.Closed || m.Type == vassal.Rested) {
 			continue
 		}
 		if m.Type != want {
@@ -378,5 +378,21 @@ func TestUsage(t *testing.T) {
 	}
 	if a, err := parse([]string{"--control=4", "--app=5"}); err != nil || a != (arguments{app: 5, control: 4}) {
 		t.Errorf("got %+v, %v", a, err)
+	}
+}
+
+// --run executes the program that follows with the arguments after it, in the
+// same process, and says why it cannot.
+func TestRun(t *testing.T) {
+	bin := filepath.Join(testenv.Binaries(t), "liege-core")
+	cmd := exec.Command(bin, argRun, "/bin/sh", "sh", "-c", "echo $$ $0 $1; exit 7", "name", "arg")
+	out, err := cmd.CombinedOutput()
+	if want := fmt.Sprintf("%d name arg\n", cmd.Process.Pid); string(out) != want || cmd.ProcessState.ExitCode() != 7 {
+		t.Errorf("%q, %v; want %q and status 7", out, err, want)
+	}
+	cmd = exec.Command(bin, argRun, "/nowhere", "nowhere")
+	out, _ = cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != cannotRun || !strings.Contains(string(out), "/nowhere: no such file") {
+		t.Errorf("a program that is not there: status %d, %q", cmd.ProcessState.ExitCode(), out)
 	}
 }

@@ -3,6 +3,13 @@
 // not by people:
 //
 //	argv[0]="liege-core NAME"  --app=FD  [--control=FD]
+//	argv[0]="liege-core NAME"  --run PROGRAM ARGV0 [ARG…]
+//	argv[0]="liege-core"       --limited LIMITS PROGRAM ARGV0 [ARG…]
+//
+// The second form executes PROGRAM and nothing else: the stage uses it for
+// commands of as-user hooks where the vassal's SELinux domain is entered
+// through this program's file. With the third the core starts a CGI program
+// that has limits.
 //
 // File descriptors 3, 4, … are the listening sockets, in the order of
 // App.Listen; app holds the App as JSON; control, if there is one, is one end
@@ -14,9 +21,10 @@
 //
 // SIGTERM, SIGINT, SIGQUIT and a drain message make it accept no more, finish
 // what was accepted within App.Drain, and exit 0. SIGHUP asks whoever started
-// it for another generation; without a control channel it drains. A second SIGINT ends it at once. SIGUSR1
-// writes one line for each worker. When the control channel is closed it goes
-// on to serve: the Emperor may come back.
+// it for another generation; without a control channel it drains. A second SIGINT
+// ends it at once. SIGUSR1 writes one line for each worker. When the control
+// channel is closed it goes on to serve, for the Emperor may come back; under
+// App.Foreground it drains.
 package main
 
 import (
@@ -31,6 +39,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"liege/serve/worker"
 	"liege/vassal"
 )
 
@@ -41,6 +50,15 @@ const maxApp = 16 << 20
 const firstListener = 3
 
 func main() {
+	if len(os.Args) > 3 && os.Args[1] == argRun {
+		err := syscall.Exec(os.Args[2], os.Args[3:], os.Environ())
+		fmt.Fprintf(os.Stderr, "liege-core: %s: %v\n", os.Args[2], err)
+		os.Exit(cannotRun)
+	}
+	if len(os.Args) > 2 && os.Args[1] == worker.ArgLimited {
+		fmt.Fprintf(os.Stderr, "liege-core: %v\n", worker.ExecLimited(os.Args[2:]))
+		os.Exit(cannotRun)
+	}
 	// Before anything else: as the first process of a pid namespace a signal
 	// without a handler would be lost (KERNEL 30).
 	signals := make(chan os.Signal, 16)
@@ -56,6 +74,13 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// argRun is stage.ArgRun, which this program may not import; cannotRun is a
+// shell's status for a program that it cannot execute.
+const (
+	argRun    = "--run"
+	cannotRun = 126
+)
 
 // arguments are the descriptors named on the command line; -1: none.
 type arguments struct{ app, control int }

@@ -101,6 +101,9 @@ func (p *process) build(a arguments) error {
 	if p.app, err = readApp(a.app); err != nil {
 		return err
 	}
+	if err := guardKeys(p.app); err != nil {
+		return err
+	}
 	if p.app.Dir != "" {
 		if err := os.Chdir(p.app.Dir); err != nil {
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotVisible, Step: "chdir", Message: err.Error(),
@@ -110,11 +113,14 @@ func (p *process) build(a arguments) error {
 	if p.listeners, err = listeners(p.app.Listen); err != nil {
 		return err
 	}
-	if p.pool, err = newPool(p.app, p.log); err != nil {
+	if p.pool, err = newPool(p.app, p.changed, p.log); err != nil {
 		return err
 	}
-	p.core = serve.New(p.app, p.pool, os.Stderr, p.log)
+	if p.core, err = serve.New(p.app, p.pool, os.Stderr, p.log); err != nil {
+		return err
+	}
 	p.core.OnClosed(p.closed)
+	p.core.OnRested(p.rested)
 	return nil
 }
 
@@ -122,6 +128,7 @@ func (p *process) build(a arguments) error {
 func (p *process) run() error {
 	ctx, drain := context.WithCancel(context.Background())
 	defer drain()
+	p.core.OnWish(func() { _ = p.asksForReload() }, drain)
 	var side, counting sync.WaitGroup
 	quit := make(chan struct{})
 	side.Go(func() { p.watchSignals(quit, drain) })
@@ -183,19 +190,49 @@ func (p *process) asksForReload() bool {
 	return true
 }
 
-// receive obeys the control channel until it is closed.
+// changed asks for another generation because the application's code is not
+// what was loaded; one that does not load leaves this one serving.
+func (p *process) changed(file string) {
+	p.log.Info("the application's code has changed: reload", "file", file)
+	if !p.asksForReload() {
+		p.log.Warn("nobody is there to reload the application")
+	}
+}
+
+// receive obeys the control channel until it is closed; a core that only its
+// other end knows of drains then.
 func (p *process) receive(drain func()) {
+	ends := vassal.EmperorStop
 	for {
 		m, err := p.control.Receive()
 		if err != nil {
+			if errors.Is(err, io.EOF) {
+				p.core.Hook(vassal.EmperorLost)
+			}
 			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-				p.log.Warn("the control channel ended; the core goes on", "err", err)
+				p.log.Warn("the control channel ended", "err", err)
+			}
+			if p.app.Foreground {
+				drain()
 			}
 			return
 		}
 		switch m.Type {
+		case vassal.Relieved:
+			ends = vassal.EmperorReload
 		case vassal.Drain:
+			p.core.Hook(ends)
 			drain()
+		case vassal.Certificates:
+			p.renew(m.File)
+		case vassal.Turn:
+			var since time.Time
+			if m.Until != nil {
+				since = *m.Until
+			}
+			p.core.Turn(since)
+		case vassal.Alone:
+			p.core.Alone()
 		case vassal.Reopen:
 			if err := p.core.Reopen(); err != nil {
 				p.log.Warn("the access log cannot be opened anew", "err", err)
@@ -211,6 +248,7 @@ func (p *process) count(quit <-chan struct{}) {
 	t := time.NewTicker(countEvery)
 	defer t.Stop()
 	var sent vassal.Counts
+	quiet := idler{after: p.app.Sleep, since: time.Now()}
 	for {
 		var end bool
 		select {
@@ -218,7 +256,13 @@ func (p *process) count(quit <-chan struct{}) {
 		case <-quit:
 			end = true
 		}
-		if now := p.core.Counts(); now != sent || end {
+		now := p.core.Counts()
+		if !end && quiet.due(now, time.Now()) {
+			if err := p.control.Send(vassal.Message{Type: vassal.Idle}); err != nil {
+				return
+			}
+		}
+		if now != sent || end {
 			if err := p.control.Send(vassal.Message{Type: vassal.Counters, Counts: &now}); err != nil {
 				return // the Emperor is gone
 			}
@@ -239,6 +283,7 @@ func (p *process) ready(notes vassal.Problems) {
 		}
 	}
 	if p.control == nil {
+		p.core.Alone() // nobody else could say so
 		return
 	}
 	if err := p.control.Send(vassal.Message{Type: vassal.Ready, Notes: notes}); err != nil {
@@ -253,6 +298,20 @@ func (p *process) closed() {
 	}
 	if err := p.control.Send(vassal.Message{Type: vassal.Closed}); err != nil {
 		p.log.Debug("nobody was told that the core accepts no more", "err", err)
+	}
+}
+
+// rested tells that another generation's daemons and jobs may start.
+func (p *process) rested(until time.Time) {
+	if p.control == nil {
+		return
+	}
+	m := vassal.Message{Type: vassal.Rested}
+	if !until.IsZero() {
+		m.Until = &until
+	}
+	if err := p.control.Send(m); err != nil {
+		p.log.Debug("nobody was told that the core's daemons and jobs have ended", "err", err)
 	}
 }
 

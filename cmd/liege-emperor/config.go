@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"liege/emperor/expand"
 	"liege/emperor/launch"
 	"liege/emperor/resolve"
+	"liege/sandbox/network"
 	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/inifile"
@@ -66,48 +68,81 @@ func newLog(format string) *slog.Logger {
 
 // host is what is known about this machine for as long as the Emperor runs.
 type host struct {
-	auto   *resolve.AutoUIDs
-	policy *selinux.Policy // nil: off
-	off    error           // why it is
+	auto    *resolve.AutoUIDs
+	nat     *resolve.Addresses
+	policy  *selinux.Policy // nil: off
+	domains selinux.Domains
+	pairs   *resolve.Pairs
+	stage   string // programs on the host, whose labels say what may be entered by them
+	core    string
 }
 
-func newHost(stateDir string) (*host, error) {
-	h := &host{auto: resolve.NewAutoUIDs(filepath.Join(stateDir, "auto-uid.json"), 0)}
+func newHost(cfg inifile.EmperorConfig, natFirst int, stage, core string) (*host, error) {
+	stateDir := cfg.StateDir
+	h := &host{
+		nat:   resolve.NewAddresses(filepath.Join(stateDir, resolve.AddressesFile), cfg.NATPool, cfg.NATPool6, natFirst),
+		auto:  resolve.NewAutoUIDs(filepath.Join(stateDir, "auto-uid.json"), 0),
+		pairs: resolve.NewPairs(filepath.Join(stateDir, resolve.PairsFile)),
+		stage: stage, core: core,
+	}
 	var err error
-	if h.policy, err = selinux.Load(); err != nil {
-		if !errors.Is(err, selinux.ErrOff) {
-			return nil, fmt.Errorf("SELinux: %w", err)
-		}
-		h.policy, h.off = nil, err
+	if h.policy, err = selinux.Load(); err == nil {
+		h.domains, err = h.policy.Domains()
+	}
+	if errors.Is(err, selinux.ErrOff) {
+		return h, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("SELinux: %w", err)
 	}
 	return h, nil
-}
-
-// own is the SELinux context of this process; empty: SELinux is off.
-func (h *host) own() string {
-	if h.policy == nil {
-		return ""
-	}
-	return h.policy.Own()
 }
 
 // holdUID is the user of every holding generation: allotted as to a vassal, so
 // it is never anybody else's.
 func (h *host) holdUID() (int, error) { return h.auto.UID(launch.HoldName) }
 
-// context is the canonical form of a context that a vassal may enter.
-func (h *host) context(c string) (string, error) {
-	if h.policy == nil {
-		return "", h.off
+// natAddress implements resolve.Host.NATAddress.
+func (h *host) natAddress(name vassal.Name) (v4, v6 netip.Addr, no6 string, err error) {
+	v4, v6, err = h.nat.Of(name)
+	if why := network.IPv6(); why != nil {
+		v6, no6 = netip.Addr{}, why.Error()
+	} else if !v6.IsValid() {
+		no6 = "nat-pool6 = no"
 	}
-	return h.policy.Enter(h.policy.Own(), c)
+	return v4, v6, no6, err
+}
+
+// enter implements resolve.SELinux.Enter. The policy is asked at each start,
+// since modules come and go while the Emperor runs.
+func (h *host) enter(context string, byExec bool) (string, error) {
+	if h.policy == nil {
+		if context == "" {
+			return "", nil
+		}
+		return "", selinux.ErrOff
+	}
+	if h.domains.Stage != h.domains.Emperor {
+		entry, err := selinux.PathContext(h.stage)
+		if err != nil {
+			return "", err
+		}
+		if err := h.policy.Starts(h.domains.Emperor, entry, h.domains.Stage); err != nil {
+			return "", err
+		}
+	}
+	if context == "" && h.domains.Default == "" {
+		return "", nil
+	}
+	return h.policy.Reach(selinux.Target{From: h.domains.Stage, Core: h.core, Default: h.domains.Default}, context, byExec)
 }
 
 // settings are what every vassal's file is expanded with.
 func (h *host) settings(cfg inifile.EmperorConfig) expand.Settings {
 	s := resolve.FromEmperor(cfg, inifile.NewOSHost(os.LookupEnv))
-	s.Read.Version = version
+	s.Read.Version, s.Runs = version, true
 	s.Host.AutoUID = h.auto.UID
-	s.Host.Context = h.context
+	s.Host.NATAddress = h.natAddress
+	s.Host.SELinux.Enter, s.Host.SELinux.Categories = h.enter, h.pairs.Pair
 	return expand.Settings{Prepare: s, MemoryCeiling: int64(cfg.Policy.MemoryMax.Value)}
 }

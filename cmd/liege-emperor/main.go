@@ -50,6 +50,7 @@ type flags struct {
 	logFormat string
 	one       string
 	dirs      []string
+	natFirst  int // of --one
 }
 
 // exitError is an error with the exit code it stands for.

@@ -35,6 +35,8 @@ func one(ctx context.Context, f flags) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, cleanup()) }()
+	// Not those that the host's Emperor gives out first.
+	f.natFirst = 1<<(31-cfg.NATPool.Bits()) + os.Getpid()%(1<<(30-cfg.NATPool.Bits()))
 	log := newLog(cfg.LogFormat)
 	m, err := dirmon.New(dirmon.Options{Sources: []string{filepath.Dir(path)}, Touch: true, Log: log})
 	if err != nil {
@@ -108,6 +110,10 @@ func (r *realm) firstStart(ctx context.Context, path string) error {
 			for _, l := range v.Listen {
 				r.log.Info("serves", "vassal", v.Name, "listen", l)
 			}
+			return nil
+		case v.State == control.Sleeping:
+			tick.Stop()
+			r.log.Info("sleeps until somebody connects", "vassal", v.Name, "listen", v.Listen)
 			return nil
 		case v.State == control.Failed, v.State == control.Backoff:
 			tick.Stop()

@@ -24,6 +24,7 @@ import (
 	"liege/emperor/resolve"
 	"liege/sandbox"
 	"liege/sandbox/seccomp"
+	"liege/sandbox/stage"
 	"liege/vassal"
 	"liege/vassal/inifile"
 )
@@ -37,6 +38,7 @@ type realm struct {
 	boxes    *sandbox.Manager
 	machine  *host
 	expander *expand.Expander
+	porter   *listen.Porter
 	launch   *launch.Host
 	emperor  *emperor.Emperor
 }
@@ -71,7 +73,7 @@ func supervise(ctx context.Context, f flags) error {
 // newRealm makes everything that run needs.
 func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Monitor, tee *terminal) (r *realm, err error) {
 	r = &realm{flags: f, cfg: cfg, log: log}
-	stage, core, err := programs()
+	found, err := programs()
 	if err != nil {
 		return nil, err
 	}
@@ -88,24 +90,34 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 			err = errors.Join(err, r.close())
 		}
 	}()
-	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: stage, Core: core, Cgroup: cfg.Cgroup, Log: log}); err != nil {
+	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: found.stage, Core: found.core, Cgroup: cfg.Cgroup, Log: log}); err != nil {
 		return r, err
 	}
 	if err := r.boxes.Guarded(); err != nil {
 		log.Warn("vassals with a private network cannot listen on TCP", "err", err)
 	}
-	if r.machine, err = newHost(cfg.StateDir); err != nil {
+	if r.machine, err = newHost(cfg, f.natFirst, found.stage, found.core); err != nil {
 		return r, err
+	}
+	if err := r.machine.nat.Forget(func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }); err != nil {
+		log.Warn("addresses of vassals that are gone are kept", "err", err)
 	}
 	filter, err := seccomp.Default()
 	if err != nil {
 		return r, err
 	}
+	relayFilter, err := seccomp.Relay()
+	if err != nil {
+		return r, err
+	}
 	r.expander = expand.New(r.machine.settings(cfg))
+	if r.porter, err = listen.NewPorter(); err != nil {
+		return r, err
+	}
 	r.launch = &launch.Host{
-		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(),
+		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(), Porter: r.porter,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: resolve.Files{}, Seccomp: filter, Own: r.machine.own(), HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
+		Users: resolve.Files{}, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)
@@ -143,6 +155,9 @@ func (r *realm) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.hooks(ctx, vassal.EmperorStart); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	server := &control.Server{Backend: r.emperor, Group: gid, Version: version, Binary: exe, Log: r.log}
 	// The socket answers until the last vassal has drained.
 	serving, quiet := context.WithCancel(context.WithoutCancel(ctx))
@@ -152,8 +167,15 @@ func (r *realm) run(ctx context.Context) error {
 	wg.Go(func() { r.signals(serving, stop) })
 	wg.Go(func() { r.notify(serving) })
 	wg.Go(func() { r.keepHouse(ctx) })
+	wg.Go(func() { trim(serving) })
+	wg.Go(func() {
+		if err := r.porter.Run(serving); err != nil {
+			r.log.Error("vassals that sleep are not woken any more", "err", err)
+		}
+	})
 	r.log.Info("Emperor", "version", version, "vassals", r.cfg.Vassals, "run-dir", r.cfg.RunDir)
 	err = r.emperor.Run(ctx)
+	_ = r.hooks(context.WithoutCancel(ctx), vassal.EmperorEnd) // failures are logged
 	quiet()
 	wg.Wait()
 	if rm := os.Remove(control.Socket(r.cfg.RunDir)); !errors.Is(rm, os.ErrNotExist) {
@@ -161,6 +183,25 @@ func (r *realm) run(ctx context.Context) error {
 	}
 	if serr := <-ended; serr != nil && !errors.Is(serr, context.Canceled) {
 		err = errors.Join(err, serr)
+	}
+	return err
+}
+
+// hookTime is how long one of the Emperor's own hooks may take.
+const hookTime = 120 * time.Second
+
+// hooks runs the Emperor's own of a phase. What they print goes to its log.
+func (r *realm) hooks(ctx context.Context, phase vassal.Phase) error {
+	p := stage.HostPlan{HookTime: int(hookTime.Seconds()), Proc: "/proc", Own: r.machine.domains.Stage, HookCon: r.machine.domains.Hook,
+		HookEnv: []string{resolve.RootPath, "LANG=C.UTF-8"}}
+	for _, h := range r.cfg.Hooks {
+		if h.Phase == phase {
+			p.Hooks = append(p.Hooks, h)
+		}
+	}
+	told, err := r.boxes.RunHooks(ctx, sandbox.HostHooks{ID: string(phase), Plan: p, Output: os.Stderr})
+	for _, f := range told {
+		r.log.Warn("a hook failed", "err", f)
 	}
 	return err
 }
@@ -213,25 +254,29 @@ func (r *realm) known(ctx context.Context) func(vassal.Name) bool {
 	return func(n vassal.Name) bool { return names[n] }
 }
 
-// programs finds the stage and the core: beside this program or in
-// ../libexec/liege.
-func programs() (stage, core string, err error) {
+// installed are the paths of the other programs.
+type installed struct {
+	stage, core, relay string
+	mailer             string // the directory that holds sendmail
+}
+
+// programs finds them beside this program or in ../libexec/liege.
+func programs() (p installed, err error) {
 	exe, err := sandbox.Executable()
 	if err != nil {
-		return "", "", err
+		return p, err
 	}
-	find := func(name string) (string, error) {
+	find := func(name string) string {
 		for _, dir := range []string{filepath.Dir(exe), filepath.Join(filepath.Dir(exe), "../libexec/liege")} {
 			if p := filepath.Join(dir, name); unix.Access(p, unix.X_OK) == nil {
-				return p, nil
+				return p
 			}
 		}
-		return "", fmt.Errorf("%s is neither beside %s nor in ../libexec/liege", name, exe)
+		err = errors.Join(err, fmt.Errorf("%s is neither beside %s nor in ../libexec/liege", name, exe))
+		return ""
 	}
-	if stage, err = find("liege-stage"); err == nil {
-		core, err = find("liege-core")
-	}
-	return stage, core, err
+	p = installed{stage: find("liege-stage"), core: find("liege-core"), relay: find("liege-relay"), mailer: filepath.Dir(find("sbin/sendmail"))}
+	return p, err
 }
 
 // groupID is the gid of a group's name; -1 for none.

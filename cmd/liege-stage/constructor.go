@@ -32,18 +32,22 @@ static void fail(int status, const char *step, const char *msg) {
 	_exit(write(status, b, n) == n ? 1 : 3);
 }
 
-// attr opens /proc/self/attr/current: on a real proc, through no mount and no
-// magic link (CVE-2019-19921, CVE-2025-52881).
-static int attr(int flags) {
-	struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
+// procfs opens /proc, a real one (CVE-2019-19921).
+static int procfs(void) {
 	struct statfs fs;
-	int proc = open("/proc", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	int fd = syscall(SYS_openat2, proc, "self/attr/current", &how, sizeof how);
+	int fd = open("/proc", O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (fd >= 0 && (fstatfs(fd, &fs) < 0 || fs.f_type != PROC_SUPER_MAGIC)) {
 		errno = EXDEV;
 		return -1;
 	}
 	return fd;
+}
+
+// attr opens self/attr/current in it, through no mount and no magic link
+// (CVE-2025-52881).
+static int attr(int proc, int flags) {
+	struct open_how how = {.flags = flags | O_CLOEXEC, .resolve = RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS};
+	return syscall(SYS_openat2, proc, "self/attr/current", &how, sizeof how);
 }
 
 static void setcon(int status, const char *want) {
@@ -61,13 +65,18 @@ static void setcon(int status, const char *want) {
 		if (syscall(__NR_lsm_get_self_attr, ATTR_CURRENT, &l, &size, 1) != 1) fail(status, "setcon", "read back");
 	} else {
 		if (errno != ENOSYS) fail(status, "setcon", "lsm_set_self_attr");
-		int fd = attr(O_RDWR);
+		int proc = procfs(), fd = proc < 0 ? -1 : attr(proc, O_WRONLY);
 		if (fd < 0) fail(status, "setcon", "open /proc/self/attr/current");
 		if (write(fd, want, len) != (ssize_t)len) fail(status, "setcon", "write");
-		ssize_t n = pread(fd, l.ctx, MAX_CONTEXT - 1, 0);
+		close(fd);
+		// Anew: the file that was open is labelled as the domain that was left,
+		// and the new one may not read that.
+		if ((fd = attr(proc, O_RDONLY)) < 0) fail(status, "setcon", "open /proc/self/attr/current to read it back");
+		ssize_t n = read(fd, l.ctx, MAX_CONTEXT - 1);
 		if (n < 0) fail(status, "setcon", "read back");
 		l.ctx[n] = 0;
 		close(fd);
+		close(proc);
 	}
 	l.ctx[strcspn(l.ctx, "\n")] = 0;
 	if (strcmp(l.ctx, want) != 0) { errno = EPERM; fail(status, "setcon", "the kernel shows another context after it was set"); }

@@ -67,27 +67,28 @@ func parseServe(args []string) (serveLine, error) {
 	return l, nil
 }
 
+// appKeys are the options of what is an app by its name.
+var appKeys = map[string]string{".py": "wsgi-file", ".wsgi": "wsgi-file", ".ru": "rack", ".psgi": "psgi"}
+
 // positional is a word that is no flag: a file, or an app.
 func (l *serveLine) positional(arg string) error {
 	file, section := splitSection(arg)
 	switch filepath.Ext(file) {
 	case ".ini":
 		return l.ini(file, section)
-	case ".py", ".wsgi":
-		l.add("wsgi-file", arg, false, 0)
+	case ".py", ".wsgi", ".ru", ".psgi":
+		l.add(appKeys[filepath.Ext(file)], arg, false, 0)
 		if !l.has("http", "http-socket", "socket", "uwsgi-socket") {
 			l.add("http", "127.0.0.1:8080", false, 0)
 		}
 		return nil
-	case ".ru", ".psgi":
-		return usageError("serve: "+arg+": Ruby and Perl apps come in a later release", "")
 	}
 	if l.file == "" {
 		if fi, err := os.Stat(file); err == nil && fi.Mode().IsRegular() {
 			return l.ini(file, section)
 		}
 	}
-	return usageError("serve: "+arg+": neither a vassal file (.ini) nor an app (.py)", "liege help serve")
+	return usageError("serve: "+arg+": neither a vassal file (.ini) nor an app (.py, .ru, .psgi)", "liege help serve")
 }
 
 // splitSection splits FILE:SECTION.
@@ -262,8 +263,9 @@ func (l *serveLine) name() string {
 		return l.file
 	}
 	for _, s := range l.settings {
-		if s.key == "wsgi-file" || s.key == "file" {
-			return string(vassal.SuggestName(strings.TrimSuffix(filepath.Base(s.value), ".py")))
+		switch s.key {
+		case "wsgi-file", "file", "rack", "psgi":
+			return string(vassal.SuggestName(strings.TrimSuffix(filepath.Base(s.value), filepath.Ext(s.value))))
 		}
 	}
 	return "app"

@@ -44,7 +44,7 @@ func usageError(msg, hint string) error { return exitWith(exitUsage, "usage", ms
 func usage(args cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, words []string) error {
 		if err := args(cmd, words); err != nil {
-			return usageError(cmd.Name()+": "+err.Error(), "liege "+cmd.Use)
+			return usageError(cmd.Name()+": "+err.Error(), cmd.Parent().CommandPath()+" "+cmd.Use)
 		}
 		return nil
 	}

@@ -72,6 +72,7 @@ type plan struct {
 	Outside  []explained      `json:"outside"`
 	Limits   []explained      `json:"limits"`
 	Hooks    []explained      `json:"hooks"`
+	Rules    []explained      `json:"rules"`
 	Environ  []explained      `json:"environment"`
 	AlwaysSo []string         `json:"always_so"`
 	Problems []vassal.Problem `json:"problems"`
@@ -82,7 +83,7 @@ func explanation(f checked, secrets bool) plan {
 	e := plan{
 		OK: !f.Problems.Failed(), File: f.File, Name: f.Name, Digest: f.Digest, Trust: f.trust, Read: nonNil(f.reads),
 		RunsAs: []explained{}, Runs: []explained{}, Listens: []explained{}, Network: []explained{}, Sees: []explained{}, Outside: []explained{},
-		Limits: []explained{}, Hooks: []explained{}, Environ: []explained{}, AlwaysSo: []string{}, Problems: nonNil(f.Problems),
+		Limits: []explained{}, Hooks: []explained{}, Rules: []explained{}, Environ: []explained{}, AlwaysSo: []string{}, Problems: nonNil(f.Problems),
 	}
 	if r == nil {
 		return e
@@ -90,9 +91,14 @@ func explanation(f checked, secrets bool) plan {
 	e.RunsAs = append(e.RunsAs, runsAs(r))
 	e.Runs = append(e.Runs, runs(r)...)
 	for _, l := range r.Listen {
-		e.Listens = append(e.Listens, explained{l.Address, listenDetail(r, l), origin(l.At)})
+		detail := listenDetail(r, l)
+		if l.TLS != nil {
+			detail += "; " + certificateText(f, l.TLS)
+		}
+		e.Listens = append(e.Listens, explained{l.Address, detail, origin(l.At)})
 	}
-	e.Network = append(e.Network, network(r))
+	e.Listens = append(e.Listens, serverNames(f)...)
+	e.Network = append(e.Network, network(r)...)
 	e.Sees = append(e.Sees, sees(r)...)
 	e.Outside = append(e.Outside, outside(r)...)
 	e.Limits = append(e.Limits, limits(r)...)
@@ -103,6 +109,7 @@ func explanation(f checked, secrets bool) plan {
 		}
 		e.Hooks = append(e.Hooks, explained{string(h.Phase), text, origin(h.At)})
 	}
+	e.Rules = rules(r, secrets)
 	ownEnv := len(r.App.Env) - len(r.Config.EnvAt) // what Liege sets comes first
 	for i, kv := range r.App.Env {
 		k, v, _ := strings.Cut(kv, "=")
@@ -150,11 +157,27 @@ func runsAs(r *resolve.Result) explained {
 		}
 		detail += "; not " + strings.Join(dropped, ", ")
 	}
-	detail += "; no capabilities, no_new_privs, seccomp default"
+	detail += "; " + guardText(r.Config.Guard)
+	if m := r.Maps; m != nil {
+		detail += fmt.Sprintf("; a user namespace, whose root is uid %d on the host", m.Root)
+	}
 	if r.Plan.Context != "" {
-		detail += "; " + r.Plan.Context
+		detail += "; SELinux " + r.Plan.Context + map[bool]string{true: " (entered by exec)", false: " (entered by setcon)"}[r.Plan.ByExec]
 	}
 	return explained{idText(r.User, r.UID), detail, or(origin(r.Config.Ident.UserAt), r.UIDFrom)}
+}
+
+// guardText says what the processes keep and may do.
+func guardText(g vassal.Guard) string {
+	caps := "no capabilities"
+	if len(g.Caps) > 0 {
+		var names []string
+		for _, c := range g.Caps {
+			names = append(names, vassal.CapabilityName(c))
+		}
+		caps = "capabilities " + strings.Join(names, " ")
+	}
+	return caps + ", no_new_privs, seccomp " + or(g.Seccomp, "default") + ifs(g.NoLandlock, ", no Landlock")
 }
 
 func idText(name string, id int) string {
@@ -166,7 +189,11 @@ func idText(name string, id int) string {
 
 func runs(r *resolve.Result) []explained {
 	w := r.App.Workers
+	programs := append(ownServers(&r.App), cgiPrograms(r.App.CGI)...)
 	if w == nil {
+		if len(programs) > 0 {
+			return programs
+		}
 		return []explained{{"no application", "static files only", "built in"}}
 	}
 	what := w.Interpreter
@@ -179,7 +206,47 @@ func runs(r *resolve.Result) []explained {
 		}
 		what += ": " + app
 	}
-	return []explained{{what, fmt.Sprintf("%d %s of %d %s", w.Processes, plural(w.Processes, "process", "processes"), w.Threads, plural(w.Threads, "thread", "threads")), origin(at)}}
+	if rb := w.Ruby; rb != nil {
+		at, what = rb.At, what+": "+rb.File
+	}
+	if pl := w.Perl; pl != nil {
+		at, what = pl.At, what+": "+pl.File
+	}
+	number := fmt.Sprintf("%d %s of %d %s", w.Processes, plural(w.Processes, "process", "processes"), w.Threads, plural(w.Threads, "thread", "threads"))
+	if c := w.Cheaper.Least; c > 0 {
+		number = fmt.Sprintf("%d to %s", c, number)
+	}
+	out := append([]explained{{what, number, origin(at)}}, mounted(r.App.Mounting, number)...)
+	return append(out, programs...)
+}
+
+// mounted are the applications beside the first.
+func mounted(m *vassal.Mounting, number string) (out []explained) {
+	if m == nil || len(m.Mounts) < 2 {
+		return nil
+	}
+	if m.OneForAll {
+		number = "in the same processes"
+	}
+	for _, x := range m.Mounts[1:] {
+		out = append(out, explained{fmt.Sprintf("%s:%s below %s", or(x.Module, x.File), x.Callable, or(x.Point, "/")), number, origin(x.At)})
+	}
+	return out
+}
+
+// cgiPrograms are the directories of CGI programs, and what runs their files.
+func cgiPrograms(c *vassal.CGI) (out []explained) {
+	if c == nil {
+		return nil
+	}
+	n := max(1, c.Processes) * max(1, c.Threads)
+	for _, m := range c.Mounts {
+		out = append(out, explained{"CGI programs " + m.Path, fmt.Sprintf("below %s, %d at once", or(m.Mount, "/"), n), origin(m.At)})
+	}
+	for _, h := range c.Helpers {
+		out = append(out, explained{h.Command, "runs " + h.Ext, origin(h.At)})
+	}
+	return out
 }
 
 func plural(n int, one, many string) string {
@@ -214,16 +281,58 @@ func whoConnects(all []resolve.Reach) (out []string) {
 	return out
 }
 
-func network(r *resolve.Result) explained {
+func network(r *resolve.Result) []explained {
 	at := origin(r.Config.Jail.NetAt)
-	if r.Net == "host" {
-		return explained{"host", "the host's own network: everything it reaches", at}
+	out := []explained{{r.Net, "it may connect to", at}}
+	switch {
+	case r.Net == "host":
+		out[0].Detail = "the host's own network: everything it reaches"
+	case r.NAT != nil:
+		out[0].Detail = "an address of its own, and the way out"
+		out = append(out, egressOf(r)...)
+	case len(r.Connect) == 0:
+		out[0].Detail = "it may connect to nothing"
 	}
-	return explained{r.Net, "it may connect to nothing", at}
+	for _, c := range r.Connect {
+		out = append(out, explained{c.Address, c.Key, origin(c.At)})
+	}
+	if m := r.Mail; m.Server.Key != "" {
+		out = append(out, explained{"mail", m.String(), origin(m.Server.At)})
+	}
+	return out
+}
+
+// egressOf says what holds for connections by net = nat, in the order in which
+// it is asked.
+func egressOf(r *resolve.Result) (out []explained) {
+	for _, e := range r.Config.Jail.Egress {
+		out = append(out, explained{e.Target, map[bool]string{true: "allowed", false: "refused"}[e.Allow], origin(e.At)})
+	}
+	var servers []string
+	for _, s := range r.NAT.Servers {
+		servers = append(servers, s.String())
+	}
+	if len(servers) > 0 {
+		out = append(out, explained{strings.Join(servers, " "), "port 53 allowed: name servers of the host", "built in"})
+	}
+	return append(out,
+		explained{"any:25", "refused", "built in"},
+		explained{"private networks", "refused", "built in"},
+		explained{"the host, other vassals, link-local", "refused, whatever a line says", "built in"},
+		explained{"the rest", "allowed", "built in"})
 }
 
 func sees(r *resolve.Result) []explained {
-	var out []explained
+	out := []explained{{"/usr, part of /etc", "read-only", "built in"}}
+	if root := r.Root; root.Source != "" {
+		detail := "read-only, as /"
+		if r.Foreign != "" {
+			detail += "; " + r.Foreign + ": root runs nothing of it"
+		}
+		out = []explained{{root.Source, detail, strings.TrimSuffix(root.Why+", "+origin(root.At), ", built in")}}
+	}
+	system := out[0]
+	out = nil
 	for _, b := range r.Binds {
 		right := "read-only"
 		if b.Writable {
@@ -232,9 +341,21 @@ func sees(r *resolve.Result) []explained {
 				right = "as " + or(r.User, strconv.Itoa(r.UID)) + " may"
 			}
 		}
+		if b.IDMap {
+			right += fmt.Sprintf(", uid %d on disk is the app's", b.UID)
+		}
+		if b.NoExec {
+			right += ", nothing executed"
+		}
+		if b.Recurse {
+			right += ", with what is mounted below"
+		}
 		out = append(out, explained{b.Target, right, strings.TrimSuffix(b.Why+", "+origin(b.At), ", built in")})
 	}
-	return append(out, explained{"/usr, part of /etc", "read-only", "built in"}, explained{"/tmp /var/tmp /dev/shm", "its own", "built in"})
+	for _, t := range r.Tmpfs {
+		out = append(out, explained{t.Target, "empty, in memory, at most " + size(&t.Size), "tmpfs, " + origin(t.At)})
+	}
+	return append(out, system, explained{"/tmp /var/tmp /dev/shm", "its own", "built in"})
 }
 
 func outside(r *resolve.Result) []explained {
@@ -261,19 +382,56 @@ func limits(r *resolve.Result) []explained {
 		}
 	}
 	add(l.MemoryMax > 0, "memory", size(&l.MemoryMax), l.MemoryMaxAt)
+	add(l.MemoryHigh > 0, "memory, slowed from", size(&l.MemoryHigh), l.MemoryHighAt)
+	add(true, "swap", swapText(l), l.SwapMaxAt)
+	add(l.OOMGroup, "out of memory", "ends the whole generation", l.OOMGroupAt)
+	add(l.CPUWeight > 0, "share of the cpus", count(&l.CPUWeight)+" (the usual is 100)", l.CPUWeightAt)
+	for _, m := range l.IOMax {
+		out = append(out, explained{"device " + m.Device, ioText(m), origin(m.At)})
+	}
 	add(l.CPUMax > 0, "cpus", strconv.FormatFloat(l.CPUMax, 'g', -1, 64), l.CPUMaxAt)
 	add(l.PidsMax > 0, "processes and threads", count(&l.PidsMax), l.PidsMaxAt)
 	if w := r.App.Workers; w != nil {
 		for _, x := range w.Rlimits {
 			v, text := int64(x.Value), count
 			switch x.Resource {
-			case "as", "data", "stack":
+			case "as", "data", "stack", "fsize", "memlock", "msgqueue":
 				text = size
 			}
 			add(true, x.Resource+" of each worker", text(&v), x.At)
 		}
 	}
+	for _, x := range r.Config.Rlimits {
+		v := int64(x.Value)
+		add(true, x.Resource+" of each process", count(&v), x.At)
+	}
 	return out
+}
+
+// swapText says how much of the host's swap there is for the vassal.
+func swapText(l vassal.Limits) string {
+	switch {
+	case l.SwapMax == nil && l.MemoryMax == 0, l.SwapMax != nil && *l.SwapMax == vassal.NoSwapLimit:
+		return "no limit"
+	case l.SwapMax == nil || *l.SwapMax == 0:
+		return "none"
+	}
+	return size(l.SwapMax)
+}
+
+// ioText is the bounds of a device, a second.
+func ioText(m vassal.IOMax) string {
+	var words []string
+	for _, x := range []struct {
+		n    int64
+		what string
+		text func(*int64) string
+	}{{m.ReadBytes, "read", size}, {m.WriteBytes, "written", size}, {m.ReadOps, "reads", count}, {m.WriteOps, "writes", count}} {
+		if x.n > 0 {
+			words = append(words, x.text(&x.n)+" "+x.what)
+		}
+	}
+	return strings.Join(words, ", ") + " a second"
 }
 
 // print lays the plan out for people.
@@ -286,7 +444,7 @@ func (e plan) print(out io.Writer) {
 	for _, s := range []struct {
 		head string
 		rows []explained
-	}{{"runs as", e.RunsAs}, {"runs", e.Runs}, {"listens", e.Listens}, {"network", e.Network}, {"sees", e.Sees}, {"outside", e.Outside}, {"limits", e.Limits}, {"hooks", e.Hooks}, {"env", e.Environ}} {
+	}{{"runs as", e.RunsAs}, {"runs", e.Runs}, {"listens", e.Listens}, {"network", e.Network}, {"sees", e.Sees}, {"outside", e.Outside}, {"limits", e.Limits}, {"hooks", e.Hooks}, {"rules", e.Rules}, {"env", e.Environ}} {
 		w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0) // columns of each heading by itself: one long path widens no other
 		for i, r := range s.rows {
 			head := s.head

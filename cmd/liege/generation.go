@@ -27,6 +27,8 @@ type generation struct {
 	control *channel.Channel
 	ready   chan vassal.Problems // receives once
 	failed  chan vassal.Problem  // capacity 2: what the core or the stage says
+	reload  chan struct{}        // receives when the core wishes another generation
+	rested  chan time.Time       // receives when its daemons and jobs have ended: Until of that message
 	done    chan struct{}        // closed when the core is gone
 	err     error                // of Wait; valid after done
 	plan    stage.Plan           // what the stage was told, if it was used
@@ -37,7 +39,10 @@ type generation struct {
 // startGeneration starts a core with the listeners. It owns no file given to
 // it.
 func (s *server) startGeneration(ctx context.Context, r *resolve.Result, gen int, listeners []*os.File) (*generation, error) {
-	r.App.Generation = gen
+	r.App.Generation, r.App.Foreground = gen, true
+	if problems := s.certificates(&r.App); problems.Failed() {
+		return nil, &exit{code: exitFailed, problems: problems}
+	}
 	doc, err := json.Marshal(r.App)
 	if err != nil {
 		return nil, err
@@ -48,8 +53,13 @@ func (s *server) startGeneration(ctx context.Context, r *resolve.Result, gen int
 	}
 	b := &donation{}
 	defer b.close()
-	g := &generation{ready: make(chan vassal.Problems, 1), failed: make(chan vassal.Problem, 2), done: make(chan struct{})}
-	ours, theirs, err := channel.Pair()
+	g := &generation{ready: make(chan vassal.Problems, 1), failed: make(chan vassal.Problem, 2), reload: make(chan struct{}, 1), rested: make(chan time.Time, 1), done: make(chan struct{})}
+	var ours *channel.Channel
+	var theirs *os.File
+	err = selinux.Sockets(r.Plan.Context, func() (err error) {
+		ours, theirs, err = channel.Pair()
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +129,11 @@ func (g *generation) useStage(r *resolve.Result, d stage.Donated, core string, a
 		return nil, err
 	}
 	plan.Files, plan.Exec, plan.Args = d, core, args
-	if plan.Seccomp, err = seccomp.Default(); err != nil {
-		return nil, err
+	plan.Landlock = nil // what it would fence in is the host
+	if len(plan.Seccomp) == 0 && !plan.NoSeccomp {
+		if plan.Seccomp, err = seccomp.Default(); err != nil {
+			return nil, err
+		}
 	}
 	g.plan = plan
 	doc, err := plan.Encode()
@@ -131,7 +144,11 @@ func (g *generation) useStage(r *resolve.Result, d stage.Donated, core string, a
 	if err != nil {
 		return nil, err
 	}
-	ours, theirs, err := packetPair()
+	var ours, theirs *os.File
+	err = selinux.Sockets(plan.Context, func() (err error) {
+		ours, theirs, err = packetPair()
+		return err
+	})
 	if err != nil {
 		sealed.Close()
 		return nil, err
@@ -186,7 +203,21 @@ func (g *generation) messages() {
 				ready = true
 				g.ready <- m.Notes
 			}
-			g.send(vassal.Alone)
+		case vassal.Certificates: // the core has written what is wrong with them
+		case vassal.Reload:
+			select {
+			case g.reload <- struct{}{}:
+			default: // it was asked for already
+			}
+		case vassal.Rested:
+			var until time.Time
+			if m.Until != nil {
+				until = *m.Until
+			}
+			select {
+			case g.rested <- until:
+			default: // said already
+			}
 		case vassal.Failed:
 			g.say(*m.Reason)
 		}
@@ -205,25 +236,33 @@ func (g *generation) say(p vassal.Problem) {
 func (g *generation) send(t vassal.MessageType) { _ = g.control.Send(t) }
 
 // end drains the core, and kills it when hurry is readable or it takes longer
-// than it may.
-func (g *generation) end(limit time.Duration, hurry <-chan os.Signal) {
+// than it may. next, if any, is told what it may start.
+func (g *generation) end(limit time.Duration, hurry <-chan os.Signal, next *generation) {
 	g.send(vassal.Drain)
 	late := time.NewTimer(limit)
 	defer late.Stop()
-	select {
-	case <-g.done:
-		return
-	case <-hurry:
-	case <-late.C:
+	for ended := false; !ended; {
+		select {
+		case until := <-g.rested:
+			if next != nil {
+				_ = next.control.SendTurn(until) // as send
+			}
+		case <-g.done:
+			ended = true
+		case <-hurry:
+			g.kill()
+			hurry = nil
+		case <-late.C:
+			g.kill()
+		}
 	}
-	g.kill()
-	<-g.done
+	if next != nil {
+		next.send(vassal.Alone)
+	}
 }
 
-// kill ends the core and what it started, by its process group.
-func (g *generation) kill() {
-	_ = syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL) // ESRCH: it is gone already
-}
+// kill ends the core and what it started.
+func (g *generation) kill() { killTree(g.cmd.Process.Pid) }
 
 // reason is why the core is gone.
 func (g *generation) reason() vassal.Problems {

@@ -15,38 +15,45 @@ import (
 // last lines say, and what to write about it. The lines are the tenant's:
 // they are matched here, by whoever runs liege status, never by the Emperor.
 type hintRow struct {
-	match *regexp.Regexp
-	hint  func(seen []string, v control.Vassal, dir string) string
+	match   *regexp.Regexp
+	hint    func(seen []string, v control.Vassal, dir string) string
+	serving bool // also looked for while the vassal serves without a problem
 }
 
 func text(s string) func([]string, control.Vassal, string) string {
 	return func([]string, control.Vassal, string) string { return s }
 }
 
-const closedWay = `the vassal's network is closed; what it must reach needs a line: "net = host" (connect = comes in a later release)`
+const closedWay = `the vassal's network is closed; what it must reach needs a line: connect = ADDRESS:PORT, connect = unix:/path, or net = nat for the Internet`
+
+const closedNAT = `with net = nat the host itself, private networks and port 25 are closed, and whatever an egress line denies; what it must reach needs a line: connect = ADDRESS:PORT for a service of the host, egress = allow ADDRESS:PORT for another; liege explain shows what holds`
 
 // catalogue is made when it is needed: most commands never do.
 func catalogue() []hintRow {
-	return []hintRow{
-		{regexp.MustCompile(`(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?`), moduleHint},
-		{regexp.MustCompile(`No such file or directory: '(/[^'\n]+)'`), hiddenHint},
-		{regexp.MustCompile(`Read-only file system: '(/[^'\n]+)'`), func(m []string, _ control.Vassal, _ string) string {
-			return "bind = " + filepath.Dir(m[1])
+	rows := []hintRow{
+		{match: regexp.MustCompile(`(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?`), hint: moduleHint},
+		{match: regexp.MustCompile(`attempt to write a readonly database|unable to open database file`), hint: databaseHint},
+		{match: regexp.MustCompile(`liege: connect (\S+): (.*)`), hint: func(m []string, _ control.Vassal, _ string) string {
+			return m[1] + " is named by the file, and was not reached from outside either (" + m[2] + "): does the service run there, and may the vassal's user connect?"
 		}},
-		{regexp.MustCompile(`attempt to write a readonly database|unable to open database file`), databaseHint},
-		{regexp.MustCompile(`Connection refused|ECONNREFUSED|Network is unreachable|ENETUNREACH|Temporary failure in name resolution|Can't connect to local MySQL server through socket`),
-			func(_ []string, v control.Vassal, _ string) string {
-				if deref(v.Net) == "host" {
+		{match: regexp.MustCompile(`Can't connect to local (?:MySQL )?server through socket '(/[\w./-]+)'|server on socket "(/[\w./-]+)" failed: No such file|HY000[^\n]{0,20}2002[^\n]{0,3} No such file`), hint: socketHint, serving: true},
+		{match: regexp.MustCompile(`Connection refused|ECONNREFUSED|Network is unreachable|ENETUNREACH|Temporary failure in name resolution`),
+			hint: func(_ []string, v control.Vassal, _ string) string {
+				switch deref(v.Net) {
+				case "host":
 					return ""
+				case "nat":
+					return closedNAT
 				}
 				return closedWay
 			}},
-		{regexp.MustCompile(`'?/dev/log'?`), text("log to stderr: there is no /dev/log inside; or bind = /dev/log comes with a later release")},
-		{regexp.MustCompile(`\bMemoryError\b`), text("a limit on memory was met: limit-as (MB, each worker) or memory-max (the whole vassal) in the file; liege explain shows both")},
-		{regexp.MustCompile(`(php|ruby|perl|node|lua): (?:command )?not found`), func(m []string, _ control.Vassal, _ string) string {
+		{match: regexp.MustCompile(`'?/dev/log'?`), hint: text("log to stderr: there is no /dev/log inside; or bind = /dev/log comes with a later release")},
+		{match: regexp.MustCompile(`\bMemoryError\b`), hint: text("a limit on memory was met: limit-as (MB, each worker) or memory-max (the whole vassal) in the file; liege explain shows both")},
+		{match: regexp.MustCompile(`(php|ruby|perl|node|lua): (?:command )?not found`), hint: func(m []string, _ control.Vassal, _ string) string {
 			return "apt install " + map[string]string{"php": "php-cgi", "node": "nodejs", "lua": "lua5.4"}[m[1]] + ifs(m[1] == "ruby" || m[1] == "perl", m[1])
 		}},
 	}
+	return slices.Concat(rows, pathRows(), languageRows(), phpRows())
 }
 
 // hints reads the last lines of the vassal's log, where the caller may, and
@@ -59,9 +66,7 @@ func (a *app) hints(v control.Vassal) []string {
 	if v.OOMKills > 0 && len(out) == 0 {
 		out = append(out, fmt.Sprintf("%d of its processes were killed for want of memory: memory-max = %s in %s", v.OOMKills, or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
 	}
-	if v.State == control.Running && v.Error == nil {
-		return out
-	}
+	serving := v.State == control.Running && v.Error == nil
 	lines := problemText(v)
 	if f, err := os.Open(deref(v.Log)); err == nil {
 		defer f.Close()
@@ -71,6 +76,9 @@ func (a *app) hints(v control.Vassal) []string {
 	}
 	dir := appDirOf(v.File)
 	for _, row := range catalogue() {
+		if serving && !row.serving {
+			continue
+		}
 		all := row.match.FindAllStringSubmatch(lines, -1)
 		if len(all) == 0 {
 			continue
@@ -145,4 +153,15 @@ func databaseHint(_ []string, v control.Vassal, dir string) string {
 		dir = "the directory of the database"
 	}
 	return fmt.Sprintf("the app runs as %s and must be able to write to the file and to its directory: chown %s %s, or another uid", user, user, dir)
+}
+
+// socketHint: a database's socket that is not there inside. PHP does not say
+// where it looked.
+func socketHint(m []string, v control.Vassal, _ string) string {
+	at := "unix:" + filepath.Clean(or(or(m[1], m[2]), "/run/mysqld/mysqld.sock"))
+	at = strings.Replace(at, "unix:/var/run/", "unix:/run/", 1)
+	if slices.Contains(v.Connect, at) {
+		return "" // the relay says what is wrong with it
+	}
+	return "connect = " + at
 }

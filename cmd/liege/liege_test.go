@@ -34,7 +34,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata", UpdateScripts: os.Getenv("UPDATE") != "",
 		Setup: func(e *testscript.Env) error {
 			e.Vars = append(e.Vars, "LIEGE_RUN_DIR="+filepath.Join(e.WorkDir, "run"), "ME="+me(t))
-			return nil
+			return writeCertificates(t, e.WorkDir)
 		},
 		Condition: func(cond string) (bool, error) { return cond == "root" && os.Geteuid() == 0, nil },
 	})
@@ -71,13 +71,37 @@ func TestHints(t *testing.T) {
 	must(os.WriteFile(filepath.Join(dir, "x.ini"), []byte("[uwsgi]\nchdir = "+dir+"/app\n"), 0o644))
 	outside := filepath.Join(dir, "outside")
 	must(os.WriteFile(outside, nil, 0o644))
+	const mysql = "ERROR 2002 (HY000): Can't connect to local MySQL server through socket '/var/run/mysqld/mysqld.sock' (2)"
 	for _, tc := range []struct{ name, log, net, want string }{
+		{"MySQL's socket", mysql, "none", "connect = unix:/run/mysqld/mysqld.sock"},
+		{"MariaDB's", "Can't connect to local server through socket '/run/db/x.sock' (2)", "host", "connect = unix:/run/db/x.sock"},
+		{"PHP's", "PHP Warning:  mysqli_real_connect(): (HY000/2002): No such file or directory in /x.php", "none", "connect = unix:/run/mysqld/mysqld.sock"},
+		{"PDO's", "PDOException: SQLSTATE[HY000] [2002] No such file or directory", "none", "connect = unix:/run/mysqld/mysqld.sock"},
+		{"PostgreSQL's", `connection to server on socket "/var/run/postgresql/.s.PGSQL.5432" failed: No such file or directory`, "none", "connect = unix:/run/postgresql/.s.PGSQL.5432"},
+		{"a socket with a terminal escape", "Can't connect to local server through socket '/run/\x1b[31m' (2)", "none", ""},
 		{"a module of the venv", "ModuleNotFoundError: No module named 'flask'", "none", "virtualenv = DIR/app/env"},
 		{"a path of the host", "FileNotFoundError: [Errno 2] No such file or directory: '" + outside + "'", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
 		{"a path that is nowhere", "No such file or directory: '/nowhere/at/all'", "none", ""},
 		{"read-only", "OSError: [Errno 30] Read-only file system: '/srv/shop/media/x.png'", "none", "bind = /srv/shop/media"},
 		{"closed network", "psycopg2.OperationalError: connection failed: Connection refused", "none", closedWay},
+		{"a network with rules", "ConnectionRefusedError: Connection refused", "nat", closedNAT},
 		{"open network", "Connection refused", "host", ""},
+		{"a service that is down", "liege: connect 127.0.0.1:5432: connection refused", "none", "127.0.0.1:5432 is named by the file, and was not reached from outside either (connection refused): does the service run there, and may the vassal's user connect?"},
+		{"ruby's words for a path", "No such file or directory @ rb_sysopen - " + outside + " (Errno::ENOENT)", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
+		{"node's", "Error: ENOENT: no such file or directory, open '" + outside + "'", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
+		{"php's", "PHP Warning:  require(" + outside + "): Failed to open stream: No such file or directory in x", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
+		{"node on a read-only place", "Error: EROFS: read-only file system, mkdir '/srv/shop/cache'", "none", "bind = /srv/shop"},
+		{"node's memory", "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "none", "a limit on memory was met: limit-as (MB, each process) or memory-max (the whole vassal) in the file; liege explain shows both"},
+		{"glibc", "./server: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./server)", "none", "the program was built on a system with glibc 2.38, which is newer than this one: build it here, or statically (Go: CGO_ENABLED=0)"},
+		{"a library", "./server: error while loading shared libraries: libpq.so.5: cannot open shared object file", "none", "apt-file search libpq.so.5 names the package; for a library elsewhere: bind = its directory, env = LD_LIBRARY_PATH=that"},
+		{"a gem", "Could not find rack-3.1.0 in locally installed gems", "none", "bundle install, in the directory of the Gemfile, with the ruby that runs the app"},
+		{"perl's other build", "Cookie.c: loadable library and perl binaries are mismatched (got first handshake key)", "none", "the module was compiled for another Perl: install it again with the perl that runs the app, or name that one"},
+		{"a class of PHP", "PHP Fatal error:  Uncaught Error: Class \"IntlDateFormatter\" not found in", "none", "apt install php-intl, which has that extension; then liege reload"},
+		{"a class of the app", "PHP Fatal error:  Uncaught Error: Class \"App\\Kernel\" not found in", "none", ""},
+		{"composer", "Failed opening required '/srv/shop/vendor/autoload.php'", "none", "composer install, in the app's directory"},
+		{"a low port", "listen tcp :80: bind: permission denied", "none", "the vassal has no right to ports below 1024: let the program listen on $PORT or at $LIEGE_SOCKET; who connects from outside is a matter of http = :80"},
+		{"a socket's place", "bind() to /run/x.sock failed: Permission denied", "none", ""},
+		{"a taken address", "listen tcp 127.0.0.1:8080: bind: address already in use", "none", "the address that the program wants is taken, perhaps by another copy of it: let it listen on $PORT or at $LIEGE_SOCKET, which each copy has for itself, or write exec-port = its port and processes = 1"},
 		{"a terminal escape is no hint", "\x1b[31mhello", "none", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -89,6 +113,13 @@ func TestHints(t *testing.T) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 		})
+	}
+	log := filepath.Join(dir, "log")
+	must(os.WriteFile(log, []byte("Connection refused\n"+mysql+"\n"), 0o644))
+	for members, want := range map[string]string{`"state":"running"`: "connect = unix:/run/mysqld/mysqld.sock", `"state":"running","connect":["unix:/run/mysqld/mysqld.sock"]`: ""} {
+		if got := strings.Join((&app{}).hints(vassalOf(t, `{"name":"x","log":"`+log+`",`+members+`}`)), "\n"); got != want {
+			t.Errorf("one that serves: %q, want %q", got, want)
+		}
 	}
 	if err := os.Remove(filepath.Join(dir, "app/env/pyvenv.cfg")); err != nil {
 		t.Fatal(err)
@@ -165,7 +196,7 @@ func TestParseServe(t *testing.T) {
 		{"--http :1 app.py", "[uwsgi]\nhttp = :1\nwsgi-file = app.py\n"},
 		{"--chmod-socket -s x", "[uwsgi]\nchmod-socket\nsocket = x\n"},
 		{"-C664 -s x", "[uwsgi]\nchmod-socket = 664\nsocket = x\n"},
-		{"--proceses 4", ""}, {"--http", ""}, {"", ""}, {"a.ini b.ini", ""}, {"-", ""}, {"--no-such=1", ""}, {"config.ru", ""},
+		{"--proceses 4", ""}, {"--http", ""}, {"", ""}, {"a.ini b.ini", ""}, {"-", ""}, {"--no-such=1", ""}, {"config.ru", "[uwsgi]\nrack = config.ru\nhttp = 127.0.0.1:8080\n"}, {"x/app.psgi", "[uwsgi]\npsgi = x/app.psgi\nhttp = 127.0.0.1:8080\n"},
 	} {
 		l, err := parseServe(strings.Fields(tc.args))
 		if err != nil {

@@ -33,6 +33,7 @@ type checked struct {
 	trust  string
 	reads  []string
 	result *resolve.Result
+	certs  map[string]string // what a certificate is for, by its path
 }
 
 // loader turns files into what would run, as the Emperor does.
@@ -198,18 +199,44 @@ func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
 	s := resolve.FromEmperor(l.emperor, inifile.NewOSHost(os.LookupEnv))
 	s.NoHost = l.opts.syntax
 	s.Host.Caller = caller
-	s.Host.Context = knownContext
+	s.Host.SELinux.Enter = enterAs(caller != nil)
+	s.Host.SELinux.Categories = resolve.NewPairs(filepath.Join(l.emperor.StateDir, resolve.PairsFile)).Look
+	if p, err := selinux.Load(); err == nil && caller == nil {
+		s.Host.SELinux.Label, s.Host.SELinux.Allows = selinux.PathContext, p.Allows
+	}
 	return s
 }
 
-// knownContext asks the loaded policy. Whether the Emperor may enter the
-// context is seen at the start: this shell runs as something else.
-func knownContext(c string) (string, error) {
-	p, err := selinux.Load()
-	if err != nil {
-		return "", err
+// enterAs returns what asks the loaded policy about contexts: for liege serve,
+// which starts the stage itself, from the caller's own context; else from that
+// of the stage under an Emperor that systemd started, where the policy module
+// is installed. Where it is not, a context need only be known: this shell runs
+// as something else than the Emperor.
+func enterAs(serve bool) func(context string, byExec bool) (string, error) {
+	return func(context string, byExec bool) (string, error) {
+		p, err := selinux.Load()
+		if err != nil {
+			if context == "" && errors.Is(err, selinux.ErrOff) {
+				return "", nil
+			}
+			return "", err
+		}
+		from, module := p.Own(), false
+		if !serve {
+			from, module = p.StageHere()
+		}
+		if context == "" && !module {
+			return "", nil
+		}
+		if !serve && !module {
+			return p.Known(context)
+		}
+		core, err := sibling("liege-core")
+		if err != nil {
+			return "", err
+		}
+		return p.Reach(selinux.Target{From: from, Core: core, Default: "system_u:system_r:" + selinux.DefaultType + ":s0"}, context, byExec)
 	}
-	return p.Known(c)
 }
 
 // prepare is one file from bytes to a plan.
@@ -224,6 +251,11 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 	p := resolve.Prepare(ctx, name, src, s)
 	c.Digest, c.result = p.Digest.String(), p.Result
 	c.Problems = append(c.Problems, p.Problems...)
+	if p.Result != nil && s.Host.Caller == nil { // liege serve reads them at the start
+		var more vassal.Problems
+		c.certs, more = certificates(ctx, p.Result)
+		c.Problems = append(c.Problems, more...)
+	}
 	for _, q := range p.Queries {
 		if q.Kind == "file" && !slices.Contains(c.reads, q.Name) {
 			c.reads = append(c.reads, q.Name)

@@ -175,11 +175,15 @@ func (a *app) one(v control.Vassal) {
 	row("runs as", "%s", or(deref(v.User), uidText(v)))
 	row("domain", "%s", deref(v.Context))
 	row("listens", "%s", strings.Join(v.Listen, "  "))
-	row("network", "%s", deref(v.Net))
+	row("network", "%s", networkText(v))
 	row("memory", "%s%s", size(v.MemoryBytes), of(v.MemoryMaxBytes, size))
+	if v.NetSent > 0 || v.NetReceived > 0 {
+		row("traffic", "%s sent, %s received", size(&v.NetSent), size(&v.NetReceived))
+	}
 	row("processes", "%s%s", count(v.Pids), of(v.PidsMax, count))
+	row("limits met", "%s", metText(v))
 	row("requests", "%d", v.Requests)
-	row("restarts", "%d%s", v.Restarts, ifs(v.OOMKills > 0, fmt.Sprintf(", %d for want of memory", v.OOMKills)))
+	row("restarts", "%d", v.Restarts)
 	if v.LastExit != nil {
 		row("last exit", "%s", exitText(*v.LastExit))
 	}
@@ -318,4 +322,33 @@ func (a *app) completeNames(cmd *cobra.Command, _ []string, prefix string) ([]st
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return out, cobra.ShellCompDirectiveNoFileComp
+}
+
+// networkText says what a vassal may connect to (CONTRACT 5).
+func networkText(v control.Vassal) string {
+	switch net := deref(v.Net); {
+	case net == "", net == "host":
+		return net
+	case len(v.Connect) == 0:
+		return net + ", may connect to: nothing"
+	case len(v.Addresses) > 0:
+		return net + ", " + strings.Join(v.Addresses, ", ") + ", may connect to: " + strings.Join(v.Connect, ", ")
+	default:
+		return net + ", may connect to: " + strings.Join(v.Connect, "  ")
+	}
+}
+
+// metText says how often limits refused something, or held something up.
+func metText(v control.Vassal) string {
+	var words []string
+	add := func(n int64, format string, arg any) {
+		if n > 0 {
+			words = append(words, fmt.Sprintf(format, arg))
+		}
+	}
+	add(v.OOMKills, "%d killed for want of memory", v.OOMKills)
+	add(v.MemorySlowed, "slowed %d times by memory-high", v.MemorySlowed)
+	add(v.PidsRefused, "%d processes or threads refused by pids-max", v.PidsRefused)
+	add(v.ThrottledUsec, "held up for %s by cpu-max", (time.Duration(v.ThrottledUsec) * time.Microsecond).Round(time.Millisecond))
+	return strings.Join(words, ", ")
 }

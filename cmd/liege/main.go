@@ -77,9 +77,9 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	add("run", a.emperorCmd(), a.serveCmd())
-	add("look", a.lsCmd(), a.statusCmd(), a.logsCmd(), a.waitCmd(), a.versionCmd())
+	add("look", a.lsCmd(), a.statusCmd(), a.logsCmd(), a.waitCmd(), a.enterCmd(), a.versionCmd())
 	add("act", a.actCmds()...)
-	add("files", a.checkCmd(), a.explainCmd(), a.optionsCmd())
+	add("files", a.checkCmd(), a.explainCmd(), a.optionsCmd(), a.policyCmd(), a.pluginCmd())
 	root.SetHelpCommand(a.helpCmd(root))
 	return root
 }
@@ -91,9 +91,9 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 	}
 	hint := "liege help"
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		hint = "liege " + near[0]
+		hint = cmd.CommandPath() + " " + near[0]
 	}
-	for _, r := range []string{"events", "usage", "top", "apply", "learn", "import", "enter", "plugin", "policy"} {
+	for _, r := range []string{"events", "usage", "top", "apply", "learn", "import"} {
 		if args[0] == r {
 			return usageError(args[0]+": comes in a later release", "liege help")
 		}

@@ -14,9 +14,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"liege/emperor/asuser"
+	"liege/emperor/certs"
 	"liege/emperor/listen"
 	"liege/emperor/resolve"
 	"liege/vassal"
+	"liege/vassal/action"
 )
 
 func (a *app) serveCmd() *cobra.Command {
@@ -72,8 +74,16 @@ func (a *app) serve(ctx context.Context, line serveLine) error {
 // can make: namespaces, binds, limits of the cgroup, mounts (KERNEL 28).
 func isolates(r *resolve.Result) bool {
 	c := r.Config
-	return c.Jail.NetAt.Line > 0 || len(c.Jail.Binds) > 0 || c.Limits != (vassal.Limits{}) || c.Jail.Hostname != "" ||
-		slices.ContainsFunc(c.Hooks, func(h vassal.Hook) bool { return h.Action == "mount" || h.Action == "umount" || h.Action == "hostname" })
+	j := c.Jail
+	return j.NetAt.Line > 0 || len(j.Binds) > 0 || j.Root.Dir != "" || len(j.Tmpfs) > 0 || j.HidePID || j.Resolv != "" || j.TimeNS.Line > 0 || j.UserNS.Line > 0 || c.Limits.Any() || c.Jail.Hostname != "" ||
+		len(r.HostHooks) > 0 || slices.ContainsFunc(r.Plan.Hooks, ofMounts)
+}
+
+// ofMounts reports whether h changes what the host would see outside of a
+// sandbox.
+func ofMounts(h vassal.Hook) bool {
+	c, err := action.Parse(h)
+	return err == nil && slices.Contains([]action.Kind{action.Mount, action.Umount, action.Hostname}, c.Kind)
 }
 
 // server is one liege serve.
@@ -84,6 +94,7 @@ type server struct {
 	set     *listen.Set
 	signals chan os.Signal
 	gen     int
+	secure  *certs.Watch // nil: no TLS
 }
 
 // run serves r and reloads on HUP, until told to stop.
@@ -92,30 +103,39 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 	if err != nil {
 		return err
 	}
+	current.send(vassal.Alone)
+	look := time.NewTicker(lookAgain)
+	defer look.Stop()
 	for {
 		select {
 		case <-current.done:
 			return &exit{code: exitFailed, problems: current.reason()}
+		case <-look.C:
+			s.renew(current, &r.App)
+			continue
+		case <-current.reload:
 		case sig := <-s.signals:
 			if sig != syscall.SIGHUP || !terminal(os.Stdin) && os.Getppid() == 1 {
-				current.end(r.App.Drain+drainSlack, s.signals)
+				current.end(r.App.Drain+drainSlack, s.signals, nil)
 				return nil
 			}
-			f := s.loader.serve(ctx, s.line)
-			s.warn(f.Problems)
-			if f.Problems.Failed() {
-				fmt.Fprintln(s.err, "liege: reload: the old generation still serves")
-				continue
-			}
-			next, err := s.next(ctx, f.result)
-			if err != nil {
-				s.finish(err)
-				fmt.Fprintln(s.err, "liege: reload: the old generation still serves")
-				continue
-			}
-			current.end(r.App.Drain+drainSlack, nil)
-			current, r = next, f.result
 		}
+		f := s.loader.serve(ctx, s.line)
+		s.warn(f.Problems)
+		if f.Problems.Failed() {
+			fmt.Fprintln(s.err, "liege: reload: the old generation still serves")
+			continue
+		}
+		secure := s.secure
+		next, err := s.next(ctx, f.result)
+		if err != nil {
+			s.secure = secure
+			s.finish(err)
+			fmt.Fprintln(s.err, "liege: reload: the old generation still serves")
+			continue
+		}
+		current.end(r.App.Drain+drainSlack, nil, next)
+		current, r = next, f.result
 	}
 }
 
@@ -123,7 +143,7 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, error) {
 	var user *asuser.Session
 	change, problems := s.set.Apply(ctx, listen.Want{
-		File: r.Config.File, Listeners: r.Listen, UID: r.UID, GID: r.GID, Groups: r.Plan.Groups, Trusted: true, Umask: r.Config.Jail.Umask,
+		File: r.Config.File, Listeners: r.Listen, UID: r.UID, GID: r.GID, Groups: r.Plan.Groups, Trusted: true, Umask: r.Config.Jail.Umask, Context: r.Plan.Context,
 		Owner: owner,
 		AsUser: func(ctx context.Context) (_ *asuser.Session, err error) {
 			user, err = asuser.Start(ctx, asuser.Who{UID: r.UID, GID: r.GID, Groups: r.Plan.Groups})
@@ -192,10 +212,12 @@ func owner(s string) (uid, gid int, err error) {
 // announce prints a listener: one that can be clicked, or what it is for.
 func (s *server) announce(l vassal.Listener) {
 	switch {
-	case l.Protocol == vassal.HTTP && l.Address[0] != '/' && l.Address[0] != '@':
-		fmt.Fprintf(s.err, "http://%s/\n", strings.Replace(l.Address, "0.0.0.0:", "127.0.0.1:", 1))
+	case (l.Protocol == vassal.HTTP || l.Protocol == vassal.HTTPS) && l.Address[0] != '/' && l.Address[0] != '@':
+		fmt.Fprintf(s.err, "%s://%s/\n", l.Protocol, strings.Replace(l.Address, "0.0.0.0:", "127.0.0.1:", 1))
 	case l.Protocol == vassal.UWSGI:
 		fmt.Fprintf(s.err, "%s    uwsgi protocol, for nginx: uwsgi_pass %s%s;\n", l.Address, ifs(l.Address[0] == '/', "unix:"), l.Address)
+	case l.Protocol == vassal.FastCGI, l.Protocol == vassal.SCGI:
+		fmt.Fprintf(s.err, "%s    %s, for nginx: %s_pass %s%s;\n", l.Address, l.Protocol, l.Protocol, ifs(l.Address[0] == '/', "unix:"), l.Address)
 	default:
 		fmt.Fprintf(s.err, "%s    %s\n", l.Address, l.Protocol)
 	}

@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"liege/selinux"
 )
 
 // Limits of a session.
@@ -95,7 +97,7 @@ func Start(ctx context.Context, who Who) (*Session, error) {
 	if os.Geteuid() == 0 {
 		s.cmd.SysProcAttr.Credential = credential(who)
 	}
-	if err := startConfined(s.cmd); err != nil {
+	if err := startConfined(s.cmd, ""); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("act as uid %d: %w", who.UID, err)
 	}
@@ -127,20 +129,40 @@ func credential(who Who) *syscall.Credential {
 	return c
 }
 
+// StartProgram starts another program as who, as confined as a session's child:
+// no capability, an empty bounding set, no_new_privs, a session of its own. It is
+// for programs of ours: it is in no sandbox.
+func StartProgram(cmd *exec.Cmd, who Who, context string) error {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setsid = true
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = credential(who)
+	}
+	return startConfined(cmd, context)
+}
+
 // startConfined starts cmd from a thread that has no_new_privs and an empty
 // bounding set, which the child inherits. Both are for ever, so the thread
 // ends with its goroutine; the process's first thread cannot, and is avoided.
-func startConfined(cmd *exec.Cmd) error {
+//
+// context is the SELinux context that the child begins in; empty: as the policy
+// has it.
+func startConfined(cmd *exec.Cmd, context string) error {
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			err = startConfined(cmd) // on another thread, since this one is held
+			err = startConfined(cmd, context) // on another thread, since this one is held
 			runtime.UnlockOSThread()
 			return
 		}
 		if err = confineThread(); err == nil {
+			err = selinux.ThreadExec(context)
+		}
+		if err == nil {
 			err = cmd.Start()
 		}
 	})

@@ -11,14 +11,17 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"liege/selinux"
 )
 
 // Rules say how Bind makes a unix socket.
 type Rules struct {
 	Mode     fs.FileMode // permission bits, exact
 	Backlog  int
-	UID, GID int   // owner of the node; -1: as made
-	Owners   []int // a stale socket of one of these users may be replaced
+	UID, GID int    // owner of the node; -1: as made
+	Owners   []int  // a stale socket of one of these users may be replaced
+	Context  string // SELinux context of the socket; empty: that of this process
 }
 
 // Bind binds and listens on a unix stream socket at path, with the caller's
@@ -43,7 +46,11 @@ func Bind(path string, r Rules) (*os.File, error) {
 // The socket is in blocking mode, so that os.File leaves it out of the poller:
 // this process never accepts, and no connection shall wake it.
 func BindIn(dir *os.File, base string, r Rules) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd := -1
+	err := selinux.Sockets(r.Context, func() (err error) {
+		fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -105,13 +105,14 @@ type Socket struct {
 	Path    string      // absolute
 	Mode    fs.FileMode // permission bits, exact: no umask applies
 	Backlog int
-	GID     int // group of the node, one of the user's; -1: as made
+	GID     int    // group of the node, one of the user's; -1: as made
+	Context string // SELinux context of the socket; empty: that of this process
 }
 
 // Listen binds and listens on k. A socket that is there is replaced if it
 // belongs to root or the user and nobody answers on it.
 func (s *Session) Listen(k Socket) (*os.File, error) {
-	r, _, f, err := s.call(request{Op: "listen", Path: k.Path, Mode: k.Mode, Backlog: k.Backlog, GID: k.GID}, true)
+	r, _, f, err := s.call(request{Op: "listen", Path: k.Path, Mode: k.Mode, Backlog: k.Backlog, GID: k.GID, Context: k.Context}, true)
 	if err == nil {
 		err = r.err("listen", k.Path)
 	}

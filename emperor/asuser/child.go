@@ -157,7 +157,7 @@ func do(q request, r *reply) (data []byte, f *os.File, err error) {
 		data, err = glob(q.Path)
 		return data, nil, err
 	case "listen":
-		f, err = Bind(q.Path, Rules{Mode: q.Mode, Backlog: q.Backlog, UID: -1, GID: q.GID, Owners: []int{0, os.Getuid()}})
+		f, err = Bind(q.Path, Rules{Mode: q.Mode, Backlog: q.Backlog, UID: -1, GID: q.GID, Owners: []int{0, os.Getuid()}, Context: q.Context})
 		return nil, f, err
 	case "unlink":
 		return nil, nil, Remove(q.Path, q.Dev, q.Ino)

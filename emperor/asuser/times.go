@@ -1,6 +1,7 @@
 package asuser
 
 import (
+	"fmt"
 	"os"
 	"runtime"
 	"time"
@@ -16,12 +17,28 @@ import (
 // (setfsuid(2)), and ends.
 func Times(who Who, paths []string) []time.Time {
 	out := make([]time.Time, len(paths))
+	statEach(who, paths, func(i int, st *unix.Stat_t) { out[i] = time.Unix(st.Mtim.Unix()) })
+	return out
+}
+
+// Looks is Times with more than the time: device, inode, size and change of
+// what each path leads to. Empty for what is missing or denied.
+func Looks(who Who, paths []string) []string {
+	out := make([]string, len(paths))
+	statEach(who, paths, func(i int, st *unix.Stat_t) {
+		out[i] = fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
+	})
+	return out
+}
+
+// statEach calls see for each path that is there.
+func statEach(who Who, paths []string, see func(i int, st *unix.Stat_t)) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		if unix.Gettid() == unix.Getpid() {
-			copy(out, Times(who, paths)) // the first thread cannot end: on another
+			statEach(who, paths, see) // the first thread cannot end: on another
 			runtime.UnlockOSThread()
 			return
 		}
@@ -31,12 +48,11 @@ func Times(who Who, paths []string) []time.Time {
 		for i, p := range paths {
 			var st unix.Stat_t
 			if unix.Stat(p, &st) == nil {
-				out[i] = time.Unix(st.Mtim.Unix())
+				see(i, &st)
 			}
 		}
 	}()
 	<-done
-	return out
 }
 
 // takeFileIDs gives this thread who's rights over files.

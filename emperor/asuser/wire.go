@@ -33,6 +33,7 @@ type request struct {
 	Text    string      `json:"text,omitempty"`
 	Dev     uint64      `json:"dev,omitempty"`
 	Ino     uint64      `json:"ino,omitempty"`
+	Context string      `json:"context,omitempty"` // of a socket to make
 }
 
 type reply struct {

@@ -91,7 +91,7 @@ func parseMessage(b []byte) (m vassal.Message, err error) {
 		return m, fmt.Errorf("%w: version %d", ErrBroken, m.V)
 	}
 	switch m.Type {
-	case vassal.Hello, vassal.Ready, vassal.Reload, vassal.Closed:
+	case vassal.Hello, vassal.Ready, vassal.Reload, vassal.Idle, vassal.Closed, vassal.Certificates, vassal.Rested:
 	case vassal.Failed:
 		if m.Reason == nil {
 			return m, fmt.Errorf("%w: failed without a reason", ErrBroken)
@@ -108,8 +108,27 @@ func parseMessage(b []byte) (m vassal.Message, err error) {
 
 // Send sends a message of type t. It never waits: a core that doesn't read is told by
 // other means.
-func (c *Channel) Send(t vassal.MessageType) error {
-	b, err := json.Marshal(vassal.Message{V: vassal.MessageVersion, Type: t})
+func (c *Channel) Send(t vassal.MessageType) error { return c.send(vassal.Message{Type: t}, nil) }
+
+// SendTurn is Send of a Turn: until is the minute up to which crons have been
+// seen to; zero: unknown.
+func (c *Channel) SendTurn(until time.Time) error {
+	m := vassal.Message{Type: vassal.Turn}
+	if !until.IsZero() {
+		m.Until = &until
+	}
+	return c.send(m, nil)
+}
+
+// SendFile is Send with a descriptor beside the message. The caller still owns
+// f.
+func (c *Channel) SendFile(t vassal.MessageType, f *os.File) error {
+	return c.send(vassal.Message{Type: t}, unix.UnixRights(int(f.Fd())))
+}
+
+func (c *Channel) send(m vassal.Message, rights []byte) error {
+	m.V = vassal.MessageVersion
+	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
@@ -118,6 +137,6 @@ func (c *Channel) Send(t vassal.MessageType) error {
 		return err
 	}
 	var sent error
-	err = raw.Control(func(fd uintptr) { sent = unix.Send(int(fd), b, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
+	err = raw.Control(func(fd uintptr) { sent = unix.Sendmsg(int(fd), b, rights, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
 	return errors.Join(err, sent)
 }

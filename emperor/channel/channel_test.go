@@ -43,6 +43,7 @@ func TestReceive(t *testing.T) {
 		ok   bool
 	}{
 		"hello":           {`{"v":1,"type":"hello"}`, true},
+		"certificates":    {`{"v":1,"type":"certificates","notes":[{"severity":"warning","code":"bad-certificate","message":"no"}]}`, true},
 		"failed":          {`{"v":1,"type":"failed","reason":{"severity":"error","code":"import-error","message":"no"}}`, true},
 		"largest":         {`{"v":1,"type":"hello"` + strings.Repeat(" ", vassal.MaxMessage-22) + `}`, true},
 		"too large":       {`{"v":1,"type":"hello"` + strings.Repeat(" ", vassal.MaxMessage-21) + `}`, false},

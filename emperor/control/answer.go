@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -11,7 +12,7 @@ import (
 )
 
 // answer deals with one request of p.
-func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
+func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies, files []*os.File) {
 	class, _ := ClassOf(r.Verb)
 	full := p.uid == 0 || s.Group >= 0 && slices.Contains(p.groups, uint32(s.Group))
 	if class == Admin && p.uid != 0 {
@@ -29,6 +30,10 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
 	}
 	if !full && !s.knows(ctx, p) {
 		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "sudo, or be in the control group")
+		return
+	}
+	if r.Verb == Enter {
+		s.enterVassal(ctx, r, p, w, files)
 		return
 	}
 	switch r.Verb {
@@ -62,6 +67,23 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies) {
 		code = max(code, 66)
 	}
 	w.send(Reply{OK: code == 0, Code: code, Done: true})
+}
+
+// enterVassal answers enter. Whoever was in a tenant's sandbox, when and with
+// which command is in the log.
+func (s *Server) enterVassal(ctx context.Context, r Request, p peer, w *replies, files []*os.File) {
+	if want := map[bool]int{true: 1, false: maxFiles}[r.Console]; len(files) != want {
+		w.fail(64, vassal.CodeBadRequest, "enter: the descriptors did not come with the request", "")
+		return
+	}
+	name := r.Names[0]
+	s.Log.Info("enters", "vassal", name, "by", p.String(), "pid", p.pid, "command", clip(strings.Join(r.Command, " ")))
+	o := s.Backend.Enter(ctx, name, r, p.String(), files)
+	s.Log.Info("control", "verb", string(r.Verb), "vassal", name, "by", p.String(), "ok", o.OK, "code", o.Code)
+	if o.OK {
+		w.send(Reply{Name: name, OK: true, Code: o.Code})
+	}
+	w.send(Reply{Name: name, OK: o.OK, Code: o.Code, Text: o.Text, Problem: o.Problem, Done: true})
 }
 
 // knows reports whether p runs a vassal: such a user may see its own.

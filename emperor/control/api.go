@@ -38,6 +38,7 @@ const (
 	Start   Verb = "start"   // act
 	Suspend Verb = "suspend" // act
 	Resume  Verb = "resume"  // act
+	Enter   Verb = "enter"   // admin: a command in a vassal's sandbox
 	Wait    Verb = "wait"    // read
 	Logs    Verb = "logs"    // read: where the vassal's lines go
 	About   Verb = "version" // read: of the running Emperor
@@ -58,6 +59,7 @@ const (
 var verbs = map[Verb]Class{
 	List: Read, Status: Read, Wait: Read, Logs: Read, About: Read,
 	Reload:  Mend,
+	Enter:   Admin,
 	Restart: Act, Stop: Act, Start: Act, Suspend: Act, Resume: Act,
 }
 
@@ -76,6 +78,13 @@ type Request struct {
 	Status  int           `json:"status,omitempty"`  // suspend: HTTP status
 	Page    []byte        `json:"page,omitempty"`    // suspend: body
 	Reason  string        `json:"reason,omitempty"`  // suspend
+
+	// Enter: the command, none: a shell; the terminal's type; and whether the
+	// descriptor that comes with the request is a console socket, else the
+	// three that come are the command's.
+	Command []string `json:"command,omitempty"`
+	Term    string   `json:"term,omitempty"`
+	Console bool     `json:"console,omitempty"`
 
 	Began time.Time `json:"-"` // set by the server: when it came
 }
@@ -132,6 +141,8 @@ type Vassal struct {
 	Group          *string          `json:"group"`
 	Context        *string          `json:"context"`
 	Net            *string          `json:"net"`
+	Addresses      []string         `json:"addresses"` // its own, with net = nat
+	Connect        []string         `json:"connect"`   // what it may connect to outside; of net = host not all
 	Listen         []string         `json:"listen"`
 	Log            *string          `json:"log"`
 	Problems       []vassal.Problem `json:"problems"`
@@ -146,6 +157,11 @@ type Vassal struct {
 	MemoryMaxBytes *int64           `json:"memory_max_bytes"`
 	OOMKills       int64            `json:"oom_kills"`
 	CPUUsec        int64            `json:"cpu_usec"`
+	MemorySlowed   int64            `json:"memory_slowed"`      // times that memory-high held it up
+	PidsRefused    int64            `json:"pids_refused"`       // processes and threads that pids-max refused
+	ThrottledUsec  int64            `json:"cpu_throttled_usec"` // that cpu-max kept it waiting
+	NetSent        int64            `json:"net_sent_bytes"`     // by net = nat, as the kernel counts
+	NetReceived    int64            `json:"net_received_bytes"` // likewise
 	Pids           *int64           `json:"pids"`
 	PidsMax        *int64           `json:"pids_max"`
 	Requests       uint64           `json:"requests"`

@@ -49,17 +49,23 @@ func ExitCode(err error) int {
 // *Error: 64 the request is wrong, 66 no such vassal, 69 no Emperor, 75 timed
 // out, 77 not permitted, 1 it failed. r.V is set by Call.
 func Call(ctx context.Context, socket string, r Request, each func(Reply) error) error {
+	return CallWith(ctx, socket, r, nil, each)
+}
+
+// CallWith is Call with descriptors that go with the request. They stay the
+// caller's.
+func CallWith(ctx context.Context, socket string, r Request, files []*os.File, each func(Reply) error) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return dialError(socket, err)
 	}
 	defer conn.Close()
-	return talk(ctx, conn, r, each)
+	return talk(ctx, conn.(*net.UnixConn), r, files, each)
 }
 
 // talk is Call over an open connection.
-func talk(ctx context.Context, conn net.Conn, r Request, each func(Reply) error) error {
+func talk(ctx context.Context, conn *net.UnixConn, r Request, files []*os.File, each func(Reply) error) error {
 	r.V = Version
 	line, err := json.Marshal(r)
 	if err != nil {
@@ -70,19 +76,21 @@ func talk(ctx context.Context, conn net.Conn, r Request, each func(Reply) error)
 	}
 	// The server ends it in time; this is for one that does not.
 	patience := cmp.Or(r.Timeout, DefaultTimeout) + 2*ReplyTime
-	conn.SetDeadline(time.Now().Add(patience))
+	if r.Verb != Enter { // that takes as long as somebody sits there
+		conn.SetDeadline(time.Now().Add(patience))
+	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if _, err := conn.Write(append(line, '\n')); err != nil && !errors.Is(err, syscall.EPIPE) {
+	if err := send(conn, append(line, '\n'), files); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return lost(ctx, err)
 	}
 	in := bufio.NewScanner(conn)
 	in.Buffer(make([]byte, 0, 64<<10), maxReply)
 	for in.Scan() {
-		if r.Timeout == 0 { // each vassal has its own time
+		if r.Timeout == 0 && r.Verb != Enter { // each vassal has its own time
 			conn.SetReadDeadline(time.Now().Add(patience))
 			if ctx.Err() != nil {
 				return ctx.Err()

@@ -55,6 +55,15 @@ func (b *backend) Vassals(context.Context) []Vassal {
 func (b *backend) Refresh(context.Context) error { return nil }
 func (b *backend) Concurrency() int              { return 2 }
 
+func (b *backend) Enter(ctx context.Context, name string, r Request, by string, files []*os.File) Outcome {
+	if len(r.Command) > 0 && r.Command[0] == "wait" {
+		<-ctx.Done()
+		return Outcome{Code: 75}
+	}
+	_, err := files[1].WriteString(name + " " + by)
+	return Outcome{OK: err == nil, Code: 7}
+}
+
 func (b *backend) Act(ctx context.Context, name string, r Request, by string) Outcome {
 	b.mu.Lock()
 	b.acted = append(b.acted, fmt.Sprintf("%s %s by %s", r.Verb, name, by))
@@ -161,7 +170,7 @@ func ask(t *testing.T, conn net.Conn, r Request) string {
 	t.Helper()
 	defer conn.Close()
 	var out []string
-	err := talk(t.Context(), conn, r, func(rep Reply) error {
+	err := talk(t.Context(), conn.(*net.UnixConn), r, nil, func(rep Reply) error {
 		out = append(out, rep.Name)
 		return nil
 	})
@@ -302,7 +311,9 @@ func TestWidth(t *testing.T) {
 		verb Verb
 		want int
 	}{{Reload, 2}, {Stop, 3}} {
+		b.mu.Lock()
 		b.most = 0
+		b.mu.Unlock()
 		end := make(chan error)
 		go func() {
 			end <- Call(t.Context(), socket, Request{Verb: tt.verb, All: true}, func(Reply) error { return nil })

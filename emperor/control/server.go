@@ -53,6 +53,10 @@ type Backend interface {
 	Act(ctx context.Context, name string, r Request, by string) Outcome
 	// Await returns when the vassal called name has reached goal, or cannot.
 	Await(ctx context.Context, name, goal string) Outcome
+	// Enter runs r.Command in the sandbox of the vassal called name with files,
+	// and returns when it has ended. It ends what it started when ctx is done.
+	// The Outcome's Code is the command's if it is OK.
+	Enter(ctx context.Context, name string, r Request, by string, files []*os.File) Outcome
 	// Concurrency is how many vassals may start at once.
 	Concurrency() int
 }
@@ -96,29 +100,35 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 			}
 			continue
 		}
-		wg.Go(func() { s.client(ctx, c) })
+		// Counted here and not by the client's goroutine, so that who came
+		// first is let in first.
+		p, err := peerOf(c)
+		in := err == nil && s.enter(p.uid)
+		wg.Go(func() {
+			defer c.Close()
+			w := &replies{conn: c}
+			switch {
+			case err != nil:
+				w.fail(77, vassal.CodeNotPermitted, "who asks cannot be told: "+err.Error(), "")
+			case !in:
+				w.fail(75, vassal.CodeBusy, "too many requests at once", "try again in a moment")
+			default:
+				defer s.leave(p.uid)
+				s.client(ctx, c, p, w)
+			}
+		})
 	}
 }
 
-// client serves one connection.
-func (s *Server) client(ctx context.Context, c *net.UnixConn) {
-	defer c.Close()
+// client serves one connection of p, which was let in.
+func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &replies{conn: c}
-	p, err := peerOf(c)
-	if err != nil {
-		w.fail(77, vassal.CodeNotPermitted, "who asks cannot be told: "+err.Error(), "")
-		return
-	}
-	if !s.enter(p.uid) {
-		w.fail(75, vassal.CodeBusy, "too many requests at once", "try again in a moment")
-		return
-	}
-	defer s.leave(p.uid)
 
 	c.SetReadDeadline(time.Now().Add(RequestTime))
-	line, err := readLine(c, MaxRequest)
+	in := &received{conn: c}
+	defer in.close()
+	line, err := readLine(in, MaxRequest)
 	if err != nil {
 		w.fail(64, vassal.CodeBadRequest, err.Error(), "")
 		return
@@ -129,7 +139,10 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 		return
 	}
 	c.SetReadDeadline(time.Time{})
-	w.end = time.Now().Add(cmp.Or(r.Timeout, time.Hour) + ReplyTime)
+	if r.Verb != Enter { // that takes as long as somebody sits there
+		in.close()
+		w.end = time.Now().Add(cmp.Or(r.Timeout, time.Hour) + ReplyTime)
+	}
 	// A client that hangs up wants nothing more. It has nothing to say either.
 	hungUp := make(chan struct{})
 	go func() {
@@ -137,7 +150,8 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn) {
 		defer cancel()
 		_, _ = c.Read(make([]byte, 1)) // an error, the end or a byte: it is over in any case
 	}()
-	s.answer(ctx, r, p, w)
+	s.answer(ctx, r, p, w, in.files)
+	in.close()
 	c.CloseRead()
 	c.Close()
 	<-hungUp
@@ -203,6 +217,9 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("status %d: want 400 to 599", r.Status)
 	case r.Verb == Wait && !validGoal(r.Goal):
 		return Request{}, fmt.Errorf("wait for %q: want applied, gone or a state", clip(r.Goal))
+	}
+	if r.Verb == Enter && (len(r.Names) != 1 || r.All || isPattern(r.Names[0])) {
+		return Request{}, errors.New("enter: the name of one vassal")
 	}
 	if needsName := class != Read || r.Verb == Wait || r.Verb == Logs || r.Verb == Status; needsName && len(r.Names) == 0 && !r.All {
 		return Request{}, fmt.Errorf("%s: which vassal", r.Verb)

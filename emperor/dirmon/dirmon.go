@@ -54,6 +54,8 @@ const (
 	MaxWatches     = 1024                   // directories that inotify is asked about
 	minGap         = 50 * time.Millisecond  // between scans
 	scanShare      = 4                      // a scan that took t is not repeated before 4·t
+	idleShare      = 300                    // nor before 300·t without a hint, where every change is hinted at
+	maxIdle        = time.Minute            // which is no longer than this
 	racyWindow     = 2 * time.Second        // a file's times cannot be believed while they are that young
 	maxLinkHops    = 40
 )
@@ -170,8 +172,12 @@ func (m *Monitor) Watch(ctx context.Context, out chan<- emperor.Snapshot) error 
 		for _, a := range asked {
 			close(a.done)
 		}
-		gap := max(minGap, scanShare*time.Since(began))
-		next := max(min(again, m.period), gap)
+		took := time.Since(began)
+		gap := max(minGap, scanShare*took)
+		if again == m.period && m.announced() { // nothing is expected
+			again = max(again, min(idleShare*took, maxIdle))
+		}
+		next := max(again, gap)
 		var err error
 		if asked, err = m.rest(ctx, hints, next, gap); err != nil {
 			return err
@@ -263,11 +269,47 @@ func (m *Monitor) watchDirs() (added bool) {
 				continue
 			}
 			m.watched[d], added = true, true
+			st.local = local(filepath.Join(m.walker.root, d))
 		case !st.read && !st.known:
 			delete(m.dirs, d)
 		}
 	}
 	return added
+}
+
+// announced reports whether the kernel tells of every change: all directories
+// are watched and on file systems of this host's, and no file is a link, whose
+// target may lie anywhere. Then ten thousand files need not be looked at every
+// few seconds.
+func (m *Monitor) announced() bool {
+	if m.hints == nil {
+		return false
+	}
+	for d, st := range m.dirs {
+		if st.read && (!m.watched[d] || !st.local) {
+			return false
+		}
+	}
+	for _, e := range m.entries {
+		if e.sig.linkTarget != "" {
+			return false
+		}
+	}
+	return true
+}
+
+// local reports whether dir is on a file system that only this host changes:
+// not on a shared folder or the network (CONTRACT 23).
+func local(dir string) bool {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return false
+	}
+	switch uint32(fs.Type) {
+	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC:
+		return true
+	}
+	return false
 }
 
 // equal reports whether two Snapshots say the same.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -421,7 +422,7 @@ func read(fd int, sig signature) (text []byte, calm bool, err error) {
 	}
 	now := signatureOf(&st)
 	same := now.size == sig.size && now.mtime == sig.mtime && now.ctime == sig.ctime && int64(len(text)) == now.size
-	return text, same && !writers, nil
+	return slices.Clip(slices.Clone(text)), same && !writers, nil // kept for as long as the file is there
 }
 
 // beingWritten reports whether anybody has the file open for writing: a read

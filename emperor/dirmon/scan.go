@@ -24,6 +24,7 @@ type dirState struct {
 	owner       uint32
 	known       bool // it was used once
 	read        bool // by the last scan
+	local       bool // on a file system whose changes are all hinted at
 	unwatchable bool
 }
 

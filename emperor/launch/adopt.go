@@ -78,23 +78,16 @@ func (h *Host) Tidy() error {
 
 // Adopt implements emperor.Adopter. Of several survivors the first that was
 // ready is adopted; the others, which were draining or loading, end.
-func (l *launcher) Adopt(ctx context.Context) (emperor.Instance, int, bool) {
-	var found *instance
+func (l *launcher) Adopt(ctx context.Context) (found emperor.Survivor, leaving []emperor.Survivor) {
 	for _, in := range l.adoptAll(ctx) {
-		if found == nil && in.record.Ready {
-			found = in
-			continue
+		s := emperor.Survivor{Instance: in, Gen: in.gen}
+		if found.Instance == nil && in.record.Ready {
+			found = s
+		} else {
+			leaving = append(leaving, s)
 		}
-		go func() { // as long as the generation, which this ends
-			if err := in.drained(ctx); err != nil {
-				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", in.gen, "err", err)
-			}
-		}()
 	}
-	if found == nil {
-		return nil, 0, false
-	}
-	return found, found.gen, true
+	return found, leaving
 }
 
 // adoptAll makes instances of the survivors and takes the listeners back from
@@ -143,11 +136,14 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 	if err != nil {
 		return nil, err
 	}
-	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}}
+	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}, hup: &l.hup}
 	p.logsTo(l.log.Path())
 	p.Config.Restart.DrainTimeout = r.Drain
 	in := newInstance(ctx, l, p, r.Gen)
 	in.record, in.box, in.log = r, box, l.log
+	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil && !sr.Bare {
+		in.relay = v.Gate(r.Gen) // it serves on, if there is one
+	}
 	in.ready <- nil
 	heard := make(chan struct{})
 	close(heard)

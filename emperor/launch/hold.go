@@ -39,6 +39,7 @@ func (l *launcher) Hold(ctx context.Context, prep emperor.Prepared, h vassal.Hol
 	if of != nil && len(of.Result.Listen) == 0 || of == nil && len(l.sockets.Bound()) == 0 {
 		return nil, nil
 	}
+	l.host.Porter.Leave(l.sockets)
 	p, err := l.holding(of, h)
 	if err != nil {
 		return nil, err
@@ -51,12 +52,18 @@ func (l *launcher) Hold(ctx context.Context, prep emperor.Prepared, h vassal.Hol
 	if err := s.keepListeners(ctx, of); err != nil {
 		return nil, s.explain(err)
 	}
+	if err := s.keepCertificates(ctx, of); err != nil {
+		l.log.Note("%s: https listeners are without a certificate: %v", title(gen), err)
+	}
 	w, err := l.log.Feed()
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
 	s.temp = append(s.temp, w)
 	s.spec.Stdout, s.spec.Bare, s.spec.Plan = w, true, p.Result.Plan
+	if err := s.labels(ctx); err != nil {
+		return nil, s.explain(err)
+	}
 	l.log.Note("%s: every request is answered with %d", title(gen), h.Status)
 	return s.run(ctx)
 }
@@ -67,22 +74,31 @@ func (l *launcher) holding(of *prepared, h vassal.Hold) (*prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the user of holding generations: %w", err)
 	}
-	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name}}}
+	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name}}, hup: &l.hup}
 	p.Config.Limits = vassal.Limits{MemoryMax: holdMemory, PidsMax: holdPids}
 	p.Config.Restart.DrainTimeout = holdDrain
 	env := []string{"PATH=/usr/bin:/bin", "LANG=C.UTF-8", "GOMEMLIMIT=96MiB"}
-	p.Result = &resolve.Result{UID: uid, GID: uid, Net: "none",
+	p.Result = &resolve.Result{Config: p.Config, UID: uid, GID: uid, Net: "none",
 		App: vassal.App{Hostname: l.name.Hostname(), Env: env, Hold: &h, Drain: holdDrain, HTTP: vassal.HTTPLimits{KeepAlive: true, Connections: holdConns}},
 		Plan: stage.Plan{UID: uid, GID: uid, Groups: []int{}, Umask: 0o077, OOMScore: 100, Env: env, Rlimits: []vassal.Rlimit{
 			{Resource: "core"}, {Resource: "nofile", Value: holdFiles}, {Resource: "memlock"}}},
 	}
+	p.Result.Plan.Context, p.Result.Plan.ByExec = l.host.Domains.Router, l.host.Domains.Router != ""
 	if of != nil {
 		p.Config.File, p.Result.Listen, p.Result.App.Hostname = of.Config.File, of.Result.Listen, of.Result.App.Hostname
+		p.Result.App.TLS = of.Result.App.TLS
 		return p, nil
+	}
+	secure := map[string]vassal.Listener{}
+	if l.served != nil {
+		p.Result.App.TLS = l.served.Result.App.TLS
+		for _, k := range l.served.Result.Listen {
+			secure[k.Address] = k
+		}
 	}
 	for _, b := range l.sockets.Bound() {
 		p.Config.File = b.From.File
-		p.Result.Listen = append(p.Result.Listen, vassal.Listener{Address: b.Named, Protocol: b.Protocol, At: b.From})
+		p.Result.Listen = append(p.Result.Listen, vassal.Listener{Address: b.Named, Protocol: b.Protocol, At: b.From, TLS: secure[b.Named].TLS})
 	}
 	return p, nil
 }
@@ -102,6 +118,18 @@ func (s *start) keepListeners(ctx context.Context, of *prepared) error {
 	}
 	s.ch, s.undo, s.spec.Listeners = vassals.ch, vassals.undo, vassals.spec.Listeners
 	return nil
+}
+
+// keepCertificates reads the certificates of of, with the rights of its user;
+// nil: those of the generation that was launched last.
+func (s *start) keepCertificates(ctx context.Context, of *prepared) error {
+	if s.certs = of; of == nil {
+		s.certs = s.l.served
+	}
+	if s.certs == nil {
+		return nil
+	}
+	return s.certificates(ctx)
 }
 
 // title names generation gen in the vassal's log.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"liege/emperor"
 	"liege/emperor/channel"
@@ -21,6 +22,8 @@ import (
 	"liege/vassal"
 )
 
+type closer interface{ Close() error }
+
 // instance is one running generation. It implements emperor.Instance.
 type instance struct {
 	l       *launcher
@@ -30,24 +33,37 @@ type instance struct {
 	control *channel.Channel // nil: adopted
 	record  record.Record
 	box     *sandbox.Sandbox
+	relay   closer // nil: none
 
 	ctx      context.Context // of Launch, without its end
 	ready    chan vassal.Problems
 	done     chan struct{}
 	shut     chan struct{} // closed when it accepts no more, or is gone
 	shutOnce sync.Once
+	wishes   chan struct{} // its core wishes another generation
+	idle     chan struct{} // its core says that it may sleep
+	guests   atomic.Int32  // who is inside: Enter
+	rested   chan struct{} // closed when its core says that its daemons and jobs have ended
+	until    time.Time     // with that
 	exit     vassal.Exit
 	problems vassal.Problems
-	asked    atomic.Bool // to drain, or to end
+	asked    atomic.Bool   // to drain, or to end
+	relieved atomic.Bool   // by another generation
+	serving  chan struct{} // closed when it is ready
+	renewals sync.WaitGroup
 
 	mu     sync.Mutex
 	said   vassal.Problems // why the core says that it fails, why we ended it
 	counts vassal.Counts
 	usage  emperor.Usage
+
+	unread, untaken vassal.Problems // about certificates: by us, and by the core
+	unheeded        vassal.Problems // failures of hooks that end nothing
+	blocked         vassal.Problems // about what stands in its network's way
 }
 
 func newInstance(ctx context.Context, l *launcher, p *prepared, gen int) *instance {
-	return &instance{ctx: context.WithoutCancel(ctx), l: l, p: p, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), shut: make(chan struct{})}
+	return &instance{ctx: context.WithoutCancel(ctx), l: l, p: p, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), shut: make(chan struct{}), wishes: make(chan struct{}, 1), idle: make(chan struct{}, 1), rested: make(chan struct{}), serving: make(chan struct{})}
 }
 
 // PID implements emperor.Instance, and so do the methods below.
@@ -59,11 +75,17 @@ func (in *instance) Problems() vassal.Problems     { return in.problems }
 
 func (in *instance) Drain() error {
 	in.asked.Store(true)
+	if in.control != nil && in.relieved.Load() {
+		_ = in.control.Send(vassal.Relieved) // who cannot be told this cannot be told the rest
+	}
 	if in.control != nil && in.control.Send(vassal.Drain) == nil {
 		return nil
 	}
 	return gone(in.box.Signal(syscall.SIGTERM))
 }
+
+// Relieve implements emperor.Reliever.
+func (in *instance) Relieve() { in.relieved.Store(true) }
 
 func (in *instance) Kill() error {
 	in.asked.Store(true)
@@ -76,6 +98,18 @@ func (in *instance) Alone() error {
 	}
 	return in.control.Send(vassal.Alone)
 }
+
+// Turn implements emperor.Instance.
+func (in *instance) Turn(until time.Time) error {
+	if in.control == nil {
+		return nil
+	}
+	return in.control.SendTurn(until)
+}
+
+// Rested implements emperor.Rester, and so does Until.
+func (in *instance) Rested() <-chan struct{} { return in.rested }
+func (in *instance) Until() time.Time        { return in.until }
 
 // gone drops the error that says that there is nobody to signal.
 func gone(err error) error {
@@ -102,17 +136,22 @@ func (in *instance) Usage() emperor.Usage {
 func (in *instance) measure() {
 	if v, err := in.l.host.Sandboxes.Vassal(in.l.name); err == nil {
 		if u, err := v.Usage(); err == nil {
-			in.usage = emperor.Usage{MemoryBytes: u.MemoryBytes, OOMKills: u.OOMKills, CPUUsec: u.CPUUsec, Pids: u.Pids}
+			in.usage = emperor.Usage{MemoryBytes: u.MemoryBytes, OOMKills: u.OOMKills, CPUUsec: u.CPUUsec, Pids: u.Pids, MemorySlowed: u.MemorySlowed, PidsRefused: u.PidsRefused, ThrottledUsec: u.ThrottledUsec,
+				SentBytes: u.SentBytes, ReceivedBytes: u.ReceivedBytes}
 		}
 	}
 	in.usage.Requests = in.counts.Requests
 }
 
-// run takes over a started sandbox. Two goroutines live until Done: one hears
-// the core, one waits for the end.
-func (in *instance) run(box *sandbox.Sandbox, ch *listen.Change) {
-	in.box, in.log = box, in.l.log
-	heard := make(chan struct{})
+// run takes over a started sandbox. Two goroutines live until Done, three with
+// certificates: one hears the core, one waits for the end, one watches them.
+func (in *instance) run(box *sandbox.Sandbox, s *start) {
+	in.box, in.log, in.unheeded = box, in.l.log, s.unheeded
+	ch, heard := s.ch, make(chan struct{})
+	in.blocked = s.blocked()
+	if in.unread = s.found; s.watch != nil {
+		in.renewals.Go(func() { in.renewing(s) })
+	}
 	go func() {
 		defer close(heard)
 		in.hear(ch)
@@ -158,17 +197,42 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 		}
 		*ready = true
 		in.serves(ch)
-		in.ready <- in.claims(m.Notes, vassal.Warning)
+		in.ready <- append(in.claims(in.notCertificates(m.Notes), vassal.Warning), in.unheeded...)
+		close(in.serving)
 	case vassal.Failed:
 		in.mu.Lock()
 		defer in.mu.Unlock()
 		if len(in.said) < maxClaims { // the first ones say why
 			in.said = append(in.said, in.claims(vassal.Problems{*m.Reason}, vassal.Error)...)
 		}
+	case vassal.Certificates:
+		in.renewed(m.Notes)
 	case vassal.Closed:
 		in.shutOnce.Do(func() { close(in.shut) })
+	case vassal.Rested:
+		select {
+		case <-in.rested:
+			return fmt.Errorf("%w: rested twice", channel.ErrBroken)
+		default:
+		}
+		if m.Until != nil {
+			in.until = *m.Until
+		}
+		close(in.rested)
 	case vassal.Reload:
 		in.p.hup.Store(true)
+		select {
+		case in.wishes <- struct{}{}:
+		default: // the last one was not yet looked at
+		}
+	case vassal.Idle:
+		if in.guests.Load() > 0 {
+			return nil // it is said again
+		}
+		select {
+		case in.idle <- struct{}{}:
+		default: // it was said already
+		}
 	case vassal.Counters:
 		in.mu.Lock()
 		defer in.mu.Unlock()
@@ -194,6 +258,9 @@ func (in *instance) write() {
 
 // Shut implements emperor.Shutter.
 func (in *instance) Shut() <-chan struct{} { return in.shut }
+
+// Wishes implements emperor.Wisher.
+func (in *instance) Wishes() <-chan struct{} { return in.wishes }
 
 // Bound implements emperor.Binder.
 func (in *instance) Bound() []string {
@@ -274,6 +341,8 @@ func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	defer close(in.done)
 	defer in.shutOnce.Do(func() { close(in.shut) })
 	<-in.box.Done()
+	in.closeRelay()
+	in.renewals.Wait()
 	if in.control != nil {
 		// The last words are in the socket's queue: the core's end is closed,
 		// so hear comes to the end of it.
@@ -320,7 +389,7 @@ func (in *instance) why() vassal.Problems {
 	}
 	if len(ps) > 0 && in.log != nil {
 		in.log.Settle()
-		if tail := in.log.Tail(12); len(tail) > 0 {
+		if tail := in.log.Tail(20); len(tail) > 0 {
 			ps = append(ps, vassal.Problem{Severity: vassal.Note, Code: vassal.CodeLastLines, Step: "log", Message: strings.Join(tail, "\n")})
 		}
 		for _, p := range ps {
@@ -346,7 +415,7 @@ func stageProblem(f *stage.Failure, file string) vassal.Problem {
 	if p.File == "" {
 		p.File = file
 	}
-	if f.Step == stage.StepRootHook || f.Step == stage.StepUserHook {
+	if f.Step.Hook() {
 		p.Code = vassal.CodeHookFailed
 	}
 	if f.What != "" {

@@ -47,6 +47,7 @@ import (
 	"liege/emperor/resolve"
 	"liege/sandbox"
 	"liege/sandbox/stage"
+	"liege/selinux"
 	"liege/vassal"
 )
 
@@ -56,11 +57,15 @@ type Host struct {
 	Sandboxes *sandbox.Manager
 	Records   *record.Dir
 	Sockets   *listen.Registry
+	Porter    *listen.Porter
 	Logs      logs.Settings
 	Users     resolve.Users
 	Seccomp   []stage.Filter
+	Relay     Relay
+	Mailer    string              // directory with liege-sendmail in it, named sendmail, and nothing else
 	HoldUID   func() (int, error) // the user of holding generations, and its group: nobody else's
-	Own       string              // SELinux context of the stage; empty: SELinux is off
+	Policy    *selinux.Policy     // nil: SELinux is off
+	Domains   selinux.Domains     // of Liege's own parts, by Policy
 	// Expand makes of a file what one start needs. It may be called by many
 	// goroutines.
 	Expand func(context.Context, emperor.File) expand.Expanded
@@ -78,6 +83,12 @@ type launcher struct {
 	name    vassal.Name
 	sockets *listen.Set
 	log     *logs.Log // nil until the first start
+	served  *prepared // what was last launched; nil: nothing yet
+
+	// hup: the core got SIGHUP (CONTRACT 11, pidfile), or its application's code
+	// changed. It outlives a start that failed: the generation that serves on may
+	// ask once more.
+	hup atomic.Bool
 }
 
 var (
@@ -85,6 +96,7 @@ var (
 	_ emperor.Adopter  = (*launcher)(nil)
 	_ emperor.Heir     = (*launcher)(nil)
 	_ emperor.Remainer = (*instance)(nil)
+	_ emperor.Troubled = (*instance)(nil)
 )
 
 // prepared implements emperor.Prepared.
@@ -94,7 +106,7 @@ type prepared struct {
 	log     atomic.Pointer[string]   // the file that the vassal's lines go to
 	bound   atomic.Pointer[[]string] // once launched: what it listens on, as bound
 	touched []time.Time              // mtimes of Config.Touch when it was prepared
-	hup     atomic.Bool              // its core got SIGHUP (CONTRACT 11, pidfile)
+	hup     *atomic.Bool             // the launcher's
 }
 
 // Prepare implements emperor.Launcher.
@@ -104,11 +116,9 @@ func (l *launcher) Prepare(ctx context.Context, f emperor.File) (emperor.Prepare
 	}
 	x := l.host.Expand(ctx, f)
 	x.Config.Name = l.name // that of a glob is not in the path (CONTRACT 3)
-	p := &prepared{Expanded: x}
+	p := &prepared{Expanded: x, hup: &l.hup}
 	p.logsTo(logs.PathOf(l.host.Logs.Dir, l.name))
-	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil {
-		p.cgroup = v.Cgroup()
-	}
+	p.cgroup = l.host.Sandboxes.Cgroup(l.name)
 	p.touched = p.touch()
 	return p, x.Problems
 }
@@ -161,6 +171,13 @@ func (p *prepared) View() emperor.View {
 	}
 	if r := p.Result; r != nil {
 		v.UID, v.GID, v.User, v.Group, v.Net = r.UID, r.GID, r.User, r.Group, r.Net
+		v.Connect = r.Reaches()
+		if r.NAT != nil {
+			v.Addresses, v.Connect = addressesOf(r.NAT), append(r.NAT.Says(), v.Connect...)
+		}
+		if r.Plan.Context != "" {
+			v.Context = r.Plan.Context
+		}
 		for _, l := range r.Listen {
 			v.Listen = append(v.Listen, l.Address)
 		}
@@ -173,15 +190,18 @@ func (p *prepared) View() emperor.View {
 
 // Close implements emperor.Launcher.
 func (l *launcher) Close() error {
+	l.host.Porter.Leave(l.sockets)
 	l.sockets.Close()
 	var errs []error
 	if l.log != nil {
 		errs = append(errs, l.log.Close())
 		l.log = nil
 	}
-	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil {
-		errs = append(errs, v.Close())
-	} else {
+	if l.host.Sandboxes.Has(l.name) {
+		v, err := l.host.Sandboxes.Vassal(l.name)
+		if err == nil {
+			err = v.Close()
+		}
 		errs = append(errs, err)
 	}
 	errs = append(errs, l.host.Records.RemoveVassal(l.name))
@@ -197,6 +217,7 @@ func (l *launcher) Inherit(old emperor.Launcher) error {
 	if !ok {
 		return fmt.Errorf("inherit: %T is not of this package", old)
 	}
+	l.host.Porter.Leave(o.sockets)
 	l.sockets.Inherit(o.sockets)
 	return nil
 }

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -92,13 +93,30 @@ func (r *rig) newHost(sub string) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
+	relayFilter, err := seccomp.Relay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	porter, err := listen.NewPorter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, end := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- porter.Run(running) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
 	cfg := inifile.DefaultEmperorConfig()
 	cfg.RunDir, cfg.LogDir, cfg.StateDir, cfg.Vassals = run, filepath.Join(r.dir, "log"), filepath.Join(r.dir, "state"), nil
 	cfg.Ceilings.MinUID = 1
 	r.x = expand.New(expand.Settings{Prepare: resolve.FromEmperor(cfg, inifile.NewOSHost(nil))})
 	return &Host{
-		Sandboxes: boxes, Records: records, Sockets: listen.NewRegistry(), Logs: logs.Settings{Dir: cfg.LogDir},
-		Users: resolve.Files{}, Seccomp: filter, Expand: r.x.Expand, Log: log,
+		Sandboxes: boxes, Records: records, Sockets: listen.NewRegistry(), Porter: porter, Logs: logs.Settings{Dir: cfg.LogDir},
+		Users: resolve.Files{}, Seccomp: filter, Relay: Relay{filepath.Join(bin, "liege-relay"), relayFilter}, Mailer: filepath.Join(bin, "sbin"), Expand: r.x.Expand, Log: log,
 		HoldUID: func() (int, error) { return resolve.FirstAutoUID, nil },
 	}
 }

@@ -14,13 +14,16 @@ import (
 
 	"liege/emperor"
 	"liege/emperor/asuser"
+	"liege/emperor/certs"
 	"liege/emperor/channel"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	"liege/sandbox"
+	"liege/sandbox/network"
 	"liege/sandbox/stage"
+	"liege/selinux"
 	"liege/vassal"
 )
 
@@ -34,6 +37,17 @@ type start struct {
 	temp []*os.File // ours until the sandbox has its copies
 	user *asuser.Session
 	ch   *listen.Change
+
+	notes vassal.Problems // warnings about listeners
+
+	logLabel string // SELinux context of the log's FIFO; empty: as it is
+
+	certs *prepared // whose certificates; nil: p's
+	files vassal.CertFiles
+	found vassal.Problems // about them
+	watch *certs.Watch    // of them; nil: no TLS
+
+	unheeded vassal.Problems // failures of hooks that end nothing
 }
 
 // Launch implements emperor.Launcher.
@@ -42,14 +56,19 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 	if !ok || p.Result == nil {
 		return nil, errors.New("launch: the file was not found good")
 	}
+	l.host.Porter.Leave(l.sockets)
 	s := &start{l: l, p: p, gen: gen}
 	defer func() { s.finish(err) }()
-	for _, step := range []func(context.Context) error{s.openLog, s.listen, s.binds} {
+	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.mailer} {
 		if err := step(ctx); err != nil {
 			return nil, s.explain(err)
 		}
 	}
-	return s.run(ctx)
+	in, err := s.run(ctx)
+	if err == nil {
+		l.served = p
+	}
+	return in, err
 }
 
 // finish closes what only the start needed; err undoes the rest.
@@ -67,6 +86,39 @@ func (s *start) finish(err error) {
 	}
 }
 
+// labels asks the policy how the things are to be labelled that are made for
+// the vassal: by its type_transition rules, so another policy than Liege's is
+// served too (KERNEL 10).
+func (s *start) labels(context.Context) error {
+	h := s.l.host
+	if h.Policy == nil {
+		return nil
+	}
+	var err error
+	if h.Domains.Hook != "" {
+		if s.spec.RootLabel, err = h.Policy.Created(h.Domains.Emperor, tmpfsContext, "dir"); err != nil {
+			return err
+		}
+	}
+	domain := s.p.Result.Plan.Context
+	if domain == "" {
+		return nil
+	}
+	if s.spec.MountLabel, err = h.Policy.Created(domain, tmpfsContext, "dir"); err != nil {
+		return err
+	}
+	dir, err := selinux.PathContext(h.Records.Path())
+	if err != nil {
+		return err
+	}
+	s.logLabel, err = h.Policy.Created(domain, dir, "fifo_file")
+	return err
+}
+
+// tmpfsContext is what a tmpfs without a label of its own has, in every policy
+// of the reference policy's family.
+const tmpfsContext = "system_u:object_r:tmpfs_t:s0"
+
 // run starts what the Spec says so far.
 func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 	in := newInstance(ctx, s.l, s.p, s.gen)
@@ -76,14 +128,32 @@ func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 	if err := s.channel(in); err != nil {
 		return nil, s.explain(err)
 	}
+	if err := s.doors(ctx, in); err != nil {
+		return nil, s.explain(err)
+	}
+	s.spec.Told = s.told
 	s.spec.Created = func(r sandbox.Record) error { return in.note(r, s.ch.Bound()) }
 	box, err := s.l.host.Sandboxes.Start(ctx, s.spec)
 	if err != nil {
+		in.closeRelay()
+		err = s.ofNetwork(err)
 		_ = s.l.host.Records.Remove(s.l.name, s.gen) // there is none, or it is of nothing
+		if f, ok := errors.AsType[*stage.Failure](err); ok {
+			err = vassal.Problems{stageProblem(f, s.p.Config.File)}
+		}
 		return nil, s.explain(err)
 	}
-	in.run(box, s.ch)
+	in.run(box, s)
 	return in, nil
+}
+
+// told keeps the failure of a hook that ends nothing, for who looks at the
+// vassal's problems.
+func (s *start) told(f *stage.Failure) {
+	p := stageProblem(f, s.p.Config.File)
+	p.Severity = vassal.Warning
+	s.l.log.Note("%s: %s", title(s.gen), p.Error())
+	s.unheeded = append(s.unheeded, p)
 }
 
 // explain makes problems of an error, and shows them in the vassal's log.
@@ -106,14 +176,14 @@ func (s *start) openLog(ctx context.Context) error {
 		return err
 	}
 	r := s.p.Result
-	w, err := l.log.Writer(r.UID, r.GID)
+	w, err := l.log.Writer(r.UID, r.GID, s.logLabel)
 	if err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
 	s.temp = append(s.temp, w)
 	s.spec.Stdout = w
 	l.log.Forget()
-	l.log.Note("generation %d: network: %s", s.gen, network(r.Net))
+	l.log.Note("generation %d: network: %s", s.gen, reaches(r))
 	return s.logto(ctx)
 }
 
@@ -140,14 +210,6 @@ func (l *launcher) ensureLog() error {
 	go log.Run() // until Close
 	l.log = log
 	return nil
-}
-
-// network says what the vassal can reach, as the first line of its log.
-func network(net string) string {
-	if net == "host" {
-		return "host, may connect to: anything that the host can reach"
-	}
-	return net + ", may connect to: nothing"
 }
 
 // logto opens the file that the vassal's lines go to: with the vassal's ids,
@@ -207,14 +269,17 @@ func (s *start) listen(ctx context.Context) error {
 	}
 	ch, ps := s.l.sockets.Apply(ctx, listen.Want{
 		File: s.p.Config.File, Listeners: r.Listen, UID: r.UID, GID: r.GID, Groups: who(r).Groups,
-		Trusted: s.p.Config.Trust.Operator, Umask: s.p.Config.Jail.Umask,
+		Trusted: s.p.Config.Trust.Operator, Umask: s.p.Config.Jail.Umask, Context: r.Plan.Context,
 		Owner: s.owner, AsUser: s.asUser,
 	})
 	if ch == nil {
 		return ps
 	}
+	s.notes = ps
 	for _, p := range ps {
-		s.l.log.Note("%s", p.Error())
+		if s.l.log != nil { // it goes to sleep
+			s.l.log.Note("%s", p.Error())
+		}
 	}
 	s.ch = ch
 	s.undo = append(s.undo, ch.Abort)
@@ -250,19 +315,26 @@ func (s *start) binds(ctx context.Context) error {
 	r := s.p.Result
 	s.spec.Plan = r.Plan
 	s.spec.Plan.Attach = slices.Clone(r.Plan.Attach)
+	if err := s.tree(); err != nil {
+		return err
+	}
 	for _, b := range r.System {
 		s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Exec: true, File: !b.Dir})
 	}
 	for _, b := range r.Binds {
 		// What a tenant's child said about a path is a claim, so of a tenant's
 		// file nothing is mounted by its name.
-		if !b.Tenant && s.p.Config.Trust.Operator {
-			s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Writable: b.Writable, Exec: true, File: !b.Dir})
+		if !b.Tenant && !b.IDMap && s.p.Config.Trust.Operator {
+			s.spec.Root = append(s.spec.Root, sandbox.Mount{Source: b.Source, Target: b.Target, Writable: b.Writable, Exec: !b.NoExec, File: !b.Dir, Recursive: b.Recurse})
 			continue
 		}
 		if err := s.detached(ctx, b); err != nil {
-			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchPath, File: b.At.File, Line: b.At.Line, Key: b.Why, Step: "mount",
-				Message: fmt.Sprintf("%s: %v", b.Source, err)}
+			return mountProblem(b.At, b.Why, b.Source, err)
+		}
+	}
+	for _, t := range r.Tmpfs {
+		if err := s.tmpfs(t); err != nil {
+			return err
 		}
 	}
 	for _, k := range r.Links {
@@ -271,7 +343,64 @@ func (s *start) binds(ctx context.Context) error {
 	for _, f := range r.Files {
 		s.spec.Files = append(s.spec.Files, sandbox.GenFile{Path: f.Path, Text: []byte(f.Text), Mode: f.Mode})
 	}
-	s.spec.Masked = r.Masked
+	s.spec.Masked, s.spec.HidePID, s.spec.TimeNS = r.Masked, r.Config.Jail.HidePID, r.Config.Jail.TimeNS.Line > 0
+	if m := r.Maps; m != nil {
+		s.spec.Users = &sandbox.IDMaps{Root: m.Root, Users: m.Users, Groups: m.Groups}
+	}
+	return nil
+}
+
+// tree opens the directory of another system. The line is the operator's, so
+// it is opened as root, whoever owns the vassal's file.
+func (s *start) tree() error {
+	b := s.p.Result.Root
+	if b.Source == "" {
+		return nil
+	}
+	f, err := openReal(b.Source)
+	if err == nil {
+		s.temp = append(s.temp, f)
+		s.spec.Tree = f
+		err = same(f, b)
+	}
+	if err != nil {
+		return mountProblem(b.At, b.Why, b.Source, err)
+	}
+	return nil
+}
+
+// tmpfs makes an empty file system of the app's own.
+func (s *start) tmpfs(t vassal.Tmpfs) error {
+	f, err := sandbox.DetachedTmpfs(t.Size, s.p.Result.UID, s.p.Result.GID, s.spec.MountLabel)
+	if err != nil {
+		return mountProblem(t.At, "tmpfs", t.Target, err)
+	}
+	s.attach(f, t.Target, t.At)
+	return nil
+}
+
+// attach hands a detached mount to the stage.
+func (s *start) attach(mount *os.File, target string, at vassal.Origin) {
+	s.temp = append(s.temp, mount)
+	s.spec.Plan.Attach = append(s.spec.Plan.Attach, stage.Attach{Mount: len(s.spec.Detached), Target: target, At: at})
+	s.spec.Detached = append(s.spec.Detached, mount)
+}
+
+// mountProblem is err about what a line brings.
+func mountProblem(at vassal.Origin, key, what string, err error) error {
+	return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchPath, File: at.File, Line: at.Line, Key: key, Step: "mount",
+		Message: fmt.Sprintf("%s: %v", what, err)}
+}
+
+// same compares what was opened with what was resolved.
+func same(f *os.File, b resolve.Bind) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Dev != b.Device || st.Ino != b.Inode {
+		return errors.New("another file was put there while it was looked at")
+	}
 	return nil
 }
 
@@ -281,20 +410,18 @@ func (s *start) detached(ctx context.Context, b resolve.Bind) error {
 		return err
 	}
 	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+	if err := same(f, b); err != nil {
 		return err
 	}
-	if st.Dev != b.Device || st.Ino != b.Inode {
-		return errors.New("another file was put there while it was looked at")
+	flags := sandbox.BindFlags{Writable: b.Writable, Exec: !b.NoExec, Recursive: b.Recurse}
+	if b.IDMap {
+		flags.IDMap = &sandbox.IDMap{DiskUID: b.UID, DiskGID: b.GID, UID: s.p.Result.UID, GID: s.p.Result.GID}
 	}
-	m, err := sandbox.DetachedBind(f, sandbox.BindFlags{Writable: b.Writable, Exec: true})
+	m, err := sandbox.DetachedBind(f, flags)
 	if err != nil {
 		return err
 	}
-	s.temp = append(s.temp, m)
-	s.spec.Plan.Attach = append(s.spec.Plan.Attach, stage.Attach{Mount: len(s.spec.Detached), Target: b.Target, At: b.At})
-	s.spec.Detached = append(s.spec.Detached, m)
+	s.attach(m, b.Target, b.At)
 	return nil
 }
 
@@ -314,6 +441,11 @@ func (s *start) open(ctx context.Context, path string, led bool) (*os.File, erro
 		}
 		return f, err
 	}
+	return openReal(path)
+}
+
+// openReal opens a path that has no links.
+func openReal(path string) (*os.File, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_NO_SYMLINKS,
 	})
@@ -330,21 +462,25 @@ func (s *start) describe() error {
 	s.spec.Name, s.spec.Gen = s.l.name, s.gen
 	s.spec.Hostname = r.App.Hostname
 	s.spec.HostNet = r.Net == "host"
-	s.spec.Limits = s.p.Config.Limits
+	if n := r.NAT; n != nil {
+		s.spec.NAT = &sandbox.NAT{Addresses: network.Addresses{V4: n.V4, V6: n.V6}, Policy: n.Policy}
+	}
+	s.spec.Limits = r.Config.Limits
 	s.spec.MemoryCeiling = s.p.MemoryCeiling
 	n := len(s.spec.Listeners)
 	p := &s.spec.Plan
 	p.Name = s.l.name
+	p.HookEnv = append(slices.Clone(p.HookEnv), fmt.Sprintf("LIEGE_GENERATION=%d", s.gen))
+	s.spec.HostHooks = r.HostHooks
 	p.Exec = sandbox.CorePath
 	p.Args = []string{"liege-core " + string(s.l.name), fmt.Sprintf("--app=%d", stage.FirstFD+n+1), fmt.Sprintf("--control=%d", stage.FirstFD+n)}
-	p.Seccomp = h.Seccomp
-	p.Own = h.Own
-	if p.Context != "" {
-		s.spec.MountLabel = p.Context
+	if len(p.Seccomp) == 0 && !p.NoSeccomp {
+		p.Seccomp = h.Seccomp
 	}
+	p.Own, p.HookCon, p.TmpLabel = h.Domains.Stage, h.Domains.Hook, s.spec.MountLabel
 	app := r.App
 	app.Name, app.Generation = s.l.name, s.gen
-	app.Listen = slices.Clone(r.Listen)
+	app.Listen, app.CertFiles = slices.Clone(r.Listen), s.files
 	bound := make([]string, n)
 	for i, b := range s.ch.Bound() {
 		app.Listen[i].Address, bound[i] = b.Address, b.Address
@@ -365,7 +501,12 @@ func (s *start) describe() error {
 
 // channel makes the control channel.
 func (s *start) channel(in *instance) error {
-	near, far, err := channel.Pair()
+	var near *channel.Channel
+	var far *os.File
+	err := selinux.Sockets(s.spec.Plan.Context, func() (err error) {
+		near, far, err = channel.Pair()
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -385,7 +526,7 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 	rec := record.Record{
 		Name: in.l.name, Gen: in.gen, File: in.p.Config.File, PID: r.PID, Cgroup: r.Cgroup,
 		Digest: in.p.Digest().String(), Drain: in.p.Config.Restart.DrainTimeout, UID: in.p.Result.UID,
-		Limits: in.p.Config.Limits, Box: box,
+		Limits: in.p.Result.Config.Limits, Box: box,
 	}
 	for i, b := range bound {
 		l := in.p.Result.Listen[i]

@@ -50,6 +50,7 @@ type Want struct {
 	Groups    []int
 	Trusted   bool        // an operator's file: chown-socket may name anybody
 	Umask     fs.FileMode // of the vassal: a socket without chmod-socket is 0777 less this
+	Context   string      // SELinux context of the vassal, which its sockets get; empty: this process's
 	// Owner resolves chown-socket's "user:group"; -1 for a part that is not
 	// said.
 	Owner func(string) (uid, gid int, err error)

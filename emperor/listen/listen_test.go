@@ -520,3 +520,32 @@ func TestBacklogCut(t *testing.T) {
 	}
 	c.Abort()
 }
+
+// TestSocketOptions: buffers and freebind are the socket's.
+func TestSocketOptions(t *testing.T) {
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := freebind(fd, family); err != nil {
+			t.Error(err)
+		}
+		if err := buffers(fd, vassal.Sockets{SendBuffer: 20000, ReceiveBuffer: 30000}); err != nil {
+			t.Error(err)
+		}
+		snd, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+		rcv, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
+		if snd != 40000 || rcv != 60000 { // socket(7): the kernel doubles them
+			t.Errorf("buffers %d and %d", snd, rcv)
+		}
+		var sa unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{192, 0, 2, 1}}
+		if family == unix.AF_INET6 {
+			sa = &unix.SockaddrInet6{Addr: [16]byte{0x20, 1, 0xd, 0xb8, 15: 1}}
+		}
+		if err := unix.Bind(fd, sa); err != nil {
+			t.Errorf("bind to an address that is not here: %v", err)
+		}
+		unix.Close(fd)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/emperor/asuser"
+	"liege/selinux"
 	"liege/vassal"
 )
 
@@ -42,6 +43,10 @@ func (m *maker) user() (*asuser.Session, error) {
 func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) *socket {
 	k, healthy := m.set.find(l.Address)
 	if healthy {
+		if err := m.sameContext(k); err != nil {
+			m.fail(l, err)
+			return k
+		}
 		m.set.reg.mu.Lock()
 		k.protocol, k.from, k.line = l.Protocol, m.want.File, l.At.Line
 		m.set.reg.mu.Unlock()
@@ -85,8 +90,13 @@ func (m *maker) fail(l vassal.Listener, err error) {
 		return
 	}
 	hint := ""
+	inet := l.Address[0] != '/' && l.Address[0] != '@'
 	switch {
-	case errors.Is(err, unix.EACCES) && l.Address[0] != '/' && l.Address[0] != '@':
+	case errors.Is(err, errOtherContext):
+		hint = "liege stop NAME && liege start NAME"
+	case errors.Is(err, unix.EACCES) && inet && m.want.Context != "":
+		hint = fmt.Sprintf("the SELinux policy does not let %s listen on it: liege policy new with --port %s", selinux.Type(m.want.Context), portName(l.Address))
+	case errors.Is(err, unix.EACCES) && inet:
 		hint = "--http :8080: a port below 1024 needs root" // only liege serve gets here
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
 		hint = "/run/liege/NAME.sock: a directory that always exists"
@@ -128,7 +138,12 @@ func (m *maker) make(l vassal.Listener, earlier []vassal.Listener, broken *socke
 		k.removeDirs()
 		return nil, err
 	}
-	if l.Address[0] == '/' {
+	if l.Address[0] != '/' {
+		if err := buffers(int(k.file.Fd()), l.Sockets); err != nil {
+			k.file.Close()
+			return nil, err
+		}
+	} else {
 		if err = k.locate(); err == nil {
 			err = m.settle(l, k)
 		}
@@ -177,8 +192,7 @@ func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd i
 	if addr.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0) // blocking: see asuser.BindIn
-	if err != nil {
+	if fd, err = m.socket(family); err != nil {
 		return -1, err
 	}
 	defer func() {
@@ -195,6 +209,11 @@ func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd i
 			return -1, err
 		}
 	}
+	if l.Sockets.Freebind {
+		if err = freebind(fd, family); err != nil {
+			return -1, err
+		}
+	}
 	sa := sockaddr(addr)
 	err = unix.Bind(fd, sa)
 	if err == nil {
@@ -204,6 +223,15 @@ func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd i
 		err = m.replaceOwn(fd, sa, addr, backlog(l))
 	}
 	return fd, err
+}
+
+// portName is the port of an inet address as written.
+func portName(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return port
 }
 
 // replaceOwn binds fd although a socket of the same vassal has the port, at
@@ -267,7 +295,7 @@ func (m *maker) taken(l vassal.Listener) error {
 }
 
 func (m *maker) abstract(l vassal.Listener) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0) // blocking: see asuser.BindIn
+	fd, err := m.socket(unix.AF_UNIX)
 	if err != nil {
 		return nil, err
 	}
@@ -295,12 +323,12 @@ func (m *maker) unix(l vassal.Listener, k *socket) error {
 	if err == nil {
 		defer dir.Close()
 		k.file, err = asuser.BindIn(dir, base(l.Address), asuser.Rules{
-			Mode: m.mode(l), Backlog: backlog(l), UID: m.want.UID, GID: m.want.GID, Owners: []int{0, m.want.UID},
+			Mode: m.mode(l), Backlog: backlog(l), UID: m.want.UID, GID: m.want.GID, Owners: []int{0, m.want.UID}, Context: m.want.Context,
 		})
 	} else if errors.Is(err, ErrShared) {
 		var child *asuser.Session
 		if child, err = m.user(); err == nil {
-			want := asuser.Socket{Path: l.Address, Mode: m.mode(l), Backlog: backlog(l), GID: -1}
+			want := asuser.Socket{Path: l.Address, Mode: m.mode(l), Backlog: backlog(l), GID: -1, Context: m.want.Context}
 			k.file, err = child.Listen(want)
 			if dev, ino, stale := staleOfRoot(l.Address); errors.Is(err, unix.EADDRINUSE) && stale {
 				if err = child.Unlink(l.Address, dev, ino); err == nil {
@@ -361,6 +389,9 @@ func (m *maker) settle(l vassal.Listener, k *socket) error {
 	if err := unix.Listen(int(k.file.Fd()), backlog(l)); err != nil {
 		return err
 	}
+	if err := buffers(int(k.file.Fd()), l.Sockets); err != nil {
+		return err
+	}
 	if l.Address[0] != '/' {
 		return nil
 	}
@@ -368,7 +399,7 @@ func (m *maker) settle(l vassal.Listener, k *socket) error {
 	if err != nil {
 		return err
 	}
-	n, err := nodeFile(k.file)
+	n, err := nodeFile(k.file, k.addr)
 	if err != nil {
 		return err
 	}

@@ -19,9 +19,12 @@ func base(p string) string   { return path.Base(p) }
 // node that a unix socket is bound to, wherever it is now.
 const siocUnixFile = unix.SIOCPROTOPRIVATE + 0
 
-// nodeFile opens the node of a unix socket.
-func nodeFile(sock *os.File) (*os.File, error) {
+// nodeFile opens the node of a unix socket, which was bound to addr.
+func nodeFile(sock *os.File, addr string) (*os.File, error) {
 	fd, err := unix.IoctlRetInt(int(sock.Fd()), siocUnixFile)
+	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
+		return ownNode(addr)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("node of the socket: %w", err)
 	}
@@ -29,9 +32,34 @@ func nodeFile(sock *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), sock.Name()), nil
 }
 
+// ownNode opens the node at addr without the kernel's help, which needs
+// CAP_NET_ADMIN: liege serve of a plain user, whose own sockets it makes with
+// his own rights. It is a socket that belongs to him and has no other name:
+// what somebody else put in its place is not, and what he put there himself is
+// his to lose.
+func ownNode(addr string) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, addr, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: addr, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), addr)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "stat", Path: addr, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || int(st.Uid) != os.Geteuid() || st.Nlink > 1 {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: addr, Err: errors.New("not the socket that was made")}
+	}
+	return f, nil
+}
+
 // locate notes which node k is bound to, and where the kernel says it is.
 func (k *socket) locate() error {
-	n, err := nodeFile(k.file)
+	n, err := nodeFile(k.file, k.addr)
 	if err != nil {
 		return err
 	}

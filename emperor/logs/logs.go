@@ -9,7 +9,7 @@
 //
 //	l, err := logs.Open(settings, "shop", fifo)
 //	go l.Run()                       // until Close
-//	w, err := l.Writer(uid, gid)     // for a generation: its stdout and stderr
+//	w, err := l.Writer(uid, gid, "") // for a generation: its stdout and stderr
 //	l.Note("network: none")          // Liege's own lines
 //	l.Settle(); l.Tail(20)           // what it said before it died
 //	l.Close()
@@ -34,6 +34,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/selinux"
 	"liege/vassal"
 )
 
@@ -131,10 +132,14 @@ func (l *Log) Path() string { return PathOf(l.set.Dir, l.name) }
 // PathOf is the log file of the vassal name in dir.
 func PathOf(dir string, name vassal.Name) string { return filepath.Join(dir, string(name)+".log") }
 
-// Writer opens the FIFO for a generation that runs as uid and gid. It is open
+// Writer opens the FIFO for a generation that runs as uid and gid, and whose
+// SELinux domain uses FIFOs of context (empty: it stays what it is). It is open
 // for reading too (see above), and blocking. The caller closes it.
-func (l *Log) Writer(uid, gid int) (*os.File, error) {
+func (l *Log) Writer(uid, gid int, context string) (*os.File, error) {
 	if err := os.Chown(l.fifo, uid, gid); err != nil {
+		return nil, err
+	}
+	if err := selinux.Relabel(l.fifo, context); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
@@ -189,11 +194,9 @@ func (l *Log) Run() {
 	defer close(l.done)
 	buf := make([]byte, chunk)
 	for {
-		n, err := l.in.Read(buf)
-		if n > 0 {
-			if l.lines(buf[:n], time.Now()) {
-				time.Sleep(time.Duration(n) * time.Second / flood) // its author waits meanwhile
-			}
+		n, fast, err := l.read(buf)
+		if fast {
+			time.Sleep(time.Duration(n) * time.Second / flood) // its author waits meanwhile
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -209,22 +212,49 @@ func (l *Log) Run() {
 	}
 }
 
+// read waits for bytes from the vassal and takes them, under one lock: whoever
+// holds it sees them in the FIFO or in the log, never between the two.
+func (l *Log) read(buf []byte) (n int, fast bool, err error) {
+	c, err := l.in.SyscallConn()
+	if err != nil {
+		return 0, false, err
+	}
+	var failed error
+	err = c.Read(func(fd uintptr) (done bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		n, failed = unix.Read(int(fd), buf)
+		if n <= 0 {
+			n = 0
+			return !errors.Is(failed, unix.EAGAIN)
+		}
+		fast = l.lines(buf[:n], time.Now())
+		return true
+	})
+	if err == nil {
+		err = failed
+	}
+	return n, fast, err
+}
+
 func (l *Log) unfinished() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.partial) > 0 || l.lost.lines > 0
 }
 
-func (l *Log) waiting() bool {
+// settled reports whether nothing is on its way, from the FIFO to the file.
+func (l *Log) settled() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.elsewhere != nil && l.elsewhere.busy.Load() > 0
+	n, err := unix.IoctlGetInt(int(l.fd()), unix.TIOCINQ)
+	return err != nil || n == 0 && len(l.partial) == 0 && l.lost.lines == 0 &&
+		(l.elsewhere == nil || l.elsewhere.busy.Load() == 0)
 }
 
-// lines takes bytes from the vassal; it reports whether they came too fast.
+// lines takes bytes from the vassal, with l.mu held; it reports whether they
+// came too fast.
 func (l *Log) lines(b []byte, now time.Time) (fast bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	for len(b) > 0 {
 		i := bytes.IndexByte(b, '\n')
 		part := b
@@ -350,8 +380,7 @@ func (l *Log) Forget() {
 // Settle waits until what was printed before has been moved, but not for long.
 func (l *Log) Settle() {
 	for range 50 {
-		n, err := unix.IoctlGetInt(int(l.fd()), unix.TIOCINQ)
-		if err != nil || n == 0 && !l.unfinished() && !l.waiting() {
+		if l.settled() {
 			return
 		}
 		time.Sleep(2 * flushAfter / 50)

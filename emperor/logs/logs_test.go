@@ -34,7 +34,7 @@ func open(t *testing.T, set Settings) *Log {
 
 func writer(t *testing.T, l *Log) *os.File {
 	t.Helper()
-	w, err := l.Writer(os.Getuid(), os.Getgid())
+	w, err := l.Writer(os.Getuid(), os.Getgid(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func TestLines(t *testing.T) {
 func TestModes(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	l := open(t, Settings{})
-	w, err := l.Writer(65534, 65533)
+	w, err := l.Writer(65534, 65533, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,6 +147,8 @@ func TestFlood(t *testing.T) {
 	l.bucket = bucket{rate: Rate, burst: 1000}
 	at := time.Unix(1_000_000, 0)
 	line := strings.Repeat("y", 99) + "\n"
+	l.mu.Lock() // as read holds it
+	defer l.mu.Unlock()
 	fast := l.lines([]byte(strings.Repeat(line, 25)), at)
 	if !fast || l.lost.lines != 15 {
 		t.Errorf("fast %v, lost %+v", fast, l.lost)

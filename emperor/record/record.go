@@ -7,6 +7,7 @@
 //	RUN/vassals/v-NAME/             one directory per vassal, root's
 //	RUN/vassals/v-NAME/gen-N.json   one Record per generation that may live
 //	RUN/vassals/v-NAME/log          the vassal's log FIFO
+//	RUN/mail/UID                    what was counted of a user's mail (package relay)
 //
 // A Record is written, whole and by rename, before the stage of its generation
 // is executed and again when more is known; it is removed when nothing of the
@@ -156,6 +157,25 @@ func (d *Dir) Close() error { return d.lock.Close() }
 
 // Path is the run directory.
 func (d *Dir) Path() string { return d.path }
+
+// Meter opens the file in which the relays of a user's vassals count together.
+// It stays when the last of them goes: who makes a vassal anew is not counted
+// anew.
+func (d *Dir) Meter(uid int, size int64) (*os.File, error) {
+	dir := filepath.Join(d.path, "mail")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("meter: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(uid)), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("meter: %w", err)
+	}
+	if err := f.Truncate(size); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("meter: %w", err)
+	}
+	return f, nil
+}
 
 // Vassal is the directory of the vassal name.
 func (d *Dir) Vassal(name vassal.Name) string {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -172,4 +173,28 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted %+v", r)
 		}
 	})
+}
+
+// TestMeter: what was counted of a user stays, and is nobody else's.
+func TestMeter(t *testing.T) {
+	d := open(t)
+	f, err := d.Meter(1000, 8)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("counted!"), 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	for uid, want := range map[int]string{1000: "counted!", 1001: strings.Repeat("\x00", 8)} {
+		f, err := d.Meter(uid, 8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(f)
+		if fi, _ := f.Stat(); err != nil || string(b) != want || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%d: %q %v", uid, b, err)
+		}
+		f.Close()
+	}
 }

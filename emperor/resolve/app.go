@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 
-	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/action"
 )
@@ -20,6 +20,8 @@ func (r *resolver) app() {
 	a := r.cfg.App
 	a.Name, a.Hostname, a.Listen, a.Dir = r.cfg.Name, r.hostname(), r.res.Listen, r.res.Dir
 	a.Static = r.static(a.Static)
+	a.CGI, a.TLS = r.cgi(a.CGI), r.tls(a.TLS)
+	a.Exec, a.PHP, a.Daemons = r.exec(a.Exec), r.php(a.PHP), r.daemons(a.Daemons)
 	if a.Workers != nil {
 		w := *a.Workers
 		a.Workers = &w
@@ -27,7 +29,9 @@ func (r *resolver) app() {
 			a.Workers.Title += string(r.cfg.Name)
 		}
 		r.python(a.Workers)
+		r.language(a.Workers)
 	}
+	a.Mounting = r.mounting(a.Mounting)
 	a.Env = append(r.baseEnv(), a.Env...)
 	r.res.App = a
 }
@@ -66,14 +70,7 @@ func (r *resolver) python(w *vassal.Workers) {
 	if p.Virtualenv != "" {
 		p.Virtualenv = r.abs(p.Virtualenv)
 	}
-	if p.File != "" {
-		p.File = r.abs(p.File)
-		if walked, err := walk(r.host.FS, p.File); err != nil {
-			r.fail(vassal.CodeNoSuchPath, p.At, "wsgi-file", reason(p.File, err), "")
-		} else if !walked.info.Mode().IsRegular() {
-			r.fail(vassal.CodeNoSuchPath, p.At, "wsgi-file", p.File+" is not a regular file", "")
-		}
-	}
+	p.File = r.appFile(p.File, p.At, cmp.Or(p.Key, "wsgi-file"))
 	p.Path = slices.Clone(p.Path)
 	for i := range p.Path {
 		p.Path[i] = r.abs(p.Path[i])
@@ -82,6 +79,36 @@ func (r *resolver) python(w *vassal.Workers) {
 	if w.Interpreter == "" {
 		w.Interpreter = r.interpreter(p)
 	}
+}
+
+// appFile is the file of an app, absolute; empty stays empty.
+func (r *resolver) appFile(file string, at vassal.Origin, key string) string {
+	if file == "" {
+		return ""
+	}
+	file = r.abs(file)
+	if walked, err := r.look(file); err != nil {
+		r.fail(vassal.CodeNoSuchPath, at, key, reason(file, err), "")
+	} else if !walked.info.Mode().IsRegular() {
+		r.fail(vassal.CodeNoSuchPath, at, key, file+" is not a regular file", "")
+	}
+	return file
+}
+
+// mounting makes the paths of the apps absolute that are mounted beside the
+// first.
+func (r *resolver) mounting(m *vassal.Mounting) *vassal.Mounting {
+	if m == nil {
+		return nil
+	}
+	out := *m
+	out.Mounts = slices.Clone(m.Mounts)
+	for i := range out.Mounts {
+		if x := &out.Mounts[i]; i > 0 {
+			x.File = r.appFile(x.File, x.At, "mount")
+		}
+	}
+	return &out
 }
 
 // interpreter is the virtualenv's python, else the caller's, else the host's.
@@ -100,7 +127,7 @@ func (r *resolver) interpreter(p vassal.Python) string {
 		tried = append(tried, defaultPython)
 	}
 	for _, t := range tried {
-		if w, err := walk(r.host.FS, t); err == nil && w.info.Mode().IsRegular() && w.info.Mode()&0o111 != 0 {
+		if w, err := r.look(t); err == nil && w.info.Mode().IsRegular() && w.info.Mode()&0o111 != 0 {
 			return t
 		}
 	}
@@ -126,7 +153,7 @@ func (r *resolver) venvBase() []vassal.Bind {
 		return nil
 	}
 	cfg := path.Join(r.abs(w.Python.Virtualenv), "pyvenv.cfg")
-	text, err := r.host.FS.ReadFile(cfg)
+	text, err := r.view().ReadFile(cfg)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			r.warn(vassal.CodeUnreadable, w.Python.At, "virtualenv", reason(cfg, err), "")
@@ -153,6 +180,9 @@ func (r *resolver) baseEnv() []string {
 	if w := r.cfg.App.Workers; w != nil && w.Python != nil && w.Python.Virtualenv != "" {
 		dirs = path.Join(r.abs(w.Python.Virtualenv), "bin") + ":" + dirs
 	}
+	if dir := r.interpreterDir(); dir != "" {
+		dirs = dir + ":" + dirs
+	}
 	home := r.res.Home
 	if home == "" || !r.shows(home) {
 		home = r.res.Dir
@@ -167,62 +197,78 @@ func (r *resolver) baseEnv() []string {
 	return []string{"PATH=" + dirs, "HOME=" + home, "USER=" + name, "LOGNAME=" + name, "SHELL=/bin/sh", "LANG=C.UTF-8"}
 }
 
-// hooks turns the names in hooks into numbers: the stage looks up nothing.
+// hooks turns the names in hooks into numbers: the stage looks up nothing. Each
+// hook goes to who runs it. What those before the root is entered put into the
+// environment is for the stage inside, which comes after them.
 func (r *resolver) hooks() {
 	for _, h := range r.cfg.Hooks {
 		if h.Action == "chown" {
-			f := strings.Fields(h.Arg)
-			if len(f) != 3 {
-				r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), "chown takes FILE USER GROUP", "")
-				continue
-			}
-			u, err1 := r.host.Users.User(f[1])
-			g, err2 := r.lookupGroup(f[2])
-			if err := errors.Join(err1, err2); err != nil {
-				r.fail(vassal.CodeNoSuchUser, h.At, "hook-"+string(h.Phase), "chown: "+err.Error(), "")
-				continue
-			}
-			withIDs, err := action.WithIDs(h, u.UID, g.GID)
+			withIDs, err := r.chown(h)
 			if err != nil {
-				r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), err.Error(), "")
 				continue
 			}
 			h = withIDs
 		}
-		r.res.Plan.Hooks = append(r.res.Plan.Hooks, h)
+		switch place := h.Phase.Place(); {
+		case place == vassal.AtHost && putsEnv(h):
+			h.Phase = vassal.InJail
+			r.res.Plan.Hooks = append(r.res.Plan.Hooks, h)
+		case place == vassal.AtEmperor || place == vassal.AtHost:
+			r.leavesNothing(h)
+			r.res.HostHooks = append(r.res.HostHooks, h)
+		case h.Phase == vassal.PreApp && putsEnv(h):
+			// its variable is one of App.Env already
+		case place == vassal.AtCore:
+			r.res.App.Hooks = append(r.res.App.Hooks, h)
+		default:
+			r.res.Plan.Hooks = append(r.res.Plan.Hooks, h)
+		}
+	}
+	r.res.App.HookTime = r.cfg.HookTime
+}
+
+// leavesNothing warns of a mount that is gone before the application could see
+// it: the sandbox has a root of its own.
+func (r *resolver) leavesNothing(h vassal.Hook) {
+	c, err := action.Parse(h)
+	if err == nil && h.Phase.Place() == vassal.AtHost && c.Kind == action.Mount {
+		r.warn(vassal.CodeNotVisible, h.At, h.Option(), c.Path+": what is mounted before the sandbox's own root is entered is not visible in it",
+			"bind = "+cmp.Or(c.Source, "/srv/x")+":"+c.Path+", or mount-as-root = …")
 	}
 }
 
-// context asks the loaded policy about the SELinux context.
-func (r *resolver) context() {
-	id := r.cfg.Ident
-	if id.Context == "" {
-		return
-	}
-	key := "selinux-context"
-	if id.ContextByHook {
-		key = "hook-as-user"
-	}
-	r.res.Plan.Line = r.at(id.ContextAt)
-	if r.host.Context == nil {
-		r.fail(vassal.CodeNoSELinux, id.ContextAt, key, "SELinux contexts are not known here", "")
-		return
-	}
-	canonical, err := r.host.Context(id.Context)
-	if r.host.WarnSELinux && errors.Is(err, selinux.ErrOff) {
-		r.warn(vassal.CodeNoSELinux, id.ContextAt, key, fmt.Sprintf("%s: %v; it runs without a domain, as [emperor] selinux = warn allows", id.Context, err), "")
-		return
-	}
-	if err != nil {
-		r.fail(vassal.CodeNoSELinux, id.ContextAt, key, fmt.Sprintf("%s: %v", id.Context, err), "")
-		return
-	}
-	r.res.Plan.Context = canonical
+// putsEnv reports whether h sets a variable and does nothing else.
+func putsEnv(h vassal.Hook) bool {
+	c, err := action.Parse(h)
+	return err == nil && c.Kind == action.Putenv
 }
+
+// chown is h with numbers; an error was told.
+func (r *resolver) chown(h vassal.Hook) (vassal.Hook, error) {
+	f := strings.Fields(h.Arg)
+	if len(f) != 3 {
+		err := errors.New("chown takes FILE USER GROUP")
+		r.fail(vassal.CodeBadHook, h.At, h.Option(), err.Error(), "")
+		return h, err
+	}
+	u, err1 := r.host.Users.User(f[1])
+	g, err2 := r.lookupGroup(f[2])
+	if err := errors.Join(err1, err2); err != nil {
+		r.fail(vassal.CodeNoSuchUser, h.At, h.Option(), "chown: "+err.Error(), "")
+		return h, err
+	}
+	withIDs, err := action.WithIDs(h, u.UID, g.GID)
+	if err != nil {
+		r.fail(vassal.CodeBadHook, h.At, h.Option(), err.Error(), "")
+	}
+	return withIDs, err
+}
+
+// RootPath is where root's hooks look for programs.
+const RootPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Defaults of a plan.
 const (
-	hookTime  = 120     // seconds that one hook may take
 	maxFiles  = 65536   // RLIMIT_NOFILE of the core
 	maxLocked = 8 << 20 // RLIMIT_MEMLOCK, the kernel's own default
 )
@@ -240,20 +286,23 @@ func fileLimit() uint64 {
 func (r *resolver) plan() {
 	p := &r.res.Plan
 	p.Name, p.UID, p.GID = r.cfg.Name, r.res.UID, r.res.GID
+	if m := r.res.Maps; m != nil {
+		p.UID, p.GID = m.User, m.Group
+	}
 	p.Groups = []int{}
 	for _, g := range r.res.Groups {
 		p.Groups = append(p.Groups, g.GID)
 	}
-	p.HookTime = hookTime
+	p.HookTime, p.KeepDaemons = max(1, int(r.cfg.HookTime.Seconds())), r.cfg.HookDaemons
 	p.Umask = int(r.cfg.Jail.Umask)
 	p.Env = r.baseEnv()
 	p.HookEnv = []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8",
+		RootPath, "LANG=C.UTF-8",
 		"LIEGE_VASSAL=" + string(r.cfg.Name), "UWSGI_VASSAL_CONFIG=" + r.cfg.File,
 		fmt.Sprintf("UWSGI_VASSAL_UID=%d", p.UID), fmt.Sprintf("UWSGI_VASSAL_GID=%d", p.GID),
 	}
 	p.Dir = r.res.Dir
-	p.Rlimits = append(p.Rlimits, vassal.Rlimit{Resource: "core"}, vassal.Rlimit{Resource: "nofile", Value: fileLimit()}, vassal.Rlimit{Resource: "memlock", Value: maxLocked})
-	p.OOMScore = 100
+	p.Rlimits = r.rlimits()
+	r.guard()
 	p.Args = []string{"liege-core " + string(r.cfg.Name)}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -20,8 +21,8 @@ const FirstAutoUID = 1_900_000_000
 // remembers it in a file: a uid is never given to a second name, because files
 // of the first may still exist.
 type AutoUIDs struct {
-	path  string
-	first int
+	path        string
+	first, last int
 
 	mu    sync.Mutex
 	names map[vassal.Name]int // nil: not read yet
@@ -32,7 +33,7 @@ func NewAutoUIDs(file string, first int) *AutoUIDs {
 	if first == 0 {
 		first = FirstAutoUID
 	}
-	return &AutoUIDs{path: file, first: first}
+	return &AutoUIDs{path: file, first: first, last: 1<<32 - 3}
 }
 
 // UID returns name's uid; the file is written, and synced, before a new one is
@@ -47,12 +48,9 @@ func (a *AutoUIDs) UID(name vassal.Name) (int, error) {
 	if uid, ok := a.names[name]; ok {
 		return uid, nil
 	}
-	next := a.first
-	for _, uid := range a.names {
-		next = max(next, uid+1)
-	}
-	if next >= 1<<32-2 {
-		return 0, fmt.Errorf("%s: every uid from %d on is allotted", a.path, a.first)
+	next, err := a.next()
+	if err != nil {
+		return 0, err
 	}
 	a.names[name] = next
 	if err := a.save(); err != nil {
@@ -60,6 +58,40 @@ func (a *AutoUIDs) UID(name vassal.Name) (int, error) {
 		return 0, err
 	}
 	return next, nil
+}
+
+// next is a number that is as unlikely as can be to have been somebody's.
+func (a *AutoUIDs) next() (int, error) {
+	used := map[int]bool{}
+	next := a.first
+	for _, n := range a.names {
+		used[n] = true
+		next = max(next, n+1)
+	}
+	if next <= a.last {
+		return next, nil
+	}
+	for n := a.first; n <= a.last; n++ {
+		if !used[n] {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("%s: every number from %d to %d is allotted", a.path, a.first, a.last)
+}
+
+// Forget lets the numbers of names go for which lives says false.
+func (a *AutoUIDs) Forget(lives func(vassal.Name) bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.load(); err != nil {
+		return err
+	}
+	before := len(a.names)
+	maps.DeleteFunc(a.names, func(n vassal.Name, _ int) bool { return !lives(n) })
+	if len(a.names) == before {
+		return nil
+	}
+	return a.save()
 }
 
 func (a *AutoUIDs) load() error {

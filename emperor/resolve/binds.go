@@ -42,6 +42,15 @@ func (r *resolver) appDir() string {
 	if w := r.cfg.App.Workers; w != nil && w.Python != nil && path.IsAbs(w.Python.File) {
 		return path.Dir(path.Clean(w.Python.File))
 	}
+	if file, _, _ := appFileOf(r.cfg.App.Workers); path.IsAbs(file) {
+		return path.Dir(path.Clean(file))
+	}
+	if dir, _, _ := r.serverDir(); dir != "" && r.host.Caller == nil {
+		return dir
+	}
+	if dir, _ := r.cgiDir(); dir != "" && r.host.Caller == nil {
+		return dir
+	}
 	if r.host.Caller != nil {
 		return r.host.Caller.Cwd
 	}
@@ -56,11 +65,19 @@ func (r *resolver) directory() {
 	}
 	at, key := r.cfg.Jail.ChdirAt, "chdir"
 	if r.cfg.Jail.Chdir == "" && r.cfg.App.Workers != nil && r.cfg.App.Workers.Python != nil {
-		at, key = r.cfg.App.Workers.Python.At, "wsgi-file"
+		at, key = r.cfg.App.Workers.Python.At, cmp.Or(r.cfg.App.Workers.Python.Key, "wsgi-file")
+	} else if _, where, named := appFileOf(r.cfg.App.Workers); r.cfg.Jail.Chdir == "" && named != "" {
+		at, key = where, named
+	} else if _, k, server := r.serverDir(); r.cfg.Jail.Chdir == "" && k != "" {
+		at, key = server, k
+	} else if _, cgi := r.cgiDir(); r.cfg.Jail.Chdir == "" && cgi.Line > 0 {
+		at, key = cgi, "cgi"
 	}
-	w, err := walk(r.host.FS, dir)
+	w, err := r.find(dir)
 	if err != nil {
-		r.fail(vassal.CodeNoSuchPath, at, key, reason(dir, err), "")
+		if key != "cgi" { // else cgi says so
+			r.fail(vassal.CodeNoSuchPath, at, key, reason(dir, err), "")
+		}
 		return
 	}
 	if !w.info.IsDir() {
@@ -94,12 +111,19 @@ func (r *resolver) binds() {
 // may have said where it is.
 func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	src := r.abs(b.Source)
-	if r.visible(src) {
+	elsewhere := b.Target != "" && r.abs(b.Target) != src
+	if r.visible(src) && !(explicit && (r.tree != nil || elsewhere)) {
+		return
+	}
+	if !explicit && r.ofTree(b, src) {
 		return
 	}
 	w, err := walk(r.host.FS, src)
 	if err != nil {
 		if !explicit && errors.Is(err, fs.ErrNotExist) {
+			if b.Key == "cgi" {
+				return // cgi says so
+			}
 			r.warn(vassal.CodeNoSuchPath, b.At, b.Key, reason(src, err), "")
 			return
 		}
@@ -110,7 +134,7 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 		return
 	}
 	target := w.path
-	if b.Target != "" && r.abs(b.Target) != src {
+	if elsewhere {
 		target = r.abs(b.Target)
 		if target == "/" || target == "/dev" || slices.ContainsFunc(notOver, func(dir string) bool { return within(target, dir) }) {
 			r.fail(vassal.CodeRefusedPath, b.At, b.Key, "nothing can be put at "+target+", which Liege fills", "name another place for it")
@@ -119,14 +143,20 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	} else {
 		r.res.Links = append(r.res.Links, w.links...)
 	}
+	if !r.placeInTree(b.At, b.Key, target) || !r.mayMap(b, w) {
+		return
+	}
 	r.res.Binds = append(r.res.Binds, Bind{
-		Source: w.path, Target: target, Writable: b.Access != vassal.ReadOnly, Dir: w.info.IsDir(),
+		Source: w.path, Target: target, Writable: b.Access != vassal.ReadOnly, Dir: w.info.IsDir(), Recurse: b.Recursive, NoExec: b.NoExec, IDMap: b.IDMap, UID: w.uid, GID: w.gid,
 		Tenant: led || w.tenant || w.uid != 0, Led: led || w.led, Device: w.dev, Inode: w.ino, Why: b.Key, At: b.At,
 	})
 }
 
 // visible reports whether p is part of what every vassal sees.
 func (r *resolver) visible(p string) bool {
+	if r.tree != nil {
+		return slices.ContainsFunc(treeDirs, func(dir string) bool { return within(p, dir) })
+	}
 	return within(p, "/usr") || slices.ContainsFunc(r.res.System, func(s Bind) bool { return within(p, s.Target) }) ||
 		slices.ContainsFunc(r.res.Masked, func(m string) bool { return within(p, m) })
 }
@@ -188,7 +218,7 @@ func (r *resolver) prune() {
 			rest, below := strings.CutPrefix(b.Target, k.Target)
 			return below && (rest == "" || rest[0] == '/') && b.Source == k.Source+rest
 		})
-		if i >= 0 && (kept[i].Writable || !b.Writable) && (b.Why != "bind" || kept[i].Writable == b.Writable) {
+		if i >= 0 && (kept[i].Writable || !b.Writable) && (b.Why != "bind" || kept[i].Writable == b.Writable) && b.Recurse == kept[i].Recurse && b.NoExec == kept[i].NoExec && b.IDMap == kept[i].IDMap {
 			continue
 		}
 		kept = append(kept, b)

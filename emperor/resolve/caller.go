@@ -14,13 +14,29 @@ func (r *resolver) caller() {
 	const sudo = "sudo liege serve …"
 	c := r.cfg
 	for _, h := range c.Hooks {
-		r.fail(vassal.CodeNeedsRoot, h.At, "hook-"+string(h.Phase), "hooks are run only when liege serve is started as root", sudo)
+		if h.Phase.Place() == vassal.AtCore {
+			continue // the caller's own
+		}
+		r.fail(vassal.CodeNeedsRoot, h.At, h.Option(), "hooks are run only when liege serve is started as root", sudo)
 	}
 	if c.Ident.Context != "" {
 		r.fail(vassal.CodeNeedsRoot, c.Ident.ContextAt, "", "the SELinux context is entered only when liege serve is started as root", sudo)
 	}
 	if c.Jail.NetAt.Line > 0 && r.res.Net != "host" {
 		r.fail(vassal.CodeNeedsRoot, c.Jail.NetAt, "net", "a network of its own needs root", sudo)
+	}
+	if c.Jail.Root.Dir != "" {
+		r.fail(vassal.CodeNeedsRoot, c.Jail.Root.At, c.Jail.Root.Key, "another system is shown only when liege serve is started as root", sudo)
+	}
+	for _, t := range c.Jail.Tmpfs {
+		r.warn(vassal.CodeNeedsRoot, t.At, "tmpfs", "not root: the app sees what lies at "+t.Target, sudo)
+		break
+	}
+	for _, at := range []vassal.Origin{c.Jail.TimeNS, c.Jail.UserNS} {
+		if at.Line > 0 {
+			r.fail(vassal.CodeNeedsRoot, at, "namespaces", "namespaces are made only when liege serve is started as root", sudo)
+			break
+		}
 	}
 	for _, b := range c.Jail.Binds {
 		r.warn(vassal.CodeNeedsRoot, b.At, b.Key, "not root: the app sees the whole host", sudo)
@@ -34,6 +50,9 @@ func (r *resolver) caller() {
 		{c.Limits.MemoryMax > 0, c.Limits.MemoryMaxAt, "memory-max"},
 		{c.Limits.CPUMax > 0, c.Limits.CPUMaxAt, "cpu-max"},
 		{c.Limits.PidsMax > 0, c.Limits.PidsMaxAt, "pids-max"},
+		{c.Limits.MemoryHigh > 0, c.Limits.MemoryHighAt, "memory-high"},
+		{c.Limits.CPUWeight > 0, c.Limits.CPUWeightAt, "cpu-weight"},
+		{len(c.Limits.IOMax) > 0, ioAt(&c.Limits), "io-max"},
 	} {
 		if x.set {
 			r.warn(vassal.CodeNeedsRoot, x.at, x.key, "not root: the limit is not in force", sudo)

@@ -224,8 +224,10 @@ func (r *resolver) allowed(at vassal.Origin) {
 	case r.res.UID == 0 && !r.host.AllowRoot:
 		hint := `name an ordinary user; root needs "uid = root" here and "root = true" in [ceilings] of emperor.ini`
 		r.fail(vassal.CodeUIDRoot, at, "uid", "the app would run as root", hint)
+	case r.res.UID == 0 && r.cfg.Jail.UserNS.Line == 0:
+		r.fail(vassal.CodeUIDRoot, at, "uid", "root without a user namespace is root of the host, whatever it may not do", "namespaces = user, or name an ordinary user")
 	case r.res.UID == 0:
-		r.fail(vassal.CodeUIDRoot, at, "uid", "running as root needs a user namespace, which this release does not make", "name an ordinary user")
+		r.rootInside(at)
 	}
 	r.notGroupRoot()
 }

@@ -11,24 +11,20 @@ import (
 	"strings"
 
 	"liege/vassal"
+	"liege/vassal/mail"
 )
 
 // network checks net against the ceilings.
 func (r *resolver) network() {
 	at := r.cfg.Jail.NetAt
-	switch r.res.Net {
-	case "none":
-		return
-	case "host":
-	default:
-		r.fail(vassal.CodeNotYet, at, "net", fmt.Sprintf("net = %s is not there yet", r.res.Net), "net = host, or no line: no network")
+	if r.res.Net == "none" {
 		return
 	}
 	if r.host.Caller != nil || r.cfg.Trust.Operator && r.host.Nets == nil {
 		return
 	}
-	if !slices.Contains(r.host.Nets, "host") {
-		r.fail(vassal.CodeOverCeiling, at, "net", "net = host is not allowed here", "[ceilings] net = host in emperor.ini")
+	if !slices.Contains(r.host.Nets, r.res.Net) {
+		r.fail(vassal.CodeOverCeiling, at, "net", fmt.Sprintf("net = %s is not allowed here", r.res.Net), fmt.Sprintf("[ceilings] net = %s in emperor.ini", r.res.Net))
 	}
 }
 
@@ -41,9 +37,13 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeBadValue, l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
 			continue
 		}
-		l.Address = addr
+		l.Address, l.TLS = addr, r.keyPair(l.TLS)
 		if i := slices.IndexFunc(r.res.Listen, func(o vassal.Listener) bool { return o.Address == addr }); i >= 0 {
 			o := r.res.Listen[i]
+			if o.Protocol == l.Protocol && !sameFiles(o.TLS, l.TLS) {
+				r.fail(vassal.CodeListenInUse, l.At, l.Key, fmt.Sprintf("%s has another certificate by %s (%s:%d)", addr, o.Key, r.at(o.At).File, o.At.Line), "sni = NAME certificate,key")
+				continue
+			}
 			if o.Protocol == l.Protocol {
 				r.report(vassal.Note, vassal.CodeListenInUse, r.at(l.At), l.Key, fmt.Sprintf("%s is named by %s (line %d) already: one listener", addr, o.Key, o.At.Line), "")
 				continue
@@ -116,8 +116,8 @@ func (r *resolver) unix(p string) (string, error) {
 	return p, nil
 }
 
-// ownRun is what of /run/liege is the Emperor's.
-var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox"}
+// ownRun is what of /run/liege is the Emperor's, or has a meaning inside.
+var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
 
 // mayListen applies [ceilings] listen to tenants' files.
 func (r *resolver) mayListen(addr string) bool {

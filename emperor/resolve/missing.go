@@ -3,6 +3,7 @@ package resolve
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path"
@@ -10,6 +11,8 @@ import (
 	"strings"
 
 	"liege/vassal"
+	"liege/vassal/connect"
+	"liege/vassal/egress"
 )
 
 // Lister is an FS that can also list a directory: the names of at most max
@@ -42,6 +45,7 @@ func (r *resolver) missing() {
 		return
 	}
 	r.danglingInside()
+	r.commandPaths()
 	seen := map[string]bool{}
 	for i, kv := range r.cfg.App.Env {
 		if seen[kv] {
@@ -120,7 +124,10 @@ func (r *resolver) wide(dir string) bool {
 
 // envPath warns about an absolute path in a value that is there on the host
 // and not inside. Secrets are no paths that exist, so none is shown.
-func (r *resolver) envPath(at vassal.Origin, name, value string) {
+func (r *resolver) envPath(at vassal.Origin, name, value string) { r.pathOf(at, "env", name, value) }
+
+// pathOf is envPath for the value of another key; name is what names it.
+func (r *resolver) pathOf(at vassal.Origin, key, name, value string) {
 	if len(value) < 2 || value[0] != '/' || len(value) > 4096 || strings.ContainsAny(value, "\x00\n") {
 		return
 	}
@@ -129,7 +136,7 @@ func (r *resolver) envPath(at vassal.Origin, name, value string) {
 	if err != nil || r.shows(w.path) || r.ownInside(p) || r.ownInside(w.path) {
 		return
 	}
-	r.warn(vassal.CodeNotVisible, at, "env", fmt.Sprintf("%s names %s, not visible inside", name, p), r.bindLine(w))
+	r.warn(vassal.CodeNotVisible, at, key, fmt.Sprintf("%s names %s, not visible inside", name, p), r.bindLine(w))
 }
 
 // clientSchemes are those of services that an app itself connects to, with
@@ -157,7 +164,22 @@ func (r *resolver) envAddress(at vassal.Origin, name, value string) {
 	if port == "" || r.listensOn(port) {
 		return // a name of a site, most likely its own
 	}
-	r.warn(vassal.CodeNotReachable, at, "env", fmt.Sprintf("%s names %s, which cannot be reached: the network is %s", name, net.JoinHostPort(u.Hostname(), port), r.res.Net), "net = host")
+	host, hint := u.Hostname(), "connect = the address of "+u.Hostname()+" and :"+port
+	if host == "localhost" {
+		host = "127.0.0.1"
+	}
+	if addr, wrong, _ := connect.Parse(net.JoinHostPort(host, port)); wrong == "" {
+		if slices.Contains(r.res.Reaches(), addr) || r.res.NAT.reaches(addr) {
+			return
+		}
+		hint = "connect = " + addr
+		if r.res.NAT != nil && !egress.Forbidden(netip.MustParseAddrPort(addr).Addr()) {
+			hint += " for a service of this host, egress = allow " + addr + " for another"
+		}
+	} else if r.res.NAT != nil {
+		return // a name, which is resolved when it is used
+	}
+	r.warn(vassal.CodeNotReachable, at, "env", fmt.Sprintf("%s names %s, which cannot be reached: the network is %s", name, net.JoinHostPort(u.Hostname(), port), r.res.Net), hint)
 }
 
 func (r *resolver) listensOn(port string) bool {

@@ -55,8 +55,8 @@ func TestMissing(t *testing.T) {
 			c.Listen = []vassal.Listener{{Protocol: vassal.HTTP, Address: ":8080"}}
 			c.App.Env = []string{"DB=postgres://u:secret@db.internal/x", "Q=redis://127.0.0.1:6380/0", "SITE=https://example.org/", "ME=http://localhost:8080/", "BAD=http://%zz:1"}
 		}, []string{
-			"warning not-reachable DB names db.internal:5432, which cannot be reached: the network is none | net = host",
-			"warning not-reachable Q names 127.0.0.1:6380, which cannot be reached: the network is none | net = host"}},
+			"warning not-reachable DB names db.internal:5432, which cannot be reached: the network is none | connect = the address of db.internal and :5432",
+			"warning not-reachable Q names 127.0.0.1:6380, which cannot be reached: the network is none | connect = 127.0.0.1:6380"}},
 		{"open network", func(c *vassal.Config) {
 			c.Jail.Chdir, c.Jail.Net = "/srv/shared", "host"
 			c.App.Env = []string{"DB=postgres://u:secret@db.internal/x"}
@@ -137,7 +137,7 @@ func TestCaller(t *testing.T) {
 	} {
 		cfg := config()
 		c.cfg(&cfg)
-		h := Host{FS: OS{}, Users: people{}, Caller: caller, Context: func(c string) (string, error) { return c, nil }}
+		h := Host{FS: OS{}, Users: people{}, Caller: caller, SELinux: SELinux{Enter: func(c string, _ bool) (string, error) { return c, nil }}}
 		if got := strings.Join(codes(Resolve(t.Context(), cfg, h).Problems), ","); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}

@@ -15,8 +15,12 @@ type Settings struct {
 	Read   inifile.ReadOptions
 	INI    inifile.Host // for this file: with the owner's rights if it is a tenant's
 	Host   Host
-	NoHost bool                // check --syntax: decode only
-	Adjust func(*inifile.File) // between the language and the table: liege serve names its flags; nil: nothing
+	NoHost bool // check --syntax: decode only
+	// OnDemand is how emperor.ini says which vassals sleep; Runs allows its
+	// program to be run: in the Emperor, not for liege check.
+	OnDemand inifile.OnDemandSource
+	Runs     bool
+	Adjust   func(*inifile.File) // between the language and the table: liege serve names its flags; nil: nothing
 }
 
 // Prepared is one vassal file with all that a start needs to know.
@@ -40,6 +44,13 @@ func Prepare(ctx context.Context, name vassal.Name, src inifile.Source, s Settin
 	p := Prepared{Queries: f.Reads, Digest: f.Digest, Problems: problems}
 	if s.Adjust != nil {
 		s.Adjust(f)
+	}
+	if s.OnDemand.Key != "" && !s.NoHost {
+		d, err := s.demand(ctx, name, src)
+		if err != nil {
+			p.Problems = append(p.Problems, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeListen, File: src.Path, Key: s.OnDemand.Key, Step: "check", Message: err.Error()})
+		}
+		s.Policy.OnDemand = d
 	}
 	cfg, more := inifile.Decode(f, s.Policy)
 	cfg.Name = name

@@ -52,7 +52,7 @@ func (r *resolver) reach() {
 			all = append(all, r.connects(f, l))
 		}
 		r.res.Reach[l.Address] = all
-		serves := l.Protocol == vassal.UWSGI || l.Protocol == vassal.HTTP
+		serves := l.Protocol != vassal.Stats
 		if serves && len(all) > 0 && !slices.ContainsFunc(all, func(x Reach) bool { return x.Why == "" }) {
 			r.warn(vassal.CodeCannotConnect, l.At, l.Key, fmt.Sprintf("%s: no web server's user can connect: %s: %s", l.Address, all[0].User, all[0].Why), all[0].Hint)
 		}

@@ -13,11 +13,13 @@ package resolve
 import (
 	"context"
 	"io/fs"
+	"net/netip"
 	"path"
 	"strings"
 
 	"liege/sandbox/stage"
 	"liege/vassal"
+	"liege/vassal/mail"
 )
 
 // FS is what resolve asks of the file system. For an operator's file it is the
@@ -31,21 +33,27 @@ type FS interface {
 
 // Host is this machine and its operator's settings.
 type Host struct {
-	FS          FS
-	Users       Users
-	AutoUID     func(vassal.Name) (int, error)       // uid = auto; nil: an error
-	Context     func(context string) (string, error) // canonical form of a context that the vassal may enter; nil: SELinux is not asked
-	WarnSELinux bool                                 // [emperor] selinux = warn: a context where SELinux is off is only a warning
-	Reserved    []string                             // Liege's and the vassals directories: never visible inside
-	Etc         []string                             // more names of /etc, [emperor] etc
-	DenyGroups  []string                             // [emperor] deny-groups; nil: DefaultDenyGroups
-	DefaultUID  string                               // [defaults] uid, for operator's files that name none
-	AllowRoot   bool                                 // [ceilings] root = true
-	MinUID      int                                  // [ceilings] min-uid for tenants' files; 0: 1000
-	Binds       []string                             // [ceilings] bind: where tenants' binds may lie
-	Listen      []string                             // [ceilings] listen for tenants
-	Nets        []string                             // [ceilings] net: allowed besides "none"; nil for operator's files: all
-	Caller      *Caller                              // liege serve; nil under the Emperor
+	FS         FS
+	Users      Users
+	AutoUID    func(vassal.Name) (int, error) // uid = auto; nil: an error
+	SELinux    SELinux
+	Reserved   []string        // Liege's and the vassals directories: never visible inside
+	Etc        []string        // more names of /etc, [emperor] etc
+	DenyGroups []string        // [emperor] deny-groups; nil: DefaultDenyGroups
+	DefaultUID string          // [defaults] uid, for operator's files that name none
+	AllowRoot  bool            // [ceilings] root = true
+	MinUID     int             // [ceilings] min-uid for tenants' files; 0: 1000
+	Binds      []string        // [ceilings] bind: where tenants' binds may lie
+	Listen     []string        // [ceilings] listen for tenants
+	Connect    []string        // [ceilings] connect for tenants
+	Egress     []vassal.Egress // [ceilings] egress for tenants
+	Nets       []string        // [ceilings] net: allowed besides "none"; nil for operator's files: all
+	// NATAddress allots the addresses of net = nat; nil: nobody asks, nothing is
+	// allotted. The second one is not valid where there is no IPv6, for a reason.
+	NATAddress func(vassal.Name) (v4, v6 netip.Addr, no6 string, err error)
+	Caller     *Caller // liege serve; nil under the Emperor
+
+	Mail mail.Caps // [ceilings] sendmail-sender and sendmail-rate, with %U for the user
 }
 
 // Caller is the person who runs liege serve.
@@ -69,9 +77,15 @@ type Result struct {
 	UIDFrom  string  // "file", "owner of the file", "[defaults]", "auto", "caller"
 	Dir      string  // the app's directory, every link resolved; empty: none
 	Net      string
-	System   []Bind // /usr and the host's part of /etc, read-only
-	Links    []Link // /bin, /lib …, and the chains that lead to bound paths
-	Binds    []Bind // what the file names, parents before children
+	Connect  []vassal.Connection // what a relay answers for inside; with net = host unix sockets only
+	NAT      *NAT                // of net = nat
+	Root     Bind                // the system that the app sees; no Source: the host's, which is System
+	Foreign  string              // who besides root can change Root; empty: nobody
+	System   []Bind              // /usr and the host's part of /etc, read-only
+	Links    []Link              // /bin, /lib …, and the chains that lead to bound paths
+	Binds    []Bind              // what the file names, parents before children
+	Maps     *IDMaps             // of the user namespace; nil: none
+	Tmpfs    []vassal.Tmpfs      // parents before children, sizes filled in
 	Masked   []string
 	Files    []File // generated: /etc/passwd …
 	Listen   []vassal.Listener
@@ -79,6 +93,18 @@ type Result struct {
 	Plan     stage.Plan         // but for the descriptors, the core's path and seccomp
 	Reach    map[string][]Reach // of every unix socket, by address: which web servers' users can connect
 	Problems vassal.Problems
+
+	Mail Mail
+
+	HostHooks []vassal.Hook // those that run before the root is entered; the others are in Plan
+}
+
+// Mail is what becomes of the vassal's mail (CONTRACT 21).
+type Mail struct {
+	Server   vassal.Connection // of /usr/sbin/sendmail; no Address: it refuses
+	Caps     mail.Caps         // for this user
+	Doors    []string          // those addresses of Connect at which the relay speaks SMTP: none of them leads past Caps
+	HostName string            // of mail from this host: addresses without a domain get it
 }
 
 // Group is one group by number and name.
@@ -93,6 +119,10 @@ type Bind struct {
 	Target   string
 	Writable bool
 	Dir      bool
+	Recurse  bool // with the mounts below Source
+	NoExec   bool
+	IDMap    bool   // the owner that it has on disk, UID and GID, is the vassal's user inside
+	UID, GID int    // of Source
 	Tenant   bool   // somebody other than root can move it: open by descriptor, attach by the stage
 	Led      bool   // somebody other than root said where it is (a link, a pyvenv.cfg): open with the vassal's ids
 	Device   uint64 // of Source when it was looked at, to compare
@@ -118,7 +148,7 @@ func Resolve(ctx context.Context, cfg vassal.Config, h Host) *Result {
 	if r.res.Net == "" {
 		r.res.Net = "none"
 	}
-	for _, step := range []func(){r.identity, r.directory, r.system, r.binds, r.network, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.plan, r.caller, r.missing, r.reach} {
+	for _, step := range []func(){r.identity, r.root, r.directory, r.system, r.binds, r.tmpfs, r.userNS, r.network, r.connections, r.nat, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.limits, r.plan, r.caller, r.missing, r.reach} {
 		if ctx.Err() != nil {
 			r.fail(vassal.CodeStartFailed, vassal.Origin{}, "", ctx.Err().Error(), "")
 			break
@@ -130,9 +160,11 @@ func Resolve(ctx context.Context, cfg vassal.Config, h Host) *Result {
 
 // resolver is one call of Resolve.
 type resolver struct {
-	host Host
-	cfg  vassal.Config
-	res  *Result
+	host  Host
+	cfg   vassal.Config
+	res   *Result
+	tree  *foreignTree // of Root; nil: the host's system
+	lines []Bind       // what bind lines put into the tree: sources and targets only
 }
 
 func (r *resolver) report(sev vassal.Severity, code string, at vassal.Origin, key, msg, hint string) {

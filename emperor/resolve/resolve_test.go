@@ -2,7 +2,6 @@ package resolve
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/inifile"
 )
@@ -422,34 +420,6 @@ func TestTitle(t *testing.T) {
 		r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}})
 		if got := r.App.Workers.Title; got != tc.want {
 			t.Errorf("%q, plain %v: %q, want %q", tc.title, tc.plain, got, tc.want)
-		}
-	}
-}
-
-// TestContext: what happens to a file that asks for a domain where SELinux is
-// off is the operator's decision, and nothing else is forgiven.
-func TestContext(t *testing.T) {
-	off := func(string) (string, error) { return "", selinux.ErrOff }
-	unknown := func(string) (string, error) { return "", errors.New("the policy does not have it") }
-	for _, tc := range []struct {
-		name    string
-		warn    bool
-		context func(string) (string, error)
-		want    []string
-	}{
-		{"off", false, off, []string{"error no-selinux"}},
-		{"off, and that is fine", true, off, []string{"warning no-selinux"}},
-		{"not in the policy", true, unknown, []string{"error no-selinux"}},
-		{"known", false, func(c string) (string, error) { return c, nil }, nil},
-	} {
-		cfg := config()
-		cfg.Ident.User, cfg.Ident.Context, cfg.Ident.ContextByHook = "sammy", "system_u:system_r:webapp_foo_t:s0", true
-		r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Context: tc.context, WarnSELinux: tc.warn})
-		if d := cmp.Diff(tc.want, codes(r.Problems)); d != "" {
-			t.Errorf("%s: %s", tc.name, d)
-		}
-		if (r.Plan.Context != "") != (tc.want == nil) {
-			t.Errorf("%s: the plan's context is %q", tc.name, r.Plan.Context)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // FromEmperor is the Settings that emperor.ini makes. The caller adds what
-// only a running Emperor has: AutoUID, Context, and for a tenant's file an INI
+// only a running Emperor has: AutoUID, what asks SELinux, and for a tenant's file an INI
 // and an FS with the owner's rights. ini reads the operator's own files.
 func FromEmperor(c inifile.EmperorConfig, ini inifile.Host) Settings {
 	read := c.ReadOptions()
@@ -20,11 +20,11 @@ func FromEmperor(c inifile.EmperorConfig, ini inifile.Host) Settings {
 		}
 	}
 	return Settings{
-		Policy: c.Policy, Read: read, INI: ini,
+		Policy: c.Policy, Read: read, INI: ini, OnDemand: c.OnDemand,
 		Host: Host{
-			FS: OS{}, Users: Files{}, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
-			DefaultUID: c.DefaultUID, WarnSELinux: c.SELinux == "warn", AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
-			Binds: c.Ceilings.Bind, Listen: c.Ceilings.Listen, Nets: c.Ceilings.Net,
+			FS: OS{}, Users: Files{Asked: &Asked{}}, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
+			DefaultUID: c.DefaultUID, SELinux: SELinux{Warn: c.SELinux == "warn", Template: c.ContextTemplate, TemplateAt: c.ContextTemplateAt}, AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
+			Binds: c.Ceilings.Bind, Listen: c.Ceilings.Listen, Connect: c.Ceilings.Connect, Egress: c.Ceilings.Egress, Nets: c.Ceilings.Net, Mail: c.Ceilings.Mail,
 		},
 	}
 }

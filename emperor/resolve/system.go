@@ -25,6 +25,10 @@ var etcMasked = []string{"/etc/ssl/private", "/etc/pki/tls/private", "/etc/php/*
 
 // system lists what every vassal sees: /usr with its links, part of /etc.
 func (r *resolver) system() {
+	if r.tree != nil { // it has its own
+		r.res.Masked = append(r.res.Masked, "/etc/ssl/private", "/etc/pki/tls/private")
+		return
+	}
 	sys := OS{} // root's own directories: never asked of a tenant's child
 	r.res.System = append(r.res.System, Bind{Source: "/usr", Target: "/usr", Dir: true})
 	for _, name := range []string{"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"} {
@@ -44,6 +48,7 @@ func (r *resolver) system() {
 			r.etc(sys, p)
 		}
 	}
+	r.libraries(sys)
 	for _, m := range etcMasked {
 		r.res.Masked = append(r.res.Masked, sys.glob(m)...)
 	}
@@ -84,8 +89,10 @@ func (r *resolver) etcFiles() {
 			home = res.Dir
 		}
 	}
-	passwd := "root:x:0:0:root:/:/usr/sbin/nologin\n"
-	if res.UID != 0 {
+	passwd := ""
+	if root := "root:x:0:0:root:/:/usr/sbin/nologin\n"; res.Maps != nil && res.Maps.User == 0 {
+		passwd = fmt.Sprintf("root:x:0:0:root:%s:/bin/sh\n", home)
+	} else if passwd = root; res.UID != 0 {
 		passwd += fmt.Sprintf("%s:x:%d:%d::%s:/bin/sh\n", name, res.UID, res.GID, home)
 	}
 	if res.UID != 65534 {
@@ -93,8 +100,11 @@ func (r *resolver) etcFiles() {
 	}
 	group := "root:x:0:\n"
 	seen := map[int]bool{0: true}
-	own := Group{res.GID, res.Group}
-	for _, g := range append([]Group{own}, res.Groups...) {
+	groups := append([]Group{{res.GID, res.Group}}, res.Groups...)
+	if res.Maps != nil && res.Maps.Group == 0 {
+		groups = res.Groups
+	}
+	for _, g := range groups {
 		if seen[g.GID] {
 			continue
 		}
@@ -118,6 +128,7 @@ func (r *resolver) etcFiles() {
 		File{"/etc/hostname", host + "\n", 0o644},
 		File{"/etc/machine-id", machineID(host) + "\n", 0o444},
 		File{"/etc/resolv.conf", r.resolvConf(), 0o644},
+		File{"/etc/mailname", r.res.Mail.HostName + "\n", 0o644},
 	)
 }
 
@@ -128,9 +139,15 @@ func (r *resolver) hostname() string {
 	return r.cfg.Name.Hostname()
 }
 
-// resolvConf is the host's under net = host, else empty: there is nobody to
-// ask.
+// resolvConf is the host's under net = host, and what nat makes of it; else
+// there is nobody to ask.
 func (r *resolver) resolvConf() string {
+	if r.cfg.Jail.Resolv != "" {
+		return r.resolvLine()
+	}
+	if r.res.NAT != nil {
+		return r.res.NAT.resolvConf
+	}
 	if r.res.Net != "host" {
 		return "# net = " + r.res.Net + ": no name server can be reached\n"
 	}

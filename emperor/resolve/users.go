@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/moby/sys/user"
 )
@@ -38,6 +40,47 @@ var ErrUnknown = errors.New("not in the user database")
 type Files struct {
 	PasswdFile, GroupFile string // paths; empty: those of /etc
 	NoGetent              bool
+	Asked                 *Asked // nil: getent is run for each question
+}
+
+// Asked remembers for a few seconds what getent(1) said, above all that nobody
+// knows a name: with thousands of vassals the same questions come thousands of
+// times.
+type Asked struct {
+	mu      sync.Mutex
+	answers map[string]answer
+}
+
+type answer struct {
+	text []byte
+	ok   bool
+	at   time.Time
+}
+
+// askedFor is how long an answer is believed, and maxAsked bounds how many are
+// kept.
+const (
+	askedFor = 5 * time.Second
+	maxAsked = 1024
+)
+
+// get returns the answer to a question, which ask gives if it is not known.
+// Two that come at once both ask.
+func (a *Asked) get(question string, ask func() ([]byte, bool)) ([]byte, bool) {
+	a.mu.Lock()
+	got, ok := a.answers[question]
+	a.mu.Unlock()
+	if ok && time.Since(got.at) < askedFor {
+		return got.text, got.ok
+	}
+	text, ok := ask()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.answers == nil || len(a.answers) >= maxAsked {
+		a.answers = map[string]answer{}
+	}
+	a.answers[question] = answer{text, ok, time.Now()}
+	return text, ok
 }
 
 // getentSeconds bounds one question: a directory server that is down must not
@@ -57,7 +100,7 @@ func (f Files) User(name string) (User, error) {
 	match := func(u user.User) bool { return u.Name == name || numeric && u.Uid == id }
 	found, err := f.passwd(match)
 	if err == nil && len(found) == 0 && !f.NoGetent {
-		if text, ok := getent("passwd", name); ok {
+		if text, ok := f.getent("passwd", name); ok {
 			found, err = user.ParsePasswdFilter(bytes.NewReader(text), match)
 		}
 	}
@@ -86,7 +129,7 @@ func (f Files) Group(name string) (Group, error) {
 	match := func(g user.Group) bool { return g.Name == name || numeric && g.Gid == id }
 	found, err := f.group(match)
 	if err == nil && len(found) == 0 && !f.NoGetent {
-		if text, ok := getent("group", name); ok {
+		if text, ok := f.getent("group", name); ok {
 			found, err = user.ParseGroupFilter(bytes.NewReader(text), match)
 		}
 	}
@@ -126,6 +169,13 @@ func (f Files) Groups(name string) ([]Group, error) {
 		out = append(out, Group{g.Gid, g.Name})
 	}
 	return out, nil
+}
+
+func (f Files) getent(db, key string) ([]byte, bool) {
+	if f.Asked == nil {
+		return getent(db, key)
+	}
+	return f.Asked.get(db+" "+key, func() ([]byte, bool) { return getent(db, key) })
 }
 
 // getent asks the name service switch in a child of its own.

@@ -27,8 +27,13 @@ func (OS) ReadFile(p string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	return readSmall(f)
+}
+
+// readSmall reads the beginning of a regular file.
+func readSmall(f *os.File) ([]byte, error) {
 	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "read", Path: p, Err: fs.ErrInvalid}
+		return nil, &fs.PathError{Op: "read", Path: f.Name(), Err: fs.ErrInvalid}
 	}
 	b := make([]byte, maxSmallFile)
 	n, err := f.Read(b)
@@ -47,6 +52,7 @@ type walked struct {
 	links  []Link // met on the way, outermost first
 	info   fs.FileInfo
 	uid    int
+	gid    int
 	dev    uint64
 	ino    uint64
 	tenant bool // somebody other than root can replace a step of the way
@@ -107,7 +113,7 @@ func walk(f FS, p string) (walked, error) {
 func (w *walked) see(fi fs.FileInfo) {
 	w.info = fi
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		w.uid, w.dev, w.ino = int(st.Uid), st.Dev, st.Ino
+		w.uid, w.gid, w.dev, w.ino = int(st.Uid), int(st.Gid), st.Dev, st.Ino
 	}
 }
 

@@ -16,8 +16,7 @@ var built struct {
 	err  error
 }
 
-// Binaries builds liege, liege-emperor, liege-stage and liege-core, once per
-// test binary, and returns the directory that holds them. It is removed by
+// Binaries builds liege and the programs that it needs, once per test binary, and returns the directory that holds them. It is removed by
 // Main; without Main it stays in the temporary directory. Where the environment
 // variable TEST_BIN names a directory, its programs are used and nothing is
 // built: on a machine without Go, to which a test binary was copied.
@@ -50,7 +49,8 @@ func build() (string, error) {
 		cgo  string
 		args []string
 	}{
-		{"0", []string{"./cmd/liege", "./cmd/liege-core"}},
+		{"0", []string{"./cmd/liege", "./cmd/liege-core", "./cmd/liege-relay"}},
+		{"0", []string{"-o", filepath.Join(dir, "sbin/sendmail"), "./cmd/liege-sendmail"}}, // the last -o counts
 		{"1", []string{"./cmd/liege-emperor"}},
 		{"1", []string{"-ldflags", "-linkmode external -extldflags -static", "./cmd/liege-stage"}},
 	} {

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -20,6 +21,10 @@ import (
 // kernel frees namespaces and cgroups late.
 const settle = 5 * time.Second
 
+// looks is how often it is looked for at least: on a busy machine one look at
+// all cgroups takes seconds.
+const looks = 5
+
 // Leaks compares, at the end of t and after all its other cleanups, with what
 // was there when it was called: goroutines, descriptors of this process,
 // processes below it and their namespaces, mounts below t's temporary
@@ -38,12 +43,12 @@ func Leaks(t testing.TB) {
 	before := takeSnapshot(mine)
 	t.Cleanup(func() {
 		deadline := time.Now().Add(settle)
-		for {
+		for n := 1; ; n++ {
 			left := before.compare(takeSnapshot(mine))
 			if len(left) == 0 {
 				return
 			}
-			if time.Now().After(deadline) {
+			if n >= looks && time.Now().After(deadline) {
 				t.Errorf("left behind:\n\t%s", strings.Join(left, "\n\t"))
 				return
 			}
@@ -58,12 +63,12 @@ func topName(test string) string {
 }
 
 type snapshot struct {
-	goroutines int
-	things     map[string]bool // "kind what"
+	stacks []string        // of goroutines
+	things map[string]bool // "kind what"
 }
 
 func takeSnapshot(mine string) snapshot {
-	s := snapshot{goroutines: runtime.NumGoroutine(), things: map[string]bool{}}
+	s := snapshot{stacks: Goroutines(), things: map[string]bool{}}
 	for fd, to := range openFDs() {
 		s.things[fmt.Sprintf("fd %s -> %s", fd, to)] = true
 	}
@@ -91,12 +96,21 @@ func (s snapshot) compare(now snapshot) []string {
 		}
 	}
 	slices.Sort(left)
-	if now.goroutines > s.goroutines {
-		buf := make([]byte, 1<<16)
-		buf = buf[:runtime.Stack(buf, true)]
-		left = append(left, fmt.Sprintf("%d goroutines, were %d:\n%s", now.goroutines, s.goroutines, buf))
+	if len(now.stacks) > len(s.stacks) {
+		left = append(left, fmt.Sprintf("%d goroutines, were %d:\n%s", len(now.stacks), len(s.stacks), strings.Join(now.stacks, "\n\n")))
 	}
 	return left
+}
+
+// Goroutines are the stacks of all goroutines but the runtime's own. NumGoroutine
+// counts for seconds what runs cleanups of dead objects too.
+func Goroutines() []string {
+	for size := 1 << 16; ; size *= 2 {
+		buf := make([]byte, size)
+		if n := runtime.Stack(buf, true); n < size {
+			return strings.Split(strings.TrimSpace(string(buf[:n])), "\n\n")
+		}
+	}
 }
 
 // openFDs lists this process's descriptors, but those made when first needed
@@ -115,6 +129,28 @@ func openFDs() map[string]string {
 	return fds
 }
 
+// Alive tells whether process pid is there and not dead: nobody may have waited
+// for a dead one yet, so that signals still reach it.
+func Alive(pid int) bool {
+	_, _, alive := look(pid)
+	return alive
+}
+
+// look reads a process's "pid (comm)" and its parent (proc_pid_stat(5)).
+func look(pid int) (what string, ppid int, alive bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	i := bytes.LastIndexByte(stat, ')') // comm may hold anything
+	if err != nil || i < 0 {
+		return "", 0, false
+	}
+	f := strings.Fields(string(stat[i+1:]))
+	if len(f) < 2 || f[0] == "Z" || f[0] == "X" {
+		return "", 0, false
+	}
+	ppid, _ = strconv.Atoi(f[1])
+	return string(stat[:i+1]), ppid, true
+}
+
 // descendants are the live processes below this one.
 func descendants() map[int]string {
 	type proc struct {
@@ -128,18 +164,9 @@ func descendants() map[int]string {
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
-		if err != nil {
-			continue
+		if what, ppid, alive := look(pid); alive {
+			all[pid] = proc{ppid, what}
 		}
-		// pid (comm) state ppid: comm may hold anything.
-		i := strings.LastIndexByte(string(stat), ')')
-		f := strings.Fields(string(stat[i+1:]))
-		if i < 0 || len(f) < 2 || f[0] == "Z" || f[0] == "X" {
-			continue
-		}
-		ppid, _ := strconv.Atoi(f[1])
-		all[pid] = proc{ppid, string(stat[:i+1])}
 	}
 	kin := map[int]string{}
 	self := os.Getpid()

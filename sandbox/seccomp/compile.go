@@ -40,7 +40,7 @@ func load(off uint32) stage.Filter { return stage.Filter{Code: opLoad, K: off} }
 func ret(v verdict) stage.Filter   { return stage.Filter{Code: opRet, K: uint32(v)} }
 
 // compile makes the program: architecture, ABI, then a binary search.
-func compile(m *machine, rules map[string][]rule) ([]stage.Filter, error) {
+func compile(m *machine, rules map[string][]rule, other verdict) ([]stage.Filter, error) {
 	prog := []stage.Filter{
 		load(offArch),
 		{Code: opEq, K: m.audit, Jt: 1},
@@ -54,7 +54,7 @@ func compile(m *machine, rules map[string][]rule) ([]stage.Filter, error) {
 			ret(nosys),
 			ret(kill))
 	}
-	prog = append(prog, search(leaves(m, rules))...)
+	prog = append(prog, search(leaves(m, rules, other))...)
 	if len(prog) > maxProgram {
 		return nil, fmt.Errorf("seccomp: the program has %d instructions; the kernel takes %d", len(prog), maxProgram)
 	}
@@ -118,10 +118,28 @@ func (c cond) code() []stage.Filter {
 			load(high), {Code: opAnd, K: uint32(c.mask >> 32)}, {Code: opEq, K: vh, Jf: miss},
 			load(low), {Code: opAnd, K: uint32(c.mask)}, {Code: opEq, K: vl, Jf: miss},
 		}
-	case specs.OpLessThan:
+	case specs.OpLessThan, specs.OpLessEqual:
+		past := uint16(opGe)
+		if c.op == specs.OpLessEqual {
+			past = opGt
+		}
 		return []stage.Filter{
 			load(high), {Code: opGt, K: vh, Jt: miss}, {Code: opEq, K: vh, Jf: 2},
-			load(low), {Code: opGe, K: vl, Jt: miss},
+			load(low), {Code: past, K: vl, Jt: miss},
+		}
+	case specs.OpGreaterThan, specs.OpGreaterEqual:
+		from := uint16(opGt)
+		if c.op == specs.OpGreaterEqual {
+			from = opGe
+		}
+		return []stage.Filter{
+			load(high), {Code: opGt, K: vh, Jt: 3}, {Code: opEq, K: vh, Jf: miss},
+			load(low), {Code: from, K: vl, Jf: miss},
+		}
+	case specs.OpNotEqual:
+		return []stage.Filter{
+			load(high), {Code: opEq, K: vh, Jf: 2},
+			load(low), {Code: opEq, K: vl, Jt: miss},
 		}
 	}
 	return []stage.Filter{

@@ -10,6 +10,8 @@
 //   - a call that did not exist when the list was made, and clone3, answer
 //     ENOSYS, so that a C library takes its older way; a known call that is
 //     not on the list answers EPERM;
+//   - personality(2) stays the usual one, and vmsplice is not there;
+//   - the limit of core dumps cannot be changed;
 //   - a call of another ABI (i386, x32) kills the process: their numbers mean
 //     other calls, and nothing that runs here needs them;
 //   - sockets are of the families unix, inet, inet6 and netlink, and inet ones
@@ -24,6 +26,7 @@
 package seccomp
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -35,15 +38,39 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/sandbox/stage"
+	"liege/vassal"
 )
 
 // attrCurrent is LSM_ATTR_CURRENT.
 const attrCurrent = 100
 
+// The profiles that have a name. Off is no profile: nothing is compiled.
+const (
+	DefaultProfile = "default"
+	StrictProfile  = "strict"
+	Off            = "off"
+)
+
+// Profile says which calls a vassal may make.
+type Profile struct {
+	Strict bool
+	// Text is a profile of the operator's in the form of Docker's or an OCI
+	// runtime's instead of ours; nil: none.
+	Text []byte
+	Caps []int // the capabilities that it keeps: some calls come with one
+	// Dumps leaves the limit of core dumps to the app. Without it setting the
+	// limit does nothing, and says that it did: of 0 the kernel would start
+	// the helper of a core_pattern that begins with "|".
+	Dumps bool
+}
+
 // Default compiles the default profile for this machine's architecture. The
 // result never changes while the program runs: callers keep it.
-func Default() ([]stage.Filter, error) {
-	rules, err := profile()
+func Default() ([]stage.Filter, error) { return Compile(Profile{}) }
+
+// Compile compiles a profile for this machine's architecture.
+func Compile(p Profile) ([]stage.Filter, error) {
+	rules, other, err := p.rules()
 	if err != nil {
 		return nil, fmt.Errorf("seccomp: %w", err)
 	}
@@ -51,7 +78,7 @@ func Default() ([]stage.Filter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seccomp: %w", err)
 	}
-	return compile(m, rules)
+	return compile(m, rules, other)
 }
 
 // verdict is what seccomp(2) is told to do with a call.
@@ -62,6 +89,7 @@ const (
 	kill  verdict = unix.SECCOMP_RET_KILL_PROCESS
 	perm  verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
 	nosys verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
+	done  verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was
 )
 
 // rule is one way in which a call can match: all of its conditions hold.
@@ -78,39 +106,141 @@ type cond struct {
 	mask  uint64 // of OpMaskedEqual
 }
 
-// profile is Docker's default for no capability, with two additions and fewer
-// kinds of sockets.
-func profile() (map[string][]rule, error) {
+// rules are those of the profile, and what becomes of the other known calls.
+func (p Profile) rules() (map[string][]rule, verdict, error) {
 	spec := &specs.Spec{Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}}
-	p, err := profiles.GetDefaultProfile(spec)
-	if err != nil {
-		return nil, err
+	for _, c := range p.Caps {
+		name := vassal.CapabilityName(c)
+		if name == "" {
+			return nil, 0, fmt.Errorf("capability %d is none that a vassal may have", c)
+		}
+		spec.Process.Capabilities.Bounding = append(spec.Process.Capabilities.Bounding, "CAP_"+strings.ToUpper(name))
 	}
-	if p.DefaultAction != specs.ActErrno {
-		return nil, fmt.Errorf("the profile's default action is %s", p.DefaultAction)
+	if p.Text != nil {
+		return fromText(p.Text, spec)
+	}
+	docker, err := profiles.GetDefaultProfile(spec)
+	if err != nil {
+		return nil, 0, err
+	}
+	rules, other, err := translate(docker)
+	if err != nil {
+		return nil, 0, err
+	}
+	if other != perm {
+		return nil, 0, fmt.Errorf("the profile's default action is %s", docker.DefaultAction)
+	}
+	p.adjust(rules)
+	return rules, other, nil
+}
+
+// adjust makes ours of Docker's default: fewer kinds of sockets, and what the
+// package comment says.
+func (p Profile) adjust(rules map[string][]rule) {
+	current := rule{conds: []cond{{op: specs.OpEqualTo, value: attrCurrent}}, then: allow}
+	rules["lsm_set_self_attr"] = []rule{current}
+	rules["lsm_get_self_attr"] = []rule{current}
+	rules["socket"] = sockets(p.Caps)
+	rules["socketpair"] = []rule{{conds: []cond{{op: specs.OpEqualTo, value: unix.AF_UNIX}}, then: allow}}
+	// The usual one, and the question for it: others switch off the random
+	// layout of addresses, or make all memory executable.
+	rules["personality"] = []rule{{conds: []cond{low(0, 0)}, then: allow}, {conds: []cond{low(0, 0xffffffff)}, then: allow}}
+	delete(rules, "vmsplice") // pages of one process in another's pipe: Dirty Pipe and its kin
+	if !p.Dumps {
+		rules["setrlimit"] = []rule{{conds: []cond{low(0, unix.RLIMIT_CORE)}, then: done}, {then: allow}}
+		rules["prlimit64"] = []rule{{conds: []cond{low(1, unix.RLIMIT_CORE), {arg: 2, op: specs.OpNotEqual}}, then: done}, {then: allow}}
+	}
+	if p.Strict {
+		for _, name := range notStrict {
+			delete(rules, name)
+		}
+		// Nothing is typed into a terminal.
+		rules["ioctl"] = []rule{{conds: []cond{low(1, unix.TIOCSTI)}, then: perm}, {conds: []cond{low(1, unix.TIOCLINUX)}, then: perm}, {then: allow}}
+	}
+}
+
+// notStrict are calls of the default profile that a web application has no use
+// for: other processes' memory and descriptors, the scheduler's and the memory
+// policy's finer points, watching whole file systems, and ways of old.
+var notStrict = []string{
+	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp", "pidfd_getfd",
+	"sched_setscheduler", "sched_setparam", "sched_setattr", "mbind", "get_mempolicy", "set_mempolicy", "set_mempolicy_home_node", "migrate_pages", "move_pages",
+	"fanotify_mark", "name_to_handle_at", "memfd_secret", "remap_file_pages", "modify_ldt", "syslog", "acct", "adjtimex", "clock_adjtime",
+	"userfaultfd", "seccomp", "landlock_create_ruleset", "io_setup", "io_submit", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents",
+	"mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr", "mknod", "mknodat", "tee", "getcpu_cache", "uselib", "ustat", "sysfs", "_sysctl", "vhangup",
+}
+
+// low compares the lower half of an argument, which is all that the kernel
+// looks at in calls that take an int.
+func low(arg uint, value uint64) cond {
+	return cond{arg: arg, op: specs.OpMaskedEqual, mask: 0xffffffff, value: value}
+}
+
+// fromText reads a profile of the operator's.
+func fromText(text []byte, spec *specs.Spec) (map[string][]rule, verdict, error) {
+	p, err := profiles.LoadProfile(string(text), spec)
+	if err != nil {
+		return nil, 0, err
+	}
+	if p == nil {
+		return nil, 0, errors.New("the profile has neither a defaultAction nor syscalls")
+	}
+	rules, other, err := translate(p)
+	if err != nil {
+		return nil, 0, err
+	}
+	// The stage needs these after the filter is loaded: without them nothing
+	// would start.
+	for _, name := range []string{"execve", "execveat"} {
+		if len(rules[name]) == 0 && other != allow {
+			return nil, 0, fmt.Errorf("the profile forbids %s, with which the core is started", name)
+		}
+	}
+	return rules, other, nil
+}
+
+// translate turns a profile into rules.
+func translate(p *specs.LinuxSeccomp) (map[string][]rule, verdict, error) {
+	other, err := verdictOf(p.DefaultAction, p.DefaultErrnoRet)
+	if err != nil {
+		return nil, 0, fmt.Errorf("defaultAction: %w", err)
 	}
 	rules := map[string][]rule{}
 	for _, call := range p.Syscalls {
 		r, err := newRule(call)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", strings.Join(call.Names, " "), err)
+			return nil, 0, fmt.Errorf("%s: %w", strings.Join(call.Names, " "), err)
 		}
 		for _, name := range call.Names {
 			rules[name] = append(rules[name], r)
 		}
 	}
-	current := rule{conds: []cond{{op: specs.OpEqualTo, value: attrCurrent}}, then: allow}
-	rules["lsm_set_self_attr"] = []rule{current}
-	rules["lsm_get_self_attr"] = []rule{current}
-	rules["socket"] = sockets()
-	rules["socketpair"] = []rule{{conds: []cond{{op: specs.OpEqualTo, value: unix.AF_UNIX}}, then: allow}}
-	return rules, nil
+	return rules, other, nil
+}
+
+func verdictOf(action specs.LinuxSeccompAction, errno *uint) (verdict, error) {
+	switch action {
+	case specs.ActAllow:
+		return allow, nil
+	case specs.ActErrno:
+		if errno != nil {
+			return unix.SECCOMP_RET_ERRNO | verdict(*errno&unix.SECCOMP_RET_DATA), nil
+		}
+		return perm, nil
+	case specs.ActKill, specs.ActKillProcess, specs.ActKillThread:
+		return kill, nil
+	case specs.ActLog:
+		return unix.SECCOMP_RET_LOG, nil
+	case specs.ActTrap:
+		return unix.SECCOMP_RET_TRAP, nil
+	}
+	return 0, fmt.Errorf("action %q is not known to this compiler", action)
 }
 
 // sockets are the kinds of sockets that programs use. Docker allows nearly all
 // families, and asking for one makes the kernel load its module: RDS, TIPC,
 // SCTP, DCCP and others have been ways to root.
-func sockets() []rule {
+func sockets(caps []int) []rule {
 	is := func(arg uint, value uint64) cond { return cond{arg: arg, op: specs.OpEqualTo, value: value} }
 	kind := func(value uint64) cond { // without SOCK_CLOEXEC and SOCK_NONBLOCK
 		return cond{arg: 1, op: specs.OpMaskedEqual, mask: 0xf, value: value}
@@ -119,6 +249,11 @@ func sockets() []rule {
 		{conds: []cond{is(0, unix.AF_UNIX)}, then: allow},
 		{conds: []cond{is(0, unix.AF_NETLINK)}, then: allow},
 		{conds: []cond{is(0, unix.AF_INET6), kind(unix.SOCK_DGRAM), is(2, unix.IPPROTO_ICMPV6)}, then: allow},
+	}
+	if slices.Contains(caps, unix.CAP_NET_RAW) {
+		for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
+			rules = append(rules, rule{conds: []cond{is(0, family), kind(unix.SOCK_RAW)}, then: allow})
+		}
 	}
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
 		for _, typ := range []uint64{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
@@ -131,22 +266,15 @@ func sockets() []rule {
 }
 
 func newRule(call specs.LinuxSyscall) (rule, error) {
-	var r rule
-	switch call.Action {
-	case specs.ActAllow:
-		r.then = allow
-	case specs.ActErrno:
-		r.then = perm
-		if call.ErrnoRet != nil {
-			r.then = unix.SECCOMP_RET_ERRNO | verdict(*call.ErrnoRet&unix.SECCOMP_RET_DATA)
-		}
-	default:
-		return r, fmt.Errorf("action %s is not known to this compiler", call.Action)
+	then, err := verdictOf(call.Action, call.ErrnoRet)
+	if err != nil {
+		return rule{}, err
 	}
+	r := rule{then: then}
 	for _, a := range call.Args {
 		c := cond{arg: a.Index, op: a.Op, value: a.Value}
 		switch a.Op {
-		case specs.OpEqualTo, specs.OpLessThan:
+		case specs.OpEqualTo, specs.OpNotEqual, specs.OpLessThan, specs.OpLessEqual, specs.OpGreaterThan, specs.OpGreaterEqual:
 		case specs.OpMaskedEqual: // value is the mask there
 			c.mask, c.value = a.Value, a.ValueTwo
 		default:
@@ -204,7 +332,13 @@ type leaf struct {
 }
 
 // leaves covers all numbers, neighbours with the same simple verdict joined.
-func leaves(m *machine, rules map[string][]rule) []leaf {
+//
+// A call that no table knows answers ENOSYS, unless everything is allowed.
+func leaves(m *machine, rules map[string][]rule, other verdict) []leaf {
+	unknown := nosys
+	if other == allow {
+		unknown = allow
+	}
 	type entry struct {
 		num  uint32
 		name string
@@ -214,7 +348,7 @@ func leaves(m *machine, rules map[string][]rule) []leaf {
 		known = append(known, entry{num, name})
 	}
 	slices.SortFunc(known, func(a, b entry) int { return int(a.num) - int(b.num) })
-	out := []leaf{{lo: 0, other: nosys}}
+	out := []leaf{{lo: 0, other: unknown}}
 	add := func(l leaf) {
 		last := &out[len(out)-1]
 		switch {
@@ -226,18 +360,24 @@ func leaves(m *machine, rules map[string][]rule) []leaf {
 		}
 	}
 	for _, e := range known {
-		add(newLeaf(e.num, rules[e.name]))
-		add(leaf{lo: e.num + 1, other: nosys})
+		add(newLeaf(e.num, rules[e.name], other))
+		add(leaf{lo: e.num + 1, other: unknown})
 	}
 	return out
 }
 
-// newLeaf simplifies: an unconditional rule decides alone.
-func newLeaf(num uint32, rules []rule) leaf {
+// newLeaf simplifies: of an unconditional rule only those differ that say
+// something else under a condition.
+func newLeaf(num uint32, rules []rule, other verdict) leaf {
+	always := slices.IndexFunc(rules, func(r rule) bool { return len(r.conds) == 0 })
+	if always < 0 {
+		return leaf{lo: num, rules: rules, other: other}
+	}
+	l := leaf{lo: num, other: rules[always].then}
 	for _, r := range rules {
-		if len(r.conds) == 0 {
-			return leaf{lo: num, other: r.then}
+		if len(r.conds) > 0 && r.then != l.other {
+			l.rules = append(l.rules, r)
 		}
 	}
-	return leaf{lo: num, rules: rules, other: perm}
+	return l
 }

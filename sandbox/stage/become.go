@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"unsafe"
@@ -8,30 +9,101 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// become re-executes this binary into its constructor, which enters the
-// context and executes the core. The constructor has one thread, which is what
-// a change of domain needs (EPERM with more); it is reached by descriptor, so
-// nothing that a hook did to /proc or to the binary's path matters.
+// become makes the core of this process. The status channel ends with it.
+//
+// Without ByExec it re-executes this binary into its constructor, which enters
+// the context and executes the core. The constructor has one thread, which is
+// what a change of domain needs (EPERM with more); it is reached by descriptor,
+// so nothing that a hook did to /proc or to the binary's path matters.
+//
+// With ByExec the kernel changes the domain when it executes the core, whatever
+// the number of threads, and closes what the new domain may not use (KERNEL 13).
 func (r *run) become() error {
 	f := r.p.Files
-	keep := []int{f.Control(), f.App(), f.Status()}
+	var keep []int
+	if !f.Guest {
+		keep = append(keep, f.Control(), f.App())
+	}
 	for i := range f.Listeners {
 		keep = append(keep, FirstFD+i)
 	}
-	argv := append([]string{r.p.Args[0]}, r.p.Args[1:]...)
-	return r.execBecome(keep, r.p.Context, r.p.Exec, argv, r.environ(r.p.Env))
+	env := r.environ(r.p.Env)
+	if r.p.ByExec {
+		return r.execInto(keep, r.p.Context, r.p.Exec, r.p.Args, env)
+	}
+	return r.execBecome(append(keep, f.Status()), r.p.Context, r.p.Exec, r.p.Args, env)
+}
+
+// execInto executes program in context, with the descriptors keep.
+func (r *run) execInto(keep []int, context, program string, argv, env []string) error {
+	if err := unseal(keep); err != nil {
+		return failed(StepExec, program, err)
+	}
+	if err := r.setExec(context); err != nil {
+		return failed(StepSetcon, context, err)
+	}
+	err := execve(program, argv, env)
+	if errors.Is(err, unix.EACCES) {
+		err = fmt.Errorf("%w; with an exec into %s that is the policy's word too: see its denials (ausearch -m avc)", err, context)
+	}
+	return failed(StepExec, program, err)
+}
+
+// setExec gives the next exec of this thread, or of a child that it forks, a
+// context of its own, and reads it back; an empty one is the policy's choice
+// again.
+func (r *run) setExec(context string) error {
+	const file = "thread-self/attr/exec"
+	if err := r.writeProc(file, context); err != nil {
+		return err
+	}
+	got, err := r.readProc(file)
+	if err != nil {
+		return err
+	}
+	if got := trimContext(got); got != context {
+		return fmt.Errorf("the kernel shows %q as the context of the next exec after %q was set", got, context)
+	}
+	return nil
+}
+
+// unseal lets the descriptors survive an exec.
+func unseal(fds []int) error {
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("fd %d: %w", fd, err)
+		}
+	}
+	return nil
 }
 
 // execBecome gives the constructor the descriptors keep, of which it closes
 // status at its own exec.
 func (r *run) execBecome(keep []int, context, program string, argv, env []string) error {
-	for _, fd := range keep {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
-			return failed(StepExec, program, fmt.Errorf("fd %d: %w", fd, err))
-		}
+	if err := unseal(keep); err != nil {
+		return failed(StepExec, program, err)
 	}
 	full := append([]string{"liege-stage", argBecome, context, strconv.Itoa(r.status), "--", program}, argv...)
 	return failed(StepExec, program, execveat(r.self, full, env))
+}
+
+// execve executes program. It returns only on failure. package syscall's would
+// do: this one leaves the thread alone.
+func execve(program string, argv, env []string) error {
+	argvp, err := pointers(argv)
+	if err != nil {
+		return err
+	}
+	envp, err := pointers(env)
+	if err != nil {
+		return err
+	}
+	path, err := unix.BytePtrFromString(program)
+	if err != nil {
+		return err
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&argvp[0])), uintptr(unsafe.Pointer(&envp[0])))
+	return errno
 }
 
 // execveat executes the open file fd. It returns only on failure.

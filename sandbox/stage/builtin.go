@@ -3,7 +3,6 @@ package stage
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,7 +19,7 @@ func (r *run) asRoot(c action.Call) (err error) {
 	if c.Kind == action.Mount {
 		return r.mount(c)
 	}
-	follow := c.Kind != action.Unlink && c.Kind != action.Mkdir
+	follow := c.Kind != action.Unlink && c.Kind != action.Mkdir && c.Kind != action.Rmdir
 	p, err := r.walk(c.Path, follow)
 	if err != nil {
 		return err
@@ -29,12 +28,14 @@ func (r *run) asRoot(c action.Call) (err error) {
 	switch c.Kind {
 	case action.Mkdir:
 		return p.mkdir()
-	case action.Write:
-		return p.write(c.Text)
-	case action.Writen:
-		return p.write(c.Text + "\n")
+	case action.Write, action.Writen, action.Append, action.Appendn, action.Create:
+		return p.write(c.Content(), c.Kind == action.Append || c.Kind == action.Appendn)
+	case action.WriteFIFO, action.SpinFIFO:
+		return r.toFIFO(c, p)
 	case action.Unlink:
 		return unix.Unlinkat(p.dir, p.name, 0)
+	case action.Rmdir:
+		return unix.Unlinkat(p.dir, p.name, unix.AT_REMOVEDIR)
 	case action.Umount:
 		return p.umount(c.Flags)
 	}
@@ -51,10 +52,18 @@ func (r *run) onFile(p *place, c action.Call) (err error) {
 	switch c.Kind {
 	case action.Chown, action.Chown2:
 		return unix.Fchownat(fd, "", c.UID, c.GID, unix.AT_EMPTY_PATH)
-	case action.Chmod:
+	case action.Chmod, action.Sticky:
+		mode := c.Mode
+		if c.Kind == action.Sticky {
+			var st unix.Stat_t
+			if err := unix.Fstat(fd, &st); err != nil {
+				return err
+			}
+			mode = st.Mode&0o7777 | unix.S_ISVTX
+		}
 		// fchmodat2 with an empty path is Linux 6.6; the magic link of a
 		// descriptor in the real /proc does the same.
-		return unix.Fchmodat(r.proc, fmt.Sprintf("thread-self/fd/%d", fd), c.Mode, 0)
+		return unix.Fchmodat(r.proc, fmt.Sprintf("thread-self/fd/%d", fd), mode, 0)
 	case action.Cd:
 		return unix.Fchdir(fd)
 	}
@@ -75,18 +84,79 @@ func (p *place) mkdir() error {
 	return nil
 }
 
-// write replaces the content of a file. It is cut only after the look at what
-// was opened.
-func (p *place) write(text string) (err error) {
-	fd, err := p.open(unix.O_WRONLY | unix.O_CREAT)
+// write replaces the content of a file, or adds to it. It is cut only after the
+// look at what was opened.
+func (p *place) write(text string, add bool) (err error) {
+	flags := unix.O_WRONLY | unix.O_CREAT
+	if add {
+		flags |= unix.O_APPEND
+	}
+	fd, err := p.open(flags)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unix.Close(fd)) }()
-	if err := unix.Ftruncate(fd, 0); err != nil && !errors.Is(err, unix.EINVAL) { // a device has no length
-		return err
+	if !add {
+		if err := unix.Ftruncate(fd, 0); err != nil && !errors.Is(err, unix.EINVAL) { // a device has no length
+			return err
+		}
 	}
 	return writeAll(fd, text)
+}
+
+// fifo opens a FIFO for writing: nothing else, and nothing that a tenant could
+// have linked there.
+func (r *run) fifo(p *place) (int, error) {
+	fd, err := unix.Openat(p.dir, p.name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return -1, err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFIFO:
+		return -1, errNoFIFO
+	case p.shared && st.Nlink > 1:
+		return -1, errSecondName
+	}
+	// The name may mean another file by now: what was looked at is opened.
+	return unix.Openat(r.proc, fmt.Sprintf("thread-self/fd/%d", fd), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+}
+
+var errNoFIFO = errors.New("is no FIFO")
+
+// toFIFO writes c's text into the FIFO at p.
+func (r *run) toFIFO(c action.Call, p *place) error {
+	return r.untilRead(c, func() error {
+		fd, err := r.fifo(p)
+		if errors.Is(err, unix.ENXIO) {
+			return action.ErrNobodyReads
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(writeAll(fd, c.Text), unix.Close(fd))
+	})
+}
+
+// untilRead repeats write until somebody reads, for spinningfifo; for
+// writefifo that nobody reads is no error.
+func (r *run) untilRead(c action.Call, write func() error) error {
+	for {
+		err := write()
+		if !errors.Is(err, action.ErrNobodyReads) {
+			return err
+		}
+		if c.Kind == action.WriteFIFO {
+			return nil
+		}
+		if perr := r.pause(); perr != nil {
+			return fmt.Errorf("%w: %w", err, perr)
+		}
+	}
 }
 
 func writeAll(fd int, text string) error {
@@ -125,37 +195,15 @@ func (p *place) umount(flags []string) error {
 	return errors.Join(err, unix.Close(old))
 }
 
-// asUser runs a built-in action with the tenant's rights, which are all the
-// protection that is needed.
-func asUser(c action.Call) error {
+// asUser runs a built-in action with the tenant's rights.
+func (r *run) asUser(c action.Call) error {
 	switch c.Kind {
-	case action.Mkdir:
-		err := unix.Mkdir(c.Path, 0o777)
-		if st, serr := os.Stat(c.Path); errors.Is(err, unix.EEXIST) && serr == nil && st.IsDir() {
-			return nil
-		}
-		return err
-	case action.Write:
-		return userWrite(c.Path, c.Text)
-	case action.Writen:
-		return userWrite(c.Path, c.Text+"\n")
-	case action.Unlink:
-		return unix.Unlink(c.Path)
-	case action.Chmod:
-		return unix.Chmod(c.Path, c.Mode)
 	case action.Cd:
 		return unix.Chdir(c.Path)
+	case action.SpinFIFO, action.WriteFIFO:
+		return r.untilRead(c, func() error { return c.Plain("") })
 	}
-	return fmt.Errorf("%s needs root; use hook-as-root", c.Kind)
-}
-
-// userWrite does not wait for the other end of a FIFO.
-func userWrite(path, text string) error {
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0o666)
-	if err != nil {
-		return err
-	}
-	return errors.Join(writeAll(fd, text), unix.Close(fd))
+	return c.Plain("")
 }
 
 // attach puts the detached mounts that the Emperor made in their places. The

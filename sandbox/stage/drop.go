@@ -19,6 +19,7 @@ import (
 var rlimits = map[string]int{
 	"nofile": unix.RLIMIT_NOFILE, "core": unix.RLIMIT_CORE, "memlock": unix.RLIMIT_MEMLOCK,
 	"stack": unix.RLIMIT_STACK, "fsize": unix.RLIMIT_FSIZE,
+	"nice": unix.RLIMIT_NICE, "rtprio": unix.RLIMIT_RTPRIO, "rttime": unix.RLIMIT_RTTIME,
 }
 
 // usualFiles is the soft limit that every Linux gives a program (FD_SETSIZE).
@@ -88,18 +89,24 @@ func (r *run) dropBounding() error {
 			}
 			return failed(StepCaps, "bounding set", err)
 		}
-		if set == 0 {
+		if set == 0 || slices.Contains(r.p.Caps, int(c)) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
 			return failed(StepCaps, fmt.Sprintf("bounding set, capability %d", c), err)
 		}
 	}
-	return r.expect(StepCaps, "CapBnd", noCaps)
+	return r.expect(StepCaps, "CapBnd", CapSet(r.p.Caps))
 }
 
-// noCaps is an empty set as /proc shows it.
-const noCaps = "0000000000000000"
+// CapSet is a set of capabilities as /proc shows it.
+func CapSet(caps []int) string {
+	var set uint64
+	for _, c := range caps {
+		set |= 1 << c
+	}
+	return fmt.Sprintf("%016x", set)
+}
 
 // The calls that change ids are made raw: package syscall's change every
 // thread, and cannot in a cgo program (KERNEL 6).
@@ -129,6 +136,11 @@ func (r *run) setGID() error {
 
 func (r *run) setUID() error {
 	u := uintptr(r.p.UID)
+	if len(r.p.Caps) > 0 { // the permitted set outlives the change; dropCaps cuts it
+		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+			return failed(StepCaps, "PR_SET_KEEPCAPS", err)
+		}
+	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, u, u, u); errno != 0 {
 		return failed(StepIdentity, fmt.Sprintf("uid %d", u), errno)
 	}
@@ -141,17 +153,30 @@ func four(id int) string {
 	return strings.Join([]string{s, s, s, s}, " ")
 }
 
+// dropCaps leaves the planned capabilities, which are none but for an operator's
+// word. They outlive an exec by the ambient set alone.
 func (r *run) dropCaps() error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return failed(StepCaps, "ambient set", err)
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
+	var kept [2]unix.CapUserData
+	for _, c := range r.p.Caps {
+		kept[c/32].Permitted |= 1 << (c % 32)
+	}
+	for i := range kept {
+		kept[i].Effective, kept[i].Inheritable = kept[i].Permitted, kept[i].Permitted
+	}
+	if err := unix.Capset(&header, &kept[0]); err != nil {
 		return failed(StepCaps, "", err)
 	}
+	for _, c := range r.p.Caps {
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, uintptr(c), 0, 0); err != nil {
+			return failed(StepCaps, fmt.Sprintf("ambient set, capability %d", c), err)
+		}
+	}
 	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
-		if err := r.expect(StepCaps, set, noCaps); err != nil {
+		if err := r.expect(StepCaps, set, CapSet(r.p.Caps)); err != nil {
 			return err
 		}
 	}
@@ -169,6 +194,9 @@ func (r *run) noNewPrivs() error {
 func (r *run) setSeccomp() error { return r.loadFilter(r.p.Seccomp) }
 
 func (r *run) loadFilter(filter []Filter) error {
+	if r.p.NoSeccomp {
+		return r.expect(StepSeccomp, "Seccomp", "0")
+	}
 	code := make([]unix.SockFilter, len(filter))
 	for i, f := range filter {
 		code[i] = unix.SockFilter{Code: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}
@@ -200,20 +228,20 @@ func (r *run) expect(s Step, field, want string) error {
 	return failed(s, field, errors.New("the kernel does not show it"))
 }
 
-// openProc opens the real /proc: a proc file system, at its own root
+// openProc opens the proc file system at path, the real one: a proc file system, at its own root
 // (CVE-2019-19921, CVE-2025-52881: a process can be made to talk to a fake).
-func openProc() (int, error) {
-	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+func openProc(path string) (int, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("open /proc: %w", err)
+		return -1, fmt.Errorf("open %s: %w", path, err)
 	}
 	var fs unix.Statfs_t
 	var st unix.Stat_t
 	if err := errors.Join(unix.Fstatfs(fd, &fs), unix.Fstat(fd, &st)); err != nil {
-		return -1, fmt.Errorf("/proc: %w", err)
+		return -1, fmt.Errorf("%s: %w", path, err)
 	}
 	if fs.Type != unix.PROC_SUPER_MAGIC || st.Ino != 1 {
-		return -1, errors.New("/proc is not a proc file system")
+		return -1, fmt.Errorf("%s is not a proc file system", path)
 	}
 	return fd, nil
 }

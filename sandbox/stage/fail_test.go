@@ -41,20 +41,37 @@ func TestSetconFailure(t *testing.T) {
 		t.Skip("this machine has SELinux")
 	}
 	testenv.Leaks(t)
-	for _, without := range []string{"", "domain"} {
-		p := newPlan(t, "echo the core runs")
-		p.Own, p.Context = "system_u:system_r:liege_stage_t:s0", "system_u:system_r:webapp_shop_t:s0"
-		p.Line = vassal.Origin{File: "/etc/vassals/shop.ini", Line: 9}
-		r := start(t, p, launch{without: without})
-		if r.failure == nil || r.out != "" {
-			t.Fatalf("without %q: started: %s", without, r.out)
+	for _, byExec := range []bool{false, true} {
+		for _, without := range []string{"", "domain"} {
+			p := newPlan(t, "echo the core runs")
+			p.Own, p.Context, p.ByExec = "system_u:system_r:liege_stage_t:s0", "system_u:system_r:webapp_shop_t:s0", byExec
+			p.Line = vassal.Origin{File: "/etc/vassals/shop.ini", Line: 9}
+			r := start(t, p, launch{without: without})
+			if r.failure == nil || r.out != "" {
+				t.Fatalf("without %q: started: %s", without, r.out)
+			}
+			if without == "" && r.failure.Step != stage.StepDomain {
+				t.Errorf("%+v", r.failure)
+			}
+			if without != "" && (r.failure.Step != stage.StepSetcon || r.failure.At != p.Line || r.failure.What != p.Context || r.failure.Errno == 0) {
+				t.Errorf("by exec %v: %+v", byExec, r.failure)
+			}
 		}
-		if without == "" && r.failure.Step != stage.StepDomain {
-			t.Errorf("%+v", r.failure)
-		}
-		if without != "" && (r.failure.Step != stage.StepSetcon || r.failure.At != p.Line || r.failure.What != p.Context || r.failure.Errno == 0) {
-			t.Errorf("%+v", r.failure)
-		}
+	}
+}
+
+// A command of a root hook that cannot get its own domain does not run.
+func TestHookDomainFailure(t *testing.T) {
+	if testenv.Have(testenv.SELinux) == nil {
+		t.Skip("this machine has SELinux")
+	}
+	testenv.Leaks(t)
+	p := newPlan(t, "echo the core runs")
+	p.Own, p.HookCon = "system_u:system_r:liege_stage_t:s0", "system_u:system_r:liege_hook_t:s0"
+	p.Hooks = []vassal.Hook{{Phase: vassal.AsRoot, Action: "exec", Arg: "echo the hook runs", At: vassal.Origin{File: "shop.ini", Line: 3}}}
+	r := start(t, p, launch{without: "domain"})
+	if r.failure == nil || r.out != "" || r.failure.Step != stage.HookStep(vassal.AsRoot) || r.failure.At.Line != 3 {
+		t.Errorf("%+v, %q", r.failure, r.out)
 	}
 }
 

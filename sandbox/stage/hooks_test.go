@@ -78,25 +78,28 @@ func TestHookFailures(t *testing.T) {
 		want stage.Failure
 	}{
 		{"exit status", hook(vassal.AsRoot, 7, "exec", "echo one; echo two >&2; exit 3"),
-			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = exec:echo one; echo two >&2; exit 3", Msg: "exit status 3", Output: "one\ntwo"}},
+			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = exec:echo one; echo two >&2; exit 3", Msg: "exit status 3", Output: "one\ntwo"}},
 		{"signal", hook(vassal.AsUser, 7, "exec", "kill -TERM $$"),
-			stage.Failure{Step: stage.StepUserHook, What: "hook-as-user = exec:kill -TERM $$", Msg: "was killed by SIGTERM"}},
+			stage.Failure{Step: stage.HookStep(vassal.AsUser), What: "hook-as-user = exec:kill -TERM $$", Msg: "was killed by SIGTERM"}},
 		{"private", vassal.Hook{Phase: vassal.AsUser, Action: "exec", Arg: "echo secret; false", Private: true, At: vassal.Origin{File: "/etc/vassals/shop.ini", Line: 7}},
-			stage.Failure{Step: stage.StepUserHook, What: "hook-as-user = !exec:…", Msg: "exit status 1"}},
+			stage.Failure{Step: stage.HookStep(vassal.AsUser), What: "hook-as-user = !exec:…", Msg: "exit status 1"}},
 		{"private path", vassal.Hook{Phase: vassal.AsRoot, Action: "write", Arg: "/secret/path x", Private: true, At: vassal.Origin{File: "/etc/vassals/shop.ini", Line: 7}},
-			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = !write:…", Msg: "no such file or directory", Errno: int(unix.ENOENT)}},
+			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = !write:…", Msg: "no such file or directory", Errno: int(unix.ENOENT)}},
 		{"too slow", hook(vassal.AsRoot, 7, "exec", "echo begun; sleep 600"),
-			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = exec:echo begun; sleep 600", Msg: "took longer than 1 s and was killed", Output: "begun"}},
+			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = exec:echo begun; sleep 600", Msg: "took longer than 1 s and was killed", Output: "begun"}},
 		{"no directory", hook(vassal.AsRoot, 7, "write", "/nowhere/file text"),
-			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = write:/nowhere/file text", Msg: "/nowhere/file: no such file or directory", Errno: int(unix.ENOENT)}},
+			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = write:/nowhere/file text", Msg: "/nowhere/file: no such file or directory", Errno: int(unix.ENOENT)}},
 		{"not the tenant's", hook(vassal.AsUser, 7, "writen", "/etc/motd hello"),
-			stage.Failure{Step: stage.StepUserHook, What: "hook-as-user = writen:/etc/motd hello", Msg: "permission denied", Errno: int(unix.EACCES)}},
+			stage.Failure{Step: stage.HookStep(vassal.AsUser), What: "hook-as-user = writen:/etc/motd hello", Msg: "permission denied", Errno: int(unix.EACCES)}},
 		{"mount point", hook(vassal.AsRoot, 7, "mount", "tmpfs tmpfs /nowhere"),
-			stage.Failure{Step: stage.StepRootHook, What: "hook-as-root = mount:tmpfs tmpfs /nowhere", Msg: "/nowhere: no such file or directory", Errno: int(unix.ENOENT)}},
+			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = mount:tmpfs tmpfs /nowhere", Msg: "/nowhere: no such file or directory", Errno: int(unix.ENOENT)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlan(t, "echo the core runs")
-			p.HookTime = 1
+			p.HookTime = 30
+			if c.name == "too slow" {
+				p.HookTime = 1
+			}
 			p.Hooks = []vassal.Hook{c.hook}
 			r := start(t, p, launch{})
 			c.want.At = c.hook.At
@@ -205,7 +208,7 @@ func TestNotDumpable(t *testing.T) {
 		p := newPlan(t, "true")
 		p.Hooks = []vassal.Hook{hook(vassal.AsRoot, 2, "exec", "stat -c %u /proc/$PPID/environ")}
 		r := start(t, p, launch{noPIDNS: true, without: without, unprivileged: true})
-		if r.failure == nil || r.failure.Step == stage.StepRootHook {
+		if r.failure == nil || r.failure.Step == stage.HookStep(vassal.AsRoot) {
 			t.Errorf("without privileges it went on: %v", r.failure)
 		}
 		if got := strings.TrimSpace(r.out); got != want {

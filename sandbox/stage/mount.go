@@ -46,7 +46,7 @@ func (r *run) mount(c action.Call) (err error) {
 	case has("private"):
 		return setAttr(to, has("rec"), &unix.MountAttr{Propagation: unix.MS_PRIVATE})
 	}
-	return newMount(c, to, attrs)
+	return r.newMount(c, to, attrs)
 }
 
 // attributes are those asked for, and nosuid and nodev, which every mount of a
@@ -110,12 +110,12 @@ func (r *run) source(path string, flags uint) (int, error) {
 }
 
 // newMount mounts a file system.
-func newMount(c action.Call, to int, attrs uint64) error {
+func (r *run) newMount(c action.Call, to int, attrs uint64) error {
 	fs, err := unix.Fsopen(c.FSType, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("file system %s: %w", c.FSType, err)
 	}
-	err = configure(fs, c)
+	err = configure(fs, c, r.p.TmpLabel)
 	if err != nil {
 		return errors.Join(fmt.Errorf("file system %s: %w", c.FSType, err), unix.Close(fs))
 	}
@@ -126,8 +126,10 @@ func newMount(c action.Call, to int, attrs uint64) error {
 	return errors.Join(moveMount(mnt, to), unix.Close(mnt), unix.Close(fs))
 }
 
-// configure passes source, data and the flags that belong to the file system.
-func configure(fs int, c action.Call) error {
+// configure passes source, data and the flags that belong to the file system. A
+// tmpfs whose data names no SELinux context gets tmpLabel, so that the vassal
+// may use it as it may its /tmp; empty: none.
+func configure(fs int, c action.Call, tmpLabel string) error {
 	if err := unix.FsconfigSetString(fs, "source", c.Source); err != nil {
 		return fmt.Errorf("source %s: %w", c.Source, err)
 	}
@@ -151,6 +153,11 @@ func configure(fs int, c action.Call) error {
 		}
 		if err != nil {
 			return fmt.Errorf("option %s: %w", key, err)
+		}
+	}
+	if c.FSType == "tmpfs" && tmpLabel != "" && !strings.Contains(c.Text, "context=") {
+		if err := unix.FsconfigSetString(fs, "rootcontext", tmpLabel); err != nil {
+			return fmt.Errorf("option rootcontext: %w", err)
 		}
 	}
 	return unix.FsconfigCreate(fs)

@@ -23,6 +23,8 @@ func (p *place) close() error { return unix.Close(p.dir) }
 var (
 	errLink    = errors.New("a symbolic link in a directory that not only root can write")
 	errManyLnk = errors.New("too many symbolic links")
+
+	errSecondName = errors.New("has a second name (hard link), in a directory that not only root can write")
 )
 
 const maxLinks = 40
@@ -189,7 +191,7 @@ func (p *place) trap(st *unix.Stat_t) error {
 	case kind != unix.S_IFREG:
 		return errors.New("no regular file, in a directory that not only root can write")
 	case st.Nlink > 1:
-		return errors.New("has a second name (hard link), in a directory that not only root can write")
+		return errSecondName
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,6 @@ import (
 func jail(t *testing.T) (*run, string) {
 	t.Helper()
 	testenv.Need(t, testenv.Root)
-	testenv.Leaks(t)
 	dir := t.TempDir()
 	mk := func(name string, mode os.FileMode, uid int) {
 		path := filepath.Join(dir, name)
@@ -46,11 +46,13 @@ func jail(t *testing.T) (*run, string) {
 	}
 	check(t, os.Link(filepath.Join(dir, "etc/two"), filepath.Join(dir, "app/hard")))
 	check(t, unix.Mkfifo(filepath.Join(dir, "app/fifo"), 0o600))
-	r := &run{}
+	check(t, unix.Mkfifo(filepath.Join(dir, "etc/fifo"), 0o600))
+	check(t, os.Link(filepath.Join(dir, "etc/fifo"), filepath.Join(dir, "app/hardfifo")))
+	r := &run{p: &Plan{HookTime: 1}, status: -1}
 	var err error
 	r.root, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	check(t, err)
-	r.proc, err = openProc()
+	r.proc, err = openProc("/proc")
 	check(t, err)
 	t.Cleanup(func() { check(t, errors.Join(unix.Close(r.root), unix.Close(r.proc))) })
 	return r, dir
@@ -66,6 +68,7 @@ func check(t *testing.T, err error) {
 // Each row is a path that a hook of root's names. What a tenant may have
 // arranged is refused; what only root can have arranged works.
 func TestRootFileActions(t *testing.T) {
+	testenv.Leaks(t)
 	for _, c := range []struct {
 		hook string // action:argument
 		err  string // empty: it works
@@ -87,6 +90,30 @@ func TestRootFileActions(t *testing.T) {
 		{hook: "write:/app/fifo new", err: "no such device"}, // O_NONBLOCK: nobody reads
 		{hook: "write:/etc/loop new", err: "too many symbolic links"},
 		{hook: "write:/run/file/x new", err: "not a directory"},
+		{hook: "append:/run/file new", path: "run/file"},
+		{hook: "append:/app/link new", err: "symbolic link in a directory that not only root can write"},
+		{hook: "append:/app/hard new", err: "second name"},
+		{hook: "append:/app/fifo new", err: "no such device"},
+		{hook: "create:/app/fresh", path: "app/fresh"},
+		{hook: "create:/app/link", err: "symbolic link"},
+		{hook: "create:/tmp/link", err: "symbolic link"},
+		{hook: "create:/app/hard", err: "second name"},
+		{hook: "writefifo:/app/fifo new", path: "app/fifo"}, // nobody reads
+		{hook: "writefifo:/app/link new", err: "symbolic link"},
+		{hook: "writefifo:/app/own new", err: "is no FIFO"},
+		{hook: "writefifo:/app/hardfifo new", err: "second name"},
+		{hook: "writefifo:/run/none new", err: "no such file"},
+		{hook: "sticky:/app", path: "app"},
+		{hook: "sticky:/app/link", err: "symbolic link"},
+		{hook: "sticky:/app/hard", err: "second name"},
+		{hook: "rmdir:/app/dir", err: "not a directory"},
+		{hook: "rmdir:/app/dir/", err: "not a directory"},
+		{hook: "rmdir:/etc", err: "directory not empty"},
+		{hook: "wait_for_fs:/app/dir/shadow", err: "symbolic link"},
+		{hook: "wait_for_file:/app/link", err: "symbolic link"},
+		{hook: "wait_for_dir:/app/dir", err: "symbolic link"},
+		{hook: "wait_for_file:/etc/shadow"},
+		{hook: "wait_for_dir:/etc"},
 		{hook: "chmod:/run/file 0640", path: "run/file"},
 		{hook: "chmod:/app/link 0666", err: "symbolic link"},
 		{hook: "chmod:/app/hard 0666", err: "second name"},
@@ -116,7 +143,7 @@ func TestRootFileActions(t *testing.T) {
 			name, arg, _ := strings.Cut(c.hook, ":")
 			call, err := action.Parse(vassal.Hook{Phase: vassal.AsRoot, Action: name, Arg: arg})
 			check(t, err)
-			err = r.asRoot(call)
+			_, err = r.do(vassal.Hook{Phase: vassal.AsRoot}, call)
 			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 				t.Fatalf("got %v, want %q", err, c.err)
 			}
@@ -152,6 +179,14 @@ func verify(t *testing.T, call action.Call, path string) {
 		if b := must(os.ReadFile(path)); string(b) != call.Text {
 			t.Errorf("%s holds %q, want %q", path, b, call.Text)
 		}
+	case action.Append:
+		if b := must(os.ReadFile(path)); string(b) != "old text"+call.Text {
+			t.Errorf("%s holds %q, want %q added", path, b, call.Text)
+		}
+	case action.Sticky:
+		if st.Mode&unix.S_ISVTX == 0 {
+			t.Errorf("%s has mode %#o", path, st.Mode)
+		}
 	case action.Chmod:
 		if st.Mode&0o7777 != call.Mode {
 			t.Errorf("%s has mode %#o, want %#o", path, st.Mode&0o7777, call.Mode)
@@ -185,16 +220,92 @@ func TestUserFileActions(t *testing.T) {
 	t.Chdir(dir)
 	for _, c := range []struct{ hook, err string }{
 		{"mkdir:a b", ""}, {"mkdir:a b", ""}, {"writen:f text of words", ""}, {"mkdir:f", "file exists"},
+		{"append:f more", ""}, {"create:e", ""}, {"sticky:a b", ""}, {"call:umask x", "callint"}, {"writefifo:e x", ""}, {"rmdir:e", "not a directory"},
+		{"wait_for_mountpoint:/proc", ""}, {"wait_for_mountpoint:a b", "longer than 1 s"}, {"wait_for_dir:a b", ""}, {"wait_for_file:a b", "longer than 1 s"},
 		{"chmod:f 1600", ""}, {"unlink:f", ""}, {"unlink:f", "no such file"}, {"cd:a b", ""}, {"write:g x", ""},
 	} {
 		name, arg, _ := strings.Cut(c.hook, ":")
 		call, err := action.Parse(vassal.Hook{Phase: vassal.AsUser, Action: name, Arg: arg})
-		check(t, err)
-		if err := asUser(call); (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
+		if err == nil {
+			r := &run{p: &Plan{}, status: -1, limit: time.Second, late: time.Now().Add(time.Second)}
+			_, err = r.do(vassal.Hook{Phase: vassal.AsUser}, call)
+		}
+		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s: %v, want %q", c.hook, err, c.err)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "a b", "g")); errors.Is(err, fs.ErrNotExist) {
 		t.Error("cd did not change the directory")
+	}
+}
+
+// A tenant that exchanges what a path means while root's action runs gains
+// nothing: the same actions, hundreds of times each.
+func TestRootFileActionsDuringSwaps(t *testing.T) {
+	testenv.Leaks(t)
+	t.Chdir(t.TempDir())
+	r, dir := jail(t)
+	app := filepath.Join(dir, "app")
+	mine := func(name string) string { return filepath.Join(app, name) }
+	check(t, os.WriteFile(mine("x"), nil, 0o600))
+	check(t, os.Symlink("../etc/shadow", mine("y")))
+	check(t, os.MkdirAll(mine("d/deep"), 0o755))
+	check(t, os.WriteFile(mine("d/shadow"), nil, 0o600))
+	check(t, os.Symlink("../etc", mine("e")))
+	stop, swapping := make(chan struct{}), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				swapping <- n
+				return
+			default:
+			}
+			for _, pair := range [][2]string{{"x", "y"}, {"d", "e"}} {
+				_ = unix.Renameat2(unix.AT_FDCWD, mine(pair[0]), unix.AT_FDCWD, mine(pair[1]), unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	done, end := map[string][2]int{}, time.Now().Add(time.Minute)
+	for _, hook := range []string{
+		"write:/app/x pwned", "append:/app/x pwned", "create:/app/x", "chmod:/app/x 0666", "chown2:/app/x 1000 1000", "sticky:/app/x",
+		"write:/app/d/shadow pwned", "append:/app/d/shadow pwned", "chmod:/app/d/shadow 0666", "chown2:/app/d/shadow 1000 1000", "chown2:/app/d 1000 1000",
+		"unlink:/app/d/two", "mkdir:/app/d/new", "rmdir:/app/d/empty", "writefifo:/app/d/fifo x", "mount:nofs none /app/d", "umount:/app/d", "cd:/app/d",
+	} {
+		name, arg, _ := strings.Cut(hook, ":")
+		call, err := action.Parse(vassal.Hook{Phase: vassal.AsRoot, Action: name, Arg: arg})
+		check(t, err)
+		var n [2]int
+		meets := strings.HasSuffix(hook, ":/app/x pwned") // of these both outcomes must be seen
+		for i := 0; i < 400 || meets && (n[0] == 0 || n[1] == 0) && time.Now().Before(end); i++ {
+			_, err := r.do(vassal.Hook{Phase: vassal.AsRoot}, call)
+			if errors.Is(err, errLink) {
+				n[0]++
+			}
+			if err == nil {
+				n[1]++
+			}
+		}
+		done[hook] = n
+	}
+	close(stop)
+	if n := <-swapping; n < 100 {
+		t.Errorf("only %d exchanges", n)
+	}
+	if n := done["write:/app/x pwned"]; n[0] == 0 || n[1] == 0 {
+		t.Errorf("the exchanges were not met: %v", done)
+	}
+	if b := must(os.ReadFile(filepath.Join(dir, "etc/shadow"))); string(b) != "secret" {
+		t.Errorf("etc/shadow holds %q", b)
+	}
+	for _, f := range []string{"etc/shadow", "etc/two", "etc/fifo"} {
+		var st unix.Stat_t
+		check(t, unix.Lstat(filepath.Join(dir, f), &st))
+		if st.Mode&0o7777 != 0o600 || st.Uid != 0 {
+			t.Errorf("%s has mode %#o and owner %d", f, st.Mode, st.Uid)
+		}
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "etc/new")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("etc/new: %v", err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"liege/vassal"
 	"liege/vassal/action"
 )
@@ -22,38 +24,51 @@ import (
 // The order is that of the fields: attach the mounts, as-root hooks, what they
 // left running is killed, rlimits, bounding set, groups, gid, uid,
 // capabilities, no_new_privs, as-user hooks, what they left is killed,
-// seccomp, re-exec into the constructor: not dumpable, setcon, read back, exec
-// of the core.
+// Landlock, seccomp; then either re-exec into the constructor: not dumpable, setcon, read
+// back, exec of the core; or, ByExec, exec of the core in its context.
 type Plan struct {
-	Name     vassal.Name     `json:"name"`
-	Files    Donated         `json:"files"`
-	Attach   []Attach        `json:"attach,omitempty"`
-	Hooks    []vassal.Hook   `json:"hooks,omitempty"`   // of every phase, in the file's order
-	HookTime int             `json:"hook_time"`         // seconds that one hook may take; at least 1
-	Rlimits  []vassal.Rlimit `json:"rlimits,omitempty"` // of the core: nofile, core, memlock, stack, fsize; others are refused
-	OOMScore int             `json:"oom_score_adj"`     // raised to it; lowered only where the kernel allows
-	Umask    int             `json:"umask"`             // from the as-user hooks on; 022 before
-	UID      int             `json:"uid"`
-	GID      int             `json:"gid"`
-	Groups   []int           `json:"groups"`
-	Seccomp  []Filter        `json:"seccomp"`           // classic BPF, compiled by the Emperor
-	Own      string          `json:"own,omitempty"`     // the stage's own SELinux context, checked first; empty: SELinux is off
-	Context  string          `json:"context,omitempty"` // canonical form of the vassal's; empty: none
-	Line     vassal.Origin   `json:"line"`              // of the context
-	Exec     string          `json:"exec"`              // the core's path inside the sandbox
-	Args     []string        `json:"args"`              // from argv[0]
-	Env      []string        `json:"env"`               // of the core; hooks get HookEnv
-	HookEnv  []string        `json:"hook_env"`          // all of a root hook's environment; as-user hooks have putenv's too
-	Dir      string          `json:"dir"`               // working directory of the core; empty: where the hooks left it
+	Name     vassal.Name   `json:"name"`
+	Files    Donated       `json:"files"`
+	Attach   []Attach      `json:"attach,omitempty"`
+	Hooks    []vassal.Hook `json:"hooks,omitempty"` // of every phase, in the file's order
+	HookTime int           `json:"hook_time"`       // seconds that one hook may take; at least 1
+	// KeepDaemons lets live what hooks leave running.
+	KeepDaemons bool            `json:"keep_daemons,omitempty"`
+	Rlimits     []vassal.Rlimit `json:"rlimits,omitempty"` // of the core: those that a Go program lives with; others are refused
+	OOMScore    int             `json:"oom_score_adj"`     // raised to it; lowered only where the kernel allows
+	Umask       int             `json:"umask"`             // from the as-user hooks on; 022 before
+	UID         int             `json:"uid"`
+	GID         int             `json:"gid"`
+	Groups      []int           `json:"groups"`
+	Caps        []int           `json:"caps,omitempty"`       // capabilities that the vassal keeps, by number
+	Landlock    *Landlock       `json:"landlock,omitempty"`   // nil: none
+	Seccomp     []Filter        `json:"seccomp"`              // classic BPF, compiled by the Emperor
+	NoSeccomp   bool            `json:"no_seccomp,omitempty"` // the operator's word: no filter
+	Own         string          `json:"own,omitempty"`        // the stage's own SELinux context, checked first; empty: SELinux is off
+	HookCon     string          `json:"hook_con,omitempty"`   // SELinux context of root hooks' commands; empty: the stage's own
+	TmpLabel    string          `json:"tmp_label,omitempty"`  // SELinux context of a tmpfs that a hook mounts; empty: as the policy has it
+	Context     string          `json:"context,omitempty"`    // canonical form of the vassal's; empty: none
+	ByExec      bool            `json:"by_exec,omitempty"`    // the context is entered by the exec of the core (attr/exec), not by setcon
+	Line        vassal.Origin   `json:"line"`                 // of the context
+	Exec        string          `json:"exec"`                 // the core's path inside the sandbox
+	Args        []string        `json:"args"`                 // from argv[0]
+	Env         []string        `json:"env"`                  // of the core; hooks get HookEnv
+	HookEnv     []string        `json:"hook_env"`             // all of a root hook's environment; as-user hooks have putenv's too
+	Dir         string          `json:"dir"`                  // working directory of the core; empty: where the hooks left it
 }
 
 // Donated are the file descriptors handed to the stage, in this order and no
 // others: the listeners from FirstFD on, then control, app, plan, status, then
-// the detached mounts. The stage gives the listeners, control and app to the
-// core.
+// the detached mounts; and, where there are hooks before the root is entered,
+// their HostPlan and the log for their output. The stage gives the listeners,
+// control and app to the core.
 type Donated struct {
-	Listeners int `json:"listeners"`
-	Mounts    int `json:"mounts"`
+	Listeners int  `json:"listeners"`
+	Mounts    int  `json:"mounts"`
+	Host      bool `json:"host,omitempty"` // there is a HostPlan
+	// Guest: the process becomes a command beside a core that runs (liege
+	// enter). It is given its plan and status, and hands on nothing.
+	Guest bool `json:"guest,omitempty"`
 }
 
 // FirstFD is the first donated descriptor.
@@ -62,9 +77,16 @@ const FirstFD = 3
 // Descriptor numbers, given how many listeners there are.
 func (d Donated) Control() int    { return FirstFD + d.Listeners }
 func (d Donated) App() int        { return FirstFD + d.Listeners + 1 }
-func (d Donated) Plan() int       { return FirstFD + d.Listeners + 2 }
-func (d Donated) Status() int     { return FirstFD + d.Listeners + 3 }
-func (d Donated) Mount(i int) int { return FirstFD + d.Listeners + 4 + i }
+func (d Donated) Status() int     { return d.Plan() + 1 }
+func (d Donated) Mount(i int) int { return d.Plan() + 2 + i }
+func (d Donated) Plan() int {
+	if d.Guest {
+		return FirstFD
+	}
+	return FirstFD + d.Listeners + 2
+}
+func (d Donated) HostPlan() int { return d.Mount(d.Mounts) }
+func (d Donated) HostLog() int  { return d.Mount(d.Mounts) + 1 }
 
 // Attach puts a detached mount (open_tree, mount_setattr: KERNEL 14) at Target
 // inside the sandbox with move_mount.
@@ -90,16 +112,21 @@ const (
 	StepPlan     Step = "plan"
 	StepDomain   Step = "domain of the stage"
 	StepAttach   Step = "mount"
-	StepRootHook Step = "hook as-root"
 	StepLimits   Step = "limits"
 	StepIdentity Step = "identity"
 	StepCaps     Step = "capabilities"
 	StepNoNew    Step = "no_new_privs"
-	StepUserHook Step = "hook as-user"
+	StepLandlock Step = "landlock"
 	StepSeccomp  Step = "seccomp"
 	StepSetcon   Step = "setcon"
 	StepExec     Step = "exec"
 )
+
+// HookStep is the step of the hooks of a phase.
+func HookStep(p vassal.Phase) Step { return Step("hook " + string(p)) }
+
+// Hook reports whether s is one of hooks.
+func (s Step) Hook() bool { return strings.HasPrefix(string(s), "hook ") }
 
 // MaxFailure bounds a Failure on the wire, in bytes.
 const MaxFailure = 4 << 10
@@ -156,8 +183,11 @@ func ParseFailure(packet []byte, p *Plan) *Failure {
 			f.What = p.Exec
 		}
 		if p != nil && f.Step == StepSetcon {
-			f.What, f.At = p.Context, p.Line
+			f.What = p.Context
 		}
+	}
+	if p != nil && f.At == (vassal.Origin{}) && (f.Step == StepSetcon || f.Step == StepExec && p.ByExec) {
+		f.At = p.Line // the context's: the policy has the word on such an exec
 	}
 	return f
 }
@@ -203,24 +233,33 @@ const (
 // check reports the first thing in p that cannot be meant.
 func (p *Plan) check() error {
 	switch {
+	case p.Files.Guest && (p.Files.Listeners > 0 || p.Files.Mounts > 0 || len(p.Attach) > 0 || len(p.Hooks) > 0):
+		return errors.New("plan: a guest has neither listeners, mounts nor hooks")
 	case p.Files.Listeners < 0 || p.Files.Mounts < 0 || p.Files.Listeners+p.Files.Mounts > maxFDs:
 		return fmt.Errorf("plan: %d listeners, %d mounts", p.Files.Listeners, p.Files.Mounts)
 	case p.UID < 0 || p.UID > maxID || p.GID < 0 || p.GID > maxID:
 		return fmt.Errorf("plan: uid %d, gid %d", p.UID, p.GID)
 	case p.HookTime < 1 && len(p.Hooks) > 0:
 		return errors.New("plan: hooks without a time limit")
-	case len(p.Seccomp) == 0 || len(p.Seccomp) > maxFilters:
+	case (len(p.Seccomp) == 0) != p.NoSeccomp || len(p.Seccomp) > maxFilters:
 		return fmt.Errorf("plan: a seccomp filter of %d instructions", len(p.Seccomp))
 	case p.OOMScore < -1000 || p.OOMScore > 1000:
 		return fmt.Errorf("plan: oom_score_adj %d", p.OOMScore)
 	case p.Umask < 0 || p.Umask > 0o777:
 		return fmt.Errorf("plan: umask %#o", p.Umask)
-	case p.Context != "" && p.Own == "":
+	case (p.Context != "" || p.HookCon != "") && p.Own == "":
 		return errors.New("plan: a context to enter, but none of the stage's own")
+	case p.ByExec && p.Context == "":
+		return errors.New("plan: an exec into a context, but no context")
 	case !path.IsAbs(p.Exec) || len(p.Args) == 0:
 		return fmt.Errorf("plan: exec %q with %d arguments", p.Exec, len(p.Args))
 	case p.Dir != "" && !path.IsAbs(p.Dir):
 		return fmt.Errorf("plan: directory %q is not absolute", p.Dir)
+	}
+	for _, c := range p.Caps {
+		if c < 0 || c > unix.CAP_LAST_CAP {
+			return fmt.Errorf("plan: capability %d", c)
+		}
 	}
 	for _, g := range p.Groups {
 		if g < 0 || g > maxID {
@@ -232,7 +271,7 @@ func (p *Plan) check() error {
 
 // checkStrings refuses what execve(2) would cut short.
 func (p *Plan) checkStrings() error {
-	for _, list := range [][]string{p.Args, p.Env, p.HookEnv, {p.Exec, p.Dir, p.Context, p.Own}} {
+	for _, list := range [][]string{p.Args, p.Env, p.HookEnv, {p.Exec, p.Dir, p.Context, p.HookCon, p.TmpLabel, p.Own}} {
 		for _, s := range list {
 			if strings.ContainsRune(s, 0) {
 				return fmt.Errorf("plan: a NUL byte in %q", clip(s, 40))
@@ -263,7 +302,7 @@ func (p *Plan) checkLimits() error {
 func (p *Plan) checkHooks() error {
 	last := false
 	for _, h := range p.Hooks {
-		if h.Phase != vassal.AsRoot && h.Phase != vassal.AsUser {
+		if place := h.Phase.Place(); place != vassal.AtRoot && place != vassal.AtUser {
 			return fmt.Errorf("plan: hook of phase %q", h.Phase)
 		}
 		c, err := action.Parse(h)
@@ -274,8 +313,8 @@ func (p *Plan) checkHooks() error {
 			return fmt.Errorf("plan: %s comes after setcon, which is the last step", hookText(h))
 		}
 		if c.Kind == action.Setcon {
-			if p.Context == "" {
-				return errors.New("plan: a setcon hook, but no context")
+			if p.Context == "" || p.ByExec {
+				return errors.New("plan: a setcon hook, but no context to enter by it")
 			}
 			last = true
 		}
@@ -289,15 +328,23 @@ func (p *Plan) checkHooks() error {
 // Argv is the argument list that starts a stage which was given d: the fd
 // number of its plan. Its environment is to be empty.
 func Argv(d Donated) []string {
-	return []string{"liege-stage", argPlan, strconv.Itoa(d.Plan())}
+	way := argPlan
+	if d.Guest {
+		way = argGuest
+	}
+	return []string{"liege-stage", way, strconv.Itoa(d.Plan())}
 }
 
 // hookText is h as written, a private one without its argument.
 func hookText(h vassal.Hook) string {
-	if h.Private {
-		return fmt.Sprintf("hook-%s = !%s:…", h.Phase, h.Action)
+	option := h.Option()
+	switch {
+	case h.Private:
+		return fmt.Sprintf("%s = !%s:…", option, h.Action)
+	case !strings.HasPrefix(option, "hook-"):
+		return fmt.Sprintf("%s = %s", option, clip(h.Arg, 200))
 	}
-	return fmt.Sprintf("hook-%s = %s:%s", h.Phase, h.Action, clip(h.Arg, 200))
+	return fmt.Sprintf("%s = %s:%s", option, h.Action, clip(h.Arg, 200))
 }
 
 func clip(s string, n int) string {

@@ -50,6 +50,12 @@ func TestPlanCheck(t *testing.T) {
 		{"score", func(p *Plan) { p.OOMScore = 1001 }, "oom_score_adj"},
 		{"umask", func(p *Plan) { p.Umask = 0o1000 }, "umask"},
 		{"context without own", func(p *Plan) { p.Context = "u:r:t:s0" }, "none of the stage's own"},
+		{"hook's context without own", func(p *Plan) { p.HookCon = "u:r:t:s0" }, "none of the stage's own"},
+		{"exec into no context", func(p *Plan) { p.ByExec = true }, "no context"},
+		{"setcon where the context is entered by exec", func(p *Plan) {
+			p.Own, p.Context, p.ByExec = "u:r:s:s0", "u:r:t:s0", true
+			p.Hooks = []vassal.Hook{{Phase: vassal.AsUser, Action: "callret", Arg: "setcon u:r:t:s0"}}
+		}, "no context to enter by it"},
 		{"program", func(p *Plan) { p.Exec = "sh" }, "exec \"sh\""},
 		{"directory", func(p *Plan) { p.Dir = "srv" }, "not absolute"},
 		{"NUL", func(p *Plan) { p.Env = []string{"A=1\x00B=2"} }, "NUL"},
@@ -96,7 +102,7 @@ func TestDonated(t *testing.T) {
 
 func TestParseFailure(t *testing.T) {
 	p := goodPlan()
-	p.Context, p.Line = "u:r:t:s0", vassal.Origin{File: "shop.ini", Line: 4}
+	p.Context, p.ByExec, p.Line = "u:r:t:s0", false, vassal.Origin{File: "shop.ini", Line: 4}
 	for _, c := range []struct {
 		packet string
 		want   *Failure
@@ -104,7 +110,7 @@ func TestParseFailure(t *testing.T) {
 		{`{"step":"exec","msg":"","errno":2}`, &Failure{Step: StepExec, What: p.Exec, Msg: "no such file or directory", Errno: 2}},
 		{`{"step":"setcon","msg":"write","errno":13}`, &Failure{Step: StepSetcon, At: p.Line, What: p.Context, Msg: "write: permission denied", Errno: 13}},
 		{`{"step":"hook as-root","at":{"file":"a.ini","line":3},"what":"hook-as-root = exec:x","msg":"exit status 1","output":"\u001b[2Jone\ntwo"}`,
-			&Failure{Step: StepRootHook, At: vassal.Origin{File: "a.ini", Line: 3}, What: "hook-as-root = exec:x", Msg: "exit status 1", Output: "?[2Jone\ntwo"}},
+			&Failure{Step: HookStep(vassal.AsRoot), At: vassal.Origin{File: "a.ini", Line: 3}, What: "hook-as-root = exec:x", Msg: "exit status 1", Output: "?[2Jone\ntwo"}},
 		{`garbage`, &Failure{Step: StepExec, Msg: `the stage's report is unreadable: "garbage"`}},
 		{`{}`, &Failure{Step: StepExec, Msg: `the stage's report is unreadable: "{}"`}},
 		{strings.Repeat("x", MaxFailure+1), &Failure{Step: StepExec, Msg: "the stage's report is too long"}},
@@ -132,13 +138,13 @@ func TestReportFits(t *testing.T) {
 	defer unix.Close(fds[1])
 	for _, unit := range []string{"x\n", "\x01", "\"", "é", "\xff"} {
 		long := strings.Repeat(unit, 1<<16)
-		report(fds[0], &Failure{Step: StepRootHook, At: vassal.Origin{File: long, Line: 1}, What: long, Msg: long, Output: long})
+		report(fds[0], &Failure{Step: HookStep(vassal.AsRoot), At: vassal.Origin{File: long, Line: 1}, What: long, Msg: long, Output: long})
 		buf := make([]byte, 1<<20)
 		n, err := unix.Read(fds[1], buf)
 		if err != nil || n == 0 || n > MaxFailure {
 			t.Fatalf("%q: %d bytes, %v", unit, n, err)
 		}
-		if f := ParseFailure(buf[:n], nil); f.Step != StepRootHook {
+		if f := ParseFailure(buf[:n], nil); f.Step != HookStep(vassal.AsRoot) {
 			t.Errorf("%q: %+v", unit, f)
 		}
 	}

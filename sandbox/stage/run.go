@@ -18,7 +18,9 @@ import (
 // The ways of calling the binary; --become is the constructor's.
 const (
 	argPlan   = "--plan"   // FD: a whole start
+	argGuest  = "--guest"  // FD: a command beside a core that runs
 	argHook   = "--hook"   // FD: one command of an as-user hook
+	argHost   = "--host"   // FD STATUSFD OUTPUTFD: hooks where the host's files are
 	argBecome = "--become" // CONTEXT STATUSFD -- PROGRAM ARG…
 )
 
@@ -27,7 +29,10 @@ const (
 // well Main does not return: the process has become the core.
 func Main(args []string) int {
 	os.Clearenv()
-	if len(args) != 3 || args[1] != argPlan && args[1] != argHook {
+	if len(args) > 1 && args[1] == argHost {
+		return hostMain(args)
+	}
+	if len(args) != 3 || args[1] != argPlan && args[1] != argGuest && args[1] != argHook {
 		if len(args) > 3 && args[1] == argBecome {
 			return report(atoi(args[3]), &Failure{Step: StepSetcon, Msg: "this liege-stage was built without cgo, so it has no constructor"})
 		}
@@ -45,6 +50,9 @@ func Main(args []string) int {
 	}
 	if args[1] == argHook {
 		return report(r.status, r.hookChild())
+	}
+	if r.guest = args[1] == argGuest; r.guest {
+		return report(r.status, r.start(guestSteps()))
 	}
 	return report(r.status, r.start(steps()))
 }
@@ -65,8 +73,11 @@ type run struct {
 	root   int    // /
 	self   int    // this binary
 	exe    string // path of this binary for children
+	guest  bool   // argGuest
 	p      *Plan
-	env    []string // set by putenv
+	env    []string      // set by putenv
+	late   time.Time     // when the hook that runs has to be done
+	limit  time.Duration // of that hook
 }
 
 // newRun prepares a run; exe is the path of liege-stage.
@@ -78,7 +89,7 @@ func newRun(planFD int, exe string) (*run, error) {
 		return nil, fmt.Errorf("close_range: %w", err)
 	}
 	var err error
-	if r.proc, err = openProc(); err != nil {
+	if r.proc, err = openProc("/proc"); err != nil {
 		return nil, err
 	}
 	if r.root, err = unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
@@ -108,6 +119,8 @@ func steps() []step {
 		// Before any hook, so that hooks see the app's directory and nothing
 		// can be put in a mount's way.
 		{"mounts", (*run).attach},
+		{"in-jail", (*run).inJailHooks},
+		{"post-jail", (*run).postJailHooks},
 		{"as-root", (*run).rootHooks},
 		// Nothing privileged survives its phase (KERNEL 3).
 		{"leftovers of as-root", (*run).killRootLeftovers},
@@ -120,7 +133,8 @@ func steps() []step {
 		{"groups", (*run).setGroups},
 		{"gid", (*run).setGID},
 		{"uid", (*run).setUID},
-		// setuid from 0 clears them; a vassal with uid 0 keeps none either.
+		// setuid from 0 clears them but for those that are kept; a vassal with
+		// uid 0 keeps no others either.
 		{"capabilities", (*run).dropCaps},
 		// Before the first command of the tenant's (KERNEL 3).
 		{"no_new_privs", (*run).noNewPrivs},
@@ -128,10 +142,37 @@ func steps() []step {
 		{"as-user", (*run).userHooks},
 		{"leftovers of as-user", (*run).killUserLeftovers},
 		{"directory", (*run).enterDir},
+		// After the mounts are final and the last command of a hook has been
+		// started, which puts up a fence of its own.
+		{"landlock", (*run).setLandlock},
 		// Last: the steps above need calls that the list forbids.
 		{"seccomp", (*run).setSeccomp},
 		{"become", (*run).become},
 	}
+}
+
+// guestSteps are the steps of a command beside a core that runs. The sandbox is
+// made, so it has the same way down and nothing else: no mount, no hook, and
+// above all nobody that it would take for a leftover.
+func guestSteps() []step {
+	own := []step{{"plan", (*run).readPlan}, {"domain", (*run).checkDomain}, {"terminal", (*run).giveTerminal}}
+	all := steps()
+	down := slices.IndexFunc(all, func(s step) bool { return s.name == "limits" })
+	return append(own, slices.DeleteFunc(all[down:], func(s step) bool {
+		return s.name == "as-user" || s.name == "leftovers of as-user"
+	})...)
+}
+
+// giveTerminal makes the pseudo-terminal the user's, who may want to open it
+// again. It is the sandbox's own: nobody's outside hangs on it.
+func (r *run) giveTerminal() error {
+	if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err != nil {
+		return nil // there is none
+	}
+	if err := unix.Fchown(0, r.p.UID, -1); err != nil {
+		return failed(StepIdentity, "the terminal", err)
+	}
+	return nil
 }
 
 // start does the steps and returns what stopped it.
@@ -206,6 +247,9 @@ func (r *run) readPlan() error {
 	if r.p, err = Decode(b); err != nil {
 		return failed(StepPlan, "", err)
 	}
+	if r.p.Files.Guest != r.guest {
+		return failed(StepPlan, "", errors.New("it is of another kind than what was asked for"))
+	}
 	if r.p.Files.Plan() != r.planFD {
 		return failed(StepPlan, "", fmt.Errorf("it says it is fd %d but came as %d", r.p.Files.Plan(), r.planFD))
 	}
@@ -246,13 +290,30 @@ func (r *run) becomeSubreaper() error {
 	return nil
 }
 
-func (r *run) rootHooks() error         { return r.hooks(vassal.AsRoot, StepRootHook) }
-func (r *run) userHooks() error         { return r.hooks(vassal.AsUser, StepUserHook) }
-func (r *run) killRootLeftovers() error { return r.killLeftovers(StepRootHook) }
-func (r *run) killUserLeftovers() error { return r.killLeftovers(StepUserHook) }
+func (r *run) inJailHooks() error   { return r.hooks(vassal.InJail) }
+func (r *run) postJailHooks() error { return r.hooks(vassal.PostJail) }
+func (r *run) rootHooks() error     { return r.hooks(vassal.AsRoot) }
+func (r *run) userHooks() error     { return r.hooks(vassal.AsUser) }
 
-// hookTime is also how long what hooks left may take to die.
-func (r *run) hookTime() time.Duration { return time.Duration(max(r.p.HookTime, 1)) * time.Second }
+func (r *run) killRootLeftovers() error { return r.unlessKept(HookStep(vassal.AsRoot)) }
+func (r *run) killUserLeftovers() error { return r.unlessKept(HookStep(vassal.AsUser)) }
+
+// unlessKept kills what hooks left, unless the operator wants it to live.
+func (r *run) unlessKept(s Step) error {
+	if r.p.KeepDaemons {
+		return nil
+	}
+	return r.killLeftovers(s)
+}
+
+// hookTime is how long h may take, and of none, how long what hooks left may
+// take to die.
+func (r *run) hookTime(h vassal.Hook) time.Duration {
+	if h.Time > 0 {
+		return time.Duration(h.Time) * time.Second
+	}
+	return time.Duration(max(r.p.HookTime, 1)) * time.Second
+}
 
 // environ is env with what putenv set: the last of a name wins.
 func (r *run) environ(env []string) []string {

@@ -11,6 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/internal/testenv"
+	"liege/sandbox/seccomp"
+	"liege/sandbox/stage"
 )
 
 // Real interpreters work under the filter: threads, children, sockets, files.
@@ -36,10 +38,14 @@ print(subprocess.check_output(['echo', 'ok']).decode(), end='')`},
 				t.Skip(err)
 			}
 			flag, script, _ := strings.Cut(c.script, ";")
-			p := newPlan(t, "")
-			p.Exec, p.Args = c.program, []string{c.program, flag, script}
-			if r := start(t, p, launch{}); r.failure != nil || r.err != nil || r.out != "ok\n" {
-				t.Errorf("%v, %v, %q", r.failure, r.err, r.out)
+			for _, strict := range []bool{false, true} {
+				p := newPlan(t, "")
+				p.Seccomp = must(seccomp.Compile(seccomp.Profile{Strict: strict}))
+				p.Landlock = &stage.Landlock{}
+				p.Exec, p.Args = c.program, []string{c.program, flag, script}
+				if r := start(t, p, launch{}); r.failure != nil || r.err != nil || r.out != "ok\n" {
+					t.Errorf("strict %v: %v, %v, %q", strict, r.failure, r.err, r.out)
+				}
 			}
 		})
 	}

@@ -110,6 +110,7 @@ type launch struct {
 	// the first drop.
 	unprivileged bool
 	tamper       func([]byte) []byte // of the plan's bytes
+	orphan       bool                // the Emperor ends when the stage runs
 }
 
 func start(t *testing.T, p *stage.Plan, l launch) result {
@@ -156,6 +157,9 @@ func start(t *testing.T, p *stage.Plan, l launch) result {
 	}
 	timer := time.AfterFunc(60*time.Second, func() { cmd.Process.Kill() })
 	defer timer.Stop()
+	if l.orphan {
+		status.Close()
+	}
 	r := result{err: cmd.Run()}
 	for _, f := range append(files, control) {
 		f.Close()

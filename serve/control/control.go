@@ -11,6 +11,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"liege/vassal"
 )
 
@@ -81,11 +83,18 @@ func last(s string, n int) string {
 }
 
 // Receive waits for the next message. It returns io.EOF when the other side
-// is gone.
-func (c *Channel) Receive() (vassal.Message, error) {
-	var m vassal.Message
-	b := make([]byte, vassal.MaxMessage+1)
-	n, err := c.conn.Read(b)
+// is gone. A descriptor that came with the message is its File, which the
+// caller closes.
+func (c *Channel) Receive() (m vassal.Message, err error) {
+	defer func() {
+		if err != nil && m.File != nil {
+			_ = m.File.Close() // read only
+			m.File = nil
+		}
+	}()
+	b, rights := make([]byte, vassal.MaxMessage+1), make([]byte, unix.CmsgSpace(4))
+	n, nr, _, _, err := c.conn.ReadMsgUnix(b, rights)
+	m.File = file(rights[:nr])
 	switch {
 	case n == 0 || errors.Is(err, io.EOF):
 		return m, io.EOF
@@ -101,6 +110,20 @@ func (c *Channel) Receive() (vassal.Message, error) {
 		return m, fmt.Errorf("control channel: message version %d", m.V)
 	}
 	return m, nil
+}
+
+// file is the descriptor in a control message; nil: none. The runtime makes it
+// close on exec.
+func file(rights []byte) *os.File {
+	msgs, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(msgs) != 1 {
+		return nil
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return nil
+	}
+	return os.NewFile(uintptr(fds[0]), "received")
 }
 
 // Close ends the channel; a Receive that waits returns.

@@ -96,6 +96,40 @@ func TestReceive(t *testing.T) {
 	}
 }
 
+// TestReceiveFile: a descriptor comes with its message and with no other, and
+// that of a message which is refused is closed.
+func TestReceiveFile(t *testing.T) {
+	testenv.Leaks(t)
+	c, other, err := pair(t, syscall.SOCK_SEQPACKET)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, text := range []string{`{"v":1,"type":"certificates"}`, `{"v":9,"type":"certificates"}`} {
+		if err := syscall.Sendmsg(int(other.Fd()), []byte(text), syscall.UnixRights(int(f.Fd())), nil, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := other.WriteString(`{"v":1,"type":"drain"}`); err != nil {
+		t.Fatal(err)
+	}
+	m, err := c.Receive()
+	if err != nil || m.Type != vassal.Certificates || m.File == nil {
+		t.Fatal(m, err)
+	}
+	m.File.Close()
+	if m, err := c.Receive(); err == nil || m.File != nil {
+		t.Error(m, err)
+	}
+	if m, err := c.Receive(); err != nil || m.Type != vassal.Drain || m.File != nil {
+		t.Error(m, err)
+	}
+}
+
 func TestOpenOther(t *testing.T) {
 	testenv.Leaks(t)
 	if _, _, err := pair(t, syscall.SOCK_STREAM); err == nil {

@@ -34,7 +34,23 @@ type Request struct {
 	Length int64     // of the body in bytes; -1: unknown (chunked)
 	Start  time.Time
 	Info   Info
+
+	// Trailers are the fields behind the body; nil: the protocol has none. Only
+	// their names are known before Body has given io.EOF.
+	Trailers func() []Field
+
+	// Modifier1 is the uwsgi protocol's: who shall answer. It is one of those
+	// below; a front, or a routing rule, sets it.
+	Modifier1 uint8
 }
+
+// Values of Modifier1.
+const (
+	ToApplication = 0
+	ToCGI         = 9
+	ToPHP         = 14
+	ToFunction    = 173 // never in a Request: the front calls it
+)
 
 // Get returns the value of the variable name, "" if there is none.
 func (r *Request) Get(name string) string {
@@ -62,9 +78,30 @@ type Info struct {
 	Backend string // "static", "python"
 	Worker  int    // number, from 1; 0: none had it
 	PID     int    // of that worker, as the core sees it
+	Thread  int    // of that worker, from 0
+	Seq     uint64 // which request of that worker it was, from 1; 0: not known
 	Status  int
-	Bytes   int64 // of the answer's body
-	Err     error // why it was cut short
+	Fields  int    // header fields of the answer
+	Head    int    // bytes of its head
+	Bytes   int64  // of the answer's body
+	File    bool   // the body came of a file
+	Err     error  // why it was cut short, or why the client got an error
+	Quiet   bool   // it has no line in the access log
+	Extra   []Var  // further values for log-format, by name
+	Then    func() // called once Status and Bytes are known; nil: nothing to do
+
+	// Harakiri is how long the application may take: 0: what its own part of
+	// the file says; below: for ever.
+	Harakiri time.Duration
+}
+
+// Harakiri is how long the application may take for r, where its own part of
+// the file says usual; 0: for ever.
+func (r *Request) Harakiri(usual time.Duration) time.Duration {
+	if d := r.Info.Harakiri; d != 0 {
+		return max(d, 0)
+	}
+	return usual
 }
 
 // Response is where a backend writes the answer. Head is called once, before
@@ -85,6 +122,62 @@ type Response interface {
 	File(f File, off, n int64) error
 	// Started reports whether any byte has been sent to the client.
 	Started() bool
+}
+
+// A Patient is a Body of which Read has no timeout any more once Wait was
+// called: for whoever has the two sides talk in turn, and ends them himself when
+// both are silent.
+type Patient interface{ Wait() }
+
+// A Watcher is a Response that can notice that the client has gone before it
+// got its answer.
+type Watcher interface {
+	// Watch has left called, at most once and in another goroutine, when the
+	// client closes its end. Stop ends the watch and waits for left to return;
+	// it is called before Serve returns. Stop is nil where nothing can be
+	// noticed: while there may still be a body to read, for instance.
+	Watch(left func()) (stop func())
+}
+
+// A Trailerer is a Response that can send fields behind the body.
+type Trailerer interface {
+	// Trailers is called after the last of the body. What is no valid field is
+	// left out.
+	Trailers(fields []Field)
+}
+
+// SendTrailers sends fields behind the body where w can: a client by HTTP/1.1
+// gets none.
+func SendTrailers(w Response, fields []Field) {
+	if t, ok := w.(Trailerer); ok {
+		t.Trailers(fields)
+	}
+}
+
+// Watch is the Watch of a Watcher, if w is one.
+func Watch(w Response, left func()) (stop func()) {
+	if t, ok := w.(Watcher); ok {
+		return t.Watch(left)
+	}
+	return nil
+}
+
+// A Tunneler is a Response that can become a tunnel: what a WebSocket needs.
+type Tunneler interface {
+	// Tunnel sends a head, for which status may also be 101, and returns the
+	// raw connection. It is called instead of Head; nothing else is called
+	// after it. An error means that nothing was sent: the connection carries
+	// something else besides (a body, another protocol).
+	//
+	// The stream has no read timeout: it lives as long as both ends do. Whoever
+	// asked for it closes it before Serve returns.
+	Tunnel(status int, reason string, fields []Field) (Stream, error)
+}
+
+// Stream is one connection's bytes in both directions.
+type Stream interface {
+	io.ReadWriteCloser
+	CloseWrite() error // no more is written; the other direction goes on
 }
 
 // File is an open regular file, such as an *os.File. Its owner closes it.
@@ -141,8 +234,26 @@ type WorkerStats struct {
 	Respawns  uint64
 	Harakiris uint64
 	Busy      bool
-	Accepting bool // the app is loaded
+	Cheap     bool   // none is wanted at the moment
+	Delta     uint64 // requests of the process that is there now
+	Accepting bool   // the app is loaded
 	Spawned   time.Time
 	Running   time.Duration // spent in requests
 	Sent      uint64        // bytes of answers
+	Threads   []ThreadStats // one for each of its threads
+	Apps      []AppStats    // of several mounted apps; nil: there is one
+}
+
+// AppStats is what one of several apps did in a worker.
+type AppStats struct {
+	Mount    string
+	PID      int // of the app's own process; 0: the worker's
+	Requests uint64
+	Errors   uint64
+}
+
+// ThreadStats is one thread of a worker, whichever process it is of.
+type ThreadStats struct {
+	Requests uint64
+	Since    time.Time // of the request that it is at; zero: none
 }

@@ -19,6 +19,7 @@ type body struct {
 	total   int64 // delivered so far
 	limit   int64 // 0: none
 	chunked bool
+	toEnd   bool // of unknown length, up to the end of the connection's reads
 	first   bool // no chunk has been read yet
 	expect  bool // the client waits for 100 Continue
 	err     error
@@ -29,7 +30,7 @@ type body struct {
 func (b *body) start(length int64, expect bool) {
 	b.left, b.total, b.err = max(length, 0), 0, nil
 	b.limit = b.c.s.limits.BodyBytes
-	b.chunked, b.first, b.expect = length < 0, true, expect
+	b.chunked, b.toEnd, b.first, b.expect = length < 0, false, true, expect
 	b.closed.Store(false)
 	if !b.chunked && b.left == 0 {
 		b.err = io.EOF
@@ -60,8 +61,12 @@ func (b *body) Read(p []byte) (int, error) {
 	b.left -= int64(n)
 	b.total += int64(n)
 	switch {
+	case b.toEnd && errors.Is(err, io.EOF):
+		b.err = io.EOF
 	case err != nil:
 		b.err = b.why(err)
+	case b.toEnd && b.limit > 0 && b.total > b.limit:
+		b.err = errBodyLarge
 	case b.left == 0 && !b.chunked:
 		b.err = io.EOF
 	}

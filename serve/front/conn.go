@@ -42,6 +42,20 @@ type conn struct {
 	raw  syscall.RawConn // nil: no sendfile
 	peer [4]exchange.Var // REMOTE_ADDR, REMOTE_PORT, SERVER_NAME, SERVER_PORT
 
+	modifier2 uint8 // of the last packet
+	modifier1 uint8 // of requests that do not say it themselves
+	persist   bool  // a gateway's connection may carry another request
+	served    bool  // it has carried one
+
+	secure *Secure        // nil: in the clear
+	sni    string         // the name that the client connected to
+	extra  []exchange.Var // HTTPS and the client's certificate
+	h2     bool           // HTTP/2: deadlines are net/http's
+
+	handler  exchange.Handler // who answers
+	set      []exchange.Var   // variables of every request
+	hostName bool             // SERVER_NAME is the field Host
+
 	buf  []byte // buf[r:w] is received and not yet used
 	r, w int
 
@@ -60,14 +74,14 @@ type conn struct {
 }
 
 func (s *Server) newConn(nc net.Conn, proto vassal.Protocol) *conn {
-	c := &conn{s: s, nc: nc, buf: make([]byte, minBuffer), since: time.Now()}
+	c := &conn{s: s, nc: nc, buf: make([]byte, minBuffer), since: time.Now(), handler: s.handler}
 	c.body.c, c.res.c = c, c
 	if sc, ok := nc.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
 		}
 	}
-	if proto == vassal.HTTP {
+	if !gateway(proto) {
 		addr, port := hostPort(nc.RemoteAddr())
 		_, local := hostPort(nc.LocalAddr())
 		c.peer = [4]exchange.Var{{Name: "REMOTE_ADDR", Value: addr}, {Name: "REMOTE_PORT", Value: port},
@@ -117,7 +131,7 @@ func (c *conn) arm(w waiting, d time.Duration) {
 func (c *conn) nudge(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.wait == busy {
+	if c.wait == busy || c.h2 {
 		return
 	}
 	d := freshGrace
@@ -292,7 +306,10 @@ func (c *conn) linger() {
 // reset makes the close that follows visible as an error to the client: what
 // it got is not the whole answer.
 func (c *conn) reset() {
-	if t, ok := c.nc.(*net.TCPConn); ok {
+	if t, ok := c.under().(*net.TCPConn); ok {
 		_ = t.SetLinger(0) // best effort: a plain close follows
+	}
+	if c.secure != nil {
+		_ = c.under().Close() // without the goodbye that would make it whole
 	}
 }

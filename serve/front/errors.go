@@ -2,6 +2,8 @@ package front
 
 import (
 	"errors"
+	"strconv"
+	"time"
 
 	"liege/serve/exchange"
 )
@@ -70,4 +72,25 @@ func statusOf(err error) (status int, text string) {
 		return r.status, r.text
 	}
 	return exchange.StatusOf(err), ""
+}
+
+// errorAnswer is what a client gets for err; refused: its request was at
+// fault.
+func (s *Server) errorAnswer(err error) (status int, page string, fields []exchange.Field, refused bool) {
+	status, text := statusOf(err)
+	page = strconv.Itoa(status) + " " + exchange.Reason(status)
+	if text != "" {
+		page += ": " + text
+	}
+	page += "\n"
+	kind := "text/plain; charset=utf-8"
+	if own := s.cfg.Pages[status]; own != nil && text == "" {
+		page, kind = string(own), "text/html"
+	}
+	fields = append(make([]exchange.Field, 0, 3), exchange.Field{Name: "Content-Type", Value: kind},
+		exchange.Field{Name: "Content-Length", Value: strconv.Itoa(len(page))})
+	if d := retryAfter(err); d > 0 {
+		fields = append(fields, exchange.Field{Name: "Retry-After", Value: strconv.Itoa(int((d + time.Second - 1) / time.Second))})
+	}
+	return status, page, fields, text != ""
 }

@@ -15,6 +15,7 @@ const (
 	hExpect
 	hConnection
 	hCookie
+	hUpgrade // HTTP_UPGRADE where the connection may be upgraded
 	hDropped // hop by hop, or dangerous: never a variable
 	hNormal  // HTTP_* by the table
 )
@@ -40,7 +41,7 @@ var names = map[string]knownName{
 	"proxy-connection":    {hDropped, ""},
 	"te":                  {hDropped, ""},
 	"trailer":             {hDropped, ""},
-	"upgrade":             {hDropped, ""},
+	"upgrade":             {hUpgrade, ""},
 	"http2-settings":      {hDropped, ""},
 	"proxy":               {hDropped, ""},
 	"accept":              {hNormal, "HTTP_ACCEPT"},

@@ -1,5 +1,5 @@
 // Package front brings requests in and answers out: HTTP/1.1 (RFC 9110, 9112)
-// and the uwsgi protocol, over TCP and unix sockets, with every timeout and
+// and what web servers speak to those behind them (uwsgi, FastCGI, SCGI), over TCP and unix sockets, with every timeout and
 // size bounded.
 //
 // There is one parser for HTTP, strict by construction: what is ambiguous is
@@ -18,10 +18,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"liege/serve/exchange"
 	"liege/vassal"
@@ -37,15 +41,26 @@ type Config struct {
 	// Done is called once for each request when its answer is complete or was
 	// cut short, with r.Info filled in; also for a request that was refused,
 	// which has few variables. It must not keep r.
-	Done  func(r *exchange.Request)
-	Stats func() []byte // what a stats listener sends
+	Done func(r *exchange.Request)
+	CGI  bool // the uwsgi protocol's modifier of CGI is served
+	PHP  bool // and that of PHP
+	// Call calls a function of the application for a peer; nil: none is served.
+	Call  func(ctx context.Context, function string, args []string) (string, error)
+	Ask   vassal.Modifiers
+	Stats func() []byte  // what a stats listener sends
+	Pages map[int][]byte // HTML for errors of the server itself, by status
 	Log   *slog.Logger
 }
 
 // Listener is one listening socket and what is spoken on it.
 type Listener struct {
 	net.Listener
-	Protocol vassal.Protocol
+	Protocol  vassal.Protocol
+	Modifier1 uint8            // of requests that do not say it: see exchange.Request
+	Secure    *Secure          // nil: in the clear
+	Handler   exchange.Handler // nil: the Server's
+	Vars      []exchange.Var   // of every request by HTTP, whatever the client says
+	HostName  bool             // SERVER_NAME of requests by HTTP is their field Host
 }
 
 // Server serves listeners. Make one with New.
@@ -55,18 +70,23 @@ type Server struct {
 	hostname string
 	handler  exchange.Handler
 	dateLine atomic.Pointer[dateLine]
+	asked    [256]int16 // by modifier1 of a packet: what it means; -1: nothing here
 	draining atomic.Bool
 	active   atomic.Int64
 	hinted   [hints]atomic.Int64 // unix time of the last such line
 
-	mu    sync.Mutex
-	conns map[*conn]struct{}
+	streams atomic.Int64 // requests by HTTP/2
+	h2      *http.Server // nil until a listener speaks TLS
+
+	mu      sync.Mutex
+	conns   map[*conn]struct{}
+	h2conns map[net.Conn]*conn // those that speak HTTP/2
 }
 
 // New returns a Server that listens to nothing yet.
 func New(cfg Config) *Server {
 	return &Server{cfg: cfg, limits: Complete(cfg.Limits), hostname: cfg.Hostname,
-		handler: cfg.Handler, conns: make(map[*conn]struct{})}
+		handler: cfg.Handler, conns: make(map[*conn]struct{}), asked: askable(cfg.Ask, cfg.CGI, cfg.PHP, cfg.Call != nil)}
 }
 
 // Complete returns l with what is zero replaced by the default: 0 is never
@@ -93,6 +113,26 @@ func Complete(l vassal.HTTPLimits) vassal.HTTPLimits {
 	return l
 }
 
+// Queue is how many connections wait to be accepted on l, and how many may:
+// TCP_INFO of a listening socket says so (Linux), nothing of a unix socket
+// does.
+func Queue(l net.Listener) (waiting, most int) {
+	sc, ok := l.(syscall.Conn)
+	if _, tcp := l.(*net.TCPListener); !ok || !tcp {
+		return 0, 0
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, 0
+	}
+	_ = raw.Control(func(fd uintptr) { // fails on a closed listener: nobody waits then
+		if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			waiting, most = int(i.Unacked), int(i.Sacked)
+		}
+	})
+	return waiting, most
+}
+
 // Active is the number of requests being served.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
@@ -106,6 +146,13 @@ func (s *Server) Run(ctx context.Context, ls []Listener) error {
 	defer cut()
 	slots := make(chan struct{}, s.limits.Connections+len(ls)-1) // each loop holds one while it waits
 	var loops, conns sync.WaitGroup
+	if slices.ContainsFunc(ls, func(l Listener) bool { return l.Secure != nil }) {
+		var err error
+		if s.h2, err = s.newH2(); err != nil {
+			return err
+		}
+		s.h2conns = make(map[net.Conn]*conn)
+	}
 	for i := range ls {
 		unblock := context.AfterFunc(accept, func() { _ = ls[i].Close() }) // ends Accept
 		defer unblock()
@@ -116,7 +163,7 @@ func (s *Server) Run(ctx context.Context, ls []Listener) error {
 		})
 	}
 	<-accept.Done()
-	s.drain()
+	s.drain(base)
 	loops.Wait()
 	if s.cfg.Closed != nil {
 		s.cfg.Closed()
@@ -151,7 +198,7 @@ func (s *Server) accept(ctx, base context.Context, l *Listener, slots chan struc
 		}
 		conns.Go(func() {
 			defer func() { <-slots }()
-			s.one(base, nc, l.Protocol)
+			s.one(base, nc, l)
 		})
 	}
 }
@@ -202,13 +249,18 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // one serves one connection to its end.
-func (s *Server) one(ctx context.Context, nc net.Conn, proto vassal.Protocol) {
+func (s *Server) one(ctx context.Context, nc net.Conn, l *Listener) {
 	defer nc.Close()
-	if proto == vassal.Stats {
+	if l.Protocol == vassal.Stats {
 		s.sendStats(nc)
 		return
 	}
-	c := s.newConn(nc, proto)
+	nc = l.server(nc)
+	c := s.newConn(nc, l.Protocol)
+	c.modifier1, c.set, c.hostName = l.Modifier1, l.Vars, l.HostName
+	if l.Handler != nil {
+		c.handler = l.Handler
+	}
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
@@ -217,18 +269,26 @@ func (s *Server) one(ctx context.Context, nc net.Conn, proto vassal.Protocol) {
 		delete(s.conns, c)
 		s.mu.Unlock()
 	}()
-	if proto == vassal.UWSGI {
-		c.serveUWSGI(ctx)
+	if s.limits.ProxyProtocol && !gateway(l.Protocol) && !c.takeProxyHeader(c.under()) {
 		return
 	}
-	c.serveHTTP(ctx)
+	proto, ok := c.handshake(l)
+	switch {
+	case !ok:
+	case proto == "h2":
+		c.serveH2(ctx)
+	case gateway(l.Protocol):
+		c.serveGateway(ctx, l.Protocol)
+	default:
+		c.serveHTTP(ctx)
+	}
 }
 
 // serve hands a request to the handler.
-func (s *Server) serve(ctx context.Context, r *exchange.Request, w *response) error {
+func (s *Server) serve(ctx context.Context, h exchange.Handler, r *exchange.Request, w exchange.Response) error {
 	s.active.Add(1)
 	defer s.active.Add(-1)
-	return s.handler.Serve(ctx, r, w)
+	return h.Serve(ctx, r, w)
 }
 
 func (s *Server) sendStats(nc net.Conn) {
@@ -254,8 +314,12 @@ func (s *Server) sendStats(nc net.Conn) {
 const statsRequest = 4096
 
 // drain shortens the wait on connections that have no request.
-func (s *Server) drain() {
+func (s *Server) drain(ctx context.Context) {
 	s.draining.Store(true)
+	if s.h2 != nil {
+		// GOAWAY to every connection; it knows of no other, so it does not wait.
+		_ = s.h2.Shutdown(ctx)
+	}
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,7 +333,7 @@ func (s *Server) cutAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		_ = c.nc.Close() // its goroutine closes it again and ignores that too
+		_ = c.under().Close() // its goroutine closes it again and ignores that too
 	}
 }
 
@@ -296,6 +360,9 @@ const (
 	hintHTTP hintKind = iota
 	hintUwsgi
 	hintTLS
+	hintPlain
+	hintFastCGI
+	hintProxy
 	hintModifier
 	hintAccept
 	hints

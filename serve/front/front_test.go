@@ -67,6 +67,10 @@ func serve(t testing.TB, proto vassal.Protocol, limits vassal.HTTPLimits, h exch
 }
 
 func serveOn(t testing.TB, l net.Listener, proto vassal.Protocol, limits vassal.HTTPLimits, h exchange.HandlerFunc) *running {
+	return serveListener(t, Listener{Listener: l, Protocol: proto}, limits, h)
+}
+
+func serveListener(t testing.TB, l Listener, limits vassal.HTTPLimits, h exchange.HandlerFunc) *running {
 	r := &running{addr: l.Addr().String(), logs: &syncBuffer{}}
 	r.s = New(Config{Hostname: "shop", Limits: limits, Drain: 5 * time.Second, Handler: h,
 		Log: slog.New(slog.NewTextHandler(r.logs, nil)), Stats: func() []byte { return []byte("{}\n") },
@@ -78,7 +82,7 @@ func serveOn(t testing.TB, l net.Listener, proto vassal.Protocol, limits vassal.
 		}})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- r.s.Run(ctx, []Listener{{l, proto}}) }()
+	go func() { ended <- r.s.Run(ctx, []Listener{l}) }()
 	r.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -138,4 +138,4 @@ type deadlines struct{ *fakeConn }
 func (deadlines) SetReadDeadline(time.Time) error  { return nil }
 func (deadlines) SetWriteDeadline(time.Time) error { return nil }
 func (deadlines) RemoteAddr() net.Addr             { return nil }
-func (deadlines) LocalAddr() net.Addr              { return nil }
+func (deadlines) LocalAddr() net.Addr              { return &net.TCPAddr{} }

@@ -23,6 +23,7 @@ type head struct {
 	expect    bool // Expect: 100-continue
 	close     bool // Connection: close
 	keepAlive bool // Connection: keep-alive
+	upgrade   bool // Connection: upgrade, and the request may become a tunnel
 }
 
 // reset empties h and keeps its memory.
@@ -217,6 +218,8 @@ func (h *head) take(k known, value string) error {
 				h.close = true
 			case strings.EqualFold(v, "keep-alive"):
 				h.keepAlive = true
+			case strings.EqualFold(v, "upgrade"):
+				h.upgrade = true
 			}
 		}
 	}
@@ -260,6 +263,7 @@ func (h *head) check() error {
 	if h.minor == 0 {
 		h.expect = false // RFC 9110 10.1.1
 	}
+	h.upgrade = h.upgrade && h.minor == 1 && !h.hasBody() && !h.expect
 	return h.checkTarget()
 }
 

@@ -109,12 +109,15 @@ func (c *conn) more(limit int, by time.Time) error {
 }
 
 // wrongProtocol looks at the first bytes of a request: a uwsgi packet
-// (modifier 0 or 30, so a byte no method begins with) gets no answer, which
-// it could not read.
+// (modifier 0 or 30, so a byte no method begins with) or a FastCGI record gets
+// no answer, which it could not read.
 func (c *conn) wrongProtocol() error {
 	switch b := c.buf[c.r:c.w]; {
 	case b[0] == 0 || b[0] == 30:
 		c.s.hint(hintUwsgi, "a uwsgi packet came to an http listener", "use proxy_pass in nginx, or socket = instead of http-socket =", c.nc)
+		return errQuiet
+	case b[0] == fcgiVersion:
+		c.s.hint(hintFastCGI, "a FastCGI record came to an http listener", "use proxy_pass in nginx, or fastcgi-socket = instead of http-socket =", c.nc)
 		return errQuiet
 	case len(b) > 1 && b[0] == 0x16 && b[1] == 3:
 		c.s.hint(hintTLS, "a TLS handshake came to an http listener", "use http://", c.nc)
@@ -148,11 +151,15 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 	h := &c.head
 	c.req.Start = time.Now()
 	c.req.Header = h.fields
-	if err := c.variables(); err != nil {
+	err := c.variables()
+	if err == nil && c.misdirected(h.host) {
+		err = errMisdirected
+	}
+	if err != nil {
 		c.refuse(err)
 		return false
 	}
-	c.req.Info = exchange.Info{}
+	c.req.Info, c.req.Modifier1 = exchange.Info{}, c.modifier1
 	c.req.Length = max(h.length, 0)
 	c.req.Body = eof{}
 	if h.chunked {
@@ -167,7 +174,7 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 		c.req.Body = &c.body
 	}
 	c.res.begin(h.minor, c.s.limits.KeepAlive && h.keep(), h.method == "HEAD", false)
-	c.req.Info.Err = c.res.finish(c.s.serve(ctx, &c.req, &c.res))
+	c.answer(ctx)
 	keep := c.res.keep
 	c.done()
 	if h.hasBody() && (!keep || !c.body.discard()) {
@@ -182,53 +189,75 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 	return keep
 }
 
+// answer hands the request to the handler and completes what it answers.
+func (c *conn) answer(ctx context.Context) {
+	if err := c.res.finish(c.s.serve(ctx, c.handler, &c.req, &c.res)); err != nil {
+		c.req.Info.Err = err // else what a handler that answered says went wrong
+	}
+}
+
 // done tells the owner about an answer that is complete, and gives the
 // buffers back.
 func (c *conn) done() {
-	c.req.Info.Status, c.req.Info.Bytes = c.res.status, c.res.sent
+	i, res := &c.req.Info, &c.res
+	i.Status, i.Bytes, i.Fields, i.Head, i.File = res.status, res.sent, res.nfields, res.headLen, res.filed
 	c.s.cfg.Done(&c.req)
 	c.res.end()
 }
 
-// variables fills in the CGI variables of c.head (RFC 3875 4.1, as uWSGI's
+// variables fills in the CGI variables of c.head.
+func (c *conn) variables() (err error) {
+	proto := "HTTP/1.1"
+	if c.head.minor == 0 {
+		proto = "HTTP/1.0"
+	}
+	vars, err := c.variablesOf(&c.head, c.req.Vars[:0], proto)
+	if err == nil {
+		c.req.Vars = vars
+	}
+	return err
+}
+
+// variablesOf appends the CGI variables of h to v (RFC 3875 4.1, as uWSGI's
 // http-socket names them).
-func (c *conn) variables() error {
-	h := &c.head
+func (c *conn) variablesOf(h *head, v []exchange.Var, proto string) ([]exchange.Var, error) {
 	raw, query := splitURI(h.uri)
 	path, err := cleanPath(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	proto := "HTTP/1.1"
-	if h.minor == 0 {
-		proto = "HTTP/1.0"
-	}
-	v := append(c.req.Vars[:0],
+	v = append(v,
 		exchange.Var{Name: "REQUEST_METHOD", Value: h.method},
 		exchange.Var{Name: "REQUEST_URI", Value: h.uri},
 		exchange.Var{Name: "PATH_INFO", Value: path},
 		exchange.Var{Name: "QUERY_STRING", Value: query},
 		exchange.Var{Name: "SERVER_PROTOCOL", Value: proto},
 		exchange.Var{Name: "SCRIPT_NAME", Value: ""},
-		exchange.Var{Name: "REQUEST_SCHEME", Value: "http"})
+		exchange.Var{Name: "REQUEST_SCHEME", Value: c.scheme()})
 	v = append(v, c.peer[:]...)
+	v = append(v, c.extra...)
 	if h.length >= 0 {
 		v = append(v, exchange.Var{Name: "CONTENT_LENGTH", Value: strconv.FormatInt(h.length, 10)})
 	}
 	if h.host != "" {
 		v = append(v, exchange.Var{Name: "HTTP_HOST", Value: h.host})
 	}
+	if h.upgrade { // RFC 9110 7.8: without the option of Connection, Upgrade means nothing
+		v = append(v, exchange.Var{Name: "HTTP_CONNECTION", Value: "Upgrade"})
+	}
 	own := len(v)
 	for i := range h.fields {
-		v = addField(v, own, h.known[i], &h.fields[i])
+		v = addField(v, own, h.known[i], &h.fields[i], h.upgrade)
 	}
-	c.req.Vars = v
-	return nil
+	if len(c.set) > 0 || c.hostName {
+		v = c.settle(v, h.host)
+	}
+	return v, nil
 }
 
 // addField adds the variable of one field to v. Repeated fields are joined as
 // RFC 9110 5.3 says, cookies as RFC 9113 8.2.3.
-func addField(v []exchange.Var, own int, k known, f *exchange.Field) []exchange.Var {
+func addField(v []exchange.Var, own int, k known, f *exchange.Field, upgrade bool) []exchange.Var {
 	var name string
 	join := ", "
 	switch k {
@@ -236,6 +265,10 @@ func addField(v []exchange.Var, own int, k known, f *exchange.Field) []exchange.
 		name = variable(f.Name)
 	case hContentType, hNormal:
 		_, name = lookupVar(f.Name)
+	case hUpgrade:
+		if upgrade {
+			name = "HTTP_UPGRADE"
+		}
 	case hCookie:
 		name, join = "HTTP_COOKIE", "; "
 	}

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"liege/serve/exchange"
 )
@@ -41,7 +40,11 @@ type response struct {
 	gate sync.Mutex // 100 Continue against the head
 
 	minor   int  // of HTTP/1.x, in the status line
-	gateway bool // uwsgi protocol: one answer, then the connection ends
+	gateway bool // not HTTP to the peer: no Date, no Connection, no chunks
+	style   headStyle
+	single  bool // the connection cannot become a tunnel
+	ended   bool // the protocol itself says where a body of unknown length ends
+	cut     bool // the answer ended before its end
 	headReq bool // the method is HEAD
 	keep    bool // the connection may go on
 
@@ -57,6 +60,9 @@ type response struct {
 	length  int64 // as declared; -1: not
 	sent    int64 // of the body, handed to the kernel or buffered
 	dated   bool  // the backend gave a Date
+	headLen int   // bytes of the head
+	nfields int   // its fields
+	filed   bool  // bytes of a file were sent
 	broken  error // sticky
 }
 
@@ -65,8 +71,10 @@ func (r *response) begin(minor int, keep, headReq, gateway bool) {
 	r.gate.Lock()
 	defer r.gate.Unlock()
 	r.minor, r.keep, r.headReq, r.gateway = minor, keep, headReq, gateway
+	r.style, r.single, r.ended, r.cut = statusLine, false, false, false
 	r.status, r.begun, r.framing, r.framed, r.started = 0, false, undecided, false, false
 	r.length, r.sent, r.dated, r.broken = -1, 0, false, nil
+	r.headLen, r.nfields, r.filed = 0, 0, false
 	if r.outBuf == nil {
 		r.outBuf = buffers.Get().(*[]byte)
 	}
@@ -100,14 +108,17 @@ func (r *response) Head(status int, reason string, fields []exchange.Field) erro
 		return bad(fmt.Errorf("invalid status %d", status))
 	}
 	if reason == "" {
-		reason = reasons[status]
+		reason = exchange.Reason(status)
 	} else if !validValue(reason) {
 		return bad(fmt.Errorf("invalid reason phrase %.40q", reason))
 	}
 	out := r.out[:0]
-	if r.minor == 0 {
+	switch {
+	case r.style == statusField:
+		out = append(out, "Status: "...)
+	case r.minor == 0:
 		out = append(out, "HTTP/1.0 "...)
-	} else {
+	default:
 		out = append(out, "HTTP/1.1 "...)
 	}
 	out = strconv.AppendInt(out, int64(status), 10)
@@ -121,7 +132,7 @@ func (r *response) Head(status int, reason string, fields []exchange.Field) erro
 			return bad(err)
 		}
 	}
-	r.out, r.status, r.begun = out, status, true
+	r.out, r.status, r.begun, r.nfields = out, status, true, len(fields)
 	if r.headReq || status == 204 || status == 304 {
 		r.framing = noBody
 	}
@@ -131,40 +142,74 @@ func (r *response) Head(status int, reason string, fields []exchange.Field) erro
 	return nil
 }
 
-// appendField appends one field of a backend, unless it is the front's own.
-func (r *response) appendField(out []byte, f *exchange.Field) ([]byte, error) {
+// ownField is a field of a backend's answer that concerns the framing.
+type ownField uint8
+
+const (
+	notOwn ownField = iota
+	ownDate
+	ownLength
+	ownConnection
+)
+
+// checkField checks one field of a backend, and returns its value without the
+// white space around it.
+func checkField(f *exchange.Field) (value string, own ownField, err error) {
 	if f.Name == "" {
-		return nil, fmt.Errorf("header field without a name")
+		return "", notOwn, fmt.Errorf("header field without a name")
 	}
 	for i := range len(f.Name) {
 		if !tokenByte[f.Name[i]] {
-			return nil, fmt.Errorf("invalid header field name %.40q", f.Name)
+			return "", notOwn, fmt.Errorf("invalid header field name %.40q", f.Name)
 		}
 	}
-	value := trim(f.Value)
+	value = trim(f.Value)
 	if !validValue(value) {
-		return nil, fmt.Errorf("invalid value of header field %s: %.40q", f.Name, value)
+		return "", notOwn, fmt.Errorf("invalid value of header field %s: %.40q", f.Name, value)
 	}
 	switch len(f.Name) {
 	case len("Date"):
-		r.dated = r.dated || strings.EqualFold(f.Name, "Date")
+		if strings.EqualFold(f.Name, "Date") {
+			own = ownDate
+		}
 	case len("Connection"), len("Content-Length"), len("Proxy-Connection"), len("Transfer-Encoding"):
 		switch {
 		case strings.EqualFold(f.Name, "Content-Length"):
-			n, ok := parseLength(value)
-			if !ok || r.length >= 0 {
-				return nil, fmt.Errorf("invalid or repeated Content-Length %.40q", value)
-			}
-			r.length = n
-			return out, nil
+			own = ownLength
 		case strings.EqualFold(f.Name, "Transfer-Encoding"):
-			return nil, fmt.Errorf("header field Transfer-Encoding: framing is the server's")
+			return "", notOwn, fmt.Errorf("header field Transfer-Encoding: framing is the server's")
 		case strings.EqualFold(f.Name, "Connection"), strings.EqualFold(f.Name, "Keep-Alive"), strings.EqualFold(f.Name, "Proxy-Connection"):
-			if strings.EqualFold(value, "close") {
-				r.keep = false
-			}
-			return out, nil
+			own = ownConnection
 		}
+	}
+	return value, own, nil
+}
+
+func errAnswerLength(value string) error {
+	return fmt.Errorf("invalid or repeated Content-Length %.40q", value)
+}
+
+// appendField appends one field of a backend, unless it is the front's own.
+func (r *response) appendField(out []byte, f *exchange.Field) ([]byte, error) {
+	value, own, err := checkField(f)
+	if err != nil {
+		return nil, err
+	}
+	switch own {
+	case ownDate:
+		r.dated = true
+	case ownLength:
+		n, ok := parseLength(value)
+		if !ok || r.length >= 0 {
+			return nil, errAnswerLength(value)
+		}
+		r.length = n
+		return out, nil
+	case ownConnection:
+		if strings.EqualFold(value, "close") {
+			r.keep = false
+		}
+		return out, nil
 	}
 	out = append(out, f.Name...)
 	out = append(out, ": "...)
@@ -185,7 +230,7 @@ func (r *response) frame() {
 		case r.minor == 1 && !r.gateway:
 			r.framing = chunks
 		default:
-			r.framing, r.keep = untilEnd, false
+			r.framing, r.keep = untilEnd, r.keep && r.ended
 		}
 	}
 	if r.c.s.draining.Load() {
@@ -211,6 +256,7 @@ func (r *response) frame() {
 		out = append(out, "Connection: keep-alive\r\n"...)
 	}
 	r.out = append(out, "\r\n"...)
+	r.headLen = len(r.out)
 }
 
 // Write implements exchange.Response. It may keep p's bytes until Flush.
@@ -359,55 +405,6 @@ func (r *response) Flush() error {
 	return r.broken
 }
 
-// File implements exchange.Response.
-func (r *response) File(f exchange.File, off, n int64) error {
-	n, err := r.admit(n)
-	if n == 0 {
-		return err
-	}
-	if r.framing == undecided {
-		r.frame()
-	}
-	if len(r.body) > 0 {
-		r.chunk(int64(len(r.body)))
-		r.emit(r.body)
-		r.body = r.body[:0]
-		r.endChunk()
-	}
-	r.chunk(n)
-	if e := r.file(f, off, n); e != nil {
-		return e
-	}
-	r.endChunk()
-	return err
-}
-
-// file queues a small file with what is queued, or sends a large one with
-// sendfile(2).
-func (r *response) file(f exchange.File, off, n int64) error {
-	if int64(len(r.out))+n <= joinLimit {
-		at := len(r.out)
-		r.out = append(r.out, make([]byte, n)...)
-		if m, err := f.ReadAt(r.out[at:], off); int64(m) < n {
-			r.out = r.out[:at+m]
-			r.broken = fileError(err)
-		}
-		return r.broken
-	}
-	r.send()
-	if r.broken == nil {
-		r.broken = r.c.sendfile(f, off, n)
-	}
-	return r.broken
-}
-
-func fileError(err error) error {
-	if errors.Is(err, io.EOF) {
-		return errFileShrank
-	}
-	return err
-}
-
 // sendContinue tells the client to send its body, unless the answer began.
 func (r *response) sendContinue() error {
 	r.gate.Lock()
@@ -429,7 +426,7 @@ func (r *response) finish(err error) error {
 	}
 	r.send() // after an error too: what came of the body, and then no end
 	if err != nil || r.broken != nil {
-		r.keep = false
+		r.keep, r.cut = false, true
 		if r.framing == untilEnd {
 			r.c.reset()
 		}
@@ -464,20 +461,10 @@ func (r *response) complete() error {
 
 // errorPage answers err instead of what the backend began.
 func (r *response) errorPage(err error) error {
-	status, text := statusOf(err)
-	page := strconv.Itoa(status) + " " + reasons[status]
-	if text != "" {
-		page += ": " + text
-	}
-	page += "\n"
-	fields := append(make([]exchange.Field, 0, 3), exchange.Field{Name: "Content-Type", Value: "text/plain; charset=utf-8"},
-		exchange.Field{Name: "Content-Length", Value: strconv.Itoa(len(page))})
-	if d := retryAfter(err); d > 0 {
-		fields = append(fields, exchange.Field{Name: "Retry-After", Value: strconv.Itoa(int((d + time.Second - 1) / time.Second))})
-	}
+	status, page, fields, refused := r.c.s.errorAnswer(err)
 	r.begun, r.framed, r.framing, r.broken = false, false, undecided, nil
 	r.length, r.sent, r.dated, r.body = -1, 0, false, r.body[:0]
-	if text != "" {
+	if refused {
 		r.keep = false // a refusal: where the next request begins is not known
 	}
 	if e := r.Head(status, "", fields); e != nil {

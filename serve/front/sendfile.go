@@ -1,14 +1,77 @@
 package front
 
 import (
+	"errors"
 	"io"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"liege/serve/exchange"
 )
 
 // maxSendfile is how much one sendfile(2) is asked for, in bytes.
 const maxSendfile = 1 << 20
+
+// File implements exchange.Response.
+func (r *response) File(f exchange.File, off, n int64) error {
+	n, err := r.admit(n)
+	if n == 0 {
+		return err
+	}
+	if r.framing == undecided {
+		r.frame()
+	}
+	if len(r.body) > 0 {
+		r.chunk(int64(len(r.body)))
+		r.emit(r.body)
+		r.body = r.body[:0]
+		r.endChunk()
+	}
+	r.chunk(n)
+	r.filed = true
+	if e := r.file(f, off, n); e != nil {
+		return e
+	}
+	r.endChunk()
+	return err
+}
+
+// file queues a small file with what is queued, or sends a large one with
+// sendfile(2).
+func (r *response) file(f exchange.File, off, n int64) error {
+	if int64(len(r.out))+n <= joinLimit {
+		at := len(r.out)
+		r.out = append(r.out, make([]byte, n)...)
+		if m, err := f.ReadAt(r.out[at:], off); int64(m) < n {
+			r.out = r.out[:at+m]
+			r.broken = fileError(err)
+		}
+		return r.broken
+	}
+	r.sendMore()
+	if r.broken == nil {
+		r.broken = r.c.sendfile(f, off, n)
+	}
+	return r.broken
+}
+
+// sendMore is send before the bytes of a file.
+func (r *response) sendMore() {
+	if len(r.out) == 0 || r.broken != nil {
+		return
+	}
+	r.started = true
+	r.broken = r.c.writeMore(r.out)
+	r.out = r.out[:0]
+}
+
+func fileError(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errFileShrank
+	}
+	return err
+}
 
 // sendfile sends n bytes of f from off. Each time the client takes some, the
 // write timeout begins anew.
@@ -42,6 +105,36 @@ func (c *conn) sendfile(f exchange.File, off, n int64) error {
 			return errFileShrank
 		}
 		n -= int64(sent)
+	}
+	return nil
+}
+
+// writeMore writes p, behind which the bytes of a file follow at once. The
+// kernel sends both together: a head of its own would wake the client for
+// nothing, and the client's processor would then do most of the sending
+// (measured: 1.5 times as many files of 1 MB on loopback).
+func (c *conn) writeMore(p []byte) error {
+	if c.raw == nil {
+		return c.write(p)
+	}
+	var errno error
+	c.armWrite()
+	err := c.raw.Write(func(fd uintptr) bool {
+		for len(p) > 0 {
+			var n int
+			n, errno = unix.SendmsgN(int(fd), p, nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL)
+			switch errno {
+			case nil:
+				p = p[n:]
+			case unix.EINTR:
+			default:
+				return errno != unix.EAGAIN
+			}
+		}
+		return true
+	})
+	if err != nil || errno != nil {
+		return errClientGone
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func inBubble(t *testing.T, limits vassal.HTTPLimits, h exchange.HandlerFunc, f 
 		ctx, stop := context.WithCancel(t.Context())
 		var run sync.WaitGroup
 		run.Go(func() {
-			if err := s.Run(ctx, []Listener{{l, vassal.HTTP}}); err != nil {
+			if err := s.Run(ctx, []Listener{{Listener: l, Protocol: vassal.HTTP}}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -141,7 +141,7 @@ func TestGraceOfLate(t *testing.T) {
 		mine, theirs := net.Pipe()
 		defer mine.Close()
 		begin := time.Now()
-		s.one(t.Context(), theirs, vassal.HTTP)
+		s.one(t.Context(), theirs, &Listener{Protocol: vassal.HTTP})
 		if took := time.Since(begin); took != freshGrace {
 			t.Errorf("closed after %v, want %v", took, freshGrace)
 		}

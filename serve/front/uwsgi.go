@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"liege/serve/exchange"
+	"liege/vassal"
 )
 
 // The protocol's packet: modifier1, size of the variables (little endian),
@@ -17,7 +18,8 @@ import (
 // an HTTP/1.x answer that ends with the connection.
 const (
 	packetHead = 4
-	modWSGI    = 0
+	modWSGI    = exchange.ToApplication
+	modCGI     = exchange.ToCGI
 	modManage  = 30 // WSGI, and SCRIPT_NAME is cut from PATH_INFO
 )
 
@@ -26,115 +28,145 @@ var (
 	errModifier = &refusal{501, "this uwsgi modifier is not supported"}
 )
 
-// serveUWSGI serves the one request of a connection.
-func (c *conn) serveUWSGI(ctx context.Context) {
-	vars, strip, err := c.readPacket()
+// serveUWSGI serves one request of a connection, and reports whether another
+// may follow: only a peer that speaks puwsgi, the form of the protocol whose
+// connections persist, sends one.
+func (c *conn) serveUWSGI(ctx context.Context) bool {
+	vars, modifier, err := c.readPacket()
+	if err == nil && modifier == modRPC {
+		c.serveRPC(ctx, vars)
+		return false
+	}
 	if err == nil {
-		err = c.packetVariables(vars, strip)
+		err = c.packetVariables(vars, modifier == modManage)
 	}
-	if err != nil {
-		c.refuseUWSGI(err)
-		return
+	length := int64(0)
+	if err == nil {
+		length, err = packetLength(c.req.Get("CONTENT_LENGTH"))
 	}
-	length, err := packetLength(c.req.Get("CONTENT_LENGTH"))
 	if m := c.s.limits.BodyBytes; err == nil && m > 0 && length > m {
 		err = errBodyLarge
 	}
 	if err != nil {
-		c.refuseUWSGI(err)
-		return
+		if !errors.Is(err, errQuiet) {
+			c.refuseGateway(err, statusLine)
+			c.linger()
+		}
+		return false
 	}
 	c.req.Header, c.req.Info, c.req.Length, c.req.Body = nil, exchange.Info{}, length, eof{}
+	if c.req.Modifier1 = modifier; modifier == modManage {
+		c.req.Modifier1 = exchange.ToApplication
+	}
 	if length > 0 {
 		c.body.start(length, false)
 		c.req.Body = &c.body
 	}
-	minor := 1
-	if c.req.Get("SERVER_PROTOCOL") == "HTTP/1.0" {
-		minor = 0
-	}
-	c.res.begin(minor, false, c.req.Get("REQUEST_METHOD") == "HEAD", true)
-	c.req.Info.Err = c.res.finish(c.s.serve(ctx, &c.req, &c.res))
+	c.res.begin(c.minorVersion(), c.persist, c.req.Get("REQUEST_METHOD") == "HEAD", true)
+	c.answer(ctx)
+	keep := c.res.keep
 	c.done()
-	if length > 0 && !errors.Is(c.body.err, io.EOF) {
+	if c.unread(length) && (!keep || !c.body.discard()) {
 		c.linger()
+		return false
 	}
+	return keep
 }
 
-func (c *conn) refuseUWSGI(err error) {
-	if errors.Is(err, errQuiet) {
-		return
+// askable says what each modifier1 of a packet means.
+func askable(m vassal.Modifiers, cgi, php, functions bool) (asked [256]int16) {
+	serves := func(n uint8) bool {
+		return n == modWSGI || n == modManage || n == modCGI && cgi || n == exchange.ToPHP && php || n == modRPC && functions
 	}
-	c.req = exchange.Request{Vars: c.req.Vars[:0], Body: eof{}, Start: time.Now()}
-	c.res.begin(1, false, false, true)
-	c.req.Info.Err = c.res.finish(err)
-	c.done()
-	c.linger()
+	for i := range asked {
+		n := uint8(i)
+		for _, pair := range m.Remap {
+			if pair[0] == uint8(i) {
+				n = pair[1]
+			}
+		}
+		asked[i] = int16(n)
+		if !serves(n) || len(m.Allowed) > 0 && !slices.Contains(m.Allowed, n) {
+			asked[i] = -1
+		}
+	}
+	return asked
+}
+
+// firstBytes waits for the first bytes of a request.
+func (c *conn) firstBytes() error {
+	wait, d := fresh, c.s.limits.HeaderTimeout
+	if c.served {
+		wait, d = idle, c.s.limits.IdleTimeout
+	}
+	c.r, c.w = 0, 0
+	c.arm(wait, d)
+	if c.fill(len(c.buf)) != nil {
+		return errQuiet
+	}
+	c.served = true
+	return nil
 }
 
 // readPacket reads the variables of a packet: they must be there within the
-// header timeout. strip says that SCRIPT_NAME is to be cut from PATH_INFO.
-func (c *conn) readPacket() (vars []byte, strip bool, err error) {
-	by := time.Now().Add(c.s.limits.HeaderTimeout)
-	c.arm(fresh, c.s.limits.HeaderTimeout)
-	if err := c.fill(len(c.buf)); err != nil {
-		return nil, false, errQuiet
+// header timeout.
+func (c *conn) readPacket() (vars []byte, modifier uint8, err error) {
+	if c.persist {
+		c.w = copy(c.buf, c.buf[c.r:c.w])
+		c.r = 0
 	}
+	if c.w == 0 {
+		if err := c.firstBytes(); err != nil {
+			return nil, 0, err
+		}
+	}
+	by := time.Now().Add(c.s.limits.HeaderTimeout)
 	c.setWait(busy)
 	c.req.Start = time.Now()
 	need := packetHead
 	for {
 		b := c.buf[:c.w]
-		if c.spokenHTTP(b) {
-			return nil, false, errSpokenHTTP
+		if spokenHTTP(b) {
+			c.s.hint(hintHTTP, "HTTP came to a uwsgi listener", "http-socket = instead of socket =, or in nginx uwsgi_pass instead of proxy_pass", c.nc)
+			return nil, 0, errSpokenHTTP
 		}
 		if len(b) >= packetHead {
-			if b[0] != modWSGI && b[0] != modManage {
-				c.s.hint(hintModifier, "a uwsgi packet with modifier1 "+strconv.Itoa(int(b[0]))+" came", "only 0 (WSGI) and 30 are served here", c.nc)
-				return nil, false, errModifier
+			if c.s.asked[b[0]] < 0 {
+				c.s.hint(hintModifier, "a uwsgi packet with modifier1 "+strconv.Itoa(int(b[0]))+" came", "only 0 (WSGI), 30 and, with a cgi line, 9, with a php-docroot line, 14, and, with an app, 173 are served here", c.nc)
+				return nil, 0, errModifier
 			}
 			need = packetHead + int(b[1]) + int(b[2])<<8
 			if need > c.s.limits.HeaderBytes+packetHead {
-				return nil, false, errLargeHead
+				return nil, 0, errLargeHead
 			}
 		}
 		if len(b) >= need && need >= packetHead && len(b) >= packetHead {
-			c.r = need
-			return b[packetHead:need], b[0] == modManage, nil
+			c.r, c.modifier2 = need, b[3]
+			return b[packetHead:need], uint8(c.s.asked[b[0]]), nil
 		}
 		if err := c.more(max(need, minBuffer), by); err != nil {
-			return nil, false, err
+			return nil, 0, err
 		}
 	}
 }
 
-// packetVariables takes the variables of a packet over into the request. What
-// a web server names comes before what it takes from the client's header, or
-// after it; the last one of a name counts, as in uWSGI. Names that tell uWSGI
-// to load or run something (UWSGI_FILE, UWSGI_SETENV, UWSGI_CHDIR …) are
-// dropped: whoever reaches the socket may send requests, not code. So is
-// HTTP_PROXY (CVE-2016-5385).
+// packetVariables takes the variables of a packet over into the request.
 func (c *conn) packetVariables(b []byte, strip bool) error {
 	s := string(b)
-	v := c.req.Vars[:0]
+	c.req.Vars = c.req.Vars[:0]
 	for s != "" {
 		var name, value string
 		var ok bool
-		if name, s, ok = packetString(s); !ok || !validVariable(name) {
+		if name, s, ok = packetString(s); !ok {
 			return errPacket
 		}
-		if value, s, ok = packetString(s); !ok || strings.ContainsAny(value, "\x00\r\n") {
+		if value, s, ok = packetString(s); !ok {
 			return errPacket
 		}
-		if strings.HasPrefix(name, "UWSGI_") && name != "UWSGI_SCHEME" || name == "HTTP_PROXY" {
-			continue
+		if err := c.variable(name, value); err != nil {
+			return err
 		}
-		if len(v) >= 2*c.s.limits.Fields {
-			return errManyFields
-		}
-		v = setVar(v, name, value)
 	}
-	c.req.Vars = v
 	if c.req.Get("REQUEST_METHOD") == "" {
 		return errPacket
 	}
@@ -195,13 +227,12 @@ var errSpokenHTTP = &refusal{400, "this socket speaks the uwsgi protocol, not HT
 	"write http-socket = instead of socket =, or in nginx uwsgi_pass instead of proxy_pass"}
 
 // spokenHTTP reports whether b begins with a method.
-func (c *conn) spokenHTTP(b []byte) bool {
+func spokenHTTP(b []byte) bool {
 	if len(b) < packetHead {
 		return false
 	}
 	for _, m := range [...]string{"GET ", "HEAD", "POST", "PUT ", "PATC", "DELE", "OPTI", "CONN", "TRAC", "PRI "} {
 		if bytes.HasPrefix(b, []byte(m)) {
-			c.s.hint(hintHTTP, "HTTP came to a uwsgi listener", "http-socket = instead of socket =, or in nginx uwsgi_pass instead of proxy_pass", c.nc)
 			return true
 		}
 	}

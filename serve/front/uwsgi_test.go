@@ -102,13 +102,18 @@ http {
 // that talks to it.
 func startNginx(t *testing.T, dir string) *http.Client {
 	t.Helper()
+	return startNginxWith(t, dir, nginxConf)
+}
+
+func startNginxWith(t *testing.T, dir, text string) *http.Client {
+	t.Helper()
 	testenv.Need(t, testenv.Nginx)
 	path, err := exec.LookPath("nginx")
 	if err != nil {
 		path = "/usr/sbin/nginx"
 	}
 	conf := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(conf, []byte(strings.ReplaceAll(nginxConf, "DIR", dir)), 0o600); err != nil {
+	if err := os.WriteFile(conf, []byte(strings.ReplaceAll(text, "DIR", dir)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, "-p", dir, "-c", conf, "-e", filepath.Join(dir, "error.log"))

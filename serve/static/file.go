@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// file is a descriptor that is read and closed within one request. An os.File
+// File is a descriptor that is read and closed within one request. An os.File
 // would ask the poller whether it can wait for it: two system calls for
 // nothing, on a path that has eight.
-type file struct{ fd int }
+type File struct{ fd int }
 
 // Fd implements exchange.File.
-func (f *file) Fd() uintptr { return uintptr(f.fd) }
+func (f *File) Fd() uintptr { return uintptr(f.fd) }
 
 // ReadAt implements io.ReaderAt.
-func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
+func (f *File) ReadAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) {
 		m, err := unix.Pread(f.fd, p[n:], off+int64(n))
 		switch {
@@ -33,6 +33,6 @@ func (f *file) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 // Close closes the descriptor. It is called once.
-func (f *file) Close() {
+func (f *File) Close() {
 	_ = unix.Close(f.fd) // opened for reading: nothing to lose
 }

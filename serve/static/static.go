@@ -1,5 +1,5 @@
 // Package static serves files, as uWSGI's check-static, static-map,
-// static-map2, static-index, static-skip-ext, static-safe and mimefile do.
+// static-map2, check-static-docroot and their kin do.
 //
 // A request for which there is no file goes on to the next handler: the
 // application, or 404. So does one that may not be served, as in uWSGI; a
@@ -10,60 +10,75 @@
 // on: no path is checked and then used. A symbolic link may lead anywhere
 // inside its directory, and out of it only into another directory that is
 // served or named by static-safe. Only regular files are sent; a FIFO or a
-// device does not block. Names beginning with a dot are served as by uWSGI,
-// but for those of version control, .env and .ht (hidden).
+// device does not block. A URL with a name in it that begins with a dot is no
+// file's, but for .well-known (RFC 8615), unless static-dot-files says so;
+// those of version control, .env, .ht and keys never are (secret), not even
+// through a link.
 //
-// Differences from uWSGI: Range and If-Range are honoured without
-// honour-range and a list of ranges is answered with the whole file;
-// If-None-Match is not ignored; Accept-Ranges is sent; there is no listing
-// and no redirect to a trailing slash, as in uWSGI.
+// An answer has an entity tag and a date, and If-None-Match, If-Match,
+// If-Modified-Since, If-Unmodified-Since, Range and If-Range are answered as
+// RFC 9110 says, 13 and 14. With static-gzip and its kin the compressed
+// neighbour (.br, .zst, .gz) that a client takes is sent instead.
+//
+// Differences from uWSGI: Range needs no honour-range, and a list of ranges is
+// answered with the whole file; one Expires, not one for each family of
+// options that matches; Accept-Ranges, ETag and Vary are sent. There is no
+// listing and no redirect to a trailing slash, as in uWSGI.
 package static
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/beneath"
 	"liege/serve/exchange"
 	"liege/vassal"
 )
 
 // Handler serves files. Make one with New; it is safe for concurrent use.
 type Handler struct {
-	check []*root
-	maps  []mapped // static-map, then static-map2
-	safe  []*root  // all roots that a link may lead into
-	index []string
-	skip  []string
-	types types
-	next  exchange.Handler
+	// Before is asked before a file that a URL leads to is sent, with
+	// PATH_INFO naming the index where that was found: routing rules look at
+	// what is about to be served. done says that it has answered, or failed.
+	// nil: every file is sent. It is set before the first request.
+	Before func(ctx context.Context, r *exchange.Request, w exchange.Response) (done bool, err error)
+
+	check   []*beneath.Root
+	maps    []mapped        // static-map, then static-map2
+	safe    []*beneath.Root // all roots that a link may lead into
+	docroot bool            // check-static-docroot
+	dots    bool            // static-dot-files
+	index   []string
+	skip    []string
+	types   *types
+	expires *expires // nil: no Expires
+	packed  *packed  // nil: no compressed neighbours
+	next    exchange.Handler
 }
 
 // mapped is one static-map.
 type mapped struct {
 	mount string
 	whole bool // static-map2: the mount point is part of the path
-	root  *root
+	root  *beneath.Root
 }
 
 // New returns a Handler for what s names, in front of next. A directory that
 // does not exist (yet) is no error, nor is a mime file that cannot be read;
 // both are logged.
 func New(s vassal.Static, next exchange.Handler, log *slog.Logger) *Handler {
-	h := &Handler{index: s.Index, skip: s.SkipExt, next: next}
+	h := &Handler{index: s.Index, skip: s.SkipExt, docroot: s.Docroot, dots: s.DotFiles, next: next}
 	for _, d := range s.Check {
-		h.check = append(h.check, newRoot(d))
+		h.check = append(h.check, beneath.New(d))
 	}
 	for _, whole := range []bool{false, true} {
 		for _, m := range s.Map {
 			if m.Append == whole {
-				h.maps = append(h.maps, mapped{m.Mount, whole, newRoot(m.Dir)})
+				h.maps = append(h.maps, mapped{m.Mount, whole, beneath.New(m.Dir)})
 			}
 		}
 	}
@@ -72,14 +87,16 @@ func New(s vassal.Static, next exchange.Handler, log *slog.Logger) *Handler {
 		h.safe = append(h.safe, m.root)
 	}
 	for _, d := range s.Safe {
-		h.safe = append(h.safe, newRoot(d))
+		h.safe = append(h.safe, beneath.New(d))
 	}
 	for _, r := range h.safe {
-		if _, err := r.open(); err != nil {
-			log.Warn("static files: directory cannot be opened", "path", r.path, "err", err)
+		if _, err := r.Open(); err != nil {
+			log.Warn("static files: directory cannot be opened", "path", r.Path(), "err", err)
 		}
 	}
 	h.types = loadTypes(s.Mime, log)
+	h.expires = newExpires(s.Expires, log)
+	h.packed = newPacked(s.Gzip, log)
 	return h
 }
 
@@ -89,25 +106,55 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if method != "GET" && method != "HEAD" {
 		return h.next.Serve(ctx, r, w)
 	}
-	f, name, info := h.find(r)
-	if f == nil {
+	f := h.find(r)
+	if f.File == nil {
 		return h.next.Serve(ctx, r, w)
 	}
-	defer f.Close()
+	if h.Before != nil {
+		nameIndex(r, &f)
+		if done, err := h.Before(ctx, r, w); done || err != nil {
+			f.close()
+			return err
+		}
+	}
 	r.Info.Backend = "static"
-	return h.send(r, w, f, name, info)
+	return h.send(r, w, &f)
 }
 
-// find opens the file that r asks for; nil if there is none. The order is
-// uWSGI's: check-static, static-map, static-map2, each as in the file.
-func (h *Handler) find(r *exchange.Request) (*file, string, info) {
+// nameIndex makes PATH_INFO name the index file that was found, as in uWSGI.
+func nameIndex(r *exchange.Request, f *found) {
+	p := r.Get("PATH_INFO")
+	if index := path.Base(f.name); !f.whole && path.Base(p) != index {
+		r.Set("PATH_INFO", strings.TrimRight(p, "/")+"/"+index)
+	}
+}
+
+// found is the file that answers a request, or nothing.
+type found struct {
+	*File
+	dir  *beneath.Dir // where it was found
+	name string       // below dir; its type goes by it
+	own  bool         // dir was opened for this request
+	info
+}
+
+func (f *found) close() {
+	f.Close()
+	if f.own {
+		f.dir.Close()
+	}
+}
+
+// find opens the file that r asks for. The order is uWSGI's: check-static,
+// static-map, static-map2, each as in the file, then check-static-docroot.
+func (h *Handler) find(r *exchange.Request) found {
 	p := r.Get("PATH_INFO")
 	if p == "" || p[0] != '/' || strings.IndexByte(p, 0) >= 0 || h.skipped(p) {
-		return nil, "", info{}
+		return found{}
 	}
 	for _, root := range h.check {
-		if f, name, fi := h.open(root, p); f != nil {
-			return f, name, fi
+		if f := h.inRoot(root, p); f.File != nil {
+			return f
 		}
 	}
 	for i := range h.maps {
@@ -119,11 +166,34 @@ func (h *Handler) find(r *exchange.Request) (*file, string, info) {
 		if m.whole {
 			rest = p
 		}
-		if f, name, fi := h.open(m.root, rest); f != nil {
-			return f, name, fi
+		if f := h.inRoot(m.root, rest); f.File != nil {
+			return f
 		}
 	}
-	return nil, "", info{}
+	if h.docroot {
+		return h.inDocroot(r.Get("DOCUMENT_ROOT"), p)
+	}
+	return found{}
+}
+
+// inDocroot looks for p below the directory that the front end or a routing
+// rule named. It may change with every request and is not kept open.
+func (h *Handler) inDocroot(docroot, p string) found {
+	if !path.IsAbs(docroot) || strings.IndexByte(docroot, 0) >= 0 || path.Clean(docroot) == "/" {
+		return found{}
+	}
+	dir, err := beneath.Open(docroot)
+	if err != nil {
+		return found{}
+	}
+	if !dir.IsFile() {
+		if f := h.open(dir, p); f.File != nil {
+			f.own = true
+			return f
+		}
+	}
+	dir.Close()
+	return found{}
 }
 
 func (h *Handler) skipped(p string) bool {
@@ -135,24 +205,31 @@ func (h *Handler) skipped(p string) bool {
 	return false
 }
 
-// open opens p beneath root, or the index of the directory that p is.
-func (h *Handler) open(root *root, p string) (*file, string, info) {
-	rel, ok := relative(p)
+func (h *Handler) inRoot(root *beneath.Root, p string) found {
+	dir, err := root.Open()
+	if err != nil {
+		return found{}
+	}
+	return h.open(dir, p)
+}
+
+// open opens p beneath dir, or the index of the directory that p is.
+func (h *Handler) open(dir *beneath.Dir, p string) found {
+	rel, ok := relative(p, h.dots)
 	if !ok {
-		return nil, "", info{}
+		return found{}
 	}
-	f, fi := h.beneath(root, rel)
-	if f == nil {
-		return nil, "", info{}
-	}
+	f := h.beneath(dir, rel)
 	switch {
-	case fi.whole:
-		return f, root.path, fi
-	case !fi.dir && strings.HasSuffix(p, "/"):
+	case f.File == nil:
+		return found{}
+	case f.whole:
+		return f
+	case !f.isDir && strings.HasSuffix(p, "/"):
 		f.Close() // "file/" is not the file: its relative links would be wrong
-		return nil, "", info{}
-	case !fi.dir:
-		return f, rel, fi
+		return found{}
+	case !f.isDir:
+		return f
 	}
 	f.Close()
 	for _, index := range h.index {
@@ -160,38 +237,41 @@ func (h *Handler) open(root *root, p string) (*file, string, info) {
 		if h.skipped("/" + name) {
 			continue
 		}
-		if f, fi := h.beneath(root, name); f != nil {
-			if !fi.dir {
-				return f, name, fi
+		if f := h.beneath(dir, name); f.File != nil {
+			if !f.isDir {
+				return f
 			}
 			f.Close()
 		}
 	}
-	return nil, "", info{}
+	return found{}
 }
 
 // relative makes a path for openat2 of a URL's path: no leading slashes, no
 // "..", no hidden name.
-func relative(p string) (string, bool) {
+func relative(p string, dots bool) (string, bool) {
 	p = strings.Trim(p, "/")
 	if p == "" {
 		return ".", true
 	}
+	if strings.IndexByte(p, '.') < 0 {
+		return p, true
+	}
 	for seg := range strings.SplitSeq(p, "/") {
-		if seg == ".." || hidden(seg) {
+		if seg == "" || seg[0] != '.' {
+			continue
+		}
+		if seg == ".." || secret(seg) || !dots && seg != "." && seg != ".well-known" {
 			return "", false
 		}
 	}
 	return p, true
 }
 
-// hidden reports whether a name is never served: what version control, shells
+// secret reports whether a name is never served: what version control, shells
 // of deployment and web servers keep beside the public files.
-func hidden(name string) bool {
-	if name == "" || name[0] != '.' {
-		return false
-	}
-	for _, p := range [...]string{".git", ".svn", ".hg", ".bzr", ".env", ".ht", ".ssh", ".aws"} {
+func secret(name string) bool {
+	for _, p := range [...]string{".git", ".svn", ".hg", ".bzr", ".env", ".ht", ".ssh", ".aws", ".npmrc", ".netrc", ".pgpass", ".gnupg"} {
 		if strings.HasPrefix(name, p) {
 			return true
 		}
@@ -199,87 +279,52 @@ func hidden(name string) bool {
 	return false
 }
 
-// info is what fstat(2) says of a file.
+// info is what is known of an open file.
 type info struct {
-	dir   bool
-	whole bool // the root itself is this file
+	isDir bool   // a directory
+	whole bool   // the root itself is this file
+	link  string // where a symbolic link below the root led; empty: there was none
 	size  int64
 	mtime int64 // seconds
+	nsec  int64
 }
 
-const openFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+const openFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 
-// beneath opens rel beneath root: a regular file or a directory, else nil.
-func (h *Handler) beneath(root *root, rel string) (*file, info) {
-	dir, err := root.open()
-	if err != nil {
-		return nil, info{}
-	}
+// beneath opens rel beneath dir: a regular file or a directory, else nothing.
+func (h *Handler) beneath(dir *beneath.Dir, rel string) found {
 	var fd int
-	if dir.file {
-		fd, err = unix.Open(procPath(dir.f), openFlags, 0) // whatever rel is, as in uWSGI
-	} else {
-		fd, err = openBeneath(dir.f, rel, 0)
-		if errors.Is(err, unix.EXDEV) {
-			fd, err = h.elsewhere(dir.f, rel)
-		}
+	var err error
+	f := found{dir: dir, name: rel}
+	if dir.IsFile() {
+		f.whole, f.name = true, path.Base(dir.Path())
+		fd, err = dir.Reopen(openFlags) // whatever rel is, as in uWSGI
+	} else if fd, f.link, err = dir.File(rel, openFlags, h.safe); err == nil && f.link != "" && !h.mayLink(dir, f.link) {
+		_ = unix.Close(fd) // opened for reading: nothing to lose
+		return found{}
 	}
 	if err != nil {
-		return nil, info{}
+		return found{}
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err == nil {
-		fi := info{dir: st.Mode&unix.S_IFMT == unix.S_IFDIR, whole: dir.file, size: st.Size, mtime: st.Mtim.Sec}
-		if fi.dir || st.Mode&unix.S_IFMT == unix.S_IFREG {
-			return &file{fd}, fi
+		f.isDir, f.size, f.mtime, f.nsec = st.Mode&unix.S_IFMT == unix.S_IFDIR, st.Size, st.Mtim.Sec, st.Mtim.Nsec
+		if f.isDir || st.Mode&unix.S_IFMT == unix.S_IFREG {
+			f.File = &File{fd}
+			return f
 		}
 	}
 	_ = unix.Close(fd) // opened for reading: nothing to lose
-	return nil, info{}
+	return found{}
 }
 
-// openBeneath is openat2(2) that never leaves dir.
-func openBeneath(dir *os.File, rel string, resolve uint64) (int, error) {
-	for {
-		fd, err := unix.Openat2(int(dir.Fd()), rel, &unix.OpenHow{Flags: openFlags,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | resolve})
-		if err != unix.EINTR && err != unix.EAGAIN { // EAGAIN: a rename raced with ".."
-			return fd, err
-		}
+// mayLink reports whether where a link led may be served under its own name
+// too: static-skip-ext keeps the source of a program from being sent,
+// whatever leads to it.
+func (h *Handler) mayLink(dir *beneath.Dir, real string) bool {
+	if rest, ok := beneath.Below(real, dir.Real()); ok {
+		real = rest
 	}
-}
-
-// elsewhere opens a path that a link leads out of its directory: where it
-// ends is looked up with a descriptor that can read nothing (O_PATH), and
-// must be below a directory that is served or safe; beneath that the file is
-// opened anew, without following any link. So a link that is exchanged
-// meanwhile wins nothing.
-func (h *Handler) elsewhere(dir *os.File, rel string) (int, error) {
-	fd, err := unix.Openat2(int(dir.Fd()), rel, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS})
-	if err != nil {
-		return -1, err
-	}
-	f := os.NewFile(uintptr(fd), rel)
-	defer f.Close()
-	real, err := os.Readlink(procPath(f))
-	if err != nil {
-		return -1, err
-	}
-	for _, root := range h.safe {
-		d, err := root.open()
-		if err != nil || d.file {
-			continue
-		}
-		rest, ok := strings.CutPrefix(real+"/", d.real+"/")
-		if !ok {
-			continue
-		}
-		if rest, ok = relative(rest); !ok {
-			continue
-		}
-		if fd, err := openBeneath(d.f, rest, unix.RESOLVE_NO_SYMLINKS); err == nil {
-			return fd, nil
-		}
-	}
-	return -1, fs.ErrPermission
+	_, ok := relative(real, true)
+	return ok && !h.skipped(real)
 }

@@ -53,7 +53,7 @@ func next(context.Context, *exchange.Request, exchange.Response) error { return 
 // get asks h for path; status 0 is what went on to the next handler.
 func get(t testing.TB, h *Handler, path string, vars ...string) *answer {
 	t.Helper()
-	r := &exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "GET"}, {Name: "PATH_INFO", Value: path}}}
+	r := &exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "GET"}, {Name: "PATH_INFO", Value: path}}, Start: time.Now()}
 	for i := 0; i < len(vars); i += 2 {
 		r.Set(vars[i], vars[i+1])
 	}
@@ -132,17 +132,17 @@ func TestTraversal(t *testing.T) {
 		"www/self@": "/proc/self/root", "www/null@": "/dev/zero", "www/loop@": "loop", "www/gone@": "nowhere",
 		"www/in@": "d/x", "www/absin@": "DIR/www/d/x", "www/dirin@": "d", "www/map@": "DIR/other", "www/safelink@": "DIR/safe/ok.txt",
 		"www/safegit@": "DIR/safe/.git", "www/chain@": "abs", "www/inchain@": "absin",
-		"www/.git/config": "g", "www/.env": "e", "www/.env.local": "e", "www/.htaccess": "h", "www/sub/.svn/entries": "s", "www/.a": "dot",
+		"www/.git/config": "g", "www/.env": "e", "www/.env.local": "e", "www/.htaccess": "h", "www/sub/.svn/entries": "s", "www/.a": "dot", "www/vcs@": ".git",
 	})
 	if err := syscall.Mkfifo(dir+"/www/fifo", 0o644); err != nil {
 		t.Fatal(err)
 	}
 	h := newHandler(vassal.Static{Check: []string{dir + "/www"}, Map: []vassal.StaticMap{{Mount: "/o", Dir: dir + "/other"}}, Safe: []string{dir + "/safe"}})
 	served := map[string]string{"/canary": "public", "/d/x": "x", "/in": "x", "/absin": "x", "/dirin/x": "x", "/map/canary": "other",
-		"/safelink": "safe", "/inchain": "x", "/.a": "dot", "/o/canary": "other"}
+		"/safelink": "safe", "/inchain": "x", "/o/canary": "other"}
 	refused := []string{"/../canary", "/d/../../canary", "/up", "/abs", "/dirup/canary", "/etc/passwd", "/env", "/self/etc/passwd", "/null", "/loop",
 		"/gone", "/fifo", "/chain", "/o../canary", "/o/../canary", "/o//../canary", "/..", "/canary\x00.html", "/\x00", "/safegit/config", "/map/.env",
-		"/.git/config", "/.env", "/.env.local", "/.htaccess", "/sub/.svn/entries", "/.git", "/d", "/" + strings.Repeat("a/", 2000) + "x",
+		"/.git/config", "/.env", "/.env.local", "/.htaccess", "/sub/.svn/entries", "/.git", "/d", "/.a", "/vcs/config", "/dot", "/" + strings.Repeat("a/", 2000) + "x",
 		"/" + strings.Repeat("a", 300), "/..\\canary", "/..;/canary", "/%2e%2e/canary", "/\xc0\xae\xc0\xae/canary", "http://x/canary"}
 	for p, want := range served {
 		if a := get(t, h, p); a.body.String() != want {
@@ -262,11 +262,7 @@ func TestReplacedRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range h.safe {
-		if o := r.now.Load(); o != nil {
-			old := *o
-			old.at = old.at.Add(-2 * recheck)
-			r.now.Store(&old)
-		}
+		r.Forget()
 	}
 	if got := get(t, h, "/f").body.String(); got != "two" {
 		t.Errorf("got %q, want the new directory's", got)
@@ -310,7 +306,7 @@ func FuzzRange(f *testing.F) {
 func BenchmarkServe(b *testing.B) {
 	dir := tree(b, map[string]string{"f.html": strings.Repeat("x", 4096)})
 	h := newHandler(vassal.Static{Check: []string{dir}})
-	r := &exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "HEAD"}, {Name: "PATH_INFO", Value: "/f.html"}}}
+	r := &exchange.Request{Start: time.Now(), Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "HEAD"}, {Name: "PATH_INFO", Value: "/f.html"}}}
 	w := discard{}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -5,16 +5,26 @@ import (
 	"bytes"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"strings"
+	"sync"
 )
 
 // types maps an extension without its dot to a media type.
-type types map[string]string
+type types struct {
+	known map[string]string
+	// system reads what the operating system knows, when a file is asked for
+	// whose type is not known otherwise: most sites never need it.
+	system func() map[string]string
+}
+
+// systemTypes is the operating system's own mime file, as uWSGI's default is.
+const systemTypes = "/etc/mime.types"
 
 // common are the types of files that web sites hold; a mimefile adds to them
 // and goes before them.
-var common = types{
+var common = map[string]string{
 	"aac": "audio/aac", "apk": "application/vnd.android.package-archive", "atom": "application/atom+xml",
 	"avi": "video/x-msvideo", "avif": "image/avif", "bin": "application/octet-stream", "bmp": "image/bmp",
 	"bz2": "application/x-bzip2", "css": "text/css", "csv": "text/csv", "deb": "application/vnd.debian.binary-package",
@@ -43,35 +53,41 @@ var common = types{
 
 // of returns the type of a file by the extension of its name, "" when it is
 // not known: then the answer has no Content-Type, as in uWSGI.
-func (t types) of(name string) string {
+func (t *types) of(name string) string {
 	i := strings.LastIndexByte(name, '.')
 	if i < 0 || i < strings.LastIndexByte(name, '/') {
 		return ""
 	}
-	return t[strings.ToLower(name[i+1:])]
+	ext := strings.ToLower(name[i+1:])
+	if kind, ok := t.known[ext]; ok {
+		return kind
+	}
+	return t.system()[ext]
 }
 
 // maxMime bounds a mime file, in bytes.
 const maxMime = 1 << 20
 
 // loadTypes reads mime files: lines of a type and its extensions.
-func loadTypes(files []string, log *slog.Logger) types {
+func loadTypes(files []string, log *slog.Logger) *types {
+	t := &types{known: common, system: sync.OnceValue(func() map[string]string {
+		m := make(map[string]string)
+		_ = readTypes(m, systemTypes) // not every system has one
+		return m
+	})}
 	if len(files) == 0 {
-		return common
+		return t
 	}
-	t := make(types, len(common))
-	for k, v := range common {
-		t[k] = v
-	}
+	t.known = maps.Clone(common)
 	for _, name := range files {
-		if err := t.read(name); err != nil {
+		if err := readTypes(t.known, name); err != nil {
 			log.Warn("mimefile cannot be read", "err", err)
 		}
 	}
 	return t
 }
 
-func (t types) read(name string) error {
+func readTypes(t map[string]string, name string) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -84,7 +100,7 @@ func (t types) read(name string) error {
 	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
 		line, _, _ := strings.Cut(s.Text(), "#")
 		words := strings.Fields(line)
-		if len(words) < 2 || !strings.Contains(words[0], "/") {
+		if len(words) < 2 || !validType(words[0]) {
 			continue
 		}
 		for _, ext := range words[1:] {
@@ -92,4 +108,14 @@ func (t types) read(name string) error {
 		}
 	}
 	return nil
+}
+
+// validType reports whether s may be the value of Content-Type.
+func validType(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return strings.Contains(s, "/")
 }

@@ -25,7 +25,8 @@ const (
 	// throughput does not change), and what lies in the kernel can no longer be
 	// taken back.
 	backlog = 8
-	// maxWaiting bounds the requests that wait in the core for the queue.
+	// maxWaiting bounds the requests that wait in the core for the queue, where
+	// no line (listen) allows more.
 	maxWaiting = 1024
 )
 
@@ -48,6 +49,8 @@ type call struct {
 	index  int
 	done   chan error    // receives once for each call that Serve waits for
 	live   atomic.Uint64 // id, while a worker may be at it
+	long   atomic.Bool   // a WebSocket: harakiri is not for it
+	limit  atomic.Int64  // harakiri, in nanoseconds; 0: none
 	moving atomic.Int32  // mu is held to use Body or Response: a direction
 	grip   grip
 
@@ -58,11 +61,13 @@ type call struct {
 	lane    *lane // that answers it, or discards its answer
 	r       *exchange.Request
 	w       exchange.Response
-	started bool  // Head was given to w
-	nobody  bool  // HEAD, 204 and 304 have no body
-	left    int64 // of the Content-Length; -1: the application named none
-	err     error // the answer cannot be continued
-	bodyErr error // the client's body could not be read
+	started bool      // Head was given to w
+	nobody  bool      // HEAD, 204 and 304 have no body
+	left    int64     // of the Content-Length; -1: the application named none
+	unwatch func()    // ends the watch for the client's leaving; nil: there is none
+	tunnel  io.Closer // the client's end of a WebSocket
+	err     error     // the answer cannot be continued
+	bodyErr error     // the client's body could not be read
 	vars    []byte
 	buf     []byte
 }
@@ -131,11 +136,23 @@ func (c *call) tryLock() bool {
 // means that it is incomplete: the connection must be cut.
 func (p *Pool) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
 	r.Info.Backend = p.w.Language
+	if p.fleet != nil {
+		return p.fleet.serve(ctx, r, w)
+	}
+	return p.serve(ctx, r, w, nil)
+}
+
+// serve is Serve; with f it is a function that is called, and r has no
+// variables for it.
+func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Response, f *function) error {
+	if p.asleep.Load() {
+		p.rouse()
+	}
 	c, err := p.acquire(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.prepare(r, w, p.seq.Add(1)); err != nil {
+	if err := p.prepare(c, r, w, p.seq.Add(1), f); err != nil {
 		p.release(c)
 		return err
 	}
@@ -155,6 +172,9 @@ func (p *Pool) Serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 		err = <-c.done
 	}
 	p.release(c)
+	if t, ok := errors.AsType[*takeover](err); ok {
+		return t.relay(ctx, p, r, w)
+	}
 	return err
 }
 
@@ -166,7 +186,7 @@ func (p *Pool) acquire(ctx context.Context) (*call, error) {
 	default:
 	}
 	defer p.waiting.Add(-1)
-	if n := p.waiting.Add(1); n > maxWaiting {
+	if n := p.waiting.Add(1); n > int64(max(maxWaiting, p.w.Waiting)) {
 		return nil, &exchange.StatusError{Status: 503, RetryAfter: time.Second,
 			Err: fmt.Errorf("all workers are busy and %d requests wait", n-1)}
 	}
@@ -183,11 +203,12 @@ func (p *Pool) acquire(ctx context.Context) (*call, error) {
 // release makes c free again.
 func (p *Pool) release(c *call) {
 	c.live.Store(0)
+	c.long.Store(false)
 	c.grip.set(0, nil, nil)
 	c.mu.Lock()
 	c.id, c.state, c.sent, c.lane = 0, idle, false, nil
 	c.r, c.w, c.started, c.nobody, c.left = nil, nil, false, false, -1
-	c.err, c.bodyErr, c.vars = nil, nil, nil
+	c.err, c.bodyErr, c.vars, c.tunnel = nil, nil, nil, nil
 	if cap(c.buf) > 2*maxPacket {
 		c.buf = nil
 	}
@@ -233,7 +254,9 @@ func (c *call) give(id uint64, l *lane) bool {
 	if c.state == queued {
 		c.state = answering
 		if l != nil {
-			c.r.Info.Worker, c.r.Info.PID = l.proc.number, int(l.proc.pid.Load())
+			i := &c.r.Info
+			i.Worker, i.PID, i.Thread = l.proc.number, int(l.proc.pid.Load()), l.thread
+			i.Seq = uint64(l.p.stats[l.proc.number-1].requests.Load()) + 1
 		}
 	}
 	c.lane = l
@@ -295,9 +318,25 @@ func (c *call) abandon() bool {
 	if c.state == done {
 		return false
 	}
+	if c.tunnel != nil { // its worker is told, and ends it
+		c.tunnel.Close()
+		return false
+	}
+	c.ignore()
+	if l := c.lane; l != nil && l.p.lanesEach() > l.p.w.Threads {
+		_ = l.gone(c.id) // a worker that does not hear it writes, and hears it then
+	}
 	c.state, c.r, c.w = abandoned, nil, nil
 	c.grip.set(c.id, nil, nil)
 	return true
+}
+
+// ignore ends the watch for the client's leaving.
+func (c *call) ignore() {
+	if c.unwatch != nil {
+		c.unwatch()
+		c.unwatch = nil
+	}
 }
 
 // head hands the status line and fields of an answer to the response.
@@ -400,7 +439,11 @@ func (p *Pool) fail(c *call, status int, err error) {
 // complete is called with c.mu held and unlocks it.
 func (p *Pool) complete(c *call, err error) {
 	c.lane = nil
+	c.ignore()
 	if c.state == abandoned {
+		if t, ok := errors.AsType[*takeover](err); ok {
+			t.conn.Close()
+		}
 		c.mu.Unlock()
 		p.release(c)
 		return

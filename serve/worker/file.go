@@ -38,6 +38,23 @@ func (l *lane) file(f frame) error {
 
 // descriptor receives the descriptor of a regular file open for reading.
 func (l *lane) descriptor() (*os.File, error) {
+	file, err := l.passed()
+	if err != nil {
+		return nil, err
+	}
+	fd := file.Fd()
+	var st unix.Stat_t
+	flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+	if err != nil || unix.Fstat(int(fd), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
+		flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY {
+		file.Close()
+		return nil, breachf("a descriptor that is no readable regular file")
+	}
+	return file, nil
+}
+
+// passed receives one descriptor of whatever kind.
+func (l *lane) passed() (*os.File, error) {
 	var b [1]byte
 	oob := make([]byte, unix.CmsgSpace(4*16))
 	n, oobn, _, _, err := l.conn.ReadMsgUnix(b[:], oob)
@@ -59,15 +76,7 @@ func (l *lane) descriptor() (*os.File, error) {
 		return nil, breachf("%d descriptors instead of one", len(fds))
 	}
 	unix.CloseOnExec(fds[0])
-	file := os.NewFile(uintptr(fds[0]), "file of the application")
-	var st unix.Stat_t
-	flags, err := unix.FcntlInt(uintptr(fds[0]), unix.F_GETFL, 0)
-	if err != nil || unix.Fstat(fds[0], &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
-		flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY {
-		file.Close()
-		return nil, breachf("a descriptor that is no readable regular file")
-	}
-	return file, nil
+	return os.NewFile(uintptr(fds[0]), "file of the application"), nil
 }
 
 // file hands n bytes of f to the response.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +17,9 @@ import (
 
 // A lane is the stream between the core and one thread of a worker. What comes
 // over it is the tenant's: every length is checked or only counted, and the
-// first frame that breaks the protocol ends the worker.
+// first frame that breaks the protocol ends the worker. This is version
+// lang.Protocol; the packets of the queue are in packet.go and lang.Encoder,
+// those of the loader in loader.go.
 //
 // Each frame has a header of 24 bytes: its type, three zero bytes, the sizes
 // of head and body that follow, an argument (little-endian, 32 bits each) and
@@ -30,9 +33,14 @@ import (
 //	H  head and first piece of the body
 //	D  a piece of the body
 //	F  a file; body: offset, length      then, after G, a byte with its descriptor
+//	J  takes the connection over; then, after G, a byte with the descriptor of a
+//	   stream socket, over which the answer comes. It ends the request here
 //	E  end of the answer                 argument 1: by an exception
 //	R  wants up to argument bytes of the request's body
 //	V  wants the request's variables
+//	K  a variable of the access log; body: name, NUL, value
+//	W  wants to hear when the client leaves
+//	U  accepts a WebSocket; head: fields. See socket.go for what follows
 //
 //	core → worker
 //	B  the body (or variables) asked for; empty at the end.
@@ -43,14 +51,16 @@ type lane struct {
 	p      *Pool
 	proc   *proc
 	slot   int
+	thread int // of its worker, from 0
 	conn   *net.UnixConn
 	memory *os.File // the slots
 
 	in      []byte // in[r:n] is read and not yet used
 	r, n    int
+	wmu     sync.Mutex // of writing: out, told
 	out     []byte
 	fields  []exchange.Field
-	told    uint64 // the request of the last X
+	told    uint64 // the request of the last X, if that has gone out
 	seen    uint64 // harakiri: the request in the slot, since
 	seenAt  time.Time
 	since   time.Time // the current call was claimed
@@ -84,7 +94,7 @@ func breachf(format string, a ...any) error { return &breach{fmt.Sprintf(format,
 // run serves the lane until the worker ends or breaks the protocol; it is
 // io.EOF in the first case.
 func (l *lane) run() error {
-	l.in = make([]byte, laneBuffer)
+	l.in = make([]byte, headerSize) // most of an asynchronous worker's lanes are never used
 	for {
 		f, err := l.header()
 		if err != nil {
@@ -141,8 +151,15 @@ func (l *lane) claim(id uint64) error {
 		return breachf("unknown request %#x", id)
 	}
 	l.current = c
+	if len(l.in) < laneBuffer {
+		l.in = append(l.in, make([]byte, laneBuffer-len(l.in))...)
+	}
 	l.since = time.Now()
-	l.p.stats[l.proc.number-1].busy.Add(1)
+	s := &l.p.stats[l.proc.number-1]
+	s.busy.Add(1)
+	if l.thread < len(s.threads) {
+		s.threads[l.thread].since.Store(l.since.UnixNano())
+	}
 	return nil
 }
 
@@ -174,6 +191,11 @@ func (l *lane) account() {
 	s := &l.p.stats[l.proc.number-1]
 	s.busy.Add(-1)
 	s.requests.Add(1)
+	s.delta.Add(1)
+	if l.thread < len(s.threads) {
+		s.threads[l.thread].since.Store(0)
+		s.threads[l.thread].requests.Add(1)
+	}
 	s.running.Add(int64(time.Since(l.since)))
 	s.sent.Add(l.sent)
 	l.sent = 0
@@ -190,7 +212,7 @@ func endInput(conn *net.UnixConn) {
 
 func (l *lane) handle(f frame) error {
 	c := l.current
-	if f.head != 0 && f.kind != 'A' && f.kind != 'H' {
+	if f.head != 0 && f.kind != 'A' && f.kind != 'H' && f.kind != 'U' {
 		return breachf("frame %q with a head", f.kind)
 	}
 	switch f.kind {
@@ -221,10 +243,18 @@ func (l *lane) handle(f frame) error {
 		return nil
 	case 'F':
 		return l.file(f)
+	case 'J':
+		return l.takeover(f)
 	case 'R':
 		return l.request(f)
+	case 'K':
+		return l.note(f)
 	case 'V':
 		return l.variables(f)
+	case 'W':
+		return l.watch(f)
+	case 'U':
+		return l.upgrade(f)
 	}
 	return breachf("unknown frame %#x", f.kind)
 }
@@ -330,20 +360,43 @@ func (l *lane) body(f frame) error {
 
 // stop tells the worker, once, that nobody wants the rest.
 func (l *lane) stop(kind byte) error {
-	if kind == 'A' || l.told == l.current.id {
+	if kind == 'A' {
 		return nil
 	}
-	l.told = l.current.id
-	return l.send('X', 0, nil)
+	return l.gone(l.current.id)
+}
+
+// gone tells the worker, once, that the client of request id is gone. It may
+// come from another goroutine; a worker that has ended the request meanwhile
+// throws it away.
+func (l *lane) gone(id uint64) error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	if l.told == id {
+		return nil
+	}
+	l.told = id
+	return l.write('X', 0, id, nil)
 }
 
 func (l *lane) send(kind byte, arg uint32, body []byte) error {
+	l.wmu.Lock()
+	defer l.wmu.Unlock()
+	return l.write(kind, arg, l.current.id, body)
+}
+
+// write is send with wmu held.
+func (l *lane) write(kind byte, arg uint32, id uint64, body []byte) error {
 	l.out = append(l.out[:0], kind, 0, 0, 0, 0, 0, 0, 0)
 	l.out = binary.LittleEndian.AppendUint32(l.out, uint32(len(body)))
 	l.out = binary.LittleEndian.AppendUint32(l.out, arg)
-	l.out = binary.LittleEndian.AppendUint64(l.out, l.current.id)
+	l.out = binary.LittleEndian.AppendUint64(l.out, id)
 	l.out = append(l.out, body...)
-	if err := l.conn.SetWriteDeadline(time.Now().Add(laneTimeout)); err != nil {
+	by := time.Now().Add(laneTimeout)
+	if kind == 'M' { // nobody asked for it
+		by = time.Time{}
+	}
+	if err := l.conn.SetWriteDeadline(by); err != nil {
 		return err
 	}
 	_, err := l.conn.Write(l.out)

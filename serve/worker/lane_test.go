@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/worker/python"
 	"liege/vassal"
 )
 
@@ -19,7 +20,7 @@ import (
 func laneOf(t testing.TB) (*lane, *os.File, func()) {
 	t.Helper()
 	app := &vassal.App{Name: "shop", Workers: &vassal.Workers{Language: "python", Processes: 1, Threads: 1, Python: &vassal.Python{}}}
-	p, err := New(app, slog.New(slog.DiscardHandler))
+	p, err := New(app, python.New(app), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,13 +81,14 @@ func FuzzLane(f *testing.F) {
 	seed(header('R', 0, 0, 10, id), header('E', 0, 0, 1, id))
 	seed(header('L', 0, 0, 0, 0), header('V', 0, 0, 0, id))
 	seed(header('H', len(ok), 0, 0, id), ok, header('F', 0, 16, 0, id), make([]byte, 16), []byte{0})
+	seed(header('J', 0, 0, 0, id), []byte{0})
 	seed(header('H', 6, 1<<30, 0, id), []byte("200 OK"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, other, end := laneOf(t)
 		defer end()
 		c := <-l.p.free
 		rec := &recorder{keep: true}
-		if err := c.prepare(request("POST", "/", "body"), rec, 1); err != nil {
+		if err := l.p.prepare(c, request("POST", "/", "body"), rec, 1, nil); err != nil {
 			t.Fatal(err)
 		}
 		if c.index != 0 {
@@ -142,7 +144,7 @@ func TestHostileDescriptor(t *testing.T) {
 			defer end()
 			call := <-l.p.free
 			rec := &recorder{keep: true}
-			if err := call.prepare(request("GET", "/", ""), rec, 1); err != nil {
+			if err := l.p.prepare(call, request("GET", "/", ""), rec, 1, nil); err != nil {
 				t.Fatal(err)
 			}
 			fd, err := c.open()
@@ -184,6 +186,60 @@ func TestHostileDescriptor(t *testing.T) {
 	}
 }
 
+// TestHostileTakeover: what a worker may hand over as a connection.
+func TestHostileTakeover(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		make func() (int, error)
+		ok   bool
+	}{
+		{"file", func() (int, error) { return unix.Open("/dev/null", unix.O_RDONLY, 0) }, false},
+		{"udp", func() (int, error) { return unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0) }, false},
+		{"tcp", func() (int, error) { return unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0) }, false},
+		{"packets", func() (int, error) { return unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET, 0) }, false},
+		{"unconnected", func() (int, error) { return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l, other, end := laneOf(t)
+			defer end()
+			call := <-l.p.free
+			if err := l.p.prepare(call, request("GET", "/", ""), &recorder{}, 1, nil); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() { done <- l.run() }()
+			frame := make([]byte, headerSize)
+			frame[0] = 'J'
+			binary.LittleEndian.PutUint64(frame[16:], call.id)
+			fd, err := c.make()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			if _, err := unix.Write(int(other.Fd()), frame); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(other, frame); err != nil || frame[0] != 'G' {
+				t.Fatalf("%q %v", frame[0], err)
+			}
+			if err := unix.Sendmsg(int(other.Fd()), []byte{0}, unix.UnixRights(fd), nil, 0); err != nil {
+				t.Fatal(err)
+			}
+			if c.ok {
+				got, ok := errors.AsType[*takeover](<-call.done)
+				if !ok {
+					t.Fatal("no takeover")
+				}
+				got.conn.Close()
+				return
+			}
+			if _, ok := errors.AsType[*breach](<-done); !ok {
+				t.Error("it is no breach")
+			}
+		})
+	}
+}
+
 // A worker that sends more than its Content-Length is cut there: what follows
 // would be the next answer on the client's connection.
 func TestLaneClips(t *testing.T) {
@@ -191,7 +247,7 @@ func TestLaneClips(t *testing.T) {
 	defer end()
 	c := <-l.p.free
 	rec := &recorder{keep: true}
-	if err := c.prepare(request("GET", "/", ""), rec, 1); err != nil {
+	if err := l.p.prepare(c, request("GET", "/", ""), rec, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	head := "200 OK\x00Content-Length\x003"

@@ -20,6 +20,7 @@ var resources = map[string]int{
 	"as": unix.RLIMIT_AS, "data": unix.RLIMIT_DATA, "stack": unix.RLIMIT_STACK,
 	"cpu": unix.RLIMIT_CPU, "nproc": unix.RLIMIT_NPROC, "nofile": unix.RLIMIT_NOFILE,
 	"core": unix.RLIMIT_CORE, "fsize": unix.RLIMIT_FSIZE, "memlock": unix.RLIMIT_MEMLOCK,
+	"msgqueue": unix.RLIMIT_MSGQUEUE, "sigpending": unix.RLIMIT_SIGPENDING,
 }
 
 // limit sets the limits of process pid, which waits for its program: they are
@@ -50,14 +51,22 @@ func limit(pid int, limits []vassal.Rlimit) error {
 
 // exposeToOOM makes process pid die before the core. Where /proc does not let
 // us there is no better place for it, so there is no error.
-func exposeToOOM(pid int) {
+func (p *Pool) exposeToOOM(pid int) {
+	if score := p.score(); score != "" {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(score), 0)
+	}
+}
+
+// childScore is the oom_score_adj of what the core starts, empty if its own is
+// not known.
+func childScore() string {
 	own, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err != nil {
-		return
+		return ""
 	}
 	score, err := strconv.Atoi(strings.TrimSpace(string(own)))
 	if err != nil {
-		return
+		return ""
 	}
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(strconv.Itoa(min(score+oomWorse, 1000))), 0)
+	return strconv.Itoa(min(score+oomWorse, 1000))
 }

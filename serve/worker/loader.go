@@ -12,15 +12,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"liege/serve/worker/lang"
 )
 
 // loader is the process that loads the application and forks the workers. The
 // messages on its control socket, one packet each:
 //
-//	core → loader: the program; its settings as a marshal dict; then one dict
-//	               for each worker to fork, with its lanes' descriptors
-//	loader → core: words separated by NUL: loaded | failed, why |
-//	               forked, serial, pid | exited, pid, status
+//	core → loader: the program; its settings as a dict (see lang.Encoder); then
+//	               one dict for each worker to fork (worker, serial, slots),
+//	               with its lanes' descriptors, or for each side process (also
+//	               side, number, run; see side.go)
+//	loader → core: words separated by NUL: loaded[, asgi] | failed, why |
+//	               forked, serial, pid | exited, pid, status |
+//	               files, (path, its mtime in ns)…: code that was loaded; workers say so too
 //
 // Its standard error is a pipe of ours until the program runs, so that an
 // interpreter that cannot even start is heard.
@@ -39,7 +44,8 @@ type loader struct {
 }
 
 // Descriptors of the loader beyond standard input, output and error, as the
-// program names them: control, queue, slots, the real standard error.
+// program names them: control, queue, slots, the real standard error, and the
+// door of the services.
 
 // startLoader starts a loader; on failure another try follows, or the end.
 func (s *supervisor) startLoader(now time.Time) {
@@ -48,7 +54,7 @@ func (s *supervisor) startLoader(now time.Time) {
 		s.load = load
 		return
 	}
-	problem := s.p.lang.noStart(err)
+	problem := s.p.lang.NoStart(err)
 	if !s.ready {
 		s.fail(problem)
 		return
@@ -76,11 +82,13 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 		return nil, err
 	}
 	defer in.Close()
-	path, argv := p.lang.command()
+	path, argv := p.lang.Command()
+	files := []uintptr{null.Fd(), p.Stdout.Fd(), in.Fd(), other.Fd(), s.other.Fd(), s.memory.Fd(), p.Stderr.Fd()}
+	if p.door != nil {
+		files = append(files, p.door.Fd())
+	}
 	pid, status, err := s.reaper.start(path, argv, &syscall.ProcAttr{
-		Env: p.environ(),
-		Files: []uintptr{null.Fd(), p.Stdout.Fd(), in.Fd(),
-			other.Fd(), s.other.Fd(), s.memory.Fd(), p.Stderr.Fd()},
+		Env: p.environ(), Files: files,
 		// A group of its own: a terminal's Ctrl-C is for the core.
 		Sys: &syscall.SysProcAttr{Setpgid: true},
 	})
@@ -97,9 +105,12 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 		_, _ = io.Copy(io.MultiWriter(load.early, p.Stderr), out) // where the log is gone, early is still kept
 		load.early.close()
 	})
-	exposeToOOM(pid)
+	p.exposeToOOM(pid)
+	if p.w.Batch {
+		batch(pid)
+	}
 	err = limit(pid, p.w.Rlimits)
-	for _, packet := range [][]byte{[]byte(p.lang.program()), p.settings()} {
+	for _, packet := range [][]byte{[]byte(p.lang.Program()), p.settings()} {
 		if err == nil {
 			_, err = conn.Write(packet)
 		}
@@ -130,17 +141,17 @@ func (ld *loader) listen() {
 
 // fork has the loader fork pr with the given descriptors as its lanes.
 func (ld *loader) fork(pr *proc, fds []int) error {
-	packet := appendDict(nil)
-	for _, v := range []struct {
-		name  string
-		value int
-	}{{"worker", pr.number}, {"serial", int(pr.serial)}, {"slots", pr.slots}} {
-		packet = appendInt(appendNative(packet, v.name), v.value)
-	}
+	return ld.order([]lang.Entry{{Name: "worker", Value: pr.number},
+		{Name: "serial", Value: int(pr.serial)}, {Name: "slots", Value: pr.slots}}, fds)
+}
+
+// order has the loader fork a process.
+func (ld *loader) order(entries []lang.Entry, fds []int) error {
+	packet := ld.p.lang.Dict(nil, entries)
 	if err := ld.conn.SetWriteDeadline(time.Now().Add(laneTimeout)); err != nil {
 		return err
 	}
-	_, _, err := ld.conn.WriteMsgUnix(appendDictEnd(packet), unix.UnixRights(fds...), nil)
+	_, _, err := ld.conn.WriteMsgUnix(packet, unix.UnixRights(fds...), nil)
 	return err
 }
 
@@ -169,21 +180,39 @@ func (s *supervisor) control(ld *loader, text string) {
 	switch words[0] {
 	case "loaded":
 		ld.loaded = true
+		if len(words) > 1 && words[1] == "asgi" {
+			s.p.widen()
+		}
 		s.loads = 0
+		if s.crew.want == 0 && !s.ready && !s.stopping { // cheap
+			s.ready = true
+			s.p.ready <- nil
+		}
 	case "failed":
 		_, why, _ := strings.Cut(text, "\x00")
-		problem := s.p.lang.problem(why)
+		problem := s.p.lang.Problem(why)
 		if !s.ready {
 			s.fail(problem)
 			return
 		}
 		s.p.log.Error("the application does not load any more", "err", problem)
+	case "files":
+		s.p.code.add(words[1:])
 	case "forked":
-		if pr := s.procs[uint64(number(1))]; pr != nil && pr.load == ld && pr.claimed == 0 {
+		if x := s.sideBySerial(uint64(number(1))); x != nil && x.load == ld && x.claimed == 0 {
+			s.sideForked(x, number(2))
+		} else if pr := s.procs[uint64(number(1))]; pr != nil && pr.load == ld && pr.claimed == 0 {
 			s.forked(pr, number(2))
 		}
 	case "exited":
 		pid := number(1)
+		for _, x := range s.p.sides {
+			if x.serial != 0 && x.load == ld && x.claimed == pid && pid > 0 {
+				ws := syscall.WaitStatus(number(2))
+				s.sideGone(x, &ws)
+				return
+			}
+		}
 		for _, pr := range s.procs {
 			if pr.load == ld && pr.claimed == pid && pid > 0 {
 				ws := syscall.WaitStatus(number(2))
@@ -205,9 +234,11 @@ func (s *supervisor) forked(pr *proc, pid int) {
 	stats := &s.p.stats[pr.number-1]
 	stats.pid.Store(int64(pid))
 	stats.spawned.Store(pr.born.UnixNano())
+	stats.delta.Store(0)
 	if fd, err := unix.PidfdOpen(pid, 0); err == nil {
 		pr.pidfd = fd
 	}
+	place(pid, pr.number, s.p.w.CPUAffinity)
 	if pr.why != "" || s.stopping && s.err != nil {
 		pr.kill()
 	}
@@ -256,12 +287,13 @@ func (s *supervisor) loaderEnded(ws syscall.WaitStatus) {
 			pr.partBy = now.Add(partingTime) // it was never born
 		}
 	}
+	s.orphanSides(ld)
 	if s.stopping {
 		return
 	}
 	how := ended(&ws)
 	if !s.ready {
-		s.fail(s.p.lang.loaderDied(how, ld.early.String(), ld.loaded))
+		s.fail(s.p.lang.LoaderDied(how, ld.early.String(), ld.loaded))
 		return
 	}
 	s.loads++

@@ -7,8 +7,8 @@
 // memory or descriptors other than these:
 //
 //	queue    one SOCK_SEQPACKET pair that all workers receive from: a packet is
-//	         a request, as one Python marshal dict that becomes its environ.
-//	         The kernel gives it to whichever worker is free.
+//	         a request, in the form that the language reads at C speed
+//	         (lang.Encoder). The kernel gives it to whichever worker is free.
 //	lanes    a stream pair per thread of each worker, for the answer, for
 //	         bodies and heads too large for a packet, and for descriptors of
 //	         files to send. See lane.
@@ -24,7 +24,7 @@
 //
 // Most callers do:
 //
-//	pool, err := worker.New(app, log)
+//	pool, err := worker.New(app, python.New(app), log) // or another language
 //	go pool.Run(ctx)      // until ctx ends and every process is gone
 //	<-pool.Ready()
 //	pool.Serve(ctx, r, w) // an exchange.Handler
@@ -48,7 +48,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/serve/exchange"
+	"liege/serve/worker/lang"
 	"liege/vassal"
+	"liege/vassal/route"
 )
 
 // Limits of a pool. maxCalls is what fits the index part of a request's
@@ -67,40 +69,74 @@ type Pool struct {
 	// behind, so that Run can end and reap it: nobody else in the process may
 	// start or wait for children then. It is always so for PID 1.
 	Adopt bool
+	// Changed is called, by one goroutine, when a file of the application's code
+	// has changed (py-autoreload). It may be set before Run.
+	Changed func(file string)
 
-	app  *vassal.App
-	w    vassal.Workers
-	lang language
-	log  *slog.Logger
+	app    *vassal.App
+	reaper *reaper
+	score  func() string // childScore, asked once
+	w      vassal.Workers
+	lang   lang.Runtime
+	life   Life
+	log    *slog.Logger
 
-	calls   []*call
-	free    chan *call
-	queue   *net.UnixConn // requests go in here; set before the first call is freed
-	ready   chan vassal.Problems
-	closed  chan struct{} // no more requests are taken
-	over    chan struct{} // Run is about to return
-	events  chan event
-	lanes   sync.WaitGroup
-	seq     atomic.Uint64
-	waiting atomic.Int64
-	stats   []numberStats
+	calls           []*call
+	free            chan *call
+	queue           *net.UnixConn // requests go in here; set before the first call is freed
+	ready           chan vassal.Problems
+	closed          chan struct{} // no more requests are taken
+	over            chan struct{} // Run is about to return
+	events          chan event
+	lanes           sync.WaitGroup
+	seq             atomic.Uint64
+	waiting         atomic.Int64
+	parked          atomic.Int64 // calls that are out of use because their workers are
+	asleep          atomic.Bool  // no worker runs: the next request wakes them
+	wake            chan struct{}
+	stats           []numberStats
+	fleet           *fleet   // nil: there is one application
+	door            *os.File // of the services (Attach); nil: none
+	sides           []*side
+	further         bool          // it is none of a fleet's first
+	shortest        time.Duration // harakiri of any request; 0: none has one
+	mules, spoolers atomic.Bool   // side processes of that kind may run
+	code            code
+	width           atomic.Int32 // requests that one worker serves at once, each on a lane of its own
+	most            int          // of width
 }
+
+// Life is what is called in the course of Run; each may be nil.
+type Life struct {
+	Before func(context.Context) error // when programs can be started, before the application is loaded; an error is Run's
+	After  func()                      // when the application is gone and programs can still be started, if Before was well
+	Loaded func()                      // when a worker has become ready; it must not wait
+}
+
+// Live sets what is called in the course of Run. Call it before Run.
+func (p *Pool) Live(l Life) { p.life = l }
 
 // numberStats are the counts of one worker's place, whoever holds it.
 type numberStats struct {
-	pid, spawned, requests, errors, respawns, harakiris, busy, running, sent atomic.Int64
+	pid, spawned, requests, delta, errors, respawns, harakiris, busy, running, sent atomic.Int64
 
 	accepting atomic.Bool
+	cheap     atomic.Bool // no process is wanted in this place
+	threads   []threadStats
 }
 
+// threadStats are the counts of one thread of a worker's place.
+type threadStats struct{ requests, since atomic.Int64 }
+
 // New makes the pool of app. It starts nothing; an error is the application's
-// description being unusable. With app.Workers nil, Run only does what Adopt
-// says.
-func New(app *vassal.App, log *slog.Logger) (*Pool, error) {
+// description being unusable. rt is the runtime of the workers' language; with
+// app.Workers nil it is nil too, and Run only does what Adopt says.
+func New(app *vassal.App, rt lang.Runtime, log *slog.Logger) (*Pool, error) {
 	p := &Pool{
-		Stdout: os.Stdout, Stderr: os.Stderr, Adopt: os.Getpid() == 1, app: app, log: log,
+		Stdout: os.Stdout, Stderr: os.Stderr, Adopt: os.Getpid() == 1, app: app, lang: rt, log: log,
 		ready: make(chan vassal.Problems, 1), closed: make(chan struct{}), over: make(chan struct{}),
-		events: make(chan event, 64),
+		events: make(chan event, 64), reaper: newReaper(), wake: make(chan struct{}, 1),
+		score: sync.OnceValue(childScore),
 	}
 	if app.Workers == nil {
 		return p, nil
@@ -108,40 +144,60 @@ func New(app *vassal.App, log *slog.Logger) (*Pool, error) {
 	p.w = *app.Workers
 	p.w.Processes, p.w.Threads = max(p.w.Processes, 1), max(p.w.Threads, 1)
 	if p.w.Threads > maxThreads || p.w.Processes*p.w.Threads > maxCalls-backlog {
-		return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, Step: step,
+		return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, Step: lang.Step,
 			Message: fmt.Sprintf("%d processes of %d threads are too many", p.w.Processes, p.w.Threads),
 			Hint:    fmt.Sprintf("at most %d threads, and %d threads in all processes together", maxThreads, maxCalls-backlog)}
 	}
-	var err error
-	if p.lang, err = newLanguage(app, &p.w); err != nil {
-		return nil, err
-	}
-	n := p.w.Processes*p.w.Threads + backlog
-	p.free = make(chan *call, n)
-	for i := range n {
-		p.calls = append(p.calls, &call{index: i, left: -1, done: make(chan error, 1)})
-	}
-	p.stats = make([]numberStats, p.w.Processes)
+	p.shortest = shortest(app)
+	p.measure()
 	return p, nil
 }
 
+// shortest is the shortest harakiri that a request of app may have; 0: none.
+func shortest(app *vassal.App) time.Duration {
+	d := app.Workers.Harakiri
+	if app.Routing == nil {
+		return d
+	}
+	for i := range app.Routing.Request {
+		if limit, ok := route.Harakiri(&app.Routing.Request[i]); ok && limit > 0 && (d == 0 || limit < d) {
+			d = limit
+		}
+	}
+	return d
+}
+
 // Ready receives once, when every worker has the application loaded.
-func (p *Pool) Ready() <-chan vassal.Problems { return p.ready }
+func (p *Pool) Ready() <-chan vassal.Problems {
+	if p.fleet != nil {
+		return p.fleet.ready
+	}
+	return p.ready
+}
 
 // Run starts the workers and keeps them running until ctx is done: then they
 // finish what they are at, for as long as App.Drain says, and all that is left
 // of the application is killed. An application that does not load, or whose
 // workers die before they are ready, makes Run return a *vassal.Problem.
 func (p *Pool) Run(ctx context.Context) error {
-	reaper := newReaper(p.Adopt)
+	reaper := p.reaper
+	reaper.adopt = p.Adopt
 	var err error
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	reaped := make(chan error, 1)
 	go func() { reaped <- reaper.run(work) }()
-	if p.w.Language == "" {
-		<-ctx.Done()
-	} else {
-		err = p.supervise(ctx, reaper)
+	if p.life.Before != nil {
+		err = p.life.Before(ctx)
+	}
+	if err == nil {
+		if p.w.Language == "" {
+			<-ctx.Done()
+		} else {
+			err = p.superviseAll(ctx, reaper)
+		}
+		if p.life.After != nil {
+			p.life.After()
+		}
 	}
 	if p.Adopt {
 		err = errors.Join(err, reaper.killAll())
@@ -152,7 +208,9 @@ func (p *Pool) Run(ctx context.Context) error {
 
 // supervise is Run with workers.
 func (p *Pool) supervise(ctx context.Context, r *reaper) error {
-	s := &supervisor{p: p, reaper: r, numbers: make([]number, p.w.Processes), procs: make(map[uint64]*proc)}
+	s := &supervisor{p: p, reaper: r, numbers: make([]number, p.w.Processes), procs: make(map[uint64]*proc), rests: map[SideKind][]chan struct{}{}}
+	s.enlist()
+	p.enlistSides()
 	if err := s.open(); err != nil {
 		s.close()
 		return err
@@ -160,6 +218,8 @@ func (p *Pool) supervise(ctx context.Context, r *reaper) error {
 	for _, c := range p.calls {
 		p.free <- c
 	}
+	s.park()
+	p.watchCode()
 	err := s.run(ctx)
 	close(p.over)
 	p.lanes.Wait()
@@ -183,17 +243,33 @@ func (p *Pool) failAll() {
 var errStopping = errors.New("the workers are stopping")
 
 // inFlight is how many requests are with the workers or in their queue.
-func (p *Pool) inFlight() int { return len(p.calls) - len(p.free) }
+func (p *Pool) inFlight() int { return len(p.calls) - len(p.free) - int(p.parked.Load()) }
 
 // Stats tells what the workers have done.
 func (p *Pool) Stats() exchange.Stats {
+	out := p.ownStats()
+	if p.fleet != nil {
+		p.fleet.add(&out)
+	}
+	return out
+}
+
+// ownStats is Stats of the first application alone.
+func (p *Pool) ownStats() exchange.Stats {
 	out := exchange.Stats{Queued: int(max(p.waiting.Load(), 0))}
 	for i := range p.stats {
 		s := &p.stats[i]
 		w := exchange.WorkerStats{ID: i + 1, PID: int(s.pid.Load()), Requests: uint64(s.requests.Load()),
 			Errors: uint64(s.errors.Load()), Respawns: uint64(s.respawns.Load()), Harakiris: uint64(s.harakiris.Load()),
 			Busy: s.busy.Load() > 0, Accepting: s.accepting.Load(), Running: time.Duration(s.running.Load()),
-			Sent: uint64(s.sent.Load())}
+			Sent: uint64(s.sent.Load()), Cheap: s.cheap.Load(), Delta: uint64(s.delta.Load())}
+		for j := range s.threads[:p.width.Load()] {
+			t := exchange.ThreadStats{Requests: uint64(s.threads[j].requests.Load())}
+			if at := s.threads[j].since.Load(); at != 0 {
+				t.Since = time.Unix(0, at)
+			}
+			w.Threads = append(w.Threads, t)
+		}
 		if at := s.spawned.Load(); at != 0 {
 			w.Spawned = time.Unix(0, at)
 		}

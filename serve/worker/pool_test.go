@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"liege/serve/exchange"
+	"liege/serve/worker/lang"
+	"liege/serve/worker/python"
 	"liege/vassal"
 )
 
@@ -96,7 +98,7 @@ func newFixture(t testing.TB, text string, set func(app *vassal.App)) (*Pool, *v
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close() })
-	p, err := New(app, slog.New(slog.NewTextHandler(log, nil)))
+	p, err := NewMounted(app, func(a *vassal.App) (lang.Runtime, error) { return python.New(a), nil }, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

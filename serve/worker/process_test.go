@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,7 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/internal/testenv"
 	"liege/serve/exchange"
+	"liege/serve/worker/python"
+	"liege/serve/worker/shims"
 	"liege/vassal"
 )
 
@@ -282,14 +284,21 @@ func TestMany(t *testing.T) {
 
 // Beyond the bound a request is refused at once and told when to come again.
 func TestTooMany(t *testing.T) {
-	r := start(t, processes, nil)
+	for _, listen := range []int{0, maxWaiting + 300} {
+		testTooMany(t, listen)
+	}
+}
+
+func testTooMany(t *testing.T, listen int) {
+	r := start(t, processes, func(a *vassal.App) { a.Workers.Waiting = listen })
+	most := max(maxWaiting, listen)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	n := len(r.calls) + maxWaiting
+	n := len(r.calls) + most
 	for range n {
 		wg.Go(func() { r.Serve(ctx, request("GET", "/sleep?0.4", ""), &recorder{}) })
 	}
-	eventually(t, "all wait", func() bool { return r.waiting.Load() >= maxWaiting })
+	eventually(t, "all wait", func() bool { return r.waiting.Load() >= int64(most) })
 	_, err := r.do(request("GET", "/hello", ""))
 	if e, ok := errors.AsType[*exchange.StatusError](err); !ok || e.Status != 503 || e.RetryAfter == 0 {
 		t.Errorf("got %v, want 503 with Retry-After", err)
@@ -353,7 +362,7 @@ func TestHostileWorker(t *testing.T) {
 		return fmt.Sprintf("__import__('struct').pack('<c3xIIIQ',bytes([%d]),%d,%d,%d,%d)", kind, head, size, arg, id)
 	}
 	// The request it is at: the highest number in the slots.
-	own := "(lambda m:max((m[i:i+8] for i in range(0,32,8)),key=lambda b:b[::-1]))(__import__('mmap').mmap(5,0))"
+	own := "(lambda m:max((m[i:i+8] for i in range(0,len(m),8)),key=lambda b:b[::-1]))(__import__('mmap').mmap(5,0))"
 	for name, c := range map[string]struct{ text, want string }{
 		"garbage":        {`b'garbage'*100`, "garbage"},
 		"text":           {`b'HTTP/1.1 200 OK\r\n\r\nhello there, this is long'`, "garbage"},
@@ -402,14 +411,14 @@ func TestNothingIsLeft(t *testing.T) {
 		b, _ := os.ReadFile(base + fmt.Sprint(i) + ".pid")
 		pid, _ := strconv.Atoi(string(b))
 		pids = append(pids, pid)
-		if unix.Kill(pid, 0) != nil {
+		if !testenv.Alive(pid) {
 			t.Fatalf("daemon %d does not run", pid) // the control: it would outlive us
 		}
 	}
 	r.close()
 	for _, pid := range pids {
-		if err := unix.Kill(pid, 0); err != unix.ESRCH {
-			t.Errorf("daemon %d is still there: %v", pid, err)
+		if testenv.Alive(pid) {
+			t.Errorf("daemon %d is still there", pid)
 		}
 	}
 	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
@@ -469,13 +478,13 @@ func TestStartFails(t *testing.T) {
 		{name: "beside", text: "import flask_of_nowhere", code: "import-error", hint: "pythonpath = ",
 			set: func(t *testing.T, a *vassal.App) { mkfile(t, filepath.Join(a.Dir, "src", "flask_of_nowhere.py")) }},
 		{name: "syntax", text: "x = (", code: "import-error", message: []string{"SyntaxError", "app.py:1"}},
-		{name: "callable", text: hello, code: "no-callable", message: []string{"has no 'application'"}, hint: "callable = app"},
-		{name: "not callable", text: "application = 3", code: "no-callable", message: []string{"not callable"}},
+		{name: "callable", text: hello, code: "no-callable", message: []string{"app.py has no 'application'"}, hint: "callable = app"},
+		{name: "not callable", text: "application = 3", code: "no-callable", message: []string{"app.py: 'application' is not callable"}},
 		{name: "exception", text: "def f():\n    raise KeyError('SECRET_KEY')\nf()\n", code: "import-error", message: []string{"KeyError: 'SECRET_KEY'", "app.py:2"}},
 		{name: "connect", text: "import socket\nsocket.create_connection(('127.0.0.1', 1))", code: "import-error",
-			message: []string{"Connection refused"}, hint: "net = host"},
+			message: []string{"Connection refused"}, hint: "net = nat"},
 		{name: "exit", text: "import sys; sys.exit(4)", code: "import-error", message: []string{"sys.exit(4)"}},
-		{name: "abort", text: "import os; os.abort()", code: "exited-early", message: []string{"SIGABRT", "while it loaded"}},
+		{name: "abort", text: "import os; os.abort()", code: "exited-early", message: []string{"SIGABRT", "while it loaded"}, hint: "in the log"},
 		{name: "memory", text: "x = bytearray(1 << 30)", code: "oom", message: []string{"MemoryError"}, hint: "limit-as = 128 (MB), line 20",
 			set: func(_ *testing.T, a *vassal.App) {
 				a.Workers.Rlimits = []vassal.Rlimit{{Resource: "as", Value: 128 << 20, At: vassal.Origin{Line: 20}}}
@@ -484,8 +493,15 @@ func TestStartFails(t *testing.T) {
 		{name: "dir", code: "app-not-found", message: []string{"/nowhere"}, set: func(_ *testing.T, a *vassal.App) { a.Dir = "/nowhere" }},
 		{name: "module", code: "import-error", message: []string{"No module named 'nowhere'"},
 			set: func(_ *testing.T, a *vassal.App) { a.Workers.Python.File, a.Workers.Python.Module = "", "nowhere:app" }},
-		{name: "interpreter", code: "interpreter-missing", message: []string{"/nowhere/python"}, hint: "apt install python3",
+		{name: "interpreter", code: "interpreter-missing", message: []string{"/nowhere/python"}, hint: "interpreter = the path of a Python that is there",
 			set: func(_ *testing.T, a *vassal.App) { a.Workers.Interpreter = "/nowhere/python" }},
+		{name: "no permission", code: "interpreter-missing", message: []string{"permission denied"}, hint: "enter every directory",
+			set: func(t *testing.T, a *vassal.App) { a.Workers.Interpreter = program(t, a.Dir, "", 0o644) }},
+		{name: "library", code: "interpreter-missing", message: []string{"libpython3.so.1"}, hint: "LD_LIBRARY_PATH",
+			set: func(t *testing.T, a *vassal.App) {
+				const says = "python: error while loading shared libraries: libpython3.so.1: cannot open shared object file"
+				a.Workers.Interpreter = program(t, a.Dir, "echo '"+says+"' >&2; exit 127", 0o755)
+			}},
 		{name: "broken interpreter", code: "interpreter-missing", message: []string{"encodings"},
 			set: func(_ *testing.T, a *vassal.App) { a.Env = []string{"PYTHONHOME=/nowhere"} }},
 		{name: "timeout", text: "import time; time.sleep(60)", code: "not-ready",
@@ -520,11 +536,27 @@ func TestStartFails(t *testing.T) {
 			if c.code == "import-error" && c.name != "exit" && !strings.Contains(string(out), "Error") {
 				t.Errorf("no traceback in the log:\n%s", out)
 			}
+			if problem.File != "shop.ini" || problem.Line != 3 {
+				t.Errorf("at %s:%d", problem.File, problem.Line)
+			}
+			if strings.Count(problem.Message, "app.py:") > 1 {
+				t.Errorf("message %q says twice where", problem.Message)
+			}
 			if strings.Contains(string(out), "<liege>") {
 				t.Errorf("our own frames are in the log:\n%s", out)
 			}
 		})
 	}
+}
+
+// program makes a shell script in dir, to be named as an interpreter.
+func program(t *testing.T, dir, script string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(dir, "interpreter")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func mkfile(t *testing.T, path string) {
@@ -574,7 +606,7 @@ site.wsgi = application
 
 func TestVirtualenv(t *testing.T) {
 	home := filepath.Join(t.TempDir(), "venv")
-	if out, err := exec.Command(DefaultPython, "-m", "venv", "--without-pip", home).CombinedOutput(); err != nil {
+	if out, err := exec.Command(python.Default, "-m", "venv", "--without-pip", home).CombinedOutput(); err != nil {
 		t.Fatalf("%v %s", err, out)
 	}
 	sites, _ := filepath.Glob(filepath.Join(home, "lib", "python3*", "site-packages"))
@@ -606,9 +638,9 @@ def application(environ, start_response):
 // Every Python that is here runs the program.
 func TestVersions(t *testing.T) {
 	homes, _ := filepath.Glob(filepath.Join(os.Getenv("HOME"), ".pyenv/versions/3.*/bin/python3"))
-	for _, python := range append(homes, DefaultPython) {
-		t.Run(filepath.Base(filepath.Dir(filepath.Dir(python))), func(t *testing.T) {
-			r := start(t, validated, func(a *vassal.App) { a.Workers.Interpreter = python; a.Workers.Threads = 2 })
+	for _, interpreter := range append(homes, python.Default) {
+		t.Run(filepath.Base(filepath.Dir(filepath.Dir(interpreter))), func(t *testing.T) {
+			r := start(t, validated, func(a *vassal.App) { a.Workers.Interpreter = interpreter; a.Workers.Threads = 2 })
 			for _, path := range []string{"/echo", "/generator", "/many", "/errors", "/write"} {
 				if _, err := r.do(request("GET", path, "")); err != nil {
 					t.Errorf("%s: %v", path, err)
@@ -621,7 +653,51 @@ func TestVersions(t *testing.T) {
 			if log := r.log(); strings.Contains(log, "Error") {
 				t.Errorf("log:\n%s", log)
 			}
+			a := start(t, asynchronous, func(a *vassal.App) { a.Workers.Interpreter = interpreter; a.Workers.Python.Watch = time.Second })
+			for path, want := range map[string]string{"/stream": "0\n1\n2\n", "/big": strings.Repeat("x", 3000000), "/file": asynchronous} {
+				if rec, err := a.do(request("GET", path, "")); err != nil || rec.body.String() != want {
+					t.Errorf("ASGI, %s: %v", path, err)
+				}
+			}
+			if rec, err := a.do(request("POST", "/mirror", big)); err != nil || rec.body.String() != big {
+				t.Errorf("ASGI, /mirror: %v", err)
+			}
+			w := start(t, chatty, func(a *vassal.App) { a.Workers.Interpreter = interpreter })
+			c := dial(t, w, "/chat").open()
+			c.send(0x81, big)
+			if got := c.message(); got != big+"!" {
+				t.Errorf("WebSocket: %d bytes", len(got))
+			}
+			c.conn.Close()
+			<-c.done
 		})
+	}
+}
+
+// TestSyntax: the programs are of the oldest Python that is served.
+func TestSyntax(t *testing.T) {
+	for _, text := range []string{shims.Python, shims.ASGI, shims.PythonBoot} {
+		cmd := exec.Command(python.Default, "-c", "import ast, sys; ast.parse(sys.stdin.read(), feature_version=(3, 6))")
+		cmd.Stdin = strings.NewReader(text)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+}
+
+// TestOldPython: one that is too old says so.
+func TestOldPython(t *testing.T) {
+	homes, _ := filepath.Glob(filepath.Join(os.Getenv("HOME"), ".pyenv/versions/2.*/bin/python2"))
+	fake := filepath.Join(t.TempDir(), "python") // where there is none, what it would say
+	text := "#!/bin/sh\necho 'Python 3.6 or later is needed; this is 2.7.18' >&2\nexit 1\n"
+	if err := os.WriteFile(fake, []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, interpreter := range append(homes, fake) {
+		p, _, _ := newFixture(t, validated, func(a *vassal.App) { a.Workers.Interpreter = interpreter })
+		if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "Python 3.6 or later is needed; this is 2.") {
+			t.Errorf("%s: %v", interpreter, err)
+		}
 	}
 }
 
@@ -632,7 +708,7 @@ func TestLeaks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return runtime.NumGoroutine(), len(fds)
+		return len(testenv.Goroutines()), len(fds)
 	}
 	once := func() {
 		r := start(t, processes, func(a *vassal.App) { a.Workers.Processes = 2 })

@@ -17,14 +17,14 @@ import (
 // orphan that becomes a child of this process: nobody else in the process may
 // wait (KERNEL 30: wait4(-1) of one steals the status of the other).
 type reaper struct {
-	adopt bool
+	adopt bool // set before run
 
 	mu    sync.Mutex
 	known map[int]chan syscall.WaitStatus
 }
 
-func newReaper(adopt bool) *reaper {
-	return &reaper{adopt: adopt, known: make(map[int]chan syscall.WaitStatus)}
+func newReaper() *reaper {
+	return &reaper{known: make(map[int]chan syscall.WaitStatus)}
 }
 
 // start starts a process. Its status arrives once on the channel.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net"
 	"os"
 	"sync/atomic"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/worker/lang"
 	"liege/vassal"
 )
 
@@ -42,6 +42,10 @@ const (
 	evLaneEnd                    // a lane ended; err
 	evControl                    // the loader said text
 	evControlEnd
+	evSides   // side processes may run
+	evRenew   // those of kind text are to be replaced
+	evRest    // those of kind text are to end; none is closed when they have
+	evSideEnd // the one with serial probe is gone
 )
 
 type event struct {
@@ -51,6 +55,7 @@ type event struct {
 	text  string
 	probe uint64
 	err   error
+	none  chan struct{}
 }
 
 // post hands e to the supervisor.
@@ -111,6 +116,9 @@ type supervisor struct {
 	probe    uint64
 	suspects map[*call]uint64
 	judge    time.Time
+	rests    map[SideKind][]chan struct{} // who waits in Rest
+
+	crew crew
 }
 
 func (s *supervisor) open() error {
@@ -122,7 +130,7 @@ func (s *supervisor) open() error {
 		return err
 	}
 	s.p.queue, s.other = conn, other
-	threads := s.p.w.Threads
+	threads := s.p.most
 	// Four times as many places as workers: one that dies keeps its own until
 	// the answers it has left behind are sent.
 	ranges := 4 * s.p.w.Processes
@@ -161,7 +169,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	done := ctx.Done()
 	for {
 		next := s.due(time.Now())
-		if s.stopping && len(s.procs) == 0 && s.load == nil {
+		if s.stopping && len(s.procs) == 0 && s.load == nil && !s.sidesLeft("") {
 			return s.err
 		}
 		timer.Reset(time.Until(next))
@@ -177,6 +185,8 @@ func (s *supervisor) run(ctx context.Context) error {
 			s.handle(e)
 		case ws := <-ended:
 			s.loaderExited(ws)
+		case <-s.p.wake:
+			s.awake(time.Now())
 		case <-timer.C:
 		}
 	}
@@ -203,6 +213,8 @@ func (s *supervisor) due(now time.Time) time.Time {
 			s.gone(pr, nil)
 		}
 	}
+	s.sidesDue(now, at)
+	s.restsDue()
 	if s.stopping {
 		s.stopDue(now, at)
 		return next
@@ -215,15 +227,21 @@ func (s *supervisor) due(now time.Time) time.Time {
 		return now
 	}
 	if s.load != nil && s.load.loaded {
+		lack := s.lacking()
 		for i := range s.numbers {
-			if n := &s.numbers[i]; n.proc == nil && at(orNow(n.next, now)) && len(s.bases) > 0 {
+			if n := &s.numbers[i]; n.proc == nil && lack > 0 && len(s.bases) > 0 && at(orNow(n.next, now)) {
 				s.spawn(i, now)
+				lack--
 			}
 		}
 	}
-	if s.p.w.Harakiri > 0 && at(orNow(s.tick, now)) {
+	if changing(&s.p.w) && at(orNow(s.crew.tick, now)) {
+		s.muster(now)
+		at(s.crew.tick)
+	}
+	if s.p.shortest > 0 && at(orNow(s.tick, now)) {
 		s.harakiri(now)
-		s.tick = now.Add(min(max(s.p.w.Harakiri/10, 20*time.Millisecond), time.Second))
+		s.tick = now.Add(min(max(s.p.shortest/10, 20*time.Millisecond), time.Second))
 		at(s.tick)
 	}
 	if at(s.judge) {
@@ -247,6 +265,7 @@ func (s *supervisor) stop(grace time.Duration) {
 	s.stopping = true
 	s.stopBy = time.Now().Add(grace)
 	close(s.p.closed)
+	s.askSides("")
 	// Workers read the end of the queue once they have emptied it, and leave.
 	s.p.queue.CloseWrite()
 }
@@ -269,7 +288,7 @@ func (s *supervisor) stopDue(now time.Time, at func(time.Time) bool) {
 		s.stopBy = now.Add(time.Second)
 		at(s.stopBy)
 	}
-	if len(s.procs) == 0 && s.load != nil && !s.load.ending {
+	if len(s.procs) == 0 && s.load != nil && !s.load.ending && !s.sidesLeft("") {
 		s.load.end()
 	}
 }
@@ -287,7 +306,7 @@ func (s *supervisor) handle(e event) {
 	case evLoaded:
 		s.loaded(e.proc)
 	case evNotLoaded:
-		problem := s.p.lang.problem(e.text)
+		problem := s.p.lang.Problem(e.text)
 		if !s.ready {
 			s.fail(problem)
 			return
@@ -296,6 +315,16 @@ func (s *supervisor) handle(e event) {
 	case evProbed:
 		if e.probe == s.probe {
 			s.judge = time.Now().Add(settleTime)
+		}
+	case evSides: // see due
+	case evRenew:
+		s.askSides(SideKind(e.text))
+	case evRest:
+		s.askSides(SideKind(e.text))
+		s.rests[SideKind(e.text)] = append(s.rests[SideKind(e.text)], e.none)
+	case evSideEnd:
+		if x := s.sideBySerial(e.probe); x != nil {
+			s.sideGone(x, nil)
 		}
 	case evLaneEnd:
 		s.laneEnded(e.proc, e.err)
@@ -316,67 +345,22 @@ func (s *supervisor) handle(e event) {
 func (s *supervisor) loaded(pr *proc) {
 	pr.loaded = true
 	s.p.stats[pr.number-1].accepting.Store(!pr.gone)
+	if s.p.life.Loaded != nil {
+		s.p.life.Loaded()
+	}
 	if s.ready || s.stopping {
 		return
 	}
+	if s.lacking() > 0 {
+		return
+	}
 	for i := range s.numbers {
-		if pr := s.numbers[i].proc; pr == nil || !pr.loaded {
+		if pr := s.numbers[i].proc; pr != nil && !pr.loaded {
 			return
 		}
 	}
 	s.ready = true
 	s.p.ready <- nil
-}
-
-// spawn has the loader fork worker i+1.
-func (s *supervisor) spawn(i int, now time.Time) {
-	s.serial++
-	pr := &proc{number: i + 1, serial: s.serial, load: s.load, born: now, pidfd: -1,
-		slots: s.bases[len(s.bases)-1]}
-	var others []int
-	var files []*os.File
-	var err error
-	for t := range s.p.w.Threads {
-		var conn *net.UnixConn
-		var other *os.File
-		if conn, other, err = socketPair(unix.SOCK_STREAM); err != nil {
-			break
-		}
-		files = append(files, other)
-		others = append(others, int(other.Fd()))
-		pr.lanes = append(pr.lanes, &lane{p: s.p, proc: pr, slot: pr.slots + t, conn: conn, memory: s.memory})
-	}
-	if err == nil {
-		clear(s.table[:8*s.p.w.Threads])
-		_, err = s.memory.WriteAt(s.table[:8*s.p.w.Threads], int64(8*pr.slots))
-	}
-	if err == nil {
-		err = s.load.fork(pr, others)
-	}
-	for _, f := range files {
-		f.Close()
-	}
-	if err != nil {
-		for _, l := range pr.lanes {
-			l.conn.Close()
-		}
-		s.failed(&s.numbers[i], now)
-		s.p.log.Error("cannot start a worker", "worker", i+1, "err", err)
-		return
-	}
-	s.bases = s.bases[:len(s.bases)-1]
-	s.numbers[i].proc = pr
-	s.procs[pr.serial] = pr
-	pr.open = len(pr.lanes)
-	for _, l := range pr.lanes {
-		s.p.lanes.Go(l.serve)
-	}
-}
-
-// failed makes place n wait before it is filled again.
-func (s *supervisor) failed(n *number, now time.Time) {
-	n.fails++
-	n.next = now.Add(backoff(n.fails))
 }
 
 func backoff(fails int) time.Duration {
@@ -441,7 +425,9 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 	switch {
 	case s.stopping:
 	case !s.ready:
-		s.fail(s.p.lang.died(pr.number, how))
+		s.fail(s.p.lang.Died(pr.number, how))
+	case pr.loaded && pr.why == "" && s.crew.leaving > 0 && cheap(status):
+		s.dismissed(n, now)
 	case clean && pr.loaded:
 		n.fails, n.next = 0, now
 		stats.respawns.Add(1)
@@ -462,7 +448,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 			args = append(args, "err", pr.why)
 		}
 		if status != nil && status.Exited() && status.ExitStatus() == noMemory {
-			args = append(args, "err", "MemoryError", "hint", memoryHint(&s.p.w))
+			args = append(args, "err", "MemoryError", "hint", lang.MemoryHint(&s.p.w))
 		}
 		s.p.log.Error("a worker died", append(args, "again", time.Until(n.next).Round(time.Millisecond))...)
 		s.sendProbe()

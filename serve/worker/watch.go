@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"liege/serve/worker/lang"
 )
 
 // harakiri kills workers whose request runs for too long. A slot is the
@@ -17,7 +19,7 @@ func (s *supervisor) harakiri(now time.Time) {
 		for _, l := range pr.lanes {
 			id := binary.LittleEndian.Uint64(s.table[8*l.slot:])
 			c := s.p.alive(id)
-			if c == nil {
+			if c == nil || c.long.Load() {
 				l.seen = 0
 				continue
 			}
@@ -25,10 +27,11 @@ func (s *supervisor) harakiri(now time.Time) {
 				l.seen, l.seenAt = id, now
 				continue
 			}
-			if ran := now.Sub(l.seenAt); ran >= s.p.w.Harakiri && pr.why == "" {
+			limit := time.Duration(c.limit.Load())
+			if ran := now.Sub(l.seenAt); limit > 0 && ran >= limit && pr.why == "" {
 				pr.why = fmt.Sprintf("harakiri: a request ran for %v: %s", ran.Round(time.Second/10), c.describe(id))
 				s.p.stats[pr.number-1].harakiris.Add(1)
-				c.condemn(id, s.p.w.Harakiri)
+				c.condemn(id, limit)
 				pr.kill()
 				c.cut(id)
 			}
@@ -54,8 +57,7 @@ func (s *supervisor) sendProbe() {
 		return
 	}
 	s.suspects, s.probe, s.judge = suspects, s.p.seq.Add(1)<<16|0xffff, time.Time{}
-	packet := appendID(appendDict(nil), s.probe)
-	packet = appendDictEnd(appendBool(appendNative(packet, "liege.probe"), true))
+	packet := s.p.lang.Dict(nil, []lang.Entry{{Name: "liege.id", Value: lang.ID(s.probe)}, {Name: "liege.probe", Value: true}})
 	if _, err := s.p.queue.Write(packet); err != nil {
 		s.p.log.Error("queue of the workers", "err", err)
 	}

@@ -21,50 +21,80 @@ import (
 	"liege/vassal"
 )
 
-// Kind is an action's name as written, "chdir" and "log" replaced by the older
-// names "cd" and "print".
+// Kind is an action's name; one that is written in several ways has one of
+// them. Of the functions of C libraries (call and its kin) it is the action
+// that does the same.
 type Kind string
 
-// The actions of this release.
+// The actions.
 const (
-	Exec     Kind = "exec"     // COMMAND, run by /bin/sh -c
-	Write    Kind = "write"    // FILE TEXT
-	Writen   Kind = "writen"   // FILE TEXT, a newline follows
-	Mkdir    Kind = "mkdir"    // DIR; it must not exist
-	Chown    Kind = "chown"    // FILE USER GROUP; names until resolved
-	Chown2   Kind = "chown2"   // FILE UID GID
-	Chmod    Kind = "chmod"    // FILE MODE
-	Mount    Kind = "mount"    // FSTYPE WHAT WHERE [FLAG,FLAG] [DATA]
-	Umount   Kind = "umount"   // WHERE [FLAG,FLAG]
-	Hostname Kind = "hostname" // NAME
-	Cd       Kind = "cd"       // DIR
-	Putenv   Kind = "putenv"   // NAME=VALUE
-	Unlink   Kind = "unlink"   // FILE
-	Print    Kind = "print"    // TEXT
-	Setcon   Kind = "callret"  // setcon CONTEXT
+	Exec       Kind = "exec"      // COMMAND, run by /bin/sh -c
+	Safeexec   Kind = "safeexec"  // COMMAND, whose end does not matter
+	Write      Kind = "write"     // FILE TEXT
+	Writen     Kind = "writen"    // FILE TEXT, a newline follows
+	Append     Kind = "append"    // FILE TEXT
+	Appendn    Kind = "appendn"   // FILE TEXT, a newline follows
+	Create     Kind = "create"    // FILE, empty
+	WriteFIFO  Kind = "writefifo" // FIFO TEXT; nobody need read
+	SpinFIFO   Kind = "spinningfifo"
+	Mkdir      Kind = "mkdir"
+	Chown      Kind = "chown"  // FILE USER GROUP; names until resolved
+	Chown2     Kind = "chown2" // FILE UID GID
+	Chmod      Kind = "chmod"  // FILE MODE
+	Sticky     Kind = "sticky" // FILE
+	Mount      Kind = "mount"  // FSTYPE WHAT WHERE [FLAG,FLAG] [DATA]
+	Umount     Kind = "umount" // WHERE [FLAG,FLAG]
+	Hostname   Kind = "hostname"
+	Cd         Kind = "cd"
+	Putenv     Kind = "putenv" // NAME=VALUE
+	Unlink     Kind = "unlink"
+	Print      Kind = "print" // TEXT
+	WaitFS     Kind = "wait_for_fs"
+	WaitFile   Kind = "wait_for_file"
+	WaitDir    Kind = "wait_for_dir"
+	WaitMount  Kind = "wait_for_mountpoint"
+	WaitSocket Kind = "wait_for_socket" // ADDRESS
+	RPC        Kind = "rpc"             // FUNCTION [ARG…] of the application
+	RetryRPC   Kind = "retryrpc"        // the same, until it works
+	Exit       Kind = "exit"            // [CODE]
+	Setcon     Kind = "callret"         // setcon CONTEXT
+	Rmdir      Kind = "rmdir"
+	Umask      Kind = "umask" // MASK
 )
 
-// Kinds are all actions, in the order of the documentation.
+// Kinds are the actions that are written by name, in the order of the
+// documentation. The functions of call are Functions.
 func Kinds() []Kind {
-	return []Kind{Exec, Write, Writen, Mkdir, Chown, Chown2, Chmod, Mount, Umount, Hostname, Cd, Putenv, Unlink, Print, Setcon}
+	return []Kind{Exec, Safeexec, Write, Writen, Append, Appendn, Create, WriteFIFO, SpinFIFO, Mkdir, Rmdir, Unlink,
+		Chown, Chown2, Chmod, Sticky, Mount, Umount, Hostname, Cd, Umask, Putenv, Print, WaitFS, WaitFile, WaitDir, WaitMount, WaitSocket, RPC, RetryRPC, Exit, Setcon}
 }
 
-// later are actions of uWSGI that this release knows and does not run.
-var later = []string{"safeexec", "create", "creat", "append", "appendn", "writefifo", "spinningfifo", "sticky", "call",
-	"callint", "callintret", "alarm", "rpc", "retryrpc", "wait_for_fs", "wait_for_file", "wait_for_dir",
-	"wait_for_socket", "unix_signal", "exit", "ffi", "tcc", "perl"}
+// spellings are other names of the same actions.
+var spellings = map[string]Kind{"chdir": Cd, "log": Print, "creat": Create}
+
+// refused are actions of uWSGI and of its plugins that there are not, and why.
+var refused = map[string]string{
+	"alarm":       "there are no alarms; use exec",
+	"unix_signal": "the signals of the core have fixed meanings; only hook-master-start = unix_signal:N gracefully_kill_them_all is known, and always so",
+	"ffi":         "no code of libraries is loaded; use exec",
+	"tcc":         "no code is compiled into the process; use exec",
+	"perl":        "no code is run inside the process; use exec",
+}
 
 // Call is an action with its arguments. Which fields are set depends on Kind.
 type Call struct {
 	Kind        Kind
-	Path        string   // FILE, DIR, WHERE
-	Text        string   // COMMAND, TEXT, NAME, NAME=VALUE, CONTEXT, mount data
-	Mode        uint32   // of Chmod, as chmod(2) wants it
+	Path        string   // FILE, DIR, FIFO, WHERE
+	Text        string   // COMMAND, TEXT, NAME, NAME=VALUE, CONTEXT, ADDRESS, FUNCTION, mount data
+	Args        []string // of RPC
+	Mode        uint32   // of Chmod and Umask
 	User, Group string   // of Chown
 	UID, GID    int      // of Chown2, and of Chown with numbers; else -1
 	FSType      string   // of Mount
 	Source      string   // of Mount
 	Flags       []string // of Mount and Umount: one spelling each
+	Code        int      // of Exit
+	Ignored     bool     // whether it fails does not matter: safeexec, call, callint
 }
 
 // MaxArg is the longest argument in bytes.
@@ -79,23 +109,31 @@ func Check(h vassal.Hook) error {
 // Parse returns the action that h asks for. The error does not name h, and
 // never quotes the argument of a private one.
 func Parse(h vassal.Hook) (Call, error) {
-	c := Call{Kind: Kind(h.Action), UID: -1, GID: -1}
-	switch h.Action {
-	case "chdir":
-		c.Kind = Cd
-	case "log":
-		c.Kind = Print
-	}
 	if strings.ContainsRune(h.Arg, 0) {
 		return Call{}, errors.New("a NUL byte in the argument")
 	}
 	if len(h.Arg) > MaxArg {
 		return Call{}, fmt.Errorf("the argument has %d bytes; at most %d are allowed", len(h.Arg), MaxArg)
 	}
+	name, arg, ignored := h.Action, h.Arg, h.Action == string(Safeexec)
+	if called(name) {
+		var err error
+		if name, arg, err = function(name, arg); err != nil {
+			if h.Private {
+				err = fmt.Errorf("%w: the function is none of those that something is done for (the argument is private)", ErrSymbol)
+			}
+			return Call{}, err
+		}
+		ignored = !strings.HasSuffix(h.Action, "ret") && name != string(Setcon)
+	}
+	c := Call{Kind: Kind(name), UID: -1, GID: -1, Ignored: ignored}
+	if kind, ok := spellings[name]; ok {
+		c.Kind = kind
+	}
 	if err := c.check(h.Phase); err != nil {
 		return Call{}, err
 	}
-	if err := c.parse(h.Arg); err != nil {
+	if err := c.parse(arg); err != nil {
 		if h.Private {
 			return Call{}, fmt.Errorf("want %s (the argument is private)", usage[c.Kind])
 		}
@@ -104,52 +142,37 @@ func Parse(h vassal.Hook) (Call, error) {
 	return c, nil
 }
 
-// check reports whether c may run in phase at all.
-func (c *Call) check(phase vassal.Phase) error {
-	if slices.Contains(later, string(c.Kind)) {
-		return fmt.Errorf("action %q does not exist yet; use exec", c.Kind)
-	}
-	if !slices.Contains(Kinds(), c.Kind) {
-		return fmt.Errorf("unknown action %q; the actions are %s", clip(string(c.Kind)), list())
-	}
-	if phase == vassal.AsUser {
-		switch c.Kind {
-		case Mount, Umount, Hostname, Chown, Chown2:
-			return fmt.Errorf("%s needs root; use hook-as-root", c.Kind)
-		}
-	}
-	if phase == vassal.AsRoot && c.Kind == Setcon {
-		return errors.New("setcon comes after the privileges are dropped; use hook-as-user")
-	}
-	return nil
-}
-
 // usage is the form of each action's arguments.
 var usage = map[Kind]string{
-	Exec: "exec:COMMAND", Write: "write:FILE TEXT", Writen: "writen:FILE TEXT", Mkdir: "mkdir:DIR",
-	Chown: "chown:FILE USER GROUP", Chown2: "chown2:FILE UID GID", Chmod: "chmod:FILE MODE (octal)",
+	Exec: "exec:COMMAND", Safeexec: "safeexec:COMMAND", Write: "write:FILE TEXT", Writen: "writen:FILE TEXT",
+	Append: "append:FILE TEXT", Appendn: "appendn:FILE [TEXT]", Create: "create:FILE",
+	WriteFIFO: "writefifo:FIFO TEXT", SpinFIFO: "spinningfifo:FIFO TEXT", Mkdir: "mkdir:DIR",
+	Chown: "chown:FILE USER GROUP", Chown2: "chown2:FILE UID GID", Chmod: "chmod:FILE MODE (octal)", Sticky: "sticky:FILE",
 	Mount: "mount:FSTYPE WHAT WHERE [FLAG,FLAG] [DATA]", Umount: "umount:WHERE [FLAG,FLAG]",
 	Hostname: "hostname:NAME", Cd: "cd:DIR", Putenv: "putenv:NAME=VALUE", Unlink: "unlink:FILE",
-	Print: "print:TEXT", Setcon: "callret:setcon CONTEXT",
+	Print: "print:TEXT", WaitFS: "wait_for_fs:PATH", WaitFile: "wait_for_file:FILE", WaitDir: "wait_for_dir:DIR",
+	WaitMount: "wait_for_mountpoint:DIR", WaitSocket: "wait_for_socket:ADDRESS",
+	RPC: "rpc:FUNCTION [ARG…]", RetryRPC: "retryrpc:FUNCTION [ARG…]", Exit: "exit:[CODE]", Setcon: "callret:setcon CONTEXT",
+	Rmdir: "rmdir:DIR", Umask: "umask:MASK",
 }
 
+// parse reads the argument of c's kind.
 func (c *Call) parse(arg string) error {
 	want := fmt.Errorf("want %s", usage[c.Kind])
 	switch c.Kind {
-	case Exec:
-		c.Text = strings.TrimSpace(arg)
-		if c.Text == "" {
+	case Exec, Safeexec, WaitSocket:
+		if c.Text = strings.TrimSpace(arg); c.Text == "" {
 			return want
 		}
 	case Print:
 		c.Text = arg
-	case Write, Writen:
+	case Write, Writen, Append, Appendn, WriteFIFO, SpinFIFO:
 		var ok bool
 		c.Path, c.Text, ok = strings.Cut(strings.TrimLeft(arg, " \t"), " ")
-		if c.Path == "" || !ok && c.Kind == Write {
+		if c.Path == "" || !ok && c.Kind != Writen && c.Kind != Appendn {
 			return want
 		}
-	case Mkdir, Cd, Unlink:
+	case Mkdir, Rmdir, Cd, Unlink, Create, Sticky, WaitFS, WaitFile, WaitDir, WaitMount:
 		// the whole argument: such a path may hold spaces
 		if c.Path = strings.TrimSpace(arg); c.Path == "" {
 			return want
@@ -164,16 +187,50 @@ func (c *Call) parse(arg string) error {
 		c.Text = arg
 	case Setcon:
 		f := strings.Fields(arg)
-		if len(f) == 0 || f[0] != "setcon" {
-			return fmt.Errorf("callret knows only setcon; %w", want)
-		}
 		if len(f) != 2 {
 			return want
 		}
 		c.Text = f[1]
+	case Exit, Umask:
+		return c.numeric(strings.TrimSpace(arg))
+	case RPC, RetryRPC:
+		return c.rpc(strings.Fields(arg), want)
 	default:
 		return c.words(strings.Fields(arg), want)
 	}
+	return nil
+}
+
+// numeric parses the actions whose argument is a number: decimal, as
+// atoi(3) reads those of callint, but for a mask with a leading 0.
+func (c *Call) numeric(arg string) error {
+	if c.Kind == Exit {
+		if arg == "" {
+			return nil
+		}
+		n, err := strconv.ParseUint(arg, 10, 8)
+		if err != nil {
+			return fmt.Errorf("%q is not an exit status of 0 to 255", clip(arg))
+		}
+		c.Code = int(n)
+		return nil
+	}
+	n, err := strconv.ParseUint(arg, 0, 32)
+	if err != nil || n > 0o777 {
+		return fmt.Errorf("%q is not a mask of 0 to 0777; without a leading 0 it is decimal", clip(arg))
+	}
+	c.Mode = uint32(n)
+	return nil
+}
+
+func (c *Call) rpc(f []string, want error) error {
+	if len(f) == 0 {
+		return want
+	}
+	if strings.Contains(f[0], "@") {
+		return fmt.Errorf("%s: functions of other servers are not called", clip(f[0]))
+	}
+	c.Text, c.Args = f[0], f[1:]
 	return nil
 }
 

@@ -57,10 +57,45 @@ func TestParse(t *testing.T) {
 		{user, "unlink", "/run/x", Call{Kind: Unlink, Path: "/run/x"}, ""},
 		{user, "log", "hello", Call{Kind: Print, Text: "hello"}, ""},
 		{user, "callret", "setcon system_u:system_r:webapp_t:s0", Call{Kind: Setcon, Text: "system_u:system_r:webapp_t:s0"}, ""},
-		{user, "callret", "setexeccon x", Call{}, "callret knows only setcon"},
+		{user, "callret", "setexeccon x", Call{}, "symbols of libraries are not called; those that something is done for are chdir"},
 		{user, "callret", "setcon", Call{}, "want callret:setcon"},
 		{root, "callret", "setcon x", Call{}, "use hook-as-user"},
-		{root, "safeexec", "true", Call{}, "does not exist yet"},
+		{root, "safeexec", "false", Call{Kind: Safeexec, Text: "false", Ignored: true}, ""},
+		{root, "alarm", "shop down", Call{}, "there are no alarms"},
+		{root, "create", "/run/a b", Call{Kind: Create, Path: "/run/a b"}, ""},
+		{root, "creat", "/run/x", Call{Kind: Create, Path: "/run/x"}, ""},
+		{root, "appendn", "/run/x", Call{Kind: Appendn, Path: "/run/x"}, ""},
+		{root, "append", "/run/x", Call{}, "want append:FILE TEXT"},
+		{root, "writefifo", "/run/x a b", Call{Kind: WriteFIFO, Path: "/run/x", Text: "a b"}, ""},
+		{root, "sticky", "/run/x", Call{Kind: Sticky, Path: "/run/x"}, ""},
+		{root, "wait_for_file", "/run/x", Call{Kind: WaitFile, Path: "/run/x"}, ""},
+		{root, "exit", "7", Call{Kind: Exit, Code: 7}, ""},
+		{root, "exit", "", Call{Kind: Exit}, ""},
+		{root, "exit", "256", Call{}, "not an exit status"},
+		{root, "exit", "-1", Call{}, "not an exit status"},
+		{root, "rpc", "f a", Call{}, "use hook-post-app"},
+		{vassal.PreApp, "rpc", "f a", Call{}, "use hook-post-app"},
+		{vassal.PostApp, "rpc", "f a b", Call{Kind: RPC, Text: "f", Args: []string{"a", "b"}}, ""},
+		{vassal.PostApp, "rpc", "f@10.0.0.1:3031 a", Call{}, "functions of other servers"},
+		{vassal.PostApp, "mount", "proc none /proc", Call{}, "use hook-as-root"},
+		{vassal.PostApp, "callint", "umask 18", Call{}, "use the option umask"},
+		{vassal.AsUserAtexit, "exit", "1", Call{}, "nothing to end"},
+		{vassal.AsEmperor, "putenv", "A=b", Call{}, "use the option env"},
+		{vassal.AsEmperor, "mkdir", "/run/x", Call{Kind: Mkdir, Path: "/run/x"}, ""},
+		{vassal.PreJail, "hostname", "x", Call{}, "use hook-as-root"},
+		{vassal.PreJail, "mount", "none /a /b bind", Call{Kind: Mount, FSType: "none", Source: "/a", Path: "/b", Flags: []string{"bind"}}, ""},
+		{"as-mule", "exec", "true", Call{}, "unknown phase"},
+		{root, "call", "chdir /srv", Call{Kind: Cd, Path: "/srv", Ignored: true}, ""},
+		{root, "callret", "chdir /srv", Call{Kind: Cd, Path: "/srv"}, ""},
+		{root, "callret", "sethostname shop", Call{Kind: Hostname, Text: "shop"}, ""},
+		{user, "call", "setenv A b c", Call{Kind: Putenv, Text: "A=b c", Ignored: true}, ""},
+		{user, "callret", "putenv A=b", Call{Kind: Putenv, Text: "A=b"}, ""},
+		{root, "callint", "umask 18", Call{Kind: Umask, Mode: 0o022, Ignored: true}, ""},
+		{root, "callintret", "umask 027", Call{Kind: Umask, Mode: 0o027}, ""},
+		{root, "callint", "umask 01000", Call{}, "not a mask"},
+		{root, "call", "umask 18", Call{}, "want callint:umask MASK"},
+		{root, "callint", "chdir 3", Call{}, "want call:chdir DIR"},
+		{root, "call", "abort", Call{}, "symbols of libraries are not called"},
 		{root, "explode", "", Call{}, `unknown action "explode"; the actions are exec`},
 		{root, "exec", "a\x00b", Call{}, "NUL"},
 		{root, "exec", strings.Repeat("x", MaxArg+1), Call{}, "at most"},
@@ -130,7 +165,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted %+v", c)
 		}
 		switch c.Kind {
-		case Exec, Putenv, Print, Hostname, Setcon:
+		case Exec, Safeexec, Putenv, Print, Hostname, Setcon, WaitSocket, RPC, RetryRPC, Exit, Umask:
 		default:
 			if c.Path == "" {
 				t.Errorf("accepted without path: %+v", c)
@@ -139,7 +174,16 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// The manual has every action, written as in the messages.
+// What a private call names is not quoted either.
+func TestPrivateFunction(t *testing.T) {
+	err := Check(vassal.Hook{Phase: vassal.AsRoot, Action: "call", Arg: "secret x", Private: true})
+	if err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The manual has every action, written as in the messages, every function and
+// every phase.
 func TestManual(t *testing.T) {
 	text, err := os.ReadFile("../../docs/hooks.md")
 	if err != nil {
@@ -148,6 +192,16 @@ func TestManual(t *testing.T) {
 	for _, k := range Kinds() {
 		if !strings.Contains(string(text), "\n| `"+usage[k]+"` |") {
 			t.Errorf("docs/hooks.md has no row for %s", usage[k])
+		}
+	}
+	for _, f := range Functions() {
+		if !strings.Contains(string(text), "`"+f.Name+" "+f.Arg+"`") {
+			t.Errorf("docs/hooks.md does not name the function %s", f.Name)
+		}
+	}
+	for _, p := range vassal.Phases() {
+		if !strings.Contains(string(text), "\n| `"+string(p)+"` |") {
+			t.Errorf("docs/hooks.md has no row for the phase %s", p)
 		}
 	}
 	for flag, spelling := range mountFlags {

@@ -16,8 +16,20 @@ type Policy struct {
 	MemoryMax Ceiling // bytes
 	CPUMax    Ceiling // CPUs
 	PidsMax   Ceiling
-	Strict    bool // unknown keys are errors in every file
-	Serve     bool // liege serve: one instance of the caller's own
+	SwapMax   Ceiling // bytes; in force if it has a line
+	CPUWeight Ceiling // of operators' files too; a tenant's without one: the usual
+	Strict    bool    // unknown keys are errors in every file
+	Serve     bool    // liege serve: one instance of the caller's own
+
+	OnDemand *OnDemand // nil: the Emperor names no socket for this vassal
+}
+
+// OnDemand is the socket that wakes a vassal, named beside its file:
+// emperor-on-demand-extension and its kin.
+type OnDemand struct {
+	Address string
+	Key     string        // the Emperor's option
+	Origin  vassal.Origin // where the address is written
 }
 
 // Ceiling is one bound and the line that sets it. Zero: none.
@@ -53,6 +65,7 @@ const (
 	defaultBackoffMax    = 180 * time.Second
 	defaultStable        = 10 * time.Second
 	defaultLogSize       = 10 << 20
+	defaultHookTime      = 120 * time.Second
 	maxUserDrain         = 10 * time.Minute // what is stopped or removed may be so because of its user
 	drainGrace           = 5 * time.Second  // between the end of the drain and the kill
 )
@@ -70,7 +83,7 @@ func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
 			Overlap: true, ReadyTimeout: defaultReady, DrainTimeout: defaultDrain + drainGrace,
 			BackoffMin: defaultBackoffMin, BackoffMax: defaultBackoffMax, StableAfter: defaultStable,
 		},
-		Logs: vassal.Logs{MaxSize: defaultLogSize},
+		Logs: vassal.Logs{MaxSize: defaultLogSize}, HookTime: defaultHookTime,
 	}
 	d.cfg.App = vassal.App{
 		Drain: defaultDrain,
@@ -104,15 +117,43 @@ type decoder struct {
 	cfg vassal.Config
 	ps  vassal.Problems
 
-	work    vassal.Workers // of an app that a later line may name
-	py      vassal.Python
-	proto   vassal.Protocol // of socket lines; the last protocol line counts for all
-	mode    *fileMode
-	chown   string
-	backlog int
-	nproc   *value // limit-nproc
+	work   vassal.Workers // of an app that a later line may name
+	py     vassal.Python
+	demand demand
+	languages
+	mounts   vassal.Mounting
+	noMain   bool            // no-default-app
+	pyOption string          // the option that names the app
+	proto    vassal.Protocol // of socket lines; the last protocol line counts for all
+	mode     *fileMode
+	chown    string
+	backlog  int
+	nproc    *value // limit-nproc
+
+	secure     vassal.TLS
+	depthNamed bool // ssl-verify-depth
+
+	oldRoot  string // of pivot_root, as a path in the new one
+	own      own
+	cgis     vassal.CGI
+	cgiAt    vassal.Origin
+	modifier map[string]value // by option
+	reqLog   vassal.Origin    // of the req-logger line that counts
+	cheaper  value
+	youth    bool // min-worker-lifetime is named
+
+	cache    caching
+	job      vassal.Jobs
+	metrics  vassal.Metrics
+	measured bool // there are metrics
 
 	ioTimeout, bodyTimeout time.Duration
+
+	shared    []value // shared-socket lines
+	sockets   vassal.Sockets
+	ahead     vassal.Forward
+	upstreams []func() // said when the network is known
+	mailers   []string // addresses of sendmail lines that are the operator's
 
 	plugins  map[string]bool          // named by plugins lines
 	seen     map[string]vassal.Origin // first line of each option's name
@@ -121,6 +162,7 @@ type decoder struct {
 	quoted   []Setting
 	rest     []trail // numbers and switches that go on after their value
 	unknown  []Setting
+	theirs   []vassal.Origin // of rules that a tenant wrote
 
 	more       int // problems that were not kept
 	moreFailed bool
@@ -202,8 +244,8 @@ func (d *decoder) setting(s Setting) {
 // heard reports whether the value of an option that is done otherwise counts.
 func heard(o *Option) bool {
 	switch o.Name {
-	case "limit-nproc", "lazy", "daemonize", "daemonize2", "pidfile", "pidfile2", "safe-pidfile", "safe-pidfile2",
-		"touch-chain-reload", "touch-workers-reload", "fs-reload":
+	case "limit-nproc", "lazy", "worker-mount", "daemonize", "daemonize2", "pidfile", "pidfile2", "safe-pidfile", "safe-pidfile2", "touch-chain-reload", "touch-workers-reload", "fs-reload",
+		"http-stats", "chroot", "pivot-root", "namespace", "namespace-keep-mount", "unshare", "unshare2", "emperor-use-clone", "log-drain", "log-filter", "async", "asyncio", "ini-paste":
 		return true
 	}
 	return false
@@ -211,7 +253,40 @@ func heard(o *Option) bool {
 
 // apply stores v where it belongs.
 func (d *decoder) apply(v value) bool {
-	for _, area := range []func(value) bool{d.application, d.process, d.listener, d.request, d.static, d.identity, d.jail, d.limits, d.logs, d.life, d.hook} {
+	for _, area := range []func(value) bool{
+		d.application,
+		d.python,
+		d.rack,
+		d.psgi,
+		d.mount,
+		d.process,
+		d.crew,
+		d.listener,
+		d.request,
+		d.static,
+		d.routing,
+		d.sending,
+		d.cgi,
+		d.program,
+		d.phpLine,
+		d.daemonLine,
+		d.tls,
+		d.caches,
+		d.metric,
+		d.modifiers,
+		d.jobs,
+		d.front,
+		d.identity,
+		d.guard,
+		d.jail,
+		d.root,
+		d.limits,
+		d.logs,
+		d.requestLog,
+		d.life,
+		d.sleeping,
+		d.hook,
+	} {
 		if area(v) {
 			return true
 		}
@@ -233,16 +308,20 @@ func (d *decoder) always(o *Option, s Setting) {
 // application handles what names the app.
 func (d *decoder) application(v value) bool {
 	switch v.opt.Name {
-	case "wsgi-file", "module":
-		if at := d.py.At; (d.py.File != "" && v.opt.Name == "module") || (d.py.Module != "" && v.opt.Name == "wsgi-file") {
+	case "wsgi-file", "module", "asgi":
+		d.names(v, "python")
+		if at := d.py.At; d.py.File+d.py.Module != "" && v.opt.Name != d.pyOption {
 			d.warn(vassal.CodeTwoApps, v.Setting, fmt.Sprintf("line %d names another app; this one counts", at.Line), "keep one of them")
 		}
-		d.py.File, d.py.Module, d.py.At = "", "", v.Origin
-		if v.opt.Name == "module" {
-			d.py.Module = v.Value
-		} else {
+		d.py.File, d.py.Module, d.py.At, d.py.Key, d.py.Form, d.pyOption = "", "", v.Origin, "", "", v.opt.Name
+		switch d.py.ASGI = v.opt.Name == "asgi"; {
+		case v.opt.Name == "wsgi-file":
 			d.py.File = v.Value
 			d.named(v)
+		case d.py.ASGI:
+			d.asgi(v)
+		default:
+			d.py.Module = v.Value
 		}
 	case "callable":
 		d.py.Callable = v.Value

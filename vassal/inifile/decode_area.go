@@ -2,10 +2,10 @@ package inifile
 
 import (
 	"fmt"
-	"path"
 	"strings"
 
 	"liege/vassal"
+	"liege/vassal/egress"
 )
 
 // listener handles addresses and what concerns all of them.
@@ -15,21 +15,10 @@ func (d *decoder) listener(v value) bool {
 		d.listen(v, vassal.HTTP)
 	case "socket":
 		d.listen(v, "") // protocol may come later
-	case "uwsgi-socket":
-		d.listen(v, vassal.UWSGI)
 	case "stats":
 		d.listen(v, vassal.Stats)
 	case "protocol":
-		switch p := firstWord(v.Value); p {
-		case "http", "http11":
-			d.proto = vassal.HTTP
-		case "uwsgi", "puwsgi":
-			d.proto = vassal.UWSGI
-		case "fastcgi", "fastcgi-nph", "scgi", "scgi-nph", "https", "suwsgi", "raw":
-			d.err(vassal.CodeNotYet, v.Setting, p+" is not spoken yet", "protocol = uwsgi, or protocol = http")
-		default:
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a protocol", clip(p)), "protocol = uwsgi, or protocol = http")
-		}
+		d.protocol(v)
 	case "chmod-socket":
 		m := fileMode(v.n)
 		d.mode = &m
@@ -38,7 +27,7 @@ func (d *decoder) listener(v value) bool {
 	case "listen":
 		d.backlog = clampInt(v.n)
 	default:
-		return false
+		return d.gateway(v)
 	}
 	return true
 }
@@ -50,10 +39,6 @@ func (d *decoder) listen(v value, p vassal.Protocol) {
 	if i := strings.IndexAny(addr, " \t"); i > 0 && strings.Contains(addr[:i], ":") && !strings.Contains(addr[:i], "/") {
 		d.trailing(v.Setting, addr[:i])
 		addr = addr[:i]
-	}
-	if n, ok := strings.CutPrefix(addr, "="); ok {
-		d.err(vassal.CodeNotYet, v.Setting, fmt.Sprintf("shared socket %s is not there yet", n), "write the address itself")
-		return
 	}
 	d.cfg.Listen = append(d.cfg.Listen, vassal.Listener{Protocol: p, Address: addr, Key: v.Key, At: v.Origin})
 }
@@ -74,6 +59,14 @@ func (d *decoder) request(v value) bool {
 		h.HeaderTimeout = d.positive(v, defaultHeaderTimeout)
 	case "socket-timeout":
 		d.bodyTimeout = d.positive(v, defaultBodyTimeout)
+	case "websockets-ping-freq":
+		if d.cfg.App.Sockets.Ping = v.dur; v.dur == 0 {
+			d.cfg.App.Sockets.Ping = -1
+		}
+	case "websockets-pong-tolerance":
+		d.cfg.App.Sockets.Pong = v.dur
+	case "websockets-max-size":
+		d.cfg.App.Sockets.Message = int64(d.within(v, 1, maxSocketKB, "websockets-max-size = 1024")) << 10
 	case "max-connections":
 		h.Connections = d.within(v, 1, 1<<20, "")
 	case "stats-http":
@@ -85,7 +78,10 @@ func (d *decoder) request(v value) bool {
 }
 
 // maxHeaderBytes bounds buffer-size: every connection may need as much.
-const maxHeaderBytes = 1 << 20
+const (
+	maxHeaderBytes = 1 << 20
+	maxSocketKB    = 1 << 20 // of a message
+)
 
 // static handles the static file part.
 func (d *decoder) static(v value) bool {
@@ -171,17 +167,21 @@ func (d *decoder) jail(v value) bool {
 	case "chdir":
 		j.Chdir, j.ChdirAt = v.Value, v.Origin
 	case "hostname":
-		if !validHost(v.Value) {
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a host name", clip(v.Value)), "letters, digits, dots and dashes, at most 63")
-			return true
-		}
-		j.Hostname = v.Value
+		d.hostname(v, v.Value)
 	case "umask":
 		j.Umask = fileMode(v.n)
 	case "auto-bind":
 		j.AutoBind = v.on
 	case "net":
 		d.net(v)
+	case "connect":
+		for word := range strings.FieldsSeq(v.Value) {
+			d.connect(v, word)
+		}
+	case "egress":
+		d.egress(v)
+	case "sendmail":
+		d.sendmail(v)
 	case "bind":
 		for word := range strings.FieldsSeq(v.Value) {
 			d.bind(v, word)
@@ -200,32 +200,38 @@ func (d *decoder) net(v value) {
 	case "host":
 		j.Net, j.NetAt = "host", v.Origin
 	case "nat":
-		d.err(vassal.CodeNotYet, v.Setting, "nat is not there yet", "net = host, if the operator allows it")
+		j.Net, j.NetAt = "nat", v.Origin
 	default:
-		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a network", clip(n)), "net = none, or net = host")
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a network", clip(n)), "net = none, net = nat or net = host")
 	}
 }
 
-// bind reads PATH, PATH:ro, PATH:rw, SRC:DST and SRC:DST:ro|rw.
-func (d *decoder) bind(v value, word string) {
-	b := vassal.Bind{Access: vassal.ReadWrite, Key: v.Key, At: v.Origin}
-	parts := strings.Split(word, ":")
-	switch last := parts[len(parts)-1]; {
-	case len(parts) > 1 && last == "ro":
-		b.Access, parts = vassal.ReadOnly, parts[:len(parts)-1]
-	case len(parts) > 1 && last == "rw":
-		parts = parts[:len(parts)-1]
-	}
-	if len(parts) > 2 || parts[0] == "" || parts[len(parts)-1] == "" {
-		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a path to bind", clip(word)), "bind = PATH, PATH:ro, or SOURCE:TARGET:ro")
+func (d *decoder) egress(v value) {
+	es, wrong, hint := egress.ParseLine(v.Value)
+	if wrong != "" {
+		d.err(vassal.CodeBadValue, v.Setting, wrong, hint)
 		return
 	}
-	b.Source, b.Target = parts[0], parts[len(parts)-1]
-	if len(parts) == 2 && !path.IsAbs(b.Target) {
-		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("the target %q is not an absolute path", clip(b.Target)), "bind = SOURCE:/where/it/appears")
+	for _, e := range es {
+		e.At, e.Tenant = v.Origin, d.tenant(v.Setting)
+		if e.Allow && egress.Hopeless(e) {
+			d.err(vassal.CodeRefused, v.Setting, fmt.Sprintf("%s: no vassal reaches it from its own network: it is the host's, its link's or its cloud's own", e.Target), "connect = ADDRESS:PORT reaches one service through the host")
+			continue
+		}
+		if len(d.cfg.Jail.Egress) == vassal.MaxEgress {
+			d.err(vassal.CodeTooBig, v.Setting, fmt.Sprintf("%s: a vassal has at most %d targets", e.Target, vassal.MaxEgress), "networks instead of addresses")
+			return
+		}
+		d.cfg.Jail.Egress = append(d.cfg.Jail.Egress, e)
+	}
+}
+
+func (d *decoder) hostname(v value, name string) {
+	if !validHost(name) {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a host name", clip(name)), "letters, digits, dots and dashes, at most 63")
 		return
 	}
-	d.cfg.Jail.Binds = append(d.cfg.Jail.Binds, b)
+	d.cfg.Jail.Hostname = name
 }
 
 func validHost(s string) bool {
@@ -266,6 +272,16 @@ func (d *decoder) limits(v value) bool {
 	case "pids-max":
 		l.PidsMax, l.PidsMaxAt = v.n, v.Origin
 		d.nproc = nil
+	case "memory-high":
+		l.MemoryHigh, l.MemoryHighAt = v.n, v.Origin
+	case "swap-max":
+		l.SwapMax, l.SwapMaxAt = &v.n, v.Origin
+	case "cpu-weight":
+		d.cpuWeight(v)
+	case "io-max":
+		d.ioMax(v)
+	case "oom-group":
+		l.OOMGroup, l.OOMGroupAt = v.on, v.Origin
 	case "limit-nproc":
 		d.nproc = &v
 	case "limit-as":
@@ -278,6 +294,10 @@ func (d *decoder) limits(v value) bool {
 		d.rlimit(v, "cpu", 1)
 	case "max-fd":
 		d.rlimit(v, "nofile", 1)
+	case "limit-fsize", "limit-memlock", "limit-msgqueue", "limit-sigpending":
+		d.rlimit(v, strings.TrimPrefix(v.opt.Name, "limit-"), 1)
+	case "limit-core", "limit-nice", "limit-rtprio", "limit-rttime":
+		d.coreRlimit(v)
 	default:
 		return false
 	}
@@ -323,10 +343,6 @@ func (d *decoder) logs(v value) bool {
 			d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("below %d bytes, which are used", leastLog), "")
 			l.MaxSize = leastLog
 		}
-	case "disable-logging":
-		d.cfg.App.Log.Disable = v.on
-	case "log-format":
-		d.cfg.App.Log.Format = v.Value
 	case "pidfile", "pidfile2", "safe-pidfile", "safe-pidfile2":
 		l.PidFile, l.PidFileAt = v.Value, v.Origin
 	case "touch-reload", "touch-chain-reload", "touch-workers-reload", "fs-reload":
@@ -359,11 +375,14 @@ func (d *decoder) life(v value) bool {
 	case "stable-after":
 		r.StableAfter = d.positive(v, defaultStable)
 	case "overlap":
+		d.own.overlap = !strings.EqualFold(firstWord(v.Value), "auto")
 		switch w := strings.ToLower(firstWord(v.Value)); w {
-		case "auto", "yes", "true", "on", "1":
-			r.Overlap = true
+		case "auto":
+			r.Overlap, r.Both = true, false
+		case "yes", "true", "on", "1":
+			r.Overlap, r.Both = true, true
 		case "no", "false", "off", "0":
-			r.Overlap = false
+			r.Overlap, r.Both = false, false
 		default:
 			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not auto, yes or no", clip(w)), "overlap = auto")
 		}

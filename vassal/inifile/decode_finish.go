@@ -14,14 +14,28 @@ import (
 // finish is what can only be said once every line is known.
 func (d *decoder) finish() {
 	d.finishApp()
+	d.finishLanguage()
 	d.finishListen()
+	d.finishServers()
+	d.finishFront()
+	d.finishLog()
+	d.finishTLS()
+	d.finishCGI()
+	d.finishCaches()
+	d.finishJobs()
+	d.finishMetrics()
+	d.finishRoutes()
+	d.finishUpstreams()
 	d.finishLimits()
 	d.finishMissing()
+	d.finishDemand()
 	d.finishRun()
 	d.finishUnknown()
 	d.finishText()
 	d.finishPlugins()
 	d.finishOwn()
+	d.finishHooks()
+	d.finishRoot()
 }
 
 // finishEnv closes up the places of variables that were taken out.
@@ -38,6 +52,7 @@ func (d *decoder) finishEnv() {
 // finishApp joins what several lines say about the app.
 func (d *decoder) finishApp() {
 	d.finishEnv()
+	d.finishCrew()
 	h := &d.cfg.App.HTTP
 	if d.ioTimeout > 0 {
 		h.WriteTimeout, h.IdleTimeout, h.BodyTimeout = d.ioTimeout, d.ioTimeout, d.ioTimeout
@@ -48,10 +63,11 @@ func (d *decoder) finishApp() {
 	if r := &d.cfg.Restart; r.BackoffMax < r.BackoffMin {
 		r.BackoffMax = r.BackoffMin
 	}
+	d.finishMounts()
 	if d.py.File == "" && d.py.Module == "" {
 		return
 	}
-	if mod, callable, ok := strings.Cut(d.py.Module, ":"); ok {
+	if mod, callable, ok := strings.Cut(d.py.Module, ":"); ok && d.py.Form == vassal.FormModule {
 		d.py.Module = mod
 		if callable != "" {
 			d.py.Callable = callable
@@ -66,6 +82,11 @@ func (d *decoder) finishApp() {
 func (d *decoder) finishListen() {
 	if d.backlog == 0 {
 		d.backlog = defaultBacklog
+	} else {
+		d.work.Waiting = d.backlog
+	}
+	if o := d.pol.OnDemand; o != nil {
+		d.cfg.Listen = append(d.cfg.Listen, vassal.Listener{Address: o.Address, Key: o.Key, At: o.Origin})
 	}
 	d.atMost("listeners", len(d.cfg.Listen), maxListeners)
 	d.atMost("paths", len(d.cfg.Jail.Named)+len(d.cfg.Jail.Binds), maxPaths)
@@ -108,6 +129,7 @@ func (d *decoder) finishLimits() {
 	d.ceiling("cpu-max", &l.CPUMax, &l.CPUMaxAt, d.pol.CPUMax, func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) })
 	d.ceiling("pids-max", &pids, &l.PidsMaxAt, d.pol.PidsMax, func(f float64) string { return strconv.FormatInt(int64(f), 10) })
 	l.MemoryMax, l.PidsMax = int64(mem), int64(pids)
+	d.shareCeilings()
 	if l.PidsMax == 0 && !d.pol.Serve {
 		l.PidsMax, l.PidsMaxAt = DefaultPids, vassal.Origin{Layer: vassal.BuiltIn}
 	}
@@ -142,8 +164,8 @@ func sizeText(n int64) string {
 
 // hasApp reports whether a request would be answered by anything.
 func (d *decoder) hasApp() bool {
-	s := d.cfg.App.Static
-	return d.cfg.App.Workers != nil || len(s.Check)+len(s.Map) > 0
+	s, r := d.cfg.App.Static, d.cfg.App.Routing
+	return d.cfg.App.Workers != nil || d.cfg.App.Exec != nil || d.cfg.App.PHP != nil || d.cfg.App.Forward != nil || d.cfg.App.CGI != nil || s.Any() || r != nil && len(r.Request) > 0
 }
 
 func (d *decoder) hasListener() bool { return len(d.cfg.Listen) > 0 }
@@ -160,10 +182,6 @@ func (d *decoder) finishMissing() {
 	for _, p := range d.missing {
 		if p.opt.Type == Bool && !p.s.Bare && isFalse(firstWord(p.s.Value)) {
 			continue // switched off: nothing is missing
-		}
-		if p.opt.Type == Routing && guards(p.s.Value) {
-			d.err(vassal.CodeRoutingNotApplied, p.s, "keeps somebody out, and routing rules are not applied yet: what it protects would be open", "let the front end do it, and remove the line")
-			continue
 		}
 		k := key{p.opt.Effect, d.severityOf(p.opt)}
 		if lines[k] == nil {
@@ -201,26 +219,10 @@ func (d *decoder) severityOf(o *Option) vassal.Severity {
 	app, listener := d.hasApp(), d.hasListener()
 	switch {
 	case o.Serves == ServesApp && !app, o.Serves == ServesSocket && !listener, o.Serves == ServesJob && !app && !listener,
-		o.Serves == ServesGuard && o.Type != Routing:
+		o.Serves == ServesGuard:
 		return vassal.Error
 	}
 	return vassal.Warning
-}
-
-// guards reports whether a routing rule keeps somebody out: to leave it away
-// would open what it protects.
-func guards(rule string) bool {
-	for _, word := range strings.Fields(rule) {
-		action, _, ok := strings.Cut(word, ":")
-		if !ok {
-			continue
-		}
-		switch strings.TrimSuffix(action, "-next") {
-		case "basicauth", "break", "return", "break-with-status", "access", "ldapauth", "radius", "spnego", "fcgiauth", "rpcret", "authenticate":
-			return true
-		}
-	}
-	return false
 }
 
 // finishRun says when there is nothing to run, or no way in.
@@ -230,6 +232,7 @@ func (d *decoder) finishRun() {
 	}
 	top := Setting{Origin: vassal.Origin{File: d.f.Source.Path}}
 	switch app, listener := d.hasApp(), d.hasListener(); {
+	case !app && !listener && len(d.own.daemons) > 0: // they are all there is, and good enough
 	case !app && !listener && !pend(ServesApp, ServesSocket, ServesJob):
 		d.err(vassal.CodeNothingToRun, top, "nothing to run", "a template? keep it in another directory or name it .inc")
 	case !app && listener && !pend(ServesApp):

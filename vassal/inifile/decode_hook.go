@@ -1,75 +1,163 @@
 package inifile
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"liege/vassal"
 	"liege/vassal/action"
 )
 
-// hook handles the phases that exist. Every line becomes a Hook in the order
-// of the file; callret:setcon becomes the context of the last step instead,
-// and nothing may follow it (KERNEL 8).
+// hookForms are the ways to write a hook, in the order in which those of one
+// phase run: uWSGI's, whatever the order of the lines.
+var hookForms = []struct{ prefix, action string }{
+	{"hook-", ""}, {"mount-", "mount"}, {"umount-", "umount"}, {"exec-", "exec"}, {"call-", "call"},
+}
+
+// hook handles the hooks of every phase. callret:setcon becomes the context of
+// the last step instead, and nothing of its phase may follow it (KERNEL 8).
 func (d *decoder) hook(v value) bool {
-	h := vassal.Hook{Arg: strings.TrimSpace(v.Value), At: v.Origin}
 	switch v.opt.Name {
-	case "hook-as-root", "hook-as-user":
-		text, private := strings.CutPrefix(h.Arg, "!")
-		name, arg, ok := strings.Cut(text, ":")
-		if !ok {
-			d.err(vassal.CodeBadHook, v.Setting, "not written as action:argument", v.opt.Name+" = mkdir:/run/shop")
+	case "hook-timeout":
+		d.cfg.HookTime = max(time.Second, v.dur)
+		return true
+	case "hook-daemons":
+		d.hookDaemons(v)
+		return true
+	}
+	for _, f := range hookForms {
+		phase, ok := strings.CutPrefix(v.opt.Name, f.prefix)
+		if place := vassal.Phase(phase).Place(); !ok || place == vassal.Nowhere || place == vassal.OfEmperor {
+			continue
+		}
+		h := vassal.Hook{Phase: vassal.Phase(phase), Action: f.action, Arg: strings.TrimSpace(v.Value), Key: v.opt.Name, At: v.Origin}
+		if h.Phase == vassal.Touched {
+			h.File, h.Arg, _ = strings.Cut(h.Arg, " ")
+			h.Arg = strings.TrimSpace(h.Arg)
+		}
+		if f.action == "" && !d.actionOf(v, &h) {
 			return true
 		}
-		h.Action, h.Arg, h.Private = strings.TrimSpace(name), strings.TrimSpace(arg), private
-	case "exec-as-root", "exec-as-user":
-		h.Action = "exec"
-	case "mount-as-root":
-		h.Action = "mount"
-	case "umount-as-root":
-		h.Action = "umount"
-	default:
+		d.addHook(v.Setting, h)
+		return true
+	}
+	return false
+}
+
+// ofEmperor are the phases whose lines may stand in [emperor]: they are every
+// vassal's then.
+var ofEmperor = []vassal.Phase{vassal.BeforeVassal, vassal.AsEmperor, vassal.BeforeDrop, vassal.AsVassal}
+
+// emperorHooks are the rows of such lines, and of the Emperor's own hooks.
+func emperorHooks() []EmperorOption {
+	rows := []EmperorOption{
+		{"emperor", "hook-emperor-start", Action, true, "", "Action of root's before the first vassal; one that fails ends the Emperor (hooks.md)."},
+		{"emperor", "hook-emperor-stop", Action, true, "", "Action of root's when the last vassal is gone."},
+	}
+	for i := range table {
+		o := &table[i]
+		for _, p := range ofEmperor {
+			if _, phase, ok := strings.Cut(o.Name, "-"); ok && phase == string(p) && o.Group == "Hooks" && o.Class == Works {
+				rows = append(rows, EmperorOption{"emperor", o.Name, o.Type, true, "", "For every vassal, before its own lines. " + o.Doc})
+			}
+		}
+	}
+	return rows
+}
+
+// hookKey handles a hook in emperor.ini.
+func (d *emperorDecoder) hookKey(v value) {
+	own := map[string]vassal.Phase{"hook-emperor-start": vassal.EmperorStart, "hook-emperor-stop": vassal.EmperorEnd}
+	if phase, ok := own[v.opt.Name]; ok {
+		h := vassal.Hook{Phase: phase, Arg: strings.TrimSpace(v.Value), Key: v.opt.Name, At: v.Origin}
+		if !d.actionOf(v, &h) {
+			return
+		}
+		c, err := action.Parse(h)
+		if err == nil && c.Kind == action.Chown && (c.UID < 0 || c.GID < 0) {
+			err = errors.New("names are looked up for vassals only: the Emperor's own chown takes numbers")
+		}
+		if err != nil {
+			d.err(vassal.CodeBadHook, v.Setting, err.Error(), "")
+			return
+		}
+		d.c.Hooks = append(d.c.Hooks, h)
+		return
+	}
+	d.hook(v) // for what is wrong with it
+	at := v.Origin
+	at.Layer = vassal.Defaults
+	d.c.Set = append(d.c.Set, Preset{Key: v.opt.Name, Value: v.Value, Origin: at})
+}
+
+// actionOf splits action:argument.
+func (d *decoder) actionOf(v value, h *vassal.Hook) bool {
+	text, private := strings.CutPrefix(h.Arg, "!")
+	name, arg, ok := strings.Cut(text, ":")
+	if !ok {
+		want := v.opt.Name + " = mkdir:/run/shop"
+		if h.Phase == vassal.Touched {
+			want = v.opt.Name + " = /srv/shop/touched exec:./reload-the-rest"
+		}
+		d.err(vassal.CodeBadHook, v.Setting, "not written as action:argument", want)
 		return false
 	}
-	h.Phase = vassal.AsRoot
-	if strings.HasSuffix(v.opt.Name, "as-user") {
-		h.Phase = vassal.AsUser
-	}
-	d.addHook(v.Setting, h)
+	h.Action, h.Arg, h.Private = strings.TrimSpace(name), strings.TrimSpace(arg), private
 	return true
 }
 
-func (d *decoder) addHook(s Setting, h vassal.Hook) {
-	if id := d.cfg.Ident; h.Phase == vassal.AsUser && id.ContextByHook && h.Action != "callret" {
-		d.err(vassal.CodeHookAfterSetcon, s, fmt.Sprintf("stands after callret:setcon (line %d), which is the last step before the core starts", id.ContextAt.Line), "move the line before it")
-		return
+func (d *decoder) hookDaemons(v value) {
+	switch w := firstWord(v.Value); w {
+	case "kill", "keep":
+		d.cfg.HookDaemons = w == "keep"
+	default:
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is neither kill nor keep", clip(w)), "hook-daemons = keep")
 	}
-	if h.Action == "call" || h.Action == "callret" || h.Action == "callint" || h.Action == "callintret" {
-		d.call(s, h)
-		return
-	}
-	switch h.Action {
-	case "chdir":
-		h.Action = string(action.Cd)
-	case "log":
-		h.Action = string(action.Print)
-	}
-	if err := action.Check(h); err != nil {
-		d.err(vassal.CodeBadHook, s, err.Error(), "")
-		return
-	}
-	d.cfg.Hooks = append(d.cfg.Hooks, h)
 }
 
-// call accepts the one symbol that there is a meaning for.
-func (d *decoder) call(s Setting, h vassal.Hook) {
-	symbol, arg, _ := strings.Cut(h.Arg, " ")
+func (d *decoder) addHook(s Setting, h vassal.Hook) {
+	call, err := action.Parse(h)
+	id := d.cfg.Ident
 	switch {
-	case symbol != "setcon":
-		d.err(vassal.CodeRefused, s, fmt.Sprintf("%s:%s: symbols of libraries are not called", h.Action, clip(symbol)), "exec: with a command that does it")
-	case h.Phase != vassal.AsUser:
-		d.err(vassal.CodeBadHook, s, "setcon comes after the privileges are dropped", "hook-as-user = callret:setcon "+strings.TrimSpace(arg))
+	case err == nil && call.Kind == action.Setcon:
+		d.context(s, call.Text, true)
+	case h.Phase == vassal.AsUser && id.ContextByHook:
+		d.err(vassal.CodeHookAfterSetcon, s, fmt.Sprintf("stands after callret:setcon (line %d), which is the last step before the core starts", id.ContextAt.Line), "move the line before it")
+	case errors.Is(err, action.ErrSymbol):
+		d.err(vassal.CodeRefused, s, err.Error(), "exec: with a command that does it")
+	case err != nil:
+		d.err(vassal.CodeBadHook, s, err.Error(), "")
 	default:
-		d.context(s, strings.TrimSpace(arg), true)
+		d.cfg.Hooks = append(d.cfg.Hooks, h)
 	}
+}
+
+// finishHooks puts the hooks into the order in which they run. What is put into
+// the environment before the application is loaded is like an env line that
+// comes last.
+func (d *decoder) finishHooks() {
+	slices.SortStableFunc(d.cfg.Hooks, func(a, b vassal.Hook) int {
+		return cmp.Or(a.Phase.Compare(b.Phase), hookForm(a)-hookForm(b))
+	})
+	for _, h := range d.cfg.Hooks {
+		if h.Phase != vassal.PreApp {
+			continue
+		}
+		if c, err := action.Parse(h); err == nil && c.Kind == action.Putenv {
+			d.cfg.App.Env, d.cfg.EnvAt = append(d.cfg.App.Env, c.Text), append(d.cfg.EnvAt, h.At)
+		}
+	}
+}
+
+func hookForm(h vassal.Hook) int {
+	for i, f := range hookForms {
+		if strings.HasPrefix(h.Key, f.prefix) {
+			return i
+		}
+	}
+	return -1
 }

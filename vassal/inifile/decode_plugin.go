@@ -3,6 +3,7 @@ package inifile
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -14,8 +15,11 @@ import (
 // plugin reads the names of a plugins line: everything that exists is built
 // in, so the line only says what the file's author knew of.
 func (d *decoder) plugin(o *Option, s Setting) {
-	for name := range strings.FieldsFuncSeq(s.Value, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }) {
+	for name := range pluginWords(s.Value) {
 		base := pluginName(name)
+		if g := d.registered(name, s); g != nil {
+			base = g.Family
+		}
 		if d.plugins[base] {
 			continue
 		}
@@ -29,6 +33,11 @@ func (d *decoder) plugin(o *Option, s Setting) {
 		}
 		d.add(sev, vassal.CodeUnknownPlugin, s, fmt.Sprintf("no plugin %q is known here", clip(name)), "")
 	}
+}
+
+// pluginWords are the names in the value of a plugins line.
+func pluginWords(value string) iter.Seq[string] {
+	return strings.FieldsFuncSeq(value, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
 }
 
 // pluginName makes "php" of 0:php, php_plugin.so and

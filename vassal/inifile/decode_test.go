@@ -1,6 +1,7 @@
 package inifile
 
 import (
+	gocmp "cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -213,7 +214,7 @@ func FuzzDecode(f *testing.F) {
 		if !operator && (len(cfg.Hooks) > 0 || cfg.Ident.Context != "" || len(cfg.Ident.AddGroups) > 0) {
 			t.Errorf("a tenant's file got %+v %+v", cfg.Hooks, cfg.Ident)
 		}
-		if w := cfg.App.Workers; w != nil && (w.Processes < 1 || w.Threads < 1 || w.Python == nil) {
+		if w := cfg.App.Workers; w != nil && (w.Processes < 1 || w.Threads < 1 || w.Python == nil && w.Ruby == nil && w.Perl == nil) {
 			t.Errorf("workers %+v", w)
 		}
 		for _, l := range cfg.Listen {
@@ -245,36 +246,137 @@ func TestWorks(t *testing.T) {
 		if o.Class != Works || o.Type == Language {
 			continue
 		}
+		lead := ""
 		value := map[Type]string{Bool: "true", Int: "64", Size: "64M", Duration: "7", Number: "1.5", Mode: "640", Keyval: "/a=/srv/a", Address: "127.0.0.1:9"}[o.Type]
 		switch o.Name {
 		case "env":
 			value = "A=1"
 		case "protocol":
 			value = "uwsgi"
+		case "add-header":
+			value = "X-Frame-Options: DENY"
+		case "rem-header":
+			value = "Server"
+		case "collect-header", "pull-header":
+			value = "X-Sendfile X_SENDFILE"
 		case "net":
 			value = "host"
+		case "egress":
+			value = "deny any"
 		case "bind":
 			value = "/srv/a"
+		case "exec-protocol":
+			value = "h2c"
 		case "overlap":
 			value = "no"
-		case "hook-as-root", "hook-as-user":
-			value = "exec:true"
-		case "mount-as-root":
-			value = "tmpfs tmpfs /srv/a"
+		case "hook-daemons":
+			value = "keep"
 		case "selinux-context":
 			value = "u:r:t:s0"
+		case "req-logger":
+			value = "file:/srv/a/log"
+		case "cheaper-algo":
+			value = "spare"
+		case "cheaper":
+			value = "0"
+		case "mount":
+			value = "/a=a.py"
+		case "cgi-map-helper":
+			value = ".lua=lua"
+		case "cgi-index":
+			value = "index.lua"
+		case "farm":
+			value = "f:1"
+			lead = "mules = 1\n"
+		case "cron", "unique-cron":
+			value = "-1 -1 -1 -1 -1 /bin/true"
+		case "cron2":
+			value = "minute=-5,unique=1 /bin/true"
+		case "mules":
+			value = "2"
+		case "timer", "rbtimer":
+			value = "17 60"
+		case "touch-exec", "touch-signal", "fs-signal":
+			value = "/srv/a/flag 17"
+		case "http-to", "http-fallback":
+			value = "/run/app.sock"
+		case "http-var":
+			value = "A=b"
+		case "logger":
+			value = "file:/srv/a/log"
+		case "log-req-encoder":
+			value = "prefix a"
+		case "remap-modifier":
+			value = "5:0"
+		case "allowed-modifiers":
+			value = "0,9"
+		case "http-modifier1", "http-socket-modifier1", "https-socket-modifier1", "fastcgi-modifier1", "scgi-modifier1":
+			value = "0"
+		case "smart-attach-daemon", "smart-attach-daemon2":
+			value = "/tmp/d.pid sleep 1"
+		case "attach-daemon2":
+			value = "cmd=sleep 1"
+		case "https", "https-socket", "suwsgi-socket":
+			value = "127.0.0.1:9,/srv/a.pem,/srv/a.key"
+		case "https2":
+			value = "addr=127.0.0.1:9,cert=/srv/a.pem,key=/srv/a.key"
+		case "http-to-https":
+			value = "127.0.0.1:9,8443"
+		case "ssl-verify-depth":
+			value = "2"
+		case "static-expires-type", "static-expires-type-mtime":
+			value = "image/png=60"
 		default:
-			if value == "" {
+			if o.Type == Routing {
+				value = ruleFor(o.Name)
+			} else if strings.HasPrefix(o.Name, "static-expires") {
+				value = "^/a 60"
+			} else if value == "" {
 				value = "/srv/a"
 			}
 		}
-		base := "[vassal]\nuid = www-data\nhttp-socket = 127.0.0.1:8\nwsgi-file = /srv/a/app.py\n"
+		switch form, _, _ := strings.Cut(o.Name, "-"); {
+		case o.Name == "hook-touch":
+			value = "/srv/a/flag exec:true"
+		case o.Group == "Hooks" && o.Type == Action:
+			value = map[string]string{"hook": "exec:true", "mount": "tmpfs tmpfs /srv/a", "umount": "/srv/a"}[form]
+		case o.Group == "Hooks" && form == "call":
+			value = "chdir /srv/a"
+		}
+		if strings.HasPrefix(o.Name, "sni") {
+			value = map[string]string{"sni": "a.example /srv/a.pem,/srv/a.key", "sni-regexp": "^a /srv/a.pem,/srv/a.key", "sni-dir": "/srv/a", "sni-dir-ciphers": "HIGH"}[o.Name]
+		}
+		base := "[vassal]\nuid = www-data\nhttp-socket = 127.0.0.1:8\nwsgi-file = /srv/a/app.py\n" + lead
 		switch o.Name {
+		case "sni", "sni-regexp", "sni-dir":
+			base += "https = :443,/srv/a.pem,/srv/a.key\n"
 		case "hostname":
 			value = "a"
+		case "io-max":
+			value = "/srv/a wbps=20M"
+		case "cap":
+			value = "chown"
+		case "limit-nice":
+			value = "30"
+		case "namespaces":
+			value = "time"
+		case "shared-socket":
+			base = strings.Replace(base, "127.0.0.1:8", "=0", 1)
 		case "log-maxsize":
 			value = "1000000"
-		case "module": // instead of the file, not beside it
+		case "metric":
+			value = "logins"
+		case "cache2":
+			value = "name=a,items=10"
+		case "add-cache-item", "check-cache", "load-file-in-cache", "load-file-in-cache-gzip":
+			base += "cache2 = name=a,items=10\n"
+			value = map[string]string{"add-cache-item": "a=b", "check-cache": "a"}[o.Name]
+			value = gocmp.Or(value, "/srv/a/b")
+		case "cgi":
+			base += "http-socket-modifier1 = 9\n"
+		case "exec", "rack", "rails", "psgi", "eval", "paste", "pecan":
+			base = strings.ReplaceAll(base, "wsgi-file", "chdir")
+		case "module", "asgi": // instead of the file, not beside it
 			base, value = strings.ReplaceAll(base, "wsgi-file", "chdir"), "a"
 		}
 		_, ps := chain(&txtar.Archive{Files: []txtar.File{{Name: "a.ini", Data: []byte(base + o.Name + " = " + value + "\n")}}})
@@ -284,6 +386,19 @@ func TestWorks(t *testing.T) {
 			}
 		}
 	}
+}
+
+// ruleFor is a rule that fits the option.
+func ruleFor(option string) string {
+	switch {
+	case strings.HasSuffix(option, "-label"):
+		return "here"
+	case strings.HasSuffix(option, "-run"):
+		return "log:hello"
+	case strings.HasSuffix(option, "-if"), strings.HasSuffix(option, "-if-not"):
+		return "equal:${HTTPS};on last:"
+	}
+	return "^/a addvar:A=b"
 }
 
 // TestDefaultPids: a vassal that no line bounds is bounded all the same, and

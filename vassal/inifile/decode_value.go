@@ -26,6 +26,9 @@ func (d *decoder) value(o *Option, s Setting) (value, bool) {
 	case Mode:
 		return v, d.modeValue(&v, text)
 	}
+	if text == "" && o.Name == "check-cache" { // the first cache
+		return v, true
+	}
 	if text == "" {
 		d.warn(vassal.CodeBadValue, s, "has no value, so the line has no effect", "")
 		return v, false
@@ -95,6 +98,10 @@ func isFalse(word string) bool {
 // number reads the leading number and a unit where the option is ours.
 func (d *decoder) number(v *value, text string) bool {
 	frac := v.opt.Type == Number || v.opt.Since == "liege" && v.opt.Type != Int
+	if v.opt.Name == "swap-max" && strings.EqualFold(text, "max") {
+		v.n = vassal.NoSwapLimit
+		return true
+	}
 	end := leading(text, frac)
 	if end == 0 {
 		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a number", clip(text)), d.numberHint(v.opt))
@@ -105,7 +112,7 @@ func (d *decoder) number(v *value, text string) bool {
 		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is too large a number", clip(text[:end])), "")
 		return false
 	}
-	if x < 0 && v.opt.Name != "prio" {
+	if x < 0 && v.opt.Name != "prio" && v.opt.Name != "oom-score-adj" {
 		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s is negative", text[:end]), d.numberHint(v.opt))
 		return false
 	}

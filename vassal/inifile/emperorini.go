@@ -3,12 +3,16 @@ package inifile
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"liege/vassal"
+	"liege/vassal/connect"
+	"liege/vassal/egress"
+	"liege/vassal/mail"
 )
 
 // EmperorConfig is what /etc/liege/emperor.ini says, with the defaults where it
@@ -25,9 +29,17 @@ type EmperorConfig struct {
 	Touch        bool          // a changed mtime alone reloads
 	Rescan       time.Duration // longest time until a change is seen without inotify
 	SELinux      string        // "refuse" or "warn"
-	Etc          []string      // more names of /etc that vassals see
-	DenyGroups   []string      // nil: the built-in list
-	Tyrant       bool          // operator's files are refused
+	// ContextTemplate is the SELinux context of vassals that name none; empty:
+	// none.
+	ContextTemplate   string
+	ContextTemplateAt vassal.Origin
+	Etc               []string // more names of /etc that vassals see
+	DenyGroups        []string // nil: the built-in list
+	Tyrant            bool     // operator's files are refused
+	// The vassals' addresses with net = nat; NATPool6 is not valid: none.
+	NATPool, NATPool6 netip.Prefix
+
+	OnDemand OnDemandSource
 
 	Ceilings Ceilings
 	Policy   Policy // for Decode
@@ -37,10 +49,26 @@ type EmperorConfig struct {
 	// Defaults is this text if it has a section [defaults]: the lines are read
 	// before each vassal's own, with the vassal's names for %n and its kin.
 	Defaults Layered
-	Set      []Preset // vassal-set
+	Set      []Preset      // vassal-set, and the vassals' hooks
+	Hooks    []vassal.Hook // the Emperor's own
 	// Files that are read before and after each vassal's own.
 	IncludeBefore, InheritBefore, Include, Inherit []string
 }
+
+// OnDemandSource says where the socket that wakes a vassal is named. Without a
+// Key nowhere.
+type OnDemandSource struct {
+	Key   string // OnDemandExtension, OnDemandDirectory or OnDemandExec
+	Value string
+	At    vassal.Origin
+}
+
+// The keys of an OnDemandSource: the first that is configured counts.
+const (
+	OnDemandExtension = "emperor-on-demand-extension"
+	OnDemandDirectory = "emperor-on-demand-directory"
+	OnDemandExec      = "emperor-on-demand-exec"
+)
 
 // Ceilings are what no vassal may pass. An empty list means: for an operator's
 // file anything, for a tenant's nothing but what every tenant may.
@@ -50,8 +78,16 @@ type Ceilings struct {
 	Net     []string
 	Listen  []string
 	Connect []string
+	Egress  []vassal.Egress // targets
 	Bind    []string
+	Mail    mail.Caps // with %U for the user's name
 }
+
+// The defaults of [emperor] nat-pool and nat-pool6.
+const (
+	DefaultNATPool  = "10.213.0.0/16"
+	DefaultNATPool6 = "fd6c:6965:6765::/64"
+)
 
 // ReadOptions is what Read needs of c.
 func (c *EmperorConfig) ReadOptions() ReadOptions {
@@ -70,6 +106,7 @@ func DefaultEmperorConfig() EmperorConfig {
 	return EmperorConfig{
 		Vassals: []string{"/etc/vassals"}, RunDir: "/run/liege", LogDir: "/var/log/liege", StateDir: "/var/lib/liege",
 		LogFormat: "text", Touch: true, Rescan: 3 * time.Second, SELinux: "refuse", Ceilings: Ceilings{MinUID: 1000},
+		NATPool: netip.MustParsePrefix(DefaultNATPool), NATPool6: netip.MustParsePrefix(DefaultNATPool6),
 	}
 }
 
@@ -85,7 +122,7 @@ type EmperorOption struct {
 
 // EmperorOptions returns the keys of emperor.ini.
 func EmperorOptions() []EmperorOption {
-	return []EmperorOption{
+	return append([]EmperorOption{
 		{"emperor", "vassals", String, true, "/etc/vassals", "Directory or glob pattern whose .ini files are vassals; several to a line. Directories on the command line replace them."},
 		{"emperor", "run-dir", String, false, "/run/liege", "Directory of control.sock and of what lives as long as the vassals."},
 		{"emperor", "log-dir", String, false, "/var/log/liege", "Directory of the vassals' logs."},
@@ -96,21 +133,29 @@ func EmperorOptions() []EmperorOption {
 		{"emperor", "start-concurrency", Int, false, "number of CPUs", "How many vassals may be between decision and ready at once."},
 		{"emperor", "touch", String, false, "reload", "What a changed time alone does: reload or ignore."},
 		{"emperor", "rescan", Duration, false, "3", "Longest time until a change is seen where the file system does not announce it."},
-		{"emperor", "selinux", String, false, "refuse", "What happens to a file that asks for a context where SELinux is off: refuse or warn."},
+		{"emperor", "selinux", String, false, "refuse", "What happens to a file that asks for a context where SELinux is off or permissive: refuse or warn."},
+		{"emperor", "context-template", String, false, "", "SELinux context of vassals that name none, tenants' too: %n is the vassal's name, %c a pair of categories that no other user has (selinux.md)."},
 		{"emperor", "etc", String, true, "", "More names below /etc that every vassal sees read-only."},
 		{"emperor", "deny-groups", String, true, "root sudo wheel adm docker lxd libvirt kvm disk shadow", "Supplementary groups that no vassal keeps; the line replaces the list."},
+		{"emperor", "nat-pool", String, false, DefaultNATPool, "Network, at least a /24, whose addresses the vassals with net = nat get (network.md)."},
+		{"emperor", "nat-pool6", String, false, DefaultNATPool6, "The same of IPv6, a /96 or larger, where the host has IPv6; no: none."},
 		{"emperor", "tyrant", Bool, false, "false", "Refuse files that belong to root: every vassal runs as its file's owner."},
 		{"emperor", "strict", Bool, false, "false", "Unknown options are errors in every vassal file."},
 		{"ceilings", "memory-max", Size, false, "none", "Memory that no vassal may pass, and the limit of those that name none."},
 		{"ceilings", "cpu-max", Number, false, "none", "CPUs, likewise."},
 		{"ceilings", "pids-max", Int, false, "none", "Processes and threads, likewise."},
+		{"ceilings", "swap-max", Size, false, "none", "Swap that no vassal may pass; 0 is none at all."},
+		{"ceilings", "cpu-weight", Int, false, "100 for tenants' files", "The largest share of the CPUs that a file may ask for."},
 		{"ceilings", "net", String, true, "", "Networks besides none that vassals may have; without a line operators' files may have all, tenants' none."},
 		{"ceilings", "listen", String, true, "", "Addresses that tenants' files may listen on: HOST:PORT, HOST:FROM-TO, /path/*.sock, /path/**."},
-		{"ceilings", "connect", String, true, "", "Addresses that tenants' files may connect to (kept for a later release)."},
+		{"ceilings", "connect", String, true, "", "Addresses that tenants' files may connect to: ADDRESS:PORT, ADDRESS:FROM-TO, NETWORK/BITS:PORT, unix:/path, unix:/path/*.sock, unix:/path/**."},
+		{"ceilings", "egress", String, true, "", "Closed targets that tenants' files may open with egress lines: ADDRESS, NETWORK/BITS or any, with :PORT or :FROM-TO."},
+		{"ceilings", "sendmail-sender", String, true, "anybody", "Whom mail of vassals may come from: ADDRESS, *@DOMAIN, *@*.DOMAIN, <> for bounces; %U is the user's name (mail.md)."},
+		{"ceilings", "sendmail-rate", String, false, "none", "How many recipients mail of one user's vassals may have: N/s, N/m, N/h or N/d."},
 		{"ceilings", "bind", String, true, "/home /srv /opt /var/www", "Directories below which tenants' files may bind."},
 		{"ceilings", "min-uid", Int, false, "1000", "Files of users below this uid are refused."},
 		{"ceilings", "root", Bool, false, "false", "Whether an operator's file may say uid = root."},
-	}
+	}, emperorHooks()...)
 }
 
 // DecodeEmperor reads emperor.ini as it lies at file. All problems are
@@ -205,15 +250,47 @@ func (d *emperorDecoder) emperorKey(v value) {
 		c.Rescan = max(100*time.Millisecond, d.positive(v, c.Rescan))
 	case "selinux":
 		c.SELinux = d.word(v, c.SELinux, "refuse", "warn")
+	case "context-template":
+		d.contextTemplate(v)
 	case "etc":
 		d.etc(v)
 	case "deny-groups":
 		c.DenyGroups = append(c.DenyGroups, strings.Fields(v.Value)...)
+	case "nat-pool":
+		c.NATPool = d.pool(v, 24, DefaultNATPool)
+	case "nat-pool6":
+		if firstWord(v.Value) == "no" {
+			c.NATPool6 = netip.Prefix{}
+			return
+		}
+		c.NATPool6 = d.pool(v, 96, DefaultNATPool6)
 	case "tyrant":
 		c.Tyrant = v.on
 	case "strict":
 		c.Policy.Strict = v.on
+	default:
+		d.hookKey(v)
 	}
+}
+
+// pool reads a network of at most so many bits.
+func (d *emperorDecoder) pool(v value, bits int, usual string) netip.Prefix {
+	p, err := netip.ParsePrefix(firstWord(v.Value))
+	if err != nil || p.Addr().Is4() != netip.MustParsePrefix(usual).Addr().Is4() || p.Addr().Is4In6() || p.Bits() > bits || p != p.Masked() || p.Bits() < 8 {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a network with 8 to %d bits", clip(v.Value), bits), v.opt.Name+" = "+usual)
+	}
+	return p
+}
+
+// contextTemplate refuses what would be no context for any vassal.
+func (d *emperorDecoder) contextTemplate(v value) {
+	t := strings.TrimSpace(v.Value)
+	plain := strings.NewReplacer("%n", "", "%c", "", "%%", "").Replace(t)
+	if t != "" && (strings.Count(t, ":") < 2 || strings.ContainsAny(t, " \t") || strings.Contains(plain, "%")) {
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not the form of an SELinux context", clip(t)), "system_u:system_r:webapp_%n_t:s0, or system_u:system_r:webapp_shared_t:s0:%c")
+		return
+	}
+	d.c.ContextTemplate, d.c.ContextTemplateAt = t, v.Origin
 }
 
 // vassals adds sources; the first line replaces the default.
@@ -269,6 +346,10 @@ func (d *emperorDecoder) ceilingKey(v value) {
 		d.c.Policy.CPUMax = Ceiling{v.f, v.Origin}
 	case "pids-max":
 		d.c.Policy.PidsMax = Ceiling{float64(v.n), v.Origin}
+	case "swap-max":
+		d.c.Policy.SwapMax = Ceiling{float64(v.n), v.Origin}
+	case "cpu-weight":
+		d.c.Policy.CPUWeight = Ceiling{float64(v.n), v.Origin}
 	case "net":
 		for _, w := range words {
 			if !slices.Contains([]string{"none", "private", "nat", "host"}, w) {
@@ -279,7 +360,22 @@ func (d *emperorDecoder) ceilingKey(v value) {
 	case "listen":
 		c.Listen = append(c.Listen, words...)
 	case "connect":
+		for _, w := range words {
+			if !connect.Rule(w) {
+				d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not an address to connect to", clip(w)), "connect = 127.0.0.1:3306 10.0.0.0/24:5432 unix:/run/mysqld/mysqld.sock")
+			}
+		}
 		c.Connect = append(c.Connect, words...)
+	case "egress":
+		for _, w := range words {
+			e, wrong, hint := egress.Parse(w)
+			if wrong != "" {
+				d.err(vassal.CodeBadValue, v.Setting, wrong, strings.ReplaceAll(hint, "egress = allow ", "egress = "))
+			}
+			c.Egress = append(c.Egress, vassal.Egress{Allow: true, Target: e, At: v.Origin})
+		}
+	case "sendmail-sender", "sendmail-rate":
+		d.mailCeiling(v, words)
 	case "bind":
 		for _, w := range words {
 			if !path.IsAbs(w) {
@@ -292,6 +388,23 @@ func (d *emperorDecoder) ceilingKey(v value) {
 	case "root":
 		c.Root = v.on
 	}
+}
+
+func (d *emperorDecoder) mailCeiling(v value, words []string) {
+	m := &d.c.Ceilings.Mail
+	if v.opt.Name == "sendmail-rate" {
+		var ok bool
+		if m.Rate, ok = mail.ParseRate(firstWord(v.Value)); !ok {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a rate", clip(v.Value)), "sendmail-rate = 100/h")
+		}
+		return
+	}
+	for _, w := range words {
+		if !mail.Rule(w) {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a sender", clip(w)), "sendmail-sender = %U@web1.example *@%U.example")
+		}
+	}
+	m.Senders = append(m.Senders, words...)
 }
 
 // uwsgi handles the keys of an Emperor's [uwsgi]; what else stands there is
@@ -312,6 +425,12 @@ func (d *emperorDecoder) uwsgi(s Setting) {
 		o := s.Origin
 		o.Layer = vassal.Defaults
 		c.Set = append(c.Set, Preset{Key: k, Value: val, Origin: o})
+	case OnDemandExtension, "emperor-on-demand-ext":
+		d.onDemand(OnDemandExtension, s)
+	case OnDemandDirectory, "emperor-on-demand-dir":
+		d.onDemand(OnDemandDirectory, s)
+	case OnDemandExec:
+		d.onDemand(OnDemandExec, s)
 	case "vassals-include-before":
 		c.IncludeBefore = append(c.IncludeBefore, s.Value)
 	case "vassals-inherit-before":
@@ -324,7 +443,34 @@ func (d *emperorDecoder) uwsgi(s Setting) {
 		"emperor-required-heartbeat", "emperor-curse-tolerance", "master", "strict", "die-on-term", "emperor-stats", "emperor-stats-server", "emperor-pidfile":
 		d.note(vassal.CodeDoneOtherwise, s, "Liege's Emperor has its own way: every vassal has all namespaces, failures back off one by one, liege ls --json shows the state")
 	default:
+		if slices.ContainsFunc(emperorHooks(), func(o EmperorOption) bool { return o.Name == s.Key }) {
+			d.key("emperor", s)
+			return
+		}
 		d.warn(vassal.CodeNotYet, s, "has no meaning for Liege's Emperor", "")
+	}
+}
+
+// onDemand handles what says which vassals sleep.
+func (d *emperorDecoder) onDemand(key string, s Setting) {
+	v := strings.TrimSpace(s.Value)
+	switch {
+	case v == "":
+		d.err(vassal.CodeBadValue, s, "is empty", "")
+		return
+	case key == OnDemandExtension && (strings.Contains(v, "/") || strings.HasSuffix(v, ".ini")):
+		d.err(vassal.CodeBadValue, s, fmt.Sprintf("%q is no suffix of a file that is no vassal itself", clip(v)), key+" = .socket")
+		return
+	case key != OnDemandExtension && !path.IsAbs(v):
+		d.err(vassal.CodeBadValue, s, fmt.Sprintf("%q is not an absolute path", clip(v)), "")
+		return
+	case key == OnDemandExec && strings.ContainsAny(v, "\"'`$;|&<>()*?"):
+		d.err(vassal.CodeRefused, s, "there is no shell: it is a program and its arguments, separated by blanks", "write a script, and name that")
+		return
+	}
+	order := []string{OnDemandExec, OnDemandDirectory, OnDemandExtension}
+	if slices.Index(order, key) >= slices.Index(order, d.c.OnDemand.Key) {
+		d.c.OnDemand = OnDemandSource{Key: key, Value: v, At: s.Origin}
 	}
 }
 

@@ -1,6 +1,8 @@
 package inifile
 
 import (
+	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"liege/vassal"
+	"liege/vassal/mail"
 )
 
 func TestDecodeEmperor(t *testing.T) {
@@ -37,9 +40,16 @@ cpu-max = 1.5
 net = host
 listen = 127.0.0.1:1024-65535 /run/liege/**
 bind = /home /srv
+sendmail-sender = %U@web1.example
+sendmail-sender = *@%U.example <>
+sendmail-rate = 100/h
 min-uid = 500
 [emperor]
 cgroup = /liege.slice/liege-vassals.service/
+nat-pool = 10.99.0.0/24
+nat-pool6 = no
+[ceilings]
+egress = 10.0.0.7:5432 any:25
 `, "\n"))
 	got, ps := DecodeEmperor(file, text)
 	for _, p := range ps {
@@ -58,8 +68,14 @@ cgroup = /liege.slice/liege-vassals.service/
 	want.IncludeBefore, want.Include = []string{"/usr/share/liege/debian-uwsgi.ini"}, []string{"/etc/liege/enforce.ini"}
 	at := func(n int) vassal.Origin { return vassal.Origin{File: file, Line: n} }
 	want.Policy = Policy{MemoryMax: Ceiling{2 << 30, at(20)}, CPUMax: Ceiling{1.5, at(21)}}
-	want.Ceilings = Ceilings{MinUID: 500, Net: []string{"host"}, Listen: []string{"127.0.0.1:1024-65535", "/run/liege/**"}, Bind: []string{"/home", "/srv"}}
-	if d := cmp.Diff(want, got); d != "" {
+	want.Ceilings = Ceilings{MinUID: 500, Net: []string{"host"}, Listen: []string{"127.0.0.1:1024-65535", "/run/liege/**"}, Bind: []string{"/home", "/srv"},
+		Mail: mail.Caps{Senders: []string{"%U@web1.example", "*@%U.example", "<>"}, Rate: mail.Rate{N: 100, Per: time.Hour}}}
+	want.NATPool, want.NATPool6 = netip.MustParsePrefix("10.99.0.0/24"), netip.Prefix{}
+	want.Ceilings.Egress = []vassal.Egress{
+		{Allow: true, Target: "10.0.0.7:5432", At: at(34)},
+		{Allow: true, Target: "any:25", At: at(34)},
+	}
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 }
@@ -67,11 +83,18 @@ cgroup = /liege.slice/liege-vassals.service/
 func TestDecodeEmperorProblems(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"[emperor]\nvassal = /x", "error unknown-option 2 vassal: unknown in [emperor]; did you mean vassals?"},
+		{"[emperor]\nnat-pool = 10.0.0.0/25", "error bad-value 2 nat-pool: \"10.0.0.0/25\" is not a network with 8 to 24 bits"},
+		{"[emperor]\nnat-pool = 10.0.0.1/16", "error bad-value 2 nat-pool: \"10.0.0.1/16\" is not a network with 8 to 24 bits"},
+		{"[emperor]\nnat-pool6 = 10.0.0.0/8", "error bad-value 2 nat-pool6: \"10.0.0.0/8\" is not a network with 8 to 96 bits"},
+		{"[ceilings]\negress = db:5432", "error bad-value 2 egress: \"db:5432\" names no address"},
 		{"[emperor]\nuid = x", "error unknown-option 2 uid: unknown in [emperor]"},
 		{"[emperor]\nvassals = here", `error bad-value 2 vassals: "here" is not an absolute path`},
 		{"[emperor]\ntouch = maybe", `error bad-value 2 touch: "maybe" is not one of reload, ignore`},
 		{"[ceilings]\nmemory-max = much", `error bad-value 2 memory-max: "much" is not a number`},
 		{"[ceilings]\nnet = wifi", `error bad-value 2 net: "wifi" is not a network`},
+		{"[ceilings]\nsendmail-sender = a@b *", `error bad-value 2 sendmail-sender: "*" is not a sender`},
+		{"[ceilings]\nsendmail-rate = 100", `error bad-value 2 sendmail-rate: "100" is not a rate`},
+		{"[ceilings]\nsendmail = no", "error unknown-option 2 sendmail: unknown in [ceilings]"},
 		{"[defaults]\nproceses = 2", "warning unknown-option 2 proceses: unknown; did you mean processes?"},
 		{"x = 1\n[emperor]", "error syntax 1 : text before the first section"},
 		{"[emperor\n", "error syntax 1 : section line without ]"},
@@ -100,4 +123,31 @@ func FuzzDecodeEmperor(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestEmperorHooks: the lines of every vassal, the Emperor's own, and what is
+// wrong with them.
+func TestEmperorHooks(t *testing.T) {
+	text := "[uwsgi]\nexec-as-emperor = echo $UWSGI_VASSAL_PID\n[emperor]\nhook-as-vassal = print:x\nhook-emperor-start = mkdir:/run/x\nhook-emperor-stop = !exec:true\n" +
+		"hook-emperor-start = chown:/run/x root root\nhook-as-emperor = nothing\nhook-as-root = print:x\nhook-emperor-start = exit:\n"
+	c, ps := DecodeEmperor("e.ini", []byte(text))
+	var set, own, wrong []string
+	for _, p := range c.Set {
+		set = append(set, fmt.Sprint(p.Key, " ", p.Value, " ", p.Origin.Line, " ", p.Origin.Layer))
+	}
+	for _, h := range c.Hooks {
+		own = append(own, fmt.Sprint(h.Phase, " ", h.Action, " ", h.Private, " ", h.At.Line))
+	}
+	for _, p := range ps {
+		wrong = append(wrong, fmt.Sprint(p.Severity, " ", p.Line, " ", p.Code))
+	}
+	got := [][]string{set, own, wrong}
+	want := [][]string{
+		{"exec-as-emperor echo $UWSGI_VASSAL_PID 2 [defaults]", "hook-as-vassal print:x 4 [defaults]", "hook-as-emperor nothing 8 [defaults]"},
+		{"emperor-start mkdir false 5", "emperor-end exec true 6"},
+		{"error 7 bad-hook", "error 8 bad-hook", "error 9 unknown-option", "error 10 bad-hook"},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
 }

@@ -135,6 +135,7 @@ type File struct {
 	Settings []Setting
 	Reads    []Query // in order, each once, without the file itself
 	Digest   vassal.Digest
+	Plugins  []Registration // that plugin lines name, and that were found
 
 	Strict   bool          // strict = true: unknown keys are errors
 	StrictAt vassal.Origin // of that line

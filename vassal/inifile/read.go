@@ -209,6 +209,9 @@ func (r *reader) readText(t *text, data []byte, section string) {
 func (r *reader) noSection(t *text, x *lexer, section string) {
 	want := "[uwsgi] or [vassal]"
 	hint := "begin the file with [uwsgi]"
+	if strings.HasSuffix(t.file, RegistrationSuffix) {
+		hint = "the registration of a plugin? it goes to " + RegistrationDir + ", or to a directory that plugins-dir names"
+	}
 	if section != "" {
 		want = "[" + section + "]"
 		hint = ""
@@ -327,6 +330,7 @@ func (r *reader) finish() (*File, vassal.Problems) {
 	for i, s := range f.Settings {
 		f.Settings[i].Used = r.referenced[s.Key]
 	}
+	f.Plugins = r.registrations()
 	f.Reads, f.Digest = r.asked.finish()
 	return f, r.problems.finish()
 }

@@ -7,18 +7,22 @@ modules before the application is loaded.
 import _signal as signal  # signal.py loads enum, which a small application does without
 import _socket
 import _struct as struct
+import _thread
 import errno
 import gc
 import io
 import marshal
 import os
 import sys
+import time
 
-CONTROL, QUEUE, SLOTS, STDERR = 3, 4, 5, 6
+CONTROL, QUEUE, SLOTS, STDERR, DOOR = 3, 4, 5, 6, 7
 HEADER = struct.Struct('<c3xIII8s')  # type, head bytes, body bytes, argument, request
 BIG = 1 << 18  # what is larger is sent in pieces of its own
 PACKET = 1 << 15  # longest packet of the queue
 SELF = '<liege>'
+PROTOCOL = 1  # lang.Protocol
+CHEAP = 15  # of one that was not needed any more
 NO_MEMORY = 23  # the exit status of a worker that ended by a MemoryError
 
 
@@ -158,6 +162,28 @@ class Aborted(OSError):
     """The client went away."""
 
 
+MANNERS = {'delay': True, 'show': False, 'reload_on': []}
+RELOAD = -1  # of serve: the worker shall be replaced
+
+
+def replaces(exc):
+    """Whether a worker is replaced after this exception."""
+    if not MANNERS['reload_on']:
+        return False
+    kind = type(exc)
+    names = (kind.__name__, '%s.%s' % (kind.__module__, kind.__name__))
+    try:
+        text = str(exc)
+    except Exception:
+        text = ''
+    for wish in MANNERS['reload_on']:
+        by, _, value = wish.partition(' ')
+        if by == 'any' or by == 'type' and value in names or by == 'value' and value == text \
+                or by == 'repr' and value in ('%s: %s' % (names[0], text), repr(exc)):
+            return True
+    return False
+
+
 class Request(object):
     __slots__ = ('lane', 'id', 'head', 'started', 'left', 'skip', 'aborted', 'over')
 
@@ -196,6 +222,9 @@ class Request(object):
         self.left = left
         if status[:3] in ('204', '304'):
             self.skip = True
+        if not MANNERS['delay'] and not self.started:
+            self.started = True
+            self.lane.sendall(HEADER.pack(b'H', len(self.head), 0, 0, self.id) + self.head)
         return self.write
 
     def write(self, data):
@@ -351,9 +380,22 @@ def run(app, env, request):
             close()
 
 
+told = []
+
+
+def from_text(data):
+    """A body that is str, as programs written for Python 2 return it."""
+    if not isinstance(data, str):
+        raise TypeError('the body must be bytes, not ' + type(data).__name__)
+    if not told:
+        told.append(True)
+        say('the application returned a body of str, which is sent as UTF-8; WSGI wants bytes (PEP 3333)')
+    return data.encode('utf-8', 'surrogateescape')
+
+
 def single(data, request):
     if type(data) is not bytes:
-        raise TypeError('the body must be bytes, not ' + type(data).__name__)
+        data = from_text(data)
     if request.head is None:
         raise AssertionError('the application returned without calling start_response')
     if len(data) > BIG:
@@ -366,7 +408,7 @@ def single(data, request):
 def stream(result, request):
     for data in result:
         if not isinstance(data, bytes):
-            raise TypeError('the body must be bytes, not ' + type(data).__name__)
+            data = from_text(data)
         if not data or request.over:
             continue
         if not request.started and request.head is not None and request.left == len(data) <= BIG:
@@ -394,6 +436,10 @@ def serve(app, base, env, lane):
         env.pop('liege.id', None)
         request.skip = env.get('REQUEST_METHOD') == 'HEAD'
         body = env.get('wsgi.input')
+    if LOADED:
+        LOADED[0](request, env)
+    if 'liege.rpc' in env:
+        return answer_call(request, env['liege.rpc'], env['liege.args'])
     env.update(base)
     if body is None:
         env['wsgi.input'] = EMPTY
@@ -406,8 +452,13 @@ def serve(app, base, env, lane):
     except Aborted:
         request.end(True)
     except BaseException as e:
-        say(trace(e))
+        text = trace(e)
+        say(text)
         try:
+            if MANNERS['show'] and not request.started:
+                request.head = b'500 Internal Server Error\0Content-Type\0text/plain; charset=utf-8'
+                request.left, request.skip = -1, env.get('REQUEST_METHOD') == 'HEAD'
+                request.whole(text.encode('utf-8', 'backslashreplace')[:BIG])
             request.end(True)
         except OSError:
             os._exit(1)
@@ -415,17 +466,126 @@ def serve(app, base, env, lane):
             return NO_MEMORY
         if isinstance(e, (SystemExit, KeyboardInterrupt)):
             return 1
+        if replaces(e):
+            return RELOAD
     return 0
 
 
 EMPTY = Empty()
 
 
+# ---- functions that routing rules call
+
+RPC = {}  # name, as bytes: function
+
+
+def as_bytes(text):
+    return text.encode() if isinstance(text, str) else bytes(text)
+
+
+def register_rpc(name, func, args=0):
+    name = as_bytes(name)
+    if not 0 < len(name) < 255 or name[0] == 0:
+        raise ValueError('the name of an rpc function has 1 to 254 bytes')
+    if not callable(func):
+        raise ValueError('an rpc function must be callable')
+    RPC[name] = func
+    return True
+
+
+def call_rpc(name, *args):
+    func = RPC.get(as_bytes(name))
+    if func is None:
+        say('uwsgi.rpc: %r is not registered' % (name,))
+        return None
+    try:
+        result = func(*[as_bytes(a) for a in args])
+    except Exception as e:
+        say(trace(e))
+        return None
+    return None if result is None else as_bytes(result)
+
+
+def rpc(node, name, *args):
+    if node:
+        sys.modules['uwsgi'].cache_get  # loads the program that can
+        return remote_rpc(node, name, *args)
+    return call_rpc(name, *args)
+
+
+def answer_call(request, name, args):
+    """Call a function for the core. The status to exit with, 0 to go on."""
+    try:
+        if name not in RPC:
+            request.head = b'404 no such function'
+            request.whole(b'')
+            return 0
+        result = RPC[name](*args)
+        if result is not None and not isinstance(result, (str, bytes)):
+            raise TypeError('rpc function %r returned %s, not str or bytes' % (name, type(result).__name__))
+        request.head = b'204 nothing' if result is None else b'200 OK'
+        request.whole(b'' if result is None else as_bytes(result))
+    except BaseException as e:
+        say(trace(e))
+        request.end(True)
+        if isinstance(e, MemoryError):
+            return NO_MEMORY
+        if isinstance(e, (SystemExit, KeyboardInterrupt)):
+            return 1
+    return 0
+
+
 # ---- the uwsgi module
 
+ROLE = [b'l', 0]  # what this process is: l(oader), w(orker), m(ule), s(pooler), and its number
+LOADED = []  # once the program is: what is told of each request
+PROVIDING = _thread.allocate_lock()
+
+
+class Uwsgi(type(sys)):
+    """The module. What needs the core is a program of its own, run when it is asked for."""
+
+    def __getattr__(self, name):
+        if name.startswith('__'):
+            raise AttributeError(name)
+        with PROVIDING:
+            program = self._config.pop('uwsgi_program', None)
+            if program is not None:
+                globals().update(CONFIG=self._config, uwsgi=self)
+                exec(compile(program, SELF, 'exec'), globals())
+                fill(self)
+        try:
+            return self.__dict__[name]
+        except KeyError:
+            raise AttributeError('uwsgi.%s is not provided by Liege' % name)
+
+    def __dir__(self):
+        self.cache_get
+        return sorted(name for name in self.__dict__ if name[0] != '_')
+
+
+class Decorators(object):
+    """Finds uwsgidecorators, where the application has no such module of its own."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def find_spec(self, name, path=None, target=None):
+        if name == 'uwsgidecorators':
+            return type(sys.__spec__)(name, self)
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec(compile(self.program, '<uwsgidecorators>', 'exec'), module.__dict__)
+
+
 def uwsgi_module(config):
-    """What of uWSGI's API this release has: no function that does nothing."""
-    module = type(sys)('uwsgi')
+    """uWSGI's API: no function that does nothing."""
+    module = Uwsgi('uwsgi')
+    module._config = config
+    sys.meta_path.append(Decorators(config.pop('decorators_program')))
     module.__doc__ = "The part of uWSGI's API that Liege provides."
     node = os.uname()[1].encode()
     module.version = config['version']
@@ -435,24 +595,91 @@ def uwsgi_module(config):
     module.has_threads = 1
     module.buffer_size = config['buffer']
     module.applications = {}
+    module.SPOOL_OK, module.SPOOL_RETRY, module.SPOOL_IGNORE = -2, -1, 0
+    module.version_info = (2, 0, 21, 0, b'liege')
+    module.started_on = int(time.time())
+    module.magic_table = {}
+    module.spoolers = tuple(os.fsencode(d) for d in config['spoolers'])
+    module.is_a_reload = False
+    module.unbit = module.loop = None
+    module.sockets = []
     module.opt = {
         'master': True, 'enable-threads': True, 'py-call-uwsgi-fork-hooks': True,
         'processes': b'%d' % config['processes'], 'threads': b'%d' % config['threads'],
     }
     if config['lazy']:
         module.opt['lazy-apps'] = True
+    if config['mules']:
+        module.opt['mules'] = b'%d' % config['mules']
+    if module.spoolers:
+        module.opt['spooler'] = module.spoolers[0] if len(module.spoolers) == 1 else list(module.spoolers)
     module.env = {}
     module.masterpid = lambda: config['master']
     module.worker_id = lambda: config.get('worker', 0)
     module.setprocname = set_title
+    module.register_rpc = register_rpc
+    module.rpc = rpc
+    module.call = call_rpc
+    module.rpc_list = lambda: tuple(name for name in RPC if name[0])
     module.log = lambda text: say(text if isinstance(text, str) else bytes(text).decode('utf-8', 'replace')) or True
-
-    def missing(name):
-        if name.startswith('__'):
-            raise AttributeError(name)
-        raise AttributeError('uwsgi.%s is not provided by Liege' % name)
-    module.__getattr__ = missing  # from Python 3.7 on
     return module
+
+
+# ---- code that changes (py-autoreload): the core looks at the files
+
+SEEN = {}  # source file: its mtime in ns before it was read
+TOLD = set()
+sleep = time.sleep
+
+
+def note_code(path):
+    try:
+        SEEN.setdefault(os.path.abspath(path), os.stat(path).st_mtime_ns)
+    except (OSError, ValueError):
+        pass
+
+
+def watch_imports():
+    """Note what a module's file was when it was read, not what it is later."""
+    # Bytecode knows its source by length and second: what is saved twice within
+    # one would be loaded as it was.
+    sys.dont_write_bytecode = True
+    loader = sys.modules['_frozen_importlib_external'].SourceFileLoader
+    original = loader.path_stats
+
+    def path_stats(self, path):
+        note_code(path)
+        return original(self, path)
+    loader.path_stats = path_stats
+
+
+def report_code(config, control):
+    """Tell the core which files have been loaded since the last time."""
+    words = []
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, '__dict__', {}).get('__file__')
+        if not isinstance(path, str) or name in config['unwatched']:
+            continue
+        path = os.path.abspath(path[:-1] if path.endswith(('.pyc', '.pyo')) else path)
+        if path in TOLD:
+            continue
+        TOLD.add(path)
+        note_code(path)
+        if path in SEEN:
+            words.append(('%s\0%d' % (path, SEEN[path])).encode('utf-8', 'surrogateescape'))
+    for at in range(0, len(words), 8):
+        control.sendall(b'files\0' + b'\0'.join(words[at:at + 8]))
+
+
+def keep_reporting(config, control):
+    while True:
+        try:
+            report_code(config, control)
+        except OSError:
+            return  # the core is gone
+        except Exception as e:
+            say(trace(e))
+        sleep(config['watch'] / 2000.0)
 
 
 # ---- loading
@@ -468,6 +695,7 @@ def load_file(path):
     module = type(sys)('uwsgi_file_' + name)
     module.__file__ = path
     try:
+        note_code(path)
         with io.open(path, 'rb') as f:
             text = f.read()
     except OSError as e:
@@ -485,6 +713,9 @@ def load_module(name):
 
 def find(module, name):
     """The callable called name in module: a.b and name() are understood."""
+    place = module.__name__
+    if place.startswith('uwsgi_file_'):
+        place = getattr(module, '__file__', place)
     call = name.endswith('()')
     value = module
     for part in (name[:-2] if call else name).split('.'):
@@ -492,23 +723,114 @@ def find(module, name):
             value = getattr(value, part)
         except AttributeError:
             others = [n for n in ('app', 'application', 'wsgi_app') if callable(getattr(module, n, None))]
-            raise Failure('callable', '%s has no %r' % (module.__name__, name), others[0] if others else '')
+            raise Failure('callable', '%s has no %r' % (place, name), others[0] if others else '')
     if call:
         value = value()
     if not callable(value):
         raise Failure('callable', '%s: %r is not callable but of type %s' % (
-            module.__name__, name, type(value).__name__), '')
+            place, name, type(value).__name__), '')
     return value
 
 
-def load(config):
+def load_one(file, module, name):
+    name = name or 'application'
+    if file:
+        return find(load_file(file), name)
+    module, colon, attribute = module.partition(':')
+    return find(load_module(module), attribute or name)
+
+
+def is_asgi(app, config):
+    """Whether app is to be called as ASGI 3 asks for: the file says so, it is a
+    coroutine function, or it takes what only such an application takes."""
+    if config['asgi']:
+        return True
+    while hasattr(app, 'func') and hasattr(app, 'keywords'):  # functools.partial
+        app = app.func
+    for function in (app, getattr(type(app), '__call__', None)):
+        code = getattr(getattr(function, '__func__', function), '__code__', None)
+        if code is not None:
+            names = code.co_varnames[:code.co_argcount]
+            return bool(code.co_flags & 0x80) or names[-3:] == ('scope', 'receive', 'send')  # CO_COROUTINE
+    return False
+
+
+LOADING = ['']  # which of several applications
+
+
+def load_mounts(config):
+    """All mounted applications in one: the core says which a request is for."""
+    apps, words = [], config['mounts']
+    for at in range(0, len(words), 4):
+        LOADING[:] = [str(at // 4)]
+        apps.append(load_one(*words[at + 1:at + 4]))
+        if is_asgi(apps[-1], config):
+            raise Failure('asgi', 'with single-interpreter the apps of mount lines are WSGI applications; this is an ASGI one', '')
+    sys.modules['uwsgi'].applications.update(zip(words[::4], apps))
+
+    def mounted(environ, start_response):
+        return apps[int(environ.pop('liege.app'))](environ, start_response)
+    return mounted
+
+
+def load_form(form, text, config):
+    """An application that is neither in a file nor a module's."""
+    if form == 'eval':
+        module = type(sys)('uwsgi_eval')
+        sys.modules['uwsgi_eval'] = module
+        exec(compile(text, '<eval>', 'exec'), module.__dict__)
+        return find(module, config['callable'] or 'application')
+    if form == 'pecan':
+        from pecan.deploy import deploy
+        return deploy(text)
+    from paste.deploy import loadapp
+    if config['paste_logger'] and text.startswith('config:'):
+        from logging.config import fileConfig
+        fileConfig(text[7:].partition('#')[0])
+    return loadapp(text, relative_to=config['dir'])
+
+
+def import_one(name):
+    """A module, or a file."""
+    return load_file(name) if name.endswith('.py') else load_module(name)
+
+
+def alias(pairs):
+    for pair in pairs:
+        name, _, target = pair.partition('=')
+        sys.modules[name] = import_one(target)
+
+
+def shared(config):
+    """What is done once, before the workers are forked."""
+    if config['gevent']:
+        import gevent  # so that its absence is found
+    if config['patch']:
+        from gevent import monkey
+        # Processes and signals are this program's business.
+        monkey.patch_all(os=False, signal=False)
+    for name in config['shared_import']:
+        import_one(name)
+
+
+def load_app(config):
+    alias(config['alias'])
+    for name in config['import']:
+        import_one(name)
+    if config['mounts']:
+        app = load_mounts(config)
+    elif config['form']:
+        app = load_form(config['form'], config['module'], config)
+    else:
+        app = load_one(config['file'], config['module'], config['callable'])
+    alias(config['post_alias'])
+    return app
+
+
+def load(config, what=load_app):
     """The application, or a Failure."""
     try:
-        name = config['callable'] or 'application'
-        if config['file']:
-            return find(load_file(config['file']), name)
-        module, colon, attribute = config['module'].partition(':')
-        return find(load_module(module), attribute or name)
+        return what(config)
     except Failure:
         raise
     except SyntaxError as e:
@@ -536,6 +858,8 @@ def prepare(config):
     except OSError as e:
         raise Failure('dir', '%s: %s' % (config['dir'], e.strerror), '')
     sys.argv[:] = ['uwsgi'] + config['argv']
+    if config['executable']:
+        sys.executable = config['executable']
     if config['home']:
         import site
         library = os.path.join(config['home'], 'lib', 'python%d.%d' % sys.version_info[:2], 'site-packages')
@@ -606,6 +930,18 @@ class Worker(object):
         self.slots = slots
         self.lanes = lanes
         self.left = config['max_requests']
+        if self.left:
+            self.left += config['max_requests_delta'] * (number - 1)
+        self.cheap = False
+        self.born = time.monotonic()
+        self.life = config['life'] and (config['life'] + config['life_delta'] * (number - 1)) / 1000.0
+        self.statm = -1
+        if config['rss'] or config['as']:
+            try:
+                self.statm = os.open('/proc/self/statm', os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                pass
+        self.page = os.sysconf('SC_PAGESIZE')
         self.base = {
             'wsgi.version': (1, 0),
             'wsgi.errors': Errors(),
@@ -616,9 +952,19 @@ class Worker(object):
             'uwsgi.version': config['version'],
             'uwsgi.node': os.uname()[1].encode(),
         }
+        if config['no_file_wrapper']:
+            del self.base['wsgi.file_wrapper']
+        MANNERS.update(delay=not config['no_delay'], show=config['show'], reload_on=config['reload_on'])
 
     def hello(self, kind, text=b''):
         self.lanes[0].sendall(HEADER.pack(kind, 0, len(text), 0, b'\0' * 8) + text)
+
+    def greet(self):
+        """The worker is ready."""
+        self.hello(b'L')
+        if self.config['watch']:
+            import _thread
+            _thread.start_new_thread(keep_reporting, (self.config, self.control))
 
     def loop(self, core):
         lane, app = self.lanes[core], self.app
@@ -630,8 +976,11 @@ class Worker(object):
         queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
         queue.setblocking(True)
         receive = self.receiver(queue)
+        if LOADED and listens():  # signals come for this very worker
+            receive = listening(queue, self.wake[0] if self.config['retire'] and len(self.lanes) > 1 else -1)
         uwsgi = sys.modules.get('uwsgi')
         loads = marshal.loads
+        check = self.life or self.statm >= 0
         while True:
             data = receive(PACKET)
             if not data:
@@ -641,8 +990,12 @@ class Worker(object):
             if 'liege.probe' in env:
                 lane.sendall(HEADER.pack(b'P', 0, 0, 0, env['liege.id']))
                 continue
+            if 'liege.retire' in env:
+                self.cheap = True
+                self.retire()
+                break
             status = serve(app, base, env, lane)
-            if status:
+            if status > 0:
                 os._exit(status)
             if base['wsgi.errors'].rest:
                 base['wsgi.errors'].flush()
@@ -657,12 +1010,26 @@ class Worker(object):
                 if self.left == 0:
                     self.retire()
                     break
+            if status == RELOAD or check and self.worn():
+                self.retire()
+                break
         queue.detach()
 
+    def worn(self):
+        """Whether this worker has run or grown for long enough."""
+        age = time.monotonic() - self.born
+        if self.life and age >= self.life:
+            return True
+        if self.statm < 0 or age * 1000 < self.config['youth']:
+            return False
+        size, resident = os.pread(self.statm, 64, 0).split()[:2]
+        config = self.config
+        return bool(config['rss'] and int(resident) * self.page >= config['rss'] or config['as'] and int(size) * self.page >= config['as'])
+
     def receiver(self, queue):
-        """How a thread takes a request. With max-requests and several threads
+        """How a thread takes a request. Where workers retire and have several threads
         one of them waits at a time, and can be told to stop waiting."""
-        if not self.config['max_requests'] or len(self.lanes) == 1:
+        if not self.config['retire'] or len(self.lanes) == 1:
             return queue.recv
         import select
         lock, wake = self.lock, self.wake[0]
@@ -697,22 +1064,33 @@ class Worker(object):
                     say(f.args[2])
                 self.hello(b'N', text.encode('utf-8', 'replace')[:60000])
                 return
+        asynchronous = not config['gevent'] and is_asgi(self.app, config)
         hook = getattr(sys.modules.get('uwsgi'), '__dict__', {}).get('post_fork_hook')
         if hook:
             try:
                 hook()
             except Exception as e:
                 say(trace(e))
+        if asynchronous:
+            if len(self.lanes) == 1:
+                say('liege: with lazy-apps it is known too late that this is an ASGI application: one request is served at a time; write asgi = MODULE:APP')
+            exec(compile(config['further'], SELF, 'exec'), globals())
+            serve_asgi(self)
+            return
+        if config['gevent']:
+            exec(compile(config['further'], SELF, 'exec'), globals())
+            serve_green(self)
+            return
         threads = []
         if len(self.lanes) > 1:
             import threading
-            if config['max_requests']:
+            if config['retire']:
                 self.lock, self.wake = threading.Lock(), os.pipe()
             for core in range(1, len(self.lanes)):
                 t = threading.Thread(target=self.loop, args=(core,), name='uWSGIWorker%dCore%d' % (self.number, core))
                 t.daemon = True
                 threads.append(t)
-        self.hello(b'L')
+        self.greet()
         for t in threads:
             t.start()
         self.loop(0)
@@ -726,12 +1104,13 @@ def failure_text(f):
     name = args[3] if len(args) > 3 else ''
     if args[0] == 'callable':
         detail, name = '', args[2]
-    return '\0'.join((args[0], args[1][:2000], detail[-8000:], name))
+    return '\0'.join((args[0], args[1][:2000], detail[-8000:], name, LOADING[0]))
 
 
-def become_worker(config, app, number, slots, fds):
+def become_worker(config, app, number, slots, fds, control):
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config['worker'] = number
+    ROLE[:] = [b'w', number]
     set_title(config['title'] if config['title_plain'] else '%s worker %d' % (config['title'], number))
     if config['affinity']:
         cpus = sorted(os.sched_getaffinity(0))
@@ -748,7 +1127,41 @@ def become_worker(config, app, number, slots, fds):
         lane = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         lane.setblocking(True)
         lanes.append(lane)
-    Worker(config, app, number, slots, lanes).run()
+    worker = Worker(config, app, number, slots, lanes)
+    worker.control = control
+    worker.run()
+    run_hook('atexit')
+    if worker.cheap:
+        sys.exit(CHEAP)
+
+
+def run_hook(name):
+    """Call what the application has put into the uwsgi module by that name."""
+    hook = getattr(sys.modules.get('uwsgi'), '__dict__', {}).get(name)
+    if hook:
+        try:
+            hook()
+        except Exception as e:
+            say(trace(e))
+
+
+def become_side(config, app, order, fds):
+    """A mule or a spooler: see package worker, side.go."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for fd in fds:  # its end tells the core of this process's
+        os.set_inheritable(fd, False)
+    os.close(QUEUE)
+    set_title('%s %s %d' % (config['title'], order['side'], order['number']))
+    try:
+        if app is None:
+            load(config)
+        sys.modules['uwsgi'].cache_get  # loads the program
+        run_side(order)
+    except Failure as f:
+        say('%s: %s\n%s' % (order['side'], f.args[1], f.args[2] if len(f.args) > 2 else ''))
+        sys.exit(1)
+    finally:
+        run_hook('atexit')
 
 
 def main(control):
@@ -756,13 +1169,20 @@ def main(control):
     os.close(STDERR)
     for number in (signal.SIGUSR2, signal.SIGWINCH, signal.SIGTSTP):  # the core ignores them
         signal.signal(number, signal.SIG_DFL)
-    for fd in (CONTROL, QUEUE, SLOTS):
-        os.set_inheritable(fd, False)
     config = marshal.loads(control.recv(1 << 18))
+    for fd in (CONTROL, QUEUE, SLOTS) + ((DOOR,) if config['door'] else ()):
+        os.set_inheritable(fd, False)
+    if config['protocol'] != PROTOCOL:
+        control.sendall(b'failed\0protocol\0the core speaks another protocol than the worker')
+        return
     set_title(config['title'] if config['title_plain'] else config['title'] + ' loader')
     app = None
     try:
         prepare(config)
+        if config['watch']:
+            watch_imports()
+        if config['shared_import'] or config['gevent'] or config['patch']:
+            load(config, shared)
         if not config['lazy']:
             app = load(config)
     except Failure as f:
@@ -784,12 +1204,16 @@ def main(control):
                     control.sendall(('exited\0%d\0%d' % (pid, status)).encode())
                 except OSError:
                     os._exit(0)
+    if app is not None and not config['gevent'] and not is_asgi(app, config):
+        del config['further']
     gc.collect()
     if hasattr(gc, 'freeze'):
         gc.freeze()
     signal.signal(signal.SIGCHLD, reap)
     control.setblocking(True)
-    control.sendall(b'loaded')
+    if config['watch']:
+        report_code(config, control)
+    control.sendall(b'loaded\0asgi' if app is not None and not config['gevent'] and is_asgi(app, config) else b'loaded')
     while True:
         try:
             data, ancillary, _, _ = control.recvmsg(4096, 4096)
@@ -808,8 +1232,12 @@ def main(control):
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-            control.close()
-            become_worker(config, app, order['worker'], order['slots'], fds)
+            if not config['watch']:
+                control.close()
+            if 'side' in order:
+                become_side(config, app, order, fds)
+            else:
+                become_worker(config, app, order['worker'], order['slots'], fds, control)
             return
         children.add(pid)
         for fd in fds:

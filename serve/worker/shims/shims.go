@@ -12,13 +12,35 @@ import _ "embed"
 //go:embed python.py
 var Python string
 
+// PythonUwsgi is the part of it that is the uwsgi module, for applications that
+// use more of it than a few numbers.
+//
+//go:embed python_uwsgi.py
+var PythonUwsgi string
+
+// PythonDecorators is the module uwsgidecorators.
+//
+//go:embed uwsgidecorators.py
+var PythonDecorators string
+
+// ASGI is the part of it that only asynchronous applications need.
+//
+//go:embed asgi.py
+var ASGI string
+
+// Green is the part of it that only gevent needs.
+//
+//go:embed green.py
+var Green string
+
 // PythonBoot is what the interpreter is told on its command line: wait for the
 // program on file descriptor 3 and run it. The wait is what lets the core set
 // limits before anything of the application runs. A child compiles the
 // program, because what the compiler needs is never given back: 2.4 MB in each
 // process (measured, 3.11). The blanks at the end are room for the process
 // title, which is written over the command line.
-const PythonBoot = `import _socket as s,marshal as m,os
+const PythonBoot = `import _socket as s,marshal as m,os,sys
+if sys.hexversion<0x3060000:sys.exit("Python 3.6 or later is needed; this is "+sys.version.split()[0])
 c=s.socket(s.AF_UNIX,s.SOCK_SEQPACKET,0,3)
 t=c.recv(1<<18)
 r,w=os.pipe()
@@ -29,3 +51,21 @@ os.close(w)
 t=b"".join(iter(lambda:os.read(r,65536),b""))
 os.close(r);os.waitpid(p,0);t=m.loads(t)
 exec(t)                                                                                    `
+
+// Ruby is the program of Ruby workers, for every Ruby from 1.9.3 on.
+//
+//go:embed ruby.rb
+var Ruby string
+
+// Perl is the program of Perl workers, for every Perl from 5.10.1 on.
+//
+//go:embed perl.pl
+var Perl string
+
+// PerlBoot is what a Perl interpreter is told on its command line, as
+// PythonBoot.
+const PerlBoot = `open$Liege::c,"+<&=3";recv$Liege::c,my$t,1<<18,0;eval qq{#line 1 "<liege>"\n$t};die$@if$@`
+
+// RubyBoot is what a Ruby interpreter is told on its command line, as
+// PythonBoot.
+const RubyBoot = `require "socket";c=Socket.for_fd(3);eval(c.recv(1<<18).force_encoding("UTF-8"),binding,"<liege>")`

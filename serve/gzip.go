@@ -1,0 +1,158 @@
+package serve
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"liege/serve/exchange"
+)
+
+// autoGzip compresses answers that ask for it (http-auto-gzip): a field
+// uWSGI-Encoding: gzip of the app, which is taken out, and no Content-Length
+// or Content-Encoding of its own; and the client takes gzip. As in uWSGI the
+// app decides: only it knows what is worth it, and what holds a secret beside
+// what the client says, which compression would let out (BREACH).
+type autoGzip struct{ next exchange.Handler }
+
+// Serve implements exchange.Handler.
+func (a autoGzip) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+	if r.Header == nil { // not HTTP: what is in front does it
+		return a.next.Serve(ctx, r, w)
+	}
+	z := &gzipped{Response: w, takes: takesGzip(r.Get("HTTP_ACCEPT_ENCODING")), head: r.Get("REQUEST_METHOD") == "HEAD"}
+	err := a.next.Serve(ctx, r, z)
+	if z.w == nil {
+		return err
+	}
+	if err == nil {
+		err = z.w.Close()
+	}
+	z.w.Reset(io.Discard)
+	compressors.Put(z.w)
+	return err
+}
+
+// compressors is a cache.
+var compressors = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}
+
+// gzipped is a Response that may be compressed.
+type gzipped struct {
+	exchange.Response
+	takes, head bool
+	w           *gzip.Writer // nil: as it is
+}
+
+// Head implements exchange.Response.
+func (z *gzipped) Head(status int, reason string, fields []exchange.Field) error {
+	const mark = "uWSGI-Encoding"
+	i := slices.IndexFunc(fields, func(f exchange.Field) bool { return strings.EqualFold(f.Name, mark) })
+	if i < 0 {
+		return z.Response.Head(status, reason, fields)
+	}
+	wants := strings.EqualFold(strings.TrimSpace(fields[i].Value), "gzip")
+	out := make([]exchange.Field, 0, len(fields)+1)
+	for _, f := range fields {
+		switch {
+		case strings.EqualFold(f.Name, mark):
+			continue
+		case strings.EqualFold(f.Name, "Content-Length"), strings.EqualFold(f.Name, "Content-Encoding"), strings.EqualFold(f.Name, "Content-Range"):
+			wants = false
+		}
+		out = append(out, f)
+	}
+	if wants {
+		out = append(out, exchange.Field{Name: "Vary", Value: "Accept-Encoding"}) // the client matters, whatever it takes
+	}
+	if wants && z.takes && status != 204 && status != 304 {
+		out = append(out, exchange.Field{Name: "Content-Encoding", Value: "gzip"})
+		for i := range out { // RFC 9110 8.8.3: other bytes are not the same strongly
+			if f := &out[i]; strings.EqualFold(f.Name, "ETag") && !strings.HasPrefix(f.Value, "W/") {
+				f.Value = "W/" + f.Value
+			}
+		}
+		if !z.head {
+			z.w = compressors.Get().(*gzip.Writer)
+			z.w.Reset(z.Response)
+		}
+	}
+	return z.Response.Head(status, reason, out)
+}
+
+// Write implements exchange.Response.
+func (z *gzipped) Write(p []byte) (int, error) {
+	if z.w == nil {
+		return z.Response.Write(p)
+	}
+	return z.w.Write(p)
+}
+
+// Flush implements exchange.Response.
+func (z *gzipped) Flush() error {
+	if z.w != nil {
+		if err := z.w.Flush(); err != nil {
+			return err
+		}
+	}
+	return z.Response.Flush()
+}
+
+// File implements exchange.Response.
+func (z *gzipped) File(f exchange.File, off, n int64) error {
+	if z.w == nil {
+		return z.Response.File(f, off, n)
+	}
+	m, err := io.Copy(z.w, io.NewSectionReader(f, off, n))
+	if err == nil && m < n {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Close implements io.Closer, for a Write that is pending.
+func (z *gzipped) Close() error {
+	if c, ok := z.Response.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// Trailers implements exchange.Trailerer.
+func (z *gzipped) Trailers(fields []exchange.Field) { exchange.SendTrailers(z.Response, fields) }
+
+// Watch implements exchange.Watcher.
+func (z *gzipped) Watch(left func()) (stop func()) { return exchange.Watch(z.Response, left) }
+
+// Tunnel implements exchange.Tunneler.
+func (z *gzipped) Tunnel(status int, reason string, fields []exchange.Field) (exchange.Stream, error) {
+	if t, ok := z.Response.(exchange.Tunneler); ok {
+		return t.Tunnel(status, reason, fields)
+	}
+	return nil, &exchange.StatusError{Status: 400, Err: errors.New("the connection cannot become a tunnel")}
+}
+
+// takesGzip reports whether a field Accept-Encoding (RFC 9110 12.5.3) names
+// gzip, or "*" and not gzip, with a weight above 0.
+func takesGzip(accept string) bool {
+	star := false
+	for item := range strings.SplitSeq(accept, ",") {
+		name, params, _ := strings.Cut(item, ";")
+		takes := true
+		if q, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {
+			weight, err := strconv.ParseFloat(q, 64)
+			takes = err == nil && weight > 0
+		}
+		switch name = strings.TrimSpace(name); {
+		case strings.EqualFold(name, "gzip"), strings.EqualFold(name, "x-gzip"):
+			return takes
+		case name == "*":
+			star = takes
+		}
+	}
+	return star
+}

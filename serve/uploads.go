@@ -1,0 +1,26 @@
+package serve
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"liege/serve/exchange"
+	"liege/serve/upload"
+)
+
+// uploads has the bodies of requests before h, whatever runs the application,
+// is asked.
+func (c *Core) uploads(h exchange.Handler) exchange.Handler {
+	u := c.app.Upload
+	if u.Stream {
+		return h
+	}
+	dir := os.TempDir()
+	for _, kv := range c.app.Env { // as uWSGI: where the app would store it
+		if v, ok := strings.CutPrefix(kv, "TMPDIR="); ok && filepath.IsAbs(v) {
+			dir = v
+		}
+	}
+	return upload.New(h, upload.Config{Store: u.Store, Dir: dir, Space: u.Space}, c.log)
+}

@@ -1,0 +1,314 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+// asynchronous is a raw ASGI application that does one thing for each path.
+const asynchronous = `
+import asyncio, os, json
+log = open('events', 'a', 1)
+
+async def body(receive):
+    out = b''
+    while True:
+        m = await receive()
+        if m['type'] == 'http.disconnect':
+            log.write('disconnect in body\n')
+            return None
+        out += m['body']
+        if not m['more_body']:
+            return out
+
+waiting = 0
+
+async def application(scope, receive, send):
+    global waiting
+    if scope['type'] == 'lifespan':
+        m = await receive()
+        assert m['type'] == 'lifespan.startup'
+        if os.path.exists('refuse'):
+            await send({'type': 'lifespan.startup.failed', 'message': 'Traceback\nValueError: no database'})
+            return
+        scope['state']['word'] = 'stateful'
+        log.write('startup\n')
+        await send({'type': 'lifespan.startup.complete'})
+        m = await receive()
+        log.write('shutdown\n')
+        await send({'type': 'lifespan.shutdown.complete'})
+        return
+    path = scope['path']
+    start = {'type': 'http.response.start', 'status': 200, 'headers': [(b'content-type', b'text/plain')]}
+    async def text(data, status=200):
+        start['status'] = status
+        await send(start)
+        await send({'type': 'http.response.body', 'body': data})
+    if path == '/scope':
+        scope['headers'] = [(k.decode(), v.decode('latin-1')) for k, v in scope['headers']]
+        await text(json.dumps(scope, default=repr, sort_keys=True).encode())
+    elif path == '/echo':
+        await text(await body(receive))
+    elif path == '/stream':
+        await send(start)
+        for i in range(3):
+            await send({'type': 'http.response.body', 'body': b'%d\n' % i, 'more_body': True})
+        await send({'type': 'http.response.body'})
+    elif path == '/mirror':
+        await send(start)
+        while True:
+            m = await receive()
+            await send({'type': 'http.response.body', 'body': m.get('body', b''), 'more_body': m.get('more_body', False)})
+            if not m.get('more_body'):
+                return
+    elif path == '/big':
+        await text(b'x' * 3000000)
+    elif path == '/204':
+        await text(b'no', 204)
+    elif path == '/file':
+        await send(start)
+        await send({'type': 'http.response.pathsend', 'path': os.path.abspath('app.py')})
+    elif path == '/wait':
+        waiting += 1
+        while waiting < 50:
+            await asyncio.sleep(0.005)
+        await text(b'%d' % waiting)
+    elif path == '/leave':
+        await body(receive)
+        log.write('waits\n')
+        m = await receive()
+        log.write(m['type'] + '\n')
+    elif path == '/forever':
+        await send(start)
+        try:
+            while True:
+                await send({'type': 'http.response.body', 'body': b'x' * 1000, 'more_body': True})
+        except OSError:
+            log.write('gone\n')
+            raise
+    elif path == '/boom':
+        raise ValueError('boom')
+    elif path == '/late':
+        await send(start)
+        await send({'type': 'http.response.body', 'body': b'half', 'more_body': True})
+        raise ValueError('late')
+    elif path == '/silent':
+        return
+    elif path == '/stuck':
+        import time
+        time.sleep(60)
+    elif path == '/pid':
+        await text(b'%d' % os.getpid())
+`
+
+func startASGI(t *testing.T, set func(app *vassal.App)) (*running, func() string) {
+	t.Helper()
+	r := start(t, asynchronous, set)
+	return r, func() string {
+		b, _ := os.ReadFile(filepath.Join(r.app.Dir, "events"))
+		return string(b)
+	}
+}
+
+func TestASGI(t *testing.T) {
+	r, events := startASGI(t, nil)
+	if n := r.lanesEach(); n != defaultAsync {
+		t.Errorf("%d lanes", n)
+	}
+	for path, want := range map[string]string{"/stream": "0\n1\n2\n", "/big": strings.Repeat("x", 3000000), "/204": "", "/file": asynchronous} {
+		rec, err := r.do(request("GET", path, ""))
+		if err != nil || rec.body.String() != want {
+			t.Errorf("%s: %d bytes, %v", path, rec.body.Len(), err)
+		}
+	}
+	for _, body := range []string{"", "small", strings.Repeat("large", 100000)} {
+		for _, path := range []string{"/echo", "/mirror"} {
+			req := request("POST", path, body)
+			if rec, err := r.do(req); err != nil || rec.body.String() != body {
+				t.Errorf("%s of %d bytes: got %d, %v", path, len(body), rec.body.Len(), err)
+			}
+			req = request("POST", path, body)
+			req.Length = -1
+			if rec, err := r.do(req); err != nil || rec.body.String() != body {
+				t.Errorf("%s of %d bytes, chunked: got %d, %v", path, len(body), rec.body.Len(), err)
+			}
+		}
+	}
+	rec, err := r.do(request("HEAD", "/echo", "abc"))
+	if err != nil || rec.body.Len() != 0 || rec.field("Content-Length") != "3" {
+		t.Errorf("HEAD: %d bytes, Content-Length %q, %v", rec.body.Len(), rec.field("Content-Length"), err)
+	}
+	req := request("GET", "/scope?a=%20b", "")
+	req.Set("PATH_INFO", "/scope")
+	req.Set("HTTP_X_TEST", "ä")
+	if rec, err = r.do(req); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"type": "http"`, `"method": "GET"`, `"http_version": "1.1"`, `"path": "/scope"`, `"scheme": "http"`, `["x-test", "`,
+		`"query_string": "b'a=%20b'"`, `"root_path": ""`, `"client": ["192.0.2.1", 0]`, `"server": ["shop", 80]`, `"word": "stateful"`, `"http.response.pathsend"`} {
+		if !strings.Contains(rec.body.String(), want) {
+			t.Errorf("scope: no %s in %s", want, rec.body.String())
+		}
+	}
+	for path, status := range map[string]int{"/boom": 500, "/silent": 500} {
+		if _, err := r.do(request("GET", path, "")); exchange.StatusOf(err) != status {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if rec, err := r.do(request("GET", "/late", "")); err == nil || rec.body.String() != "half" {
+		t.Errorf("/late: %q, %v", rec.body.String(), err)
+	}
+	if !strings.Contains(r.log(), "ValueError: boom") || !strings.Contains(r.log(), "returned without a response") {
+		t.Error("the log does not say why")
+	}
+	// A head that is larger than a packet.
+	req = request("GET", "/echo", "")
+	req.Set("HTTP_LARGE", strings.Repeat("y", 40000))
+	if _, err := r.do(req); err != nil {
+		t.Errorf("a large head: %v", err)
+	}
+	r.close()
+	if got := events(); got != "startup\nshutdown\n" {
+		t.Errorf("events: %q", got)
+	}
+}
+
+// TestASGIConcurrent: one worker serves as many requests at once as it has lanes.
+func TestASGIConcurrent(t *testing.T) {
+	r, _ := startASGI(t, func(app *vassal.App) { app.Workers.Async = 50 })
+	errs := make(chan error, 50)
+	for range 50 {
+		go func() {
+			rec, err := r.do(request("GET", "/wait", ""))
+			if err == nil && rec.body.String() != "50" {
+				err = errors.New(rec.body.String())
+			}
+			errs <- err
+		}()
+	}
+	for range 50 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestASGILeaves: the application hears that its client has gone, where it
+// waits and where it writes.
+func TestASGILeaves(t *testing.T) {
+	r, events := startASGI(t, nil)
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Serve(ctx, request("GET", "/leave", ""), &recorder{}) }()
+	eventually(t, "the application waits", func() bool { return strings.Contains(events(), "waits") })
+	leave()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("Serve: %v", err)
+	}
+	eventually(t, "it hears", func() bool { return strings.Contains(events(), "http.disconnect") })
+
+	// A client's end that the front notices.
+	w := &watched{left: make(chan func(), 1)}
+	go func() { done <- r.Serve(t.Context(), request("GET", "/leave", ""), w) }()
+	(<-w.left)()
+	if err := <-done; exchange.StatusOf(err) != 500 {
+		t.Errorf("Serve: %v", err)
+	}
+	eventually(t, "it hears again", func() bool { return strings.Count(events(), "http.disconnect") == 2 })
+	if !w.stopped {
+		t.Error("the watch was not stopped")
+	}
+
+	// A client that does not take the answer.
+	if err := r.Serve(t.Context(), request("GET", "/forever", ""), &closing{}); err == nil {
+		t.Error("an answer without end was sent")
+	}
+	eventually(t, "it notices", func() bool { return strings.Contains(events(), "gone") })
+	if got := r.get("/echo"); got != "" {
+		t.Errorf("afterwards: %q", got)
+	}
+	if strings.Contains(r.log(), "Traceback") {
+		t.Error("a client that leaves is a traceback in the log")
+	}
+}
+
+type watched struct {
+	recorder
+	left    chan func()
+	stopped bool
+}
+
+func (w *watched) Watch(left func()) func() {
+	w.left <- left
+	return func() { w.stopped = true }
+}
+
+// closing takes a head and 10000 bytes.
+type closing struct{ n int }
+
+func (w *closing) Head(int, string, []exchange.Field) error { return nil }
+func (w *closing) Flush() error                             { return nil }
+func (w *closing) File(exchange.File, int64, int64) error   { return io.ErrClosedPipe }
+func (w *closing) Started() bool                            { return true }
+func (w *closing) Write(p []byte) (int, error) {
+	if w.n += len(p); w.n > 10000 {
+		return 0, io.ErrClosedPipe
+	}
+	return len(p), nil
+}
+
+func TestASGIStartFails(t *testing.T) {
+	p, app, _ := newFixture(t, asynchronous, nil)
+	if err := os.WriteFile(filepath.Join(app.Dir, "refuse"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var problem *vassal.Problem
+	if err := p.Run(t.Context()); !errors.As(err, &problem) || !strings.Contains(problem.Message, "startup failed: ValueError: no database") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestASGILife: workers are replaced, die and are killed as those of WSGI.
+func TestASGILife(t *testing.T) {
+	r, events := startASGI(t, func(app *vassal.App) { app.Workers.MaxRequests, app.Workers.Harakiri = 3, time.Second })
+	first := r.get("/pid")
+	r.get("/pid")
+	r.get("/pid")
+	eventually(t, "another worker", func() bool { return r.get("/pid") != first })
+	eventually(t, "the first has shut down", func() bool { return strings.Contains(events(), "shutdown") })
+	if _, err := r.do(request("GET", "/stuck", "")); exchange.StatusOf(err) != 504 {
+		t.Errorf("harakiri: %v", err)
+	}
+	eventually(t, "another one again", func() bool { return r.get("/pid") != "" })
+}
+
+// TestASGIDetected: the file says so, or the callable looks like one.
+func TestASGIDetected(t *testing.T) {
+	const answer = "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n    await send({'type': 'http.response.body', 'body': b'ok'})\n"
+	for name, c := range map[string]struct {
+		text string
+		set  func(app *vassal.App)
+	}{
+		"class":   {"class A:\n  async def __call__(self, scope, receive, send):\n" + strings.ReplaceAll(answer, "    ", "      ") + "application = A()\n", nil},
+		"partial": {"import functools\nasync def a(x, scope, receive, send):\n" + answer + "application = functools.partial(a, 1)\n", nil},
+		"plain":   {"async def a(scope, receive, send):\n" + answer + "def application(scope, receive, send):\n    return a(scope, receive, send)\n", nil},
+		"said":    {"async def a(scope, receive, send):\n" + answer + "def application(*args):\n    return a(*args)\n", func(app *vassal.App) { app.Workers.Python.ASGI = true }},
+		"lazy":    {"async def application(scope, receive, send):\n" + answer, func(app *vassal.App) { app.Workers.LazyApps = true; app.Workers.Python.ASGI = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, c.text, c.set)
+			if got := r.get("/"); got != "ok" || r.lanesEach() != defaultAsync {
+				t.Errorf("got %q with %d lanes", got, r.lanesEach())
+			}
+		})
+	}
+}

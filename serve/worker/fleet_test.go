@@ -1,0 +1,114 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+// mountApps writes three applications whose modules have the same names, and
+// mounts them.
+func mountApps(t *testing.T, app *vassal.App, one bool) {
+	t.Helper()
+	m := &vassal.Mounting{OneForAll: one}
+	for i := 1; i <= 3; i++ {
+		dir := filepath.Join(app.Dir, fmt.Sprint("d", i))
+		text := fmt.Sprintf("import uwsgi, os\nwho = %d\nuwsgi.register_rpc('rpc%d', lambda: 'rpc%d')\nimport json\njson.counter = getattr(json, 'counter', 0) + 1\n"+
+			"def app(e, s):\n    if e['PATH_INFO'] == '/boom': raise ValueError('boom')\n    s('200 OK', [])\n    return [('%%d %%s %%d %%s' %% (who, __name__, json.counter, 'liege.app' in e)).encode()]\n", i, i, i)
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "app.py"), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		m.Mounts = append(m.Mounts, vassal.Mount{Point: fmt.Sprint("/app", i), File: filepath.Join(dir, "app.py"), Callable: "app"})
+	}
+	app.Mounting = m
+	app.Workers.Python.File, app.Workers.Python.Callable = m.Mounts[0].File, "app"
+}
+
+func askMount(r *running, script, path string) (string, error) {
+	req := request("GET", path, "")
+	req.Set("SCRIPT_NAME", script)
+	rec, err := r.do(req)
+	return rec.body.String(), err
+}
+
+func TestFleet(t *testing.T) {
+	for _, one := range []bool{false, true} {
+		t.Run(fmt.Sprint("single=", one), func(t *testing.T) {
+			r := start(t, "", func(app *vassal.App) { app.Workers.Processes = 2; mountApps(t, app, one) })
+			for script, who := range map[string]string{"/app1": "1", "/app2": "2", "/app3": "3", "": "1", "/other": "1"} {
+				got, err := askMount(r, script, "/")
+				loaded := "1" // each has modules of its own
+				if one {
+					loaded = "3"
+				}
+				f := strings.Fields(got)
+				if err != nil || len(f) != 4 || f[0] != who || f[2] != loaded || f[3] != "False" {
+					t.Errorf("%q: got %q, %v", script, got, err)
+				}
+			}
+			if _, err := askMount(r, "/app2", "/boom"); exchange.StatusOf(err) != 500 {
+				t.Errorf("an exception: %v", err)
+			}
+			for i := 1; i <= 3; i++ {
+				name := fmt.Sprint("rpc", i)
+				if got, err := r.Call(context.Background(), name, nil); got != name || err != nil {
+					t.Errorf("%s: %q, %v", name, got, err)
+				}
+			}
+			if _, err := r.Call(context.Background(), "none", nil); !errors.Is(err, errNoFunction) {
+				t.Errorf("a function nobody has: %v", err)
+			}
+			var requests, failed, boom uint64
+			st := r.Stats()
+			for _, w := range st.Workers {
+				if len(w.Apps) != 3 || w.Apps[1].Mount != "/app2" || (w.Apps[0].PID != 0) == one {
+					t.Errorf("stats: %+v", w.Apps)
+				}
+				for _, a := range w.Apps {
+					requests += a.Requests
+					failed += a.Errors
+				}
+				boom += w.Apps[1].Errors
+			}
+			if len(st.Workers) != 2 || requests < 6 || failed < 1 || boom != 1 {
+				t.Errorf("stats: %d requests, %d failed: %+v", requests, failed, st)
+			}
+		})
+	}
+}
+
+func TestFleetNoDefault(t *testing.T) {
+	r := start(t, "", func(app *vassal.App) { mountApps(t, app, false); app.Mounting.Default = -1 })
+	if _, err := askMount(r, "/none", "/"); exchange.StatusOf(err) != 404 {
+		t.Errorf("outside the mount points: %v", err)
+	}
+	if got, err := askMount(r, "/app3", "/"); err != nil || !strings.HasPrefix(got, "3") {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// TestFleetFails: one application that does not load keeps all from serving,
+// and its own line is named.
+func TestFleetFails(t *testing.T) {
+	for _, one := range []bool{false, true} {
+		p, _, _ := newFixture(t, "", func(app *vassal.App) {
+			mountApps(t, app, one)
+			app.Mounting.Mounts[1].At = vassal.Origin{File: "shop.ini", Line: 9}
+			if err := os.WriteFile(app.Mounting.Mounts[1].File, []byte("import nothing_of_this_name\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		})
+		err := p.Run(t.Context())
+		var problem *vassal.Problem
+		if !errors.As(err, &problem) || problem.Code != vassal.CodeImportError || problem.Line != 9 || problem.Key != "mount" || !strings.Contains(problem.Message, "nothing_of_this_name") {
+			t.Errorf("single %v: got %#v", one, err)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package worker
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"liege/internal/testenv"
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+const green = `
+import time, os, socket, sys
+waiting = 0
+def application(e, start_response):
+    global waiting
+    path = e['PATH_INFO']
+    if path == '/wait':
+        waiting += 1
+        while waiting < 20:
+            time.sleep(0.005)
+    if path == '/boom':
+        raise ValueError('boom')
+    body = e['wsgi.input'].read()
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    if path == '/big':
+        return [b'x' * 3000000]
+    if path == '/file':
+        return e['wsgi.file_wrapper'](open('app.py', 'rb'))
+    if path == '/pid':
+        return [b'%d' % os.getpid()]
+    if path == '/echo':
+        return [body]
+    return [b'%d' % waiting]
+`
+
+// TestGevent: one process serves many requests at once, which wait in what
+// gevent has patched.
+func TestGevent(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	r := startLines(t, "wsgi-file = app.py\ngevent = 20\ngevent-monkey-patch = true\n", map[string]string{"app.py": green})
+	errs := make(chan error, 20)
+	for range 20 {
+		go func() {
+			rec, err := r.do(request("GET", "/wait", ""))
+			if err == nil && rec.body.String() != "20" {
+				err = errors.New(rec.body.String())
+			}
+			errs <- err
+		}()
+	}
+	for range 20 {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	large := strings.Repeat("large", 100000)
+	for path, want := range map[string]string{"/big": strings.Repeat("x", 3000000), "/file": green, "/echo": large} {
+		if rec, err := r.do(request("POST", path, large)); err != nil || rec.body.String() != want {
+			t.Errorf("%s: %d bytes, %v", path, rec.body.Len(), err)
+		}
+	}
+	if _, err := r.do(request("GET", "/boom", "")); exchange.StatusOf(err) != 500 {
+		t.Errorf("/boom: %v", err)
+	}
+}
+
+// TestGeventLife: such workers are replaced as others are, and the lack of
+// gevent is said.
+func TestGeventLife(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	for _, line := range []string{"max-requests = 2", "reload-on-exception = true"} {
+		r := startLines(t, "wsgi-file = app.py\ngevent = 5\n"+line+"\n", map[string]string{"app.py": green})
+		first := r.get("/pid")
+		_, _ = r.do(request("GET", "/boom", "")) // fails, and counts
+		eventually(t, line, func() bool { return r.get("/pid") != first })
+	}
+	p, _, _ := newFixture(t, green, func(a *vassal.App) {
+		a.Workers.Python.Gevent, a.Workers.Python.Tuning.NoSite, a.Workers.LoadTimeout = true, true, 20*time.Second
+	})
+	var problem *vassal.Problem
+	if err := p.Run(t.Context()); !errors.As(err, &problem) || problem.Code != vassal.CodeImportError || !strings.Contains(problem.Message, "gevent") {
+		t.Errorf("without gevent: %v", err)
+	}
+}

@@ -1,0 +1,641 @@
+"""ASGI 3 in a Python worker: the part of python.py that is compiled only where
+the application is an asynchronous one, into the same names.
+
+One event loop serves as many requests at once as the worker has lanes. What a
+lane carries is drawn in worker/lane.go and worker/socket.go.
+"""
+import asyncio
+
+AGAIN = (BlockingIOError, InterruptedError)
+ASGI = {'version': '3.0', 'spec_version': '2.4'}
+HELD = 16  # messages of a WebSocket that the application has not asked for
+RESTART = 1012
+
+
+class Lane(object):
+    """A lane under the event loop. One request uses it at a time."""
+
+    def __init__(self, loop, sock, put):
+        self.loop = loop
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.put = put
+        self.buffer = b''
+        self.reads = False
+        self.request = None
+        self.flushing = None
+
+    # what the core says
+
+    def listen(self):
+        if not self.reads:
+            self.reads = True
+            self.loop.add_reader(self.fd, self.readable)
+
+    def deaf(self):
+        if self.reads:
+            self.reads = False
+            self.loop.remove_reader(self.fd)
+
+    def readable(self):
+        try:
+            data = self.sock.recv(1 << 17, _socket.MSG_DONTWAIT)
+        except AGAIN:
+            return
+        except OSError:
+            data = b''
+        if not data:
+            os._exit(0)  # the core is gone
+        self.buffer += data
+        while len(self.buffer) >= 24:
+            kind, _, size, arg, id = HEADER.unpack_from(self.buffer)
+            if len(self.buffer) < 24 + size:
+                break
+            body = self.buffer[24:24 + size]
+            self.buffer = self.buffer[24 + size:]
+            request = self.request
+            if request is not None and request.id == id:  # else it is old news
+                request.hear(kind, arg, body)
+
+    # what the worker says
+
+    async def send(self, data):
+        """Send whole frames. One that is cancelled has sent them nevertheless:
+        half a frame would be the end of the worker."""
+        while self.flushing is not None:  # another task of the application's is at it
+            await asyncio.shield(self.flushing)
+        at = 0
+        try:
+            at = self.sock.send(data, _socket.MSG_DONTWAIT)
+        except AGAIN:
+            pass
+        if at < len(data):
+            self.flushing = self.loop.create_task(self.flush(memoryview(data)[at:]))
+            await asyncio.shield(self.flushing)
+
+    async def flush(self, data):
+        ready = asyncio.Event()
+        self.loop.add_writer(self.fd, ready.set)
+        try:
+            while data:
+                await ready.wait()
+                ready.clear()
+                try:
+                    data = data[self.sock.send(data, _socket.MSG_DONTWAIT):]
+                except AGAIN:
+                    pass
+        finally:
+            self.loop.remove_writer(self.fd)
+            self.flushing = None
+
+
+def scope_of(env, kind, state):
+    """The connection scope of the variables of a request."""
+    fields = []
+    for name, value in env.items():
+        if name.startswith('HTTP_'):
+            fields.append((name[5:].replace('_', '-').lower().encode('latin-1'), value.encode('latin-1')))
+        elif name in ('CONTENT_TYPE', 'CONTENT_LENGTH') and value:
+            fields.append((name.replace('_', '-').lower().encode('latin-1'), value.encode('latin-1')))
+    root = env.get('SCRIPT_NAME', '')
+    path = (root + env.get('PATH_INFO', '')).encode('latin-1').decode('utf-8', 'replace')
+    scheme = env.get('wsgi.url_scheme', 'http')
+    scope = {
+        'type': kind, 'asgi': dict(ASGI), 'http_version': env.get('SERVER_PROTOCOL', 'HTTP/1.1')[5:].replace('2.0', '2'),
+        'scheme': scheme, 'path': path, 'raw_path': env.get('REQUEST_URI', '').partition('?')[0].encode('latin-1'),
+        'query_string': env.get('QUERY_STRING', '').encode('latin-1'),
+        'root_path': root.encode('latin-1').decode('utf-8', 'replace'), 'headers': fields,
+        'client': address(env, 'REMOTE_ADDR', 'REMOTE_PORT'), 'server': address(env, 'SERVER_NAME', 'SERVER_PORT'),
+        'state': dict(state),
+    }
+    if kind == 'http':
+        scope['method'] = env.get('REQUEST_METHOD', 'GET')
+        scope['extensions'] = {'http.response.pathsend': {}}
+    else:
+        scope['scheme'] = 'wss' if scheme == 'https' else 'ws'
+        names = env.get('HTTP_SEC_WEBSOCKET_PROTOCOL', '')
+        scope['subprotocols'] = [n.strip() for n in names.split(',') if n.strip()]
+        scope['extensions'] = {'websocket.http.response': {}}
+    return scope
+
+
+def address(env, host, port):
+    try:
+        return env[host], int(env.get(port) or 0)
+    except (KeyError, ValueError):
+        return None
+
+
+def encode_head(message):
+    """The status line and fields of a response, as the core takes them."""
+    parts = [b'%d' % message['status']]
+    for name, value in message.get('headers') or ():
+        parts.append(bytes(name))
+        parts.append(bytes(value))
+    return b'\0'.join(parts)
+
+
+class Answer(object):
+    """What a request and a refused WebSocket have in common: a response."""
+
+    def begin(self, server, lane, env):
+        self.server = server
+        self.lane = lane
+        self.id = env['liege.id']
+        self.skip = env.get('REQUEST_METHOD') == 'HEAD'
+        self.head = None
+        self.started = self.over = self.gone = False
+        self.waiter = None
+        self.news = []  # what the core said and nobody waited for
+        lane.request = self
+
+    def frame(self, kind, arg=0, head=b'', body=b''):
+        return HEADER.pack(kind, len(head), len(body), arg, self.id) + head + body
+
+    def hear(self, kind, arg, body):
+        if kind == b'X':
+            self.gone = True
+        self.news.append((kind, arg, body))
+        self.wake()
+
+    def wake(self):
+        if self.waiter is not None:
+            waiter, self.waiter = self.waiter, None
+            waiter.set_result(None)
+
+    async def wait(self):
+        """Wait until there is news. Several tasks may."""
+        self.lane.listen()
+        if self.waiter is None:
+            self.waiter = self.server.loop.create_future()
+        await asyncio.shield(self.waiter)
+
+    async def expect(self, kind):
+        """Wait for the answer of the core to a question."""
+        while True:
+            for i, item in enumerate(self.news):
+                if item[0] == kind:
+                    del self.news[i]
+                    return item
+            if self.gone and kind == b'B':
+                return b'X', 1, b''
+            await self.wait()
+
+    async def respond(self, data, more):
+        """Send a piece of the body, after the head if that is still to come."""
+        if self.started and not self.gone:
+            self.lane.readable()
+            await asyncio.sleep(0)  # an application that only writes is not alone
+        if self.gone:
+            raise Aborted(errno.EPIPE, 'the client went away')
+        size = len(data)
+        if self.skip:
+            data = b''
+        if not self.started and not more and size <= BIG:
+            self.started = self.over = True
+            await self.lane.send(self.frame(b'A', size, self.head, data))
+            return
+        if not self.started:
+            self.started = True
+            await self.lane.send(self.frame(b'H', 0, self.head, data[:BIG]))
+            data = data[BIG:]
+        while data:
+            await self.lane.send(self.frame(b'D', 0, b'', data[:BIG]))
+            data = data[BIG:]
+        if not more:
+            self.over = True
+            await self.lane.send(self.frame(b'E'))
+
+    async def failed(self):
+        if not self.over:
+            self.over = True
+            await self.lane.send(self.frame(b'E', 1))
+        self.wake()
+
+
+class Http(Answer):
+    def __init__(self, server, lane, env):
+        self.begin(server, lane, env)
+        self.body = env.get('wsgi.input')
+        self.length = int(env.get('CONTENT_LENGTH') or -1)
+        self.watched = False
+
+    async def receive(self):
+        if self.body is not False:
+            if self.body is not True:
+                data, self.body = self.body or b'', False
+                return {'type': 'http.request', 'body': data, 'more_body': False}
+            await self.lane.send(self.frame(b'R', 65536))
+            kind, arg, data = await self.expect(b'B')
+            if arg:
+                self.gone, self.body = True, False
+                return {'type': 'http.disconnect'}
+            self.length -= len(data)
+            more = bool(data) and self.length != 0
+            if not more:
+                self.body = False
+            return {'type': 'http.request', 'body': data, 'more_body': more}
+        if not self.watched and not self.over:
+            self.watched = True
+            self.lane.listen()
+            await self.lane.send(self.frame(b'W'))
+        while not self.gone and not self.over:
+            await self.wait()
+        return {'type': 'http.disconnect'}
+
+    async def send(self, message):
+        kind = message['type']
+        if kind == 'http.response.start':
+            if self.head is not None:
+                raise RuntimeError('http.response.start was sent twice')
+            self.head = encode_head(message)
+            if message['status'] in (204, 304):
+                self.skip = True
+            return
+        if self.head is None:
+            raise RuntimeError('%s came before http.response.start' % kind)
+        if self.over:
+            raise RuntimeError('%s came after the end of the response' % kind)
+        if kind == 'http.response.body':
+            await self.respond(bytes(message.get('body', b'')), message.get('more_body', False))
+        elif kind == 'http.response.pathsend':
+            await self.file(message['path'])
+        else:
+            raise RuntimeError('a message %s is not understood' % kind)
+        if self.over:
+            self.wake()
+
+    async def file(self, path):
+        """Let the core send a file."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if self.skip or not size:
+                return await self.respond(b'', False)
+            self.started = True
+            await asyncio.shield(self.server.loop.create_task(self.pass_file(fd, size)))
+        finally:
+            os.close(fd)
+
+    async def pass_file(self, fd, size):
+        fd = os.dup(fd)
+        try:
+            self.lane.listen()
+            await self.lane.send(self.frame(b'H', 0, self.head) + self.frame(b'F', 0, b'', struct.pack('<QQ', 0, size)))
+            await self.expect(b'G')
+            self.lane.sock.sendmsg([b'\0'], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack('i', fd))])
+        finally:
+            os.close(fd)
+        self.over = True
+        await self.lane.send(self.frame(b'E'))
+
+    async def ended(self):
+        if not self.over:
+            if self.head is None or not self.started:
+                say('the ASGI application returned without a response')
+            await self.failed()
+
+
+class WebSocket(Answer):
+    """States: asked, open, closed (by whom does not matter)."""
+
+    def __init__(self, server, lane, env):
+        self.begin(server, lane, env)
+        self.state = 'new'
+        self.parts = []
+        self.said = False  # the client's end was handed to the application
+        self.heard = False  # the core has sent the last of it
+
+    def hear(self, kind, arg, body):
+        if kind == b'C':
+            self.heard = True
+        if self.over:
+            self.wake()
+            return
+        if kind == b'M' and arg & 4:
+            self.parts.append(body)
+            return
+        if kind == b'M' and self.parts:
+            body = b''.join(self.parts) + body
+            self.parts = []
+        self.news.append((kind, arg, body))
+        if len(self.news) >= HELD:
+            self.lane.deaf()
+        self.wake()
+
+    def restart(self):
+        """The worker is about to end."""
+        if self.state == 'open':
+            self.news.append((b'C', RESTART, b''))
+            self.wake()
+
+    async def receive(self):
+        if self.state == 'new':
+            self.state = 'asked'
+            return {'type': 'websocket.connect'}
+        while not self.news:
+            if self.said or self.state == 'closed':
+                raise RuntimeError('the WebSocket is closed')
+            await self.wait()
+        kind, arg, body = self.news.pop(0)
+        if kind == b'M':
+            if self.state == 'open':
+                self.lane.listen()
+            if arg & 3 == 1:
+                return {'type': 'websocket.receive', 'text': body.decode('utf-8')}
+            return {'type': 'websocket.receive', 'bytes': body}
+        self.said = True
+        code = arg if kind == b'C' else 1006
+        if code == RESTART and self.state == 'open':
+            await self.close(RESTART, b'')
+        self.state = 'closed'
+        return {'type': 'websocket.disconnect', 'code': code, 'reason': body.decode('utf-8', 'replace')}
+
+    async def send(self, message):
+        kind = message['type']
+        if self.state in ('new', 'asked'):
+            return await self.answer(kind, message)
+        if self.state == 'refusing' and kind == 'websocket.http.response.body':
+            return await self.respond(bytes(message.get('body', b'')), message.get('more_body', False))
+        if self.state != 'open':
+            if kind == 'websocket.close':
+                return
+            raise Aborted(errno.EPIPE, 'the WebSocket is closed')
+        if kind == 'websocket.send':
+            data, arg = message.get('bytes'), 2
+            if data is None:
+                data, arg = message['text'].encode('utf-8'), 1
+            await self.message(bytes(data), arg)
+        elif kind == 'websocket.close':
+            await self.close(message.get('code', 1000), (message.get('reason') or '').encode('utf-8'))
+        else:
+            raise RuntimeError('a message %s is not understood' % kind)
+
+    async def message(self, data, arg):
+        # One write for all of it: tasks may send at once.
+        frames = []
+        for at in range(0, max(len(data), 1), 16384):
+            more = 4 if at + 16384 < len(data) else 0
+            frames.append(self.frame(b'M', arg | more, b'', data[at:at + 16384]))
+        await self.lane.send(b''.join(frames))
+
+    async def close(self, code, reason):
+        self.state = 'closed'
+        await self.lane.send(self.frame(b'C', code, b'', reason[:123]))
+
+    async def answer(self, kind, message):
+        if kind == 'websocket.accept':
+            parts = []
+            if message.get('subprotocol'):
+                parts += [b'Sec-WebSocket-Protocol', message['subprotocol'].encode('latin-1')]
+            for name, value in message.get('headers') or ():
+                parts += [bytes(name), bytes(value)]
+            self.state = 'open'
+            self.lane.listen()
+            await self.lane.send(self.frame(b'U', 0, b''.join(p + b'\0' for p in parts)))
+            if self.server.leaving:
+                self.restart()
+        elif kind == 'websocket.close':
+            self.state = 'closed'
+            self.head = b'403 Forbidden'
+            await self.respond(b'', False)
+        elif kind == 'websocket.http.response.start':
+            self.state = 'refusing'
+            self.head = encode_head(message)
+        else:
+            raise RuntimeError('%s came before websocket.accept' % kind)
+
+    async def ended(self):
+        if self.state in ('open', 'closed') and not self.over:
+            self.over = True
+            await self.lane.send(self.frame(b'E'))
+            while not self.heard:
+                await self.wait()
+        elif not self.over:
+            say('the ASGI application returned without an answer to the WebSocket')
+            await self.failed()
+
+
+class Lifespan(object):
+    """The application's startup and shutdown; one that knows of neither does without."""
+
+    def __init__(self, app, loop):
+        self.app = app
+        self.loop = loop
+        self.state = {}
+        self.events = asyncio.Queue()
+        self.started = loop.create_future()
+        self.stopped = loop.create_future()
+        self.task = None
+        self.known = False
+
+    async def receive(self):
+        return await self.events.get()
+
+    async def send(self, message):
+        kind, future = message['type'], None
+        if kind.startswith('lifespan.startup.'):
+            future, self.known = self.started, True
+        elif kind.startswith('lifespan.shutdown.'):
+            future = self.stopped
+        if future is not None and not future.done():
+            future.set_result(message.get('message', '') if kind.endswith('.failed') else None)
+
+    async def run(self):
+        scope = {'type': 'lifespan', 'asgi': {'version': '3.0', 'spec_version': '2.0'}, 'state': self.state}
+        try:
+            await self.app(scope, self.receive, self.send)
+        except Exception as e:
+            if self.known:
+                say(trace(e))
+        for future in (self.started, self.stopped):
+            if not future.done():
+                future.set_result(None)
+
+    async def startup(self):
+        """Why the application does not start; None: it does."""
+        self.events.put_nowait({'type': 'lifespan.startup'})
+        self.task = self.loop.create_task(self.run())
+        return await self.started
+
+    async def shutdown(self):
+        if self.task is not None and not self.task.done():
+            self.events.put_nowait({'type': 'lifespan.shutdown'})
+            why = await self.stopped
+            if why:
+                say('lifespan shutdown failed: ' + why)
+            await asyncio.wait([self.task], timeout=5)
+
+
+class Server(object):
+    def __init__(self, worker, loop):
+        self.worker = worker
+        self.loop = loop
+        self.app = worker.app
+        self.lifespan = Lifespan(self.app, loop)
+        self.queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
+        self.lanes = [Lane(loop, sock, Slot(worker.slots + i).put) for i, sock in enumerate(worker.lanes)]
+        self.idle = list(reversed(self.lanes))
+        self.tasks = set()
+        self.sockets = set()
+        self.leaving = self.taking = False
+        self.left = loop.create_future()
+
+    async def run(self):
+        why = await self.lifespan.startup()
+        if why is not None:
+            text = '\0'.join(('lifespan', why.strip()[-2000:], '', '', LOADING[0]))
+            self.worker.hello(b'N', text.encode('utf-8', 'replace')[:60000])
+            return
+        self.worker.greet()
+        self.take()
+        if self.worker.life or self.worker.statm >= 0:
+            self.loop.call_later(1, self.age)
+        await self.left
+        while self.tasks:
+            await asyncio.wait(list(self.tasks))
+        await self.lifespan.shutdown()
+
+    def age(self):
+        if self.worker.worn():
+            self.leave()
+        elif not self.leaving:
+            self.loop.call_later(1, self.age)
+
+    def take(self):
+        if not self.taking and self.idle and not self.leaving:
+            self.taking = True
+            self.loop.add_reader(QUEUE, self.readable)
+
+    def rest(self):
+        if self.taking:
+            self.taking = False
+            self.loop.remove_reader(QUEUE)
+
+    def leave(self):
+        """Take no more requests, and end when those that are here have ended."""
+        if not self.leaving:
+            self.leaving = True
+            self.rest()
+            self.left.set_result(None)
+            for s in list(self.sockets):
+                s.restart()
+
+    def readable(self):
+        # One packet in each turn of the loop: a worker that has less to do
+        # gets the next one.
+        try:
+            data = self.queue.recv(PACKET, _socket.MSG_DONTWAIT)
+        except AGAIN:
+            return
+        except OSError:
+            data = b''
+        if not data:
+            return self.leave()
+        env = marshal.loads(data)
+        lane = self.idle.pop()
+        lane.put(env['liege.id'])
+        if 'liege.probe' in env:
+            lane.sock.sendall(HEADER.pack(b'P', 0, 0, 0, env['liege.id']))
+            self.idle.append(lane)
+        elif 'liege.retire' in env:
+            self.worker.cheap = True
+            self.idle.append(lane)
+            self.leave()
+        else:
+            if not self.idle:
+                self.rest()
+            task = self.loop.create_task(self.serve(lane, env))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            if self.worker.left > 0:
+                self.worker.left -= 1
+                if self.worker.left == 0:
+                    self.leave()
+
+    async def serve(self, lane, env):
+        """Answer one request."""
+        request = None
+        try:
+            if env.get('liege.large'):
+                env = await self.variables(lane, env)
+            if 'liege.rpc' in env:
+                request = Request(lane.sock, env['liege.id'], False)
+                status = answer_call(request, env['liege.rpc'], env['liege.args'])
+                if status:
+                    os._exit(status)
+                return
+            if env.get('HTTP_UPGRADE', '').lower() == 'websocket' and env.get('REQUEST_METHOD') == 'GET':
+                request, kind = WebSocket(self, lane, env), 'websocket'
+                self.sockets.add(request)
+            else:
+                request, kind = Http(self, lane, env), 'http'
+            await self.call(request, scope_of(env, kind, self.lifespan.state))
+        except Aborted:
+            await request.failed() if request else None
+        except MemoryError as e:
+            say(trace(e))
+            os._exit(NO_MEMORY)
+        except OSError as e:
+            say(trace(e))  # of a lane: the core is gone, or will end this worker
+        finally:
+            self.sockets.discard(request)
+            while lane.flushing is not None:
+                await asyncio.shield(lane.flushing)
+            lane.request = None
+            lane.deaf()
+            self.idle.append(lane)
+            self.take()
+
+    async def call(self, request, scope):
+        try:
+            await self.app(scope, request.receive, request.send)
+        except Aborted:
+            pass
+        except Exception as e:
+            if not (isinstance(e, OSError) and request.gone):
+                say(trace(e))
+                if replaces(e):
+                    self.leave()
+            if not isinstance(request, WebSocket) or request.state not in ('open', 'closed'):
+                if MANNERS['show'] and not request.started:
+                    request.head = b'500 Internal Server Error\0content-type\0text/plain; charset=utf-8'
+                    await request.respond(trace(e).encode('utf-8', 'backslashreplace'), False)
+                return await request.failed()
+            if request.state == 'open':
+                await request.close(1011, b'')
+        await request.ended()
+
+    async def variables(self, lane, env):
+        """The variables of a request that does not fit the queue's packet."""
+        request = Answer()
+        request.begin(self, lane, env)
+        lane.listen()
+        await lane.send(request.frame(b'V'))
+        parts = []
+        while True:
+            kind, more, data = await request.expect(b'B')
+            if kind == b'X':
+                raise Aborted(errno.EPIPE, 'the client went away')
+            parts.append(data)
+            if not more:
+                break
+        large = marshal.loads(b''.join(parts))
+        large['liege.id'] = env['liege.id']
+        return large
+
+
+def serve_asgi(worker):
+    """Run the worker of an asynchronous application to its end."""
+    try:
+        import uvloop
+        loop = uvloop.new_event_loop()
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(Server(worker, loop).run())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()

@@ -1,0 +1,104 @@
+"""WSGI under gevent: the part of python.py that is compiled only for that, into
+the same names. One greenlet serves each request, as many at once as the worker
+has lanes; what waits for the core lets the others run.
+"""
+import gevent
+from gevent.event import Event
+from gevent.socket import wait_read, wait_write
+
+AGAIN = (BlockingIOError, InterruptedError)
+
+
+class GreenLane(object):
+    """A lane whose waits are the hub's."""
+
+    def __init__(self, sock, put):
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.put = put
+
+    def recv(self, size, flags=0):
+        while True:
+            try:
+                return self.sock.recv(size, flags | _socket.MSG_DONTWAIT)
+            except AGAIN:
+                if flags:
+                    raise
+                wait_read(self.fd)
+
+    def sendall(self, data):
+        at = 0
+        while at < len(data):
+            try:
+                at += self.sock.send(data[at:] if at else data, _socket.MSG_DONTWAIT)
+            except AGAIN:
+                data, at = memoryview(data)[at:], 0
+                wait_write(self.fd)
+
+    def sendmsg(self, *args):
+        return self.sock.sendmsg(*args)
+
+
+def serve_green(worker):
+    """Run the worker to its end."""
+    queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
+    idle = [(core, GreenLane(sock, Slot(worker.slots + core).put)) for core, sock in enumerate(worker.lanes)]
+    idle.reverse()
+    freed = Event()
+    busy = set()
+    state = {'leaving': False}
+
+    def one(core, lane, env):
+        base = dict(worker.base)
+        base['wsgi.errors'] = Errors()
+        base['uwsgi.core'] = core
+        status = serve(worker.app, base, env, lane)
+        if status > 0:
+            os._exit(status)
+        base['wsgi.errors'].flush()
+        if status == RELOAD:
+            state['leaving'] = True
+        idle.append((core, lane))
+        freed.set()
+
+    worker.base['wsgi.multithread'] = True
+    worker.greet()
+    watch = worker.life or worker.statm >= 0
+    while not state['leaving']:
+        if not idle:
+            freed.clear()
+            freed.wait()
+            continue
+        try:
+            wait_read(QUEUE, 1 if watch or MANNERS['reload_on'] else None, Late())
+            data = queue.recv(PACKET, _socket.MSG_DONTWAIT)
+        except (Late,) + AGAIN:
+            if watch and worker.worn():
+                break
+            continue
+        if not data:
+            break
+        env = marshal.loads(data)
+        core, lane = idle.pop()
+        lane.put(env['liege.id'])
+        if 'liege.probe' in env:
+            lane.sendall(HEADER.pack(b'P', 0, 0, 0, env['liege.id']))
+        elif 'liege.retire' in env:
+            worker.cheap = True
+            break
+        else:
+            task = gevent.spawn(one, core, lane, env)
+            busy.add(task)
+            task.link(busy.discard)
+            if worker.left > 0:
+                worker.left -= 1
+                if worker.left == 0:
+                    break
+            continue
+        idle.append((core, lane))
+    gevent.joinall(list(busy))
+    queue.detach()
+
+
+class Late(Exception):
+    """Nothing came."""

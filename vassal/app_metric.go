@@ -1,0 +1,33 @@
+package vassal
+
+// Metrics are uWSGI's metrics: numbers with names.
+type Metrics struct {
+	Own     []Metric `json:"own,omitempty"`      // metric lines
+	NoCores bool     `json:"no_cores,omitempty"` // metrics-no-cores
+	Hidden  bool     `json:"hidden,omitempty"`   // stats-no-metrics
+}
+
+// Metric is one that the file defines.
+type Metric struct {
+	Name     string     `json:"name"`
+	OID      string     `json:"oid,omitempty"`
+	Type     MetricType `json:"type"`
+	Initial  int64      `json:"initial,omitempty"`
+	Collect  string     `json:"collect,omitempty"`  // how its value comes about; empty: rules and the app set it
+	File     string     `json:"file,omitempty"`     // of the collector file
+	Number   int64      `json:"number,omitempty"`   // of the collectors file (which word), adder, multiplier
+	Children []string   `json:"children,omitempty"` // of the others: metrics
+	Alias    string     `json:"alias,omitempty"`    // another name of this metric
+	At       Origin     `json:"at"`
+}
+
+// MetricType is what a metric's number means, with uWSGI's value for it.
+type MetricType int
+
+// The types.
+const (
+	MetricCounter MetricType = iota
+	MetricGauge
+	MetricAbsolute
+	MetricAlias
+)

@@ -1,0 +1,113 @@
+package inifile
+
+import (
+	"cmp"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"liege/vassal"
+)
+
+// mount handles several applications in one vassal.
+func (d *decoder) mount(v value) bool {
+	m := &d.mounts
+	switch v.opt.Name {
+	case "mount", "worker-mount":
+		d.mounted(v)
+	case "manage-script-name":
+		m.Manage = v.on
+	case "ignore-script-name":
+		m.Ignore = v.on
+	case "no-default-app":
+		d.noMain = v.on
+	case "single-interpreter":
+		m.OneForAll = v.on
+	default:
+		return false
+	}
+	return true
+}
+
+// maxMounts bounds the applications of one vassal: each has processes.
+const maxMounts = 64
+
+// mounted reads POINT=APP: a file that ends in .py or .wsgi, a module, or
+// module:callable (uWSGI takes a module only with a callable).
+func (d *decoder) mounted(v value) {
+	const example = "mount = /shop=shop.py, or /shop=package.module:app"
+	point, app, ok := strings.Cut(v.Value, "=")
+	point, app = strings.TrimSpace(point), strings.TrimSpace(app)
+	switch {
+	case !ok || app == "":
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q names no app", clip(v.Value)), example)
+		return
+	case point != "" && point[0] != '/':
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("the mount point %q does not begin with a slash", clip(point)), example)
+		return
+	case len(d.mounts.Mounts) == maxMounts:
+		d.err(vassal.CodeTooBig, v.Setting, fmt.Sprintf("more than %d mount points", maxMounts), "")
+		return
+	}
+	m := vassal.Mount{Point: strings.TrimRight(point, "/"), At: v.Origin}
+	for i := range d.mounts.Mounts {
+		if o := &d.mounts.Mounts[i]; o.Point == m.Point {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("line %d has mounted an app at %q already", o.At.Line, cmp.Or(m.Point, "/")), "")
+			return
+		}
+	}
+	switch ext := path.Ext(app); {
+	case ext == ".py" || ext == ".wsgi":
+		m.File = app
+		if dir := path.Dir(app); dir != "." {
+			d.cfg.Jail.Named = append(d.cfg.Jail.Named, vassal.Bind{Source: dir, Target: dir, Key: v.Key, At: v.Origin})
+		}
+	case ext == ".ru" || ext == ".psgi" || ext == ".pl" || ext == ".ini" || ext == ".lua" || ext == ".php":
+		d.err(vassal.CodeNotYet, v.Setting, fmt.Sprintf("not yet: an app of a file %s is not mounted", ext), example)
+		return
+	default:
+		m.Module, m.Callable, _ = strings.Cut(app, ":")
+		if m.Module == "" || strings.ContainsAny(m.Module, "/ ") {
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is neither a file nor a module", clip(app)), example)
+			return
+		}
+	}
+	d.mounts.Mounts = append(d.mounts.Mounts, m)
+}
+
+// finishMounts makes the first mounted app the vassal's own, unless another
+// line names one: that is loaded first then, and so is the default.
+func (d *decoder) finishMounts() {
+	m := &d.mounts
+	callable := cmp.Or(d.py.Callable, "application")
+	for i := range m.Mounts {
+		m.Mounts[i].Callable = cmp.Or(m.Mounts[i].Callable, callable)
+	}
+	root := slices.IndexFunc(m.Mounts, func(x vassal.Mount) bool { return x.Point == "" })
+	switch {
+	case len(m.Mounts) == 0:
+		if m.Ignore {
+			d.cfg.App.Mounting = m
+		}
+		return
+	case d.py.File == "" && d.py.Module == "":
+		first := m.Mounts[0]
+		d.py.File, d.py.Module, d.py.Callable, d.py.At, d.py.Key = first.File, first.Module, first.Callable, first.At, "mount"
+	case root >= 0:
+		at := m.Mounts[root].At
+		d.err(vassal.CodeTwoApps, Setting{Key: "mount", Origin: at}, fmt.Sprintf("line %d names the app of / already", d.py.At.Line), "keep one of them")
+	case d.py.Form != vassal.FormModule && m.OneForAll:
+		d.err(vassal.CodeBadValue, Setting{Key: d.py.Key, Origin: d.py.At}, "with single-interpreter every app is a file or a module", "remove single-interpreter")
+	default:
+		root = 0
+		m.Mounts = append([]vassal.Mount{{File: d.py.File, Module: d.py.Module, Callable: callable, At: d.py.At}}, m.Mounts...)
+	}
+	switch {
+	case root >= 0:
+		m.Default = root
+	case d.noMain:
+		m.Default = -1
+	}
+	d.cfg.App.Mounting = m
+}
