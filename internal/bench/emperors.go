@@ -212,7 +212,10 @@ func (b *bench) memory(ctx context.Context) error {
 }
 
 // pssBelow sums the PSS in KiB of every descendant of pid.
-func pssBelow(pid int) (int, error) {
+func pssBelow(pid int) (int, error) { return pss(pid, false) }
+
+// pss is pssBelow, with pid itself if that counts.
+func pss(pid int, itself bool) (int, error) {
 	parent := map[int]int{}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -241,7 +244,7 @@ func pssBelow(pid int) (int, error) {
 	}
 	total := 0
 	for p := range parent {
-		if !below(p) {
+		if !below(p) && (p != pid || !itself) {
 			continue
 		}
 		roll, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p))

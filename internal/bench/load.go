@@ -146,7 +146,10 @@ func waitFor(ctx context.Context, url string) error {
 
 // wsgi: hello world through the whole core, access log on for both.
 func (b *bench) wsgi(ctx context.Context) error {
-	return b.loads(ctx, map[string]string{"/": "WSGI hello, 2 workers, 32 keep-alive connections, access log on"}, "nginx+uWSGI", true)
+	if err := b.loads(ctx, map[string]string{"/": "WSGI hello, 2 workers, 32 keep-alive connections, access log on"}, "nginx+uWSGI", true); err != nil {
+		return err
+	}
+	return b.router(ctx)
 }
 
 // static: files without any cache, and without an access log on either side.
@@ -175,6 +178,9 @@ func (b *bench) loads(ctx context.Context, paths map[string]string, peer string,
 			}
 		}
 		compare(title, "requests/s", ours, peers, peer, false)
+		if err := b.latencies(ctx, title, []string{"http://" + s.liege + path, "http://" + s.peer + path}, []string{"liege", peer}, []series{ours, peers}); err != nil {
+			return err
+		}
 	}
 	return nil
 }

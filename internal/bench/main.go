@@ -4,7 +4,8 @@
 // loopback alone, and ends by itself.
 //
 //	make bench                 all of it
-//	make bench ARGS=start      one of: start, memory, wsgi, static
+//	make bench ARGS=start      one of: start, memory, sleeping, wsgi, flask, asgi, rack, psgi,
+//	                           php, node, static, cgi, routes, proxy
 package main
 
 import (
@@ -28,6 +29,7 @@ func main() {
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds of each measurement")
 	flag.DurationVar(&b.load, "load", 4*time.Second, "how long one load lasts")
 	flag.IntVar(&b.vassals, "vassals", 30, "vassals for the memory measurement")
+	flag.IntVar(&b.sleepers, "sleepers", 10000, "vassals that sleep")
 	flag.Parse()
 	if err := b.run(ctx, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -36,11 +38,12 @@ func main() {
 }
 
 type bench struct {
-	bin     string
-	rounds  int
-	load    time.Duration
-	vassals int
-	dir     string
+	bin      string
+	rounds   int
+	load     time.Duration
+	vassals  int
+	sleepers int
+	dir      string
 }
 
 func (b *bench) run(ctx context.Context, what []string) (err error) {
@@ -60,7 +63,11 @@ func (b *bench) run(ctx context.Context, what []string) (err error) {
 	for _, m := range []struct {
 		name string
 		run  func(context.Context) error
-	}{{"start", b.start}, {"memory", b.memory}, {"wsgi", b.wsgi}, {"static", b.static}} {
+	}{
+		{"start", b.start}, {"memory", b.memory}, {"sleeping", b.sleeping},
+		{"wsgi", b.wsgi}, {"flask", b.flask}, {"asgi", b.asgi}, {"rack", b.rack}, {"psgi", b.psgi}, {"php", b.php}, {"node", b.node},
+		{"static", b.static}, {"cgi", b.cgi}, {"routes", b.routes}, {"proxy", b.proxying},
+	} {
 		if len(what) > 0 && !slices.Contains(what, m.name) {
 			continue
 		}
