@@ -19,6 +19,7 @@ import (
 
 	"liege/emperor/control"
 	"liege/internal/testenv"
+	"liege/internal/testnet"
 	"liege/vassal"
 )
 
@@ -42,6 +43,7 @@ type realm struct {
 	ini     string   // emperor.ini
 	sources []string // directories beside etc
 	env     []string // of the Emperor
+	net     *os.File // the network namespace that it runs in; nil: this one
 }
 
 // newRealm starts an Emperor. It ends with the test.
@@ -98,7 +100,7 @@ func (r *realm) start() {
 	r.cmd = exec.Command(filepath.Join(r.bin, "liege"), append(args, r.sources...)...)
 	r.cmd.Stdout, r.cmd.Stderr = r.said, r.said
 	r.cmd.Env = r.env
-	if err := r.cmd.Start(); err != nil {
+	if err := testnet.Inside(r.net, r.cmd.Start); err != nil {
 		r.t.Fatal(err)
 	}
 	deadline := time.Now().Add(30 * time.Second)

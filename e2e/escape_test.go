@@ -27,7 +27,10 @@ func hostileBin(t *testing.T, bin, which string) string {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"liege", "liege-emperor", "liege-stage", "liege-core"} {
+	if err := os.Mkdir(filepath.Join(dir, "sbin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"liege", "liege-emperor", "liege-stage", "liege-core", "liege-relay", "sbin/sendmail"} {
 		if name == "liege-"+which {
 			continue
 		}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -49,7 +48,7 @@ func TestKilledAnywhere(t *testing.T) {
 	r.write("signs/.keep", "")
 	r.give("signs", nobody, nobody)
 	r.write("app/app.py", strings.ReplaceAll(loading, "DIR", r.dir))
-	lines := "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/app.py\nprocesses = 2\nbind = DIR/signs\n" +
+	lines := "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/app.py\nprocesses = 2\nbind = DIR/signs\nconnect = 127.0.0.1:9 unix:/run/nobody.sock\n" +
 		"hook-as-user = exec:touch DIR/signs/hook && sleep 0.1\n"
 	r.stop()
 	clean := entriesBelow(t, r.run) // what an Emperor that ended leaves in its run directory
@@ -61,6 +60,7 @@ func TestKilledAnywhere(t *testing.T) {
 
 	points := []point{
 		{name: "sandbox state", sign: r.run + "/sandbox/*/a-g*"},
+		{name: "relay", sign: "/sys/fs/cgroup/*/liege-*/vassals/v-a/r*"},
 		{name: "cgroup", sign: "/sys/fs/cgroup/*/liege-*/vassals/v-a/g*"},
 		{name: "record", sign: r.run + "/vassals/v-a/gen-*"},
 		{name: "hook", sign: r.dir + "/signs/hook", wait: 10 * time.Millisecond},
@@ -238,8 +238,8 @@ func TestLogWithoutEmperor(t *testing.T) {
 		if code, body := r.get(addr, "/"); code != 200 || body != "here" {
 			t.Fatalf("without an Emperor: %d %q", code, body)
 		}
-		if err := syscall.Kill(*v.PID, 0); err != nil {
-			t.Fatalf("the core: %v", err)
+		if !testenv.Alive(*v.PID) {
+			t.Fatal("the core is gone")
 		}
 	}
 	r.start()

@@ -91,6 +91,14 @@ func TestSmallLimits(t *testing.T) {
 			if _, got := r.get(addr, "/"); got != "serves" {
 				t.Errorf("after that: got %q", got)
 			}
+			if tc.most < 120 {
+				r.until("what pids-max refused is counted", func() bool { return r.status(tc.name).PidsRefused > 0 })
+				if text := r.liege("status", tc.name); !strings.Contains(text, "refused by pids-max") {
+					t.Errorf("status does not say it:\n%s", text)
+				}
+			} else if n := r.status(tc.name).PidsRefused; n != 0 {
+				t.Errorf("%d processes were refused", n)
+			}
 		})
 	}
 }

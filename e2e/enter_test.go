@@ -1,0 +1,228 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// enter is liege enter with args, not started yet.
+func (r *realm) enter(args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(r.bin, "liege"), append([]string{"enter"}, args...)...)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "TERM=xterm", "LIEGE_RUN_DIR=" + r.run}
+	return cmd
+}
+
+// says runs liege enter and returns what it wrote and its exit code.
+func (r *realm) says(in string, args ...string) (string, int) {
+	r.t.Helper()
+	cmd := r.enter(args...)
+	cmd.Stdin = strings.NewReader(in)
+	out, _ := cmd.CombinedOutput() // the code says it
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// living counts the tenant's processes that are no zombies.
+func living(t *testing.T) (n int) {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil && strings.Contains(string(b), fmt.Sprintf("\nUid:\t%d\t", tenant)) && !strings.Contains(string(b), "\nState:\tZ") {
+			n++
+		}
+	}
+	return n
+}
+
+// posture is what of a /proc/PID/status says what a process may.
+func posture(status string) string {
+	var out []string
+	for line := range strings.Lines(status) {
+		for _, field := range []string{"Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp", "Umask:"} {
+			if strings.HasPrefix(line, field) {
+				out = append(out, line)
+			}
+		}
+	}
+	return strings.Join(out, "")
+}
+
+func TestEnter(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/status.py", `def application(environ, start):
+    start('200 OK', [('Content-Type', 'text/plain')])
+    return [open('/proc/self/status', 'rb').read()]
+`)
+	lines := fmt.Sprintf("uid = %d\ngid = %d\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/status.py\nenv = COLOUR=green\n", tenant, tenant)
+	r.drop("shop", lines)
+	addr := tcpOf(r.up("shop"))
+	before := living(t)
+
+	_, worker := r.get(addr, "/")
+	inside, code := r.says("", "shop", "--", "cat", "/proc/self/status")
+	if got, want := posture(inside), posture(worker); got != want || code != 0 || strings.Count(got, "\n") < 10 {
+		t.Errorf("a command is not what a worker is (%d):\n%s\nthe worker:\n%s", code, got, want)
+	}
+	for _, tt := range []struct {
+		in   string
+		args []string
+		want string
+		code int
+	}{
+		{"", []string{"shop", "--", "sh", "-c", "echo $COLOUR $PWD; exit 7"}, "green " + r.dir + "/app\n", 7},
+		{"through a pipe", []string{"shop", "cat"}, "through a pipe", 0},
+		{"", []string{"shop", "sh", "-c", "kill -9 $$"}, "", 137},
+		{"", []string{"shop", "test", "-e", "/etc/shadow"}, "", 1},
+		{"", []string{"shop", "sh", "-c", "for n in 3 4 5 6 7; do test ! -e /proc/self/fd/$n || exit 1; done"}, "", 0},
+		{"", []string{"shop", "sh", "-c", "(setsid sleep 1000 >/dev/null 2>&1 &); echo left"}, "left\n", 0},
+		{"echo typed", []string{"shop.ini"}, "typed\n", 0},
+	} {
+		if out, code := r.says(tt.in, tt.args...); code != tt.code || !strings.HasPrefix(out, tt.want) {
+			t.Errorf("enter %q: %d %q, want %d %q", tt.args, code, out, tt.code, tt.want)
+		}
+	}
+	r.until("no process is left", func() bool { return living(t) <= before })
+	if out, code := r.says("", "shop", "nosuch"); code != 127 || !strings.Contains(out, "not found") {
+		t.Errorf("no such program: %d %q", code, out)
+	}
+	if out, code := r.says("", "nobody", "true"); code != 66 {
+		t.Errorf("no such vassal: %d %q", code, out)
+	}
+
+	cmd := r.enter("shop", "sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the command runs", func() bool { return living(t) > before })
+	if code, _ := r.get(addr, "/"); code != 200 {
+		t.Errorf("beside it the vassal answers %d", code)
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	r.until("nothing is left of it", func() bool { return living(t) == before })
+
+	stranger := r.enter("shop", "true")
+	stranger.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: tenant, Gid: tenant, Groups: []uint32{}}}
+	if out, _ := stranger.CombinedOutput(); stranger.ProcessState.ExitCode() != 77 {
+		t.Errorf("a tenant enters: %d %s", stranger.ProcessState.ExitCode(), out)
+	}
+	r.liege("suspend", "shop", "--timeout", patience)
+	if out, code := r.says("", "shop", "true"); code != 1 || !strings.Contains(out, "is suspended") {
+		t.Errorf("suspended: %d %q", code, out)
+	}
+	r.liege("resume", "shop", "--timeout", patience)
+
+	r.drowsy("lazy", "http = 127.0.0.1:0\n")
+	r.sleeps("lazy")
+	if out, code := r.says("", "lazy", "echo", "awake"); code != 0 || out != "awake\n" {
+		t.Errorf("asleep: %d %q", code, out)
+	}
+}
+
+// TestEnterTerminal: a shell on a terminal of its own, which has the size, the
+// keys and the jobs of one, and leaves the caller's as it was.
+func TestEnterTerminal(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("served"))
+	r.drop("shop", fmt.Sprintf("uid = %d\ngid = %d\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n", tenant, tenant))
+	r.up("shop")
+
+	near, far := terminal(t)
+	if err := unix.IoctlSetWinsize(int(far.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 41, Col: 123}); err != nil {
+		t.Fatal(err)
+	}
+	was, err := unix.IoctlGetTermios(int(far.Fd()), unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := r.enter("shop")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = far, far, far
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan []byte, 100)
+	go func() {
+		for {
+			b := make([]byte, 4096)
+			n, err := near.Read(b)
+			if err != nil {
+				close(said)
+				return
+			}
+			said <- b[:n]
+		}
+	}()
+	var all bytes.Buffer
+	expect := func(typed, want string) {
+		t.Helper()
+		if _, err := near.WriteString(typed); err != nil {
+			t.Fatal(err)
+		}
+		late := time.After(60 * time.Second)
+		for from := all.Len(); !strings.Contains(all.String()[from:], want); {
+			select {
+			case b, ok := <-said:
+				if !ok {
+					t.Fatalf("it ended: %q", all.String())
+				}
+				all.Write(b)
+			case <-late:
+				t.Fatalf("%q: no %q in %q", typed, want, all.String()[from:])
+			}
+		}
+	}
+	expect("stty size; tty\n", "41 123")
+	expect("echo on-$(tty)\n", "on-/dev/pts/")
+	expect("sh -c 'echo st$((1+1))arted; exec sleep 1000'\n", "st2arted")
+	expect("\x03", "$ ") // ^C reached it and not us; what is typed before the prompt may be dropped with it
+	expect("echo a$((40+2))b\n", "a42b")
+	if err := unix.IoctlSetWinsize(int(near.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 50, Col: 99}); err != nil {
+		t.Fatal(err)
+	}
+	expect("while [ \"$(stty size)\" != '50 99' ]; do sleep 0.1; done; echo re$((1+1))sized\n", "re2sized")
+	if _, err := near.WriteString("exit 9\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 9 {
+		t.Errorf("it ended with %v: %q", err, all.String())
+	}
+	is, err := unix.IoctlGetTermios(int(far.Fd()), unix.TCGETS)
+	if err != nil || *is != *was {
+		t.Errorf("the terminal is %+v after it was %+v (%v)", is, was, err)
+	}
+}
+
+// terminal is a new pseudo-terminal.
+func terminal(t *testing.T) (near, far *os.File) {
+	t.Helper()
+	near, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close() })
+	n, err := unix.IoctlGetInt(int(near.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(near.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if far, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	return near, far
+}

@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"liege/internal/testenv"
+)
+
+// TestServeHurry: who is told twice to end leaves nothing behind, not even what
+// a CGI program has started.
+func TestServeHurry(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"cgi/hang.sh": "#!/bin/sh\nsh -c 'echo $$ > " + dir + "/pid; exec sleep 300'\n",
+		"hurry.ini":   "[uwsgi]\nhttp-socket = 127.0.0.1:0\ncgi = " + dir + "/cgi\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := serve(t, dir, 0, filepath.Join(dir, "hurry.ini"))
+	url := s.await(loopURL, 1)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+		if resp, err := c.Get(url + "hang.sh"); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	pid := 0
+	for end := time.Now().Add(10 * time.Second); pid == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		b, _ := os.ReadFile(filepath.Join(dir, "pid"))
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+	}
+	if pid == 0 {
+		t.Fatalf("the program did not start:\n%s", s.text())
+	}
+	defer func() { <-asked }()
+	s.hurry()
+	for end := time.Now().Add(30 * time.Second); testenv.Alive(pid); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			t.Fatalf("process %d of the program lives on", pid)
+		}
+	}
+}
+
+// hurry tells it to end until it has: signals of one kind that wait are one.
+func (s *served) hurry() {
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for late := time.After(60 * time.Second); ; {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM) // os.ErrProcessDone: it has ended
+		select {
+		case err := <-s.done:
+			s.done <- err
+			return
+		case <-again.C:
+		case <-late:
+			s.t.Fatalf("it does not end:\n%s", s.text())
+		}
+	}
+}
+
+// TestServeKilled: a core whose liege serve was killed drains, and leaves the port.
+func TestServeKilled(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "index.html"), []byte("here"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, 0, "--http-socket", "127.0.0.1:0", "--check-static", dir, "--static-index", "index.html")
+	addr := strings.Trim(strings.TrimPrefix(s.await(loopURL, 1), "http:"), "/")
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		c.Close()
+		if time.Now().After(end) {
+			t.Fatal("the port is still taken")
+		}
+	}
+}
