@@ -132,10 +132,6 @@ func cell(s string) string { return strings.ReplaceAll(s, "|", "\\|") }
 // compatibilityDoc is the classes, each effect with the options that share it.
 func compatibilityDoc() string {
 	var b strings.Builder
-	count := map[Class]int{}
-	for _, o := range Options() {
-		count[o.Class] += 1 + len(o.Alias())
-	}
 	fmt.Fprintf(&b, "\n## Every option has a class\n\n")
 	for _, c := range []struct {
 		class Class
@@ -147,7 +143,7 @@ func compatibilityDoc() string {
 		{NotYet, "a warning that says what will be missing; an error when nothing could be served without it, and for those marked with ! whenever they are used, because to go on without them would not be safe."},
 		{Refused, "an error that says why."},
 	} {
-		fmt.Fprintf(&b, "- **%s** (%d names): %s\n", c.class, count[c.class], c.means)
+		fmt.Fprintf(&b, "- **%s**: %s\n", c.class, c.means)
 	}
 	for _, class := range []Class{Always, Otherwise, NotYet, Refused} {
 		fmt.Fprintf(&b, "\n### %s\n\n", classWord(class))
