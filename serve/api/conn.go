@@ -127,34 +127,27 @@ func (c *client) leaveRoom() {
 	}
 }
 
-// wait waits for ch; false: the process has left, or the Host ends. In the
-// meantime somebody must read the connection, or nobody would notice.
+// wait waits for ch; false: the process has left, has sent another frame before
+// the answer, or the Host ends. In the meantime somebody must read the
+// connection, or nobody would notice.
 func (c *client) wait(ch <-chan struct{}) bool {
 	select {
 	case <-ch:
 		return true
 	default:
 	}
-	peeked := make(chan bool, 1)
+	peeked := make(chan struct{})
 	go func() {
-		_, err := c.r.Peek(1)
-		peeked <- err == nil
+		defer close(peeked)
+		_, _ = c.r.Peek(1) // a byte ends it as an error does
 	}()
 	select {
 	case <-ch:
 		_ = c.conn.SetReadDeadline(time.Unix(1, 0)) // ends the wait below; a closed one ends it anyway
 		<-peeked
 		return c.conn.SetReadDeadline(time.Time{}) == nil
-	case more := <-peeked:
-		if !more {
-			return false
-		}
-		select { // it has sent the next frame already: it cannot be watched any more
-		case <-ch:
-			return true
-		case <-c.ctx.Done():
-			return false
-		}
+	case <-peeked: // it has left; or it sends while it waits, and could not be watched any more
+		return false
 	}
 }
 

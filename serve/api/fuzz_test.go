@@ -107,6 +107,7 @@ func FuzzServices(f *testing.F) {
 	f.Add(bytes.Join([][]byte{hello, req(opMule, 1, "msg"), req(opFarm, "f", "msg"), req(opPoke, ""), req(opMetric, "+", "m", 2), req(opWorkers), req(opTotal), req(opQueue), req(opPids, "s"), req(opAlarm, "a", "b")}, nil))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 'h'})
 	f.Add(req('h'))
+	f.Add(bytes.Join([][]byte{hello, req(opHandle, 9, "mules"), req(opNext, 15), req(opGet, "", "k")}, nil)) // sends while it waits
 	f.Add(append(hello, req(opDeadly, 1)...)) // it must not be the core that dies
 	h := host(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
