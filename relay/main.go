@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"liege/emperor/asuser/become"
 )
 
 // Main is liege-relay. It returns the exit status.
@@ -23,6 +25,9 @@ func Main() int {
 	}
 	if len(os.Args) != 1 {
 		return fail(errors.New("it is started by liege-emperor, not by hand"))
+	}
+	if err := become.User(); err != nil {
+		return fail(err)
 	}
 	cfg, fds, err := receive(Channel)
 	if err != nil {

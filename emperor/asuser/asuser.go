@@ -28,12 +28,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"liege/emperor/asuser/become"
 	"liege/selinux"
 )
 
@@ -93,11 +95,7 @@ func Start(ctx context.Context, who Who) (*Session, error) {
 	s.cmd.Env = []string{}
 	s.cmd.Dir = "/"
 	s.cmd.ExtraFiles = []*os.File{theirs}
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if os.Geteuid() == 0 {
-		s.cmd.SysProcAttr.Credential = credential(who)
-	}
-	if err := startConfined(s.cmd, ""); err != nil {
+	if err := StartProgram(s.cmd, who, ""); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("act as uid %d: %w", who.UID, err)
 	}
@@ -121,24 +119,20 @@ func (s *Session) Close() error {
 	return err
 }
 
-func credential(who Who) *syscall.Credential {
-	c := &syscall.Credential{Uid: uint32(who.UID), Gid: uint32(who.GID), Groups: []uint32{}}
-	for _, g := range who.Groups {
-		c.Groups = append(c.Groups, uint32(g))
-	}
-	return c
-}
-
-// StartProgram starts another program as who, as confined as a session's child:
-// no capability, an empty bounding set, no_new_privs, a session of its own. It is
-// for programs of ours: it is in no sandbox.
+// StartProgram starts another program for who, as confined as a session's child:
+// an empty bounding set, no_new_privs, a session of its own. It is for programs of
+// ours, which call become.User first of all: it is in no sandbox, and has root's
+// uid and the capabilities to leave it until then.
+//
+// context is the SELinux context that the program begins in; empty: as the policy
+// has it.
 func StartProgram(cmd *exec.Cmd, who Who, context string) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Setsid = true
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = credential(who)
+		cmd.Env = append(slices.Clip(cmd.Env), become.Entry(who.UID, who.GID, who.Groups))
 	}
 	return startConfined(cmd, context)
 }
@@ -146,9 +140,6 @@ func StartProgram(cmd *exec.Cmd, who Who, context string) error {
 // startConfined starts cmd from a thread that has no_new_privs and an empty
 // bounding set, which the child inherits. Both are for ever, so the thread
 // ends with its goroutine; the process's first thread cannot, and is avoided.
-//
-// context is the SELinux context that the child begins in; empty: as the policy
-// has it.
 func startConfined(cmd *exec.Cmd, context string) error {
 	var wg sync.WaitGroup
 	var err error
@@ -176,6 +167,18 @@ func confineThread() error {
 	}
 	if os.Geteuid() != 0 {
 		return nil
+	}
+	// Of root's capabilities an exec keeps those that are in the bounding or the
+	// inheritable set (capabilities(7)); what is left in the latter gives nothing
+	// to whoever is no longer root.
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	caps[0].Inheritable, caps[1].Inheritable = become.Capabilities, 0
+	if err := unix.Capset(&header, &caps[0]); err != nil {
+		return fmt.Errorf("inheritable set: %w", err)
 	}
 	for c := uintptr(0); c < 64; c++ {
 		switch err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"liege/emperor/asuser/become"
 )
 
 // channel is the child's only descriptor besides /dev/null.
@@ -21,6 +23,9 @@ func Main() {
 	if len(os.Args) != 1 || os.Args[0] != title {
 		return
 	}
+	if err := become.User(); err != nil {
+		os.Exit(1)
+	}
 	if err := serve(channel); err != nil {
 		os.Exit(1)
 	}
@@ -29,8 +34,7 @@ func Main() {
 
 // serve answers requests until the other end closes.
 func serve(fd int) error {
-	// The user may run a debugger on this process, until here; there is
-	// nothing in it to find.
+	// Of a user who is no other than the caller: a debugger could run on it.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return err
 	}
