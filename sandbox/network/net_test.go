@@ -333,15 +333,20 @@ func TestBlocked(t *testing.T) {
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
 	before := w.count()
-	w.In(w.Host, func() error {
-		defer withoutNetAdmin(t)()
-		_, err := Open(w.dir, "shop", Addresses{V4: netip.MustParseAddr("10.213.0.2")})
-		e, ok := errors.AsType[*Error](err)
-		if !ok || !errors.Is(err, unix.EPERM) || e.What == "" || !strings.Contains(e.Hint, "CAP_NET_ADMIN") {
-			t.Errorf("got %v, %+v", err, e)
-		}
-		return nil
-	})
+	for _, want := range []struct{ what, hint, forward string }{{"forwarding", "sysctl -w net.ipv4.ip_forward=1", "0"}, {"nftables", "CAP_NET_ADMIN", "1"}} {
+		w.In(w.Host, func() error {
+			if err := sysctl("ipv4/ip_forward", want.forward); err != nil {
+				return err
+			}
+			defer withoutNetAdmin(t)()
+			_, err := Open(w.dir, "shop", Addresses{V4: netip.MustParseAddr("10.213.0.2")})
+			e, ok := errors.AsType[*Error](err)
+			if !ok || !errors.Is(err, unix.EPERM) || !strings.HasPrefix(e.What, want.what) || !strings.Contains(e.Hint, want.hint) {
+				t.Errorf("%s: got %v, %+v", want.what, err, e)
+			}
+			return nil
+		})
+	}
 	if got := w.count(); got != before {
 		t.Errorf("left: %s, want %s", got, before)
 	}
