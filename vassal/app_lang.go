@@ -1,5 +1,7 @@
 package vassal
 
+import "time"
+
 // Ruby is the app of Ruby workers.
 type Ruby struct {
 	File          string   `json:"file"`                     // rack: a config.ru
@@ -17,5 +19,10 @@ type Perl struct {
 	Args         []string `json:"args,omitempty"`           // @ARGV
 	Exec         []string `json:"exec,omitempty"`           // perl-exec: before the app is loaded
 	ExecPostFork []string `json:"exec_post_fork,omitempty"` // perl-exec-post-fork: in each worker
-	At           Origin   `json:"at"`                       // the line that names the app
+	IO           bool     `json:"io,omitempty"`             // psgi-enable-psgix-io: the app may take the connection over
+
+	Watch     time.Duration `json:"watch,omitempty"`     // perl-auto-reload: how often the code's files are looked at; 0: not
+	Unwatched []string      `json:"unwatched,omitempty"` // files, or modules as in %INC, that do not count
+
+	At Origin `json:"at"` // the line that names the app
 }

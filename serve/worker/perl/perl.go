@@ -59,6 +59,9 @@ func (pl *Perl) Settings() []lang.Entry {
 		{Name: "exec", Value: pl.paths(a.Exec)},
 		{Name: "exec_post_fork", Value: pl.paths(a.ExecPostFork)},
 		{Name: "version", Value: version},
+		{Name: "io", Value: a.IO},
+		{Name: "watch", Value: a.Watch > 0},
+		{Name: "unwatched", Value: a.Unwatched},
 	}
 }
 
