@@ -10,6 +10,7 @@ type Ruby struct {
 	SharedRequire []string `json:"shared_require,omitempty"` // shared-rb-require: once, whatever lazy-apps says
 	GCFreq        int      `json:"gc_freq,omitempty"`        // requests between two forced collections; 0: as Ruby does
 	At            Origin   `json:"at"`                       // the line that names the app
+	Key           string   `json:"key,omitempty"`            // its option; empty: rack
 }
 
 // Perl is the app of Perl workers.
@@ -24,5 +25,6 @@ type Perl struct {
 	Watch     time.Duration `json:"watch,omitempty"`     // perl-auto-reload: how often the code's files are looked at; 0: not
 	Unwatched []string      `json:"unwatched,omitempty"` // files, or modules as in %INC, that do not count
 
-	At Origin `json:"at"` // the line that names the app
+	At  Origin `json:"at"`            // the line that names the app
+	Key string `json:"key,omitempty"` // its option; empty: psgi
 }

@@ -21,6 +21,7 @@ import (
 
 	"liege/internal/testenv"
 	"liege/serve/exchange"
+	"liege/serve/worker/lang"
 	"liege/serve/worker/ruby"
 	"liege/vassal"
 )
@@ -43,7 +44,9 @@ func rackFixture(t testing.TB, text string, set func(app *vassal.App)) (*Pool, *
 	if set != nil {
 		set(app)
 	}
-	p, path := logged(t, app, func(log *slog.Logger) (*Pool, error) { return New(app, ruby.New(app), log) })
+	p, path := logged(t, app, func(log *slog.Logger) (*Pool, error) {
+		return NewMounted(app, func(a *vassal.App) (lang.Runtime, error) { return ruby.New(a), nil }, log)
+	})
 	return p, app, path
 }
 
