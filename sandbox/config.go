@@ -315,11 +315,14 @@ func ownCaps() ([]string, error) {
 	var names []string
 	for _, c := range all {
 		if have.Get(capability.EFFECTIVE, c) && have.Get(capability.BOUNDING, c) {
-			names = append(names, "CAP_"+strings.ToUpper(c.String()))
+			names = append(names, capName(c))
 		}
 	}
 	return names, nil
 }
+
+// capName is libcontainer's name of a capability.
+func capName(c capability.Cap) string { return "CAP_" + strings.ToUpper(c.String()) }
 
 // translate puts libcontainer's errors into words that people can act on.
 func (st *starting) translate(err error) error {
