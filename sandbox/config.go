@@ -187,11 +187,13 @@ func (st *starting) mounts() []*configs.Mount {
 	}
 	ms := []*configs.Mount{
 		{Device: "proc", Source: "proc", Destination: "/proc", Flags: nothing, Data: hide},
-		{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/dev", Flags: unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_STRICTATIME | unix.MS_RDONLY, Data: "mode=755,size=64k"},
 		{Device: "devpts", Source: "devpts", Destination: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: tty},
 		{Device: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Flags: nothing},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/run", Flags: nothing, Data: "mode=755,size=16m"},
+	}
+	if !st.hostSys() {
+		ms = append(ms, &configs.Mount{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO})
 	}
 	ms = append(ms, st.placesInRun()...)
 	ms = append(ms, st.cgroupMounts()...)

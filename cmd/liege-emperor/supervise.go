@@ -17,6 +17,7 @@ import (
 	"liege/emperor/control"
 	"liege/emperor/dirmon"
 	"liege/emperor/expand"
+	"liege/emperor/fdstore"
 	"liege/emperor/launch"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
@@ -114,8 +115,13 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if r.porter, err = listen.NewPorter(); err != nil {
 		return r, err
 	}
+	given := fdstore.Given()
+	sockets := listen.NewRegistry()
+	if f.one == "" { // whose records go with it
+		sockets.Store = fdstore.Open(given)
+	}
 	r.launch = &launch.Host{
-		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(), Porter: r.porter,
+		Sandboxes: r.boxes, Records: r.records, Sockets: sockets, Porter: r.porter, Given: given,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
 		Users: resolve.Files{}, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
@@ -164,7 +170,12 @@ func (r *realm) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	ended := make(chan error, 1)
 	wg.Go(func() { ended <- server.Serve(serving, ln) })
-	wg.Go(func() { r.signals(serving, stop) })
+	wg.Go(func() {
+		r.signals(serving, func() {
+			r.launch.Sockets.Leave()
+			stop()
+		})
+	})
 	wg.Go(func() { r.notify(serving) })
 	wg.Go(func() { r.keepHouse(ctx) })
 	wg.Go(func() { trim(serving) })

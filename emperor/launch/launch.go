@@ -35,12 +35,14 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"liege/emperor"
 	"liege/emperor/asuser"
 	"liege/emperor/expand"
+	"liege/emperor/fdstore"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
 	"liege/emperor/record"
@@ -69,7 +71,10 @@ type Host struct {
 	// Expand makes of a file what one start needs. It may be called by many
 	// goroutines.
 	Expand func(context.Context, emperor.File) expand.Expanded
+	Given  *fdstore.Gift // what systemd kept of an earlier Emperor's; nil: nothing
 	Log    *slog.Logger
+
+	full sync.Once // it was said that systemd keeps no more
 }
 
 // Launcher returns the Launcher of the vassal name.
@@ -191,7 +196,7 @@ func (p *prepared) View() emperor.View {
 // Close implements emperor.Launcher.
 func (l *launcher) Close() error {
 	l.host.Porter.Leave(l.sockets)
-	l.sockets.Close()
+	left := l.sockets.Close()
 	var errs []error
 	if l.log != nil {
 		errs = append(errs, l.log.Close())
@@ -204,7 +209,9 @@ func (l *launcher) Close() error {
 		}
 		errs = append(errs, err)
 	}
-	errs = append(errs, l.host.Records.RemoveVassal(l.name))
+	if !left {
+		errs = append(errs, l.host.Records.RemoveAsleep(l.name), l.host.Records.RemoveVassal(l.name))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("vassal %s: %w", l.name, err)
 	}

@@ -42,6 +42,7 @@ func (l *launcher) Sleep(ctx context.Context, prep emperor.Prepared, wake func()
 	if err := l.host.Porter.Watch(l.sockets, wake); err != nil {
 		return nil, vassal.AsProblems(err, "listen", vassal.CodeListen)
 	}
+	l.store(p.Config.File)
 	return bound, s.notes
 }
 

@@ -529,10 +529,9 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 		Limits: in.p.Result.Config.Limits, Box: box,
 	}
 	for i, b := range bound {
-		l := in.p.Result.Listen[i]
-		rec.Listeners = append(rec.Listeners, record.Listener{
-			Address: l.Address, Bound: b.Address, Protocol: b.Protocol, FD: stage.FirstFD + i, Inode: b.Inode, Cookie: b.Cookie, Line: l.At.Line,
-		})
+		k := recorded(b)
+		k.FD = stage.FirstFD + i
+		rec.Listeners = append(rec.Listeners, k)
 	}
 	in.record = rec
 	return in.l.host.Records.Write(rec)
