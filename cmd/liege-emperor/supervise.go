@@ -24,6 +24,7 @@ import (
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	"liege/sandbox"
+	"liege/sandbox/network"
 	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
 	"liege/vassal"
@@ -179,6 +180,7 @@ func (r *realm) run(ctx context.Context) error {
 	wg.Go(func() { r.notify(serving) })
 	wg.Go(func() { r.keepHouse(ctx) })
 	wg.Go(func() { trim(serving) })
+	wg.Go(func() { r.keepRules(serving) })
 	wg.Go(func() {
 		if err := r.porter.Run(serving); err != nil {
 			r.log.Error("vassals that sleep are not woken any more", "err", err)
@@ -196,6 +198,16 @@ func (r *realm) run(ctx context.Context) error {
 		err = errors.Join(err, serr)
 	}
 	return err
+}
+
+// keepRules makes the host's rules for net = nat anew when somebody flushed them.
+func (r *realm) keepRules(ctx context.Context) {
+	err := network.Keep(ctx, func(err error) {
+		r.log.Warn("somebody removed the table inet liege; it is made again", "err", err)
+	})
+	if err != nil {
+		r.log.Warn("net = nat", "err", err, "hint", "after nft flush ruleset: liege reload of any vassal with net = nat")
+	}
 }
 
 // hookTime is how long one of the Emperor's own hooks may take.
