@@ -63,7 +63,7 @@ func Given() *Gift {
 	n, nerr := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	names := strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
 	for _, v := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
-		os.Unsetenv(v)
+		_ = os.Unsetenv(v) // the names are good ones
 	}
 	g := &Gift{files: map[string]*os.File{}}
 	if perr != nil || nerr != nil || pid != os.Getpid() || n < 1 || n > 1<<20 {
