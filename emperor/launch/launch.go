@@ -89,6 +89,7 @@ type launcher struct {
 	sockets *listen.Set
 	log     *logs.Log // nil until the first start
 	served  *prepared // what was last launched; nil: nothing yet
+	asleep  bool      // nothing was started since Sleep
 
 	// hup: the core got SIGHUP (CONTRACT 11, pidfile), or its application's code
 	// changed. It outlives a start that failed: the generation that serves on may

@@ -57,6 +57,7 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 		return nil, errors.New("launch: the file was not found good")
 	}
 	l.host.Porter.Leave(l.sockets)
+	l.asleep = false
 	s := &start{l: l, p: p, gen: gen}
 	defer func() { s.finish(err) }()
 	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.mailer} {
