@@ -57,7 +57,7 @@ func supervise(ctx context.Context, f flags) error {
 			log.Warn(p.Error(), "hint", p.Hint)
 		}
 	}
-	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Log: log})
+	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Period: cfg.Rescan, Log: log})
 	if err != nil {
 		return &exitError{exitConfig, "", err}
 	}
