@@ -17,7 +17,9 @@ func TestStored(t *testing.T) {
 	}
 	addr := h.status("foo").Listen[0]
 	kept := func(want string) func() bool {
-		return func() bool { return h.run("systemctl", "show", "--value", "--property=NFileDescriptorStore", "liege") == want }
+		return func() bool {
+			return h.run("systemctl", "show", "--value", "--property=NFileDescriptorStore", "liege") == want
+		}
 	}
 	h.until("systemd keeps it", kept("1"))
 	before := h.emperor()
