@@ -45,6 +45,7 @@ import (
 	"liege/emperor/fdstore"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
+	"liege/emperor/quota"
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	"liege/sandbox"
@@ -64,6 +65,7 @@ type Host struct {
 	Users     resolve.Users
 	Seccomp   []stage.Filter
 	Relay     Relay
+	Quotas    *quota.Projects
 	Mailer    string              // directory with liege-sendmail in it, named sendmail, and nothing else
 	HoldUID   func() (int, error) // the user of holding generations, and its group: nobody else's
 	Policy    *selinux.Policy     // nil: SELinux is off

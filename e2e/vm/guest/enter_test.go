@@ -20,10 +20,10 @@ func TestEnter(t *testing.T) {
 		h.drop(name, lone("/srv/www/foo")+line)
 		h.up(name)
 		for _, c := range []struct{ root, want string }{{"", want}, {"--root", "liege_hook_t:s0"}} {
-			enter := fmt.Sprintf("liege enter %s %s -- sh -c 'read x; echo $x; id -u; cat /proc/self/attr/current; echo; exit 7'", c.root, name)
+			enter := fmt.Sprintf("liege enter %s %s -- sh -c '%%s; id -u; cat /proc/self/attr/current; echo; exit 7'", c.root, name)
 			for way, shell := range map[string]string{
-				"pipes":    "echo typed | " + enter + " | cat; exit ${PIPESTATUS[1]}",
-				"terminal": "(echo typed; sleep 60) | script -qec \"" + strings.ReplaceAll(enter, "$", `\$`) + "\" /dev/null",
+				"pipes":    "echo typed | " + fmt.Sprintf(enter, "cat") + " | cat; exit ${PIPESTATUS[1]}",
+				"terminal": "script -qec \"" + fmt.Sprintf(enter, "tty | sed s,/dev/pts/.,typed,") + "\" /dev/null < /dev/null",
 			} {
 				said, code := h.try("bash", "-c", shell)
 				if !strings.Contains(said, "typed") || !strings.Contains(said, c.want) || code != 7 || (c.root != "") != strings.Contains(strings.ReplaceAll(said, "\r", ""), "\n0\n") {
