@@ -394,6 +394,9 @@ func (c *call) flush(all *atomic.Int64) {
 func (p *Pool) finish(c *call, failed bool) {
 	c.mu.Lock()
 	err := c.err
+	if s := c.spool.Load(); s != nil && err == nil {
+		err = s.failure() // what the application then raises is its consequence
+	}
 	switch {
 	case err != nil:
 	case failed && c.bodyErr != nil && !c.started:

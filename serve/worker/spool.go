@@ -284,6 +284,13 @@ func (s *spool) rest(w exchange.Response, err error) error {
 	return err
 }
 
+// failure is why the client has not got all so far.
+func (s *spool) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
 // outcome is how the answer ended for the client.
 func (s *spool) outcome(err error) error {
 	s.mu.Lock()
