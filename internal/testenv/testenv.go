@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,9 @@ const (
 	Landlock    Feature = "landlock"    // of version 6, with scopes (Linux 6.12)
 	NFTables    Feature = "nftables"    // nf_tables and veth, as net = nat needs them
 	UserNS      Feature = "userns"      // user namespaces may be made
+	Loop        Feature = "loop"        // loop devices, and what makes xfs on them
+	FUSE        Feature = "fuse"        // /dev/fuse
+	IPv6        Feature = "ipv6"        // ::1
 	Python3     Feature = "python3"     // /usr/bin/python3
 	Uwsgi       Feature = "uwsgi"
 	Nginx       Feature = "nginx"
@@ -48,6 +52,7 @@ const (
 	Django      Feature = "django"    // Debian's python3-django
 	Starlette   Feature = "starlette" // Debian's python3-starlette
 	Gevent      Feature = "gevent"    // Debian's python3-gevent
+	GRPC        Feature = "grpc"      // Debian's python3-grpcio
 	Paste       Feature = "paste"     // Debian's python3-pastedeploy
 	Lua         Feature = "lua"       // a program of this name
 	Ruby        Feature = "ruby"      // Debian's ruby with rack and bundler
@@ -127,6 +132,12 @@ func Have(f Feature) error {
 		return haveNFTables()
 	case UserNS:
 		return haveUserNS()
+	case Loop:
+		return errors.Join(haveFile("/dev/loop-control"), havePrograms("mkfs.xfs", "mount", "umount"))
+	case FUSE:
+		return haveFile("/dev/fuse")
+	case IPv6:
+		return haveIPv6()
 	case VM:
 		return haveVM()
 	case Guest:
@@ -145,7 +156,7 @@ func Have(f Feature) error {
 		return haveFile(SystemPython)
 	case Paste:
 		return haveFile("/usr/lib/python3/dist-packages/paste/deploy")
-	case Flask, Django, Starlette, Gevent:
+	case Flask, Django, Starlette, Gevent, GRPC:
 		return haveFile("/usr/lib/python3/dist-packages/" + string(f))
 	case Ruby:
 		return errors.Join(haveFile("/usr/bin/ruby"), haveFile("/usr/bin/bundle"), haveGlob("/usr/share/rubygems-integration/all/gems/rack-2.*/lib/rack/lint.rb"))
@@ -225,6 +236,15 @@ func haveNFTables() error {
 		return fmt.Errorf("nf_tables: %w", unix.Errno(-int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:]))))
 	}
 	return nil
+}
+
+// haveIPv6 asks for the address of lo.
+func haveIPv6() error {
+	ln, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		return err
+	}
+	return ln.Close()
 }
 
 func haveUserNS() error {
