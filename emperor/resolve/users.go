@@ -94,6 +94,13 @@ func (f Files) open(p, std string) (io.ReadCloser, error) {
 	return os.Open(p)
 }
 
+// Local is f without getent(1): for the users of packages, which are in the
+// files. To ask for one takes two processes.
+func (f Files) Local() Users {
+	f.NoGetent = true
+	return f
+}
+
 // User implements Users.
 func (f Files) User(name string) (User, error) {
 	id, numeric := number(name)
