@@ -13,7 +13,7 @@ done
 if [ -x /usr/bin/ruby ] && [ -x /usr/bin/bundle ] && [ -d /usr/share/doc/ruby-rack ]; then have=$have,ruby; fi
 if [ -e /usr/share/perl5/Plack/Util.pm ]; then have=$have,plack; fi
 if [ -e /usr/share/wordpress/wp-content/themes/twentytwentythree ] && [ -x /usr/sbin/mariadbd ]; then have=$have,wordpress; fi
-for m in flask django starlette gevent; do
+for m in flask django starlette gevent grpc; do
 	if [ -d /usr/lib/python3/dist-packages/$m ]; then have=$have,$m; fi
 done
 if [ -d /usr/lib/python3/dist-packages/paste/deploy ]; then have=$have,paste; fi

@@ -102,49 +102,59 @@ func TestTransferMemory(t *testing.T) {
 	s := serve(t, dir, nobody, "--http", "127.0.0.1:0", "--check-static", dir, "--route", "^/other httpdumb:"+strings.TrimPrefix(other.URL, "http://"), "app.py")
 	url := strings.TrimSuffix(s.await(loopURL, 1), "/")
 	core := coreOf(t, s)
-	move := func(method, path string, size int64) {
-		t.Helper()
-		var body io.Reader
-		if method == "POST" {
-			body = zeros(size)
-		}
-		q, err := http.NewRequest(method, url+path, body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if method == "POST" {
-			q.ContentLength = size
-		}
-		res, err := http.DefaultClient.Do(q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		var small bytes.Buffer
-		n, err := io.Copy(io.Discard, io.TeeReader(io.LimitReader(res.Body, 100), &small))
-		rest, err2 := io.Copy(io.Discard, res.Body)
-		switch {
-		case err != nil || err2 != nil || res.StatusCode != 200:
-			t.Errorf("%s %s: %d, %v %v", method, path, res.StatusCode, err, err2)
-		case method == "POST" && small.String() != strconv.FormatInt(size, 10), method == "GET" && path != "/" && n+rest != gigabyte:
-			t.Errorf("%s %s: %d bytes, %.50q", method, path, n+rest, small.String())
-		}
-	}
-	move("POST", "/", 1<<20) // what is made once
-	move("POST", "/other", 1<<20)
+	move(t, "POST", url+"/", 1<<20) // what is made once
+	move(t, "POST", url+"/other", 1<<20)
 	for _, c := range [][2]string{{"POST", "/"}, {"GET", "/"}, {"GET", "/large"}, {"POST", "/other"}, {"GET", "/other"}} {
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", core), []byte("5"), 0); err != nil { // VmHWM from here
-			t.Fatal(err)
-		}
-		before := memoryOf(t, core, "VmRSS")
-		move(c[0], c[1], gigabyte)
-		grown := memoryOf(t, core, "VmHWM") - before
+		peak := growth(t, core)
+		move(t, c[0], url+c[1], gigabyte)
+		grown := peak()
 		t.Logf("%s %s: %d KiB", c[0], c[1], grown>>10)
 		if grown > 16<<20 {
 			t.Errorf("%s %s: the core grew by %d KiB", c[0], c[1], grown>>10)
 		}
 	}
 	endServed(t, s)
+}
+
+// move sends size bytes to url, which says how many came, or fetches as many.
+func move(t *testing.T, method, url string, size int64) {
+	t.Helper()
+	var body io.Reader
+	if method == "POST" {
+		body = zeros(size)
+	}
+	q, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if method == "POST" {
+		q.ContentLength = size
+	}
+	res, err := http.DefaultClient.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var small bytes.Buffer
+	n, err := io.Copy(io.Discard, io.TeeReader(io.LimitReader(res.Body, 100), &small))
+	rest, err2 := io.Copy(io.Discard, res.Body)
+	switch {
+	case err != nil || err2 != nil || res.StatusCode != 200:
+		t.Errorf("%s %s: %d, %v %v", method, url, res.StatusCode, err, err2)
+	case method == "POST" && small.String() != strconv.FormatInt(size, 10), method == "GET" && n+rest != size:
+		t.Errorf("%s %s: %d bytes, %.50q", method, url, n+rest, small.String())
+	}
+}
+
+// growth begins to watch a process's memory; the function that it returns says
+// by how much it has been larger than it is now, at most.
+func growth(t *testing.T, pid int) (peak func() int64) {
+	t.Helper()
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil { // VmHWM from here
+		t.Fatal(err)
+	}
+	before := memoryOf(t, pid, "VmRSS")
+	return func() int64 { return memoryOf(t, pid, "VmHWM") - before }
 }
 
 // endServed ends s as a person does.

@@ -203,6 +203,56 @@ func TestServices(t *testing.T) {
 	}
 }
 
+// TestCommandsEnd: a cron's command that runs when another generation takes over
+// ends in peace, and the daemons are there for it until then; when the vassal
+// stops it is asked to end at once.
+func TestCommandsEnd(t *testing.T) {
+	script := "trap 'echo asked >> notes' TERM\necho begun >> notes\nuntil [ -e go ] || grep -q asked notes; do sleep 0.05; done\n" +
+		"kill -0 $(cat daemon) && echo daemon >> notes\necho done >> notes\n"
+	for _, relieved := range []bool{true, false} {
+		t.Run(fmt.Sprint("relieved=", relieved), func(t *testing.T) {
+			s := newJobSite(t, "touch-exec = flag sh ./command\nattach-daemon = echo $$ > daemon; exec sleep 1000\n")
+			s.core.app.Drain = 60 * time.Second
+			if err := os.WriteFile(filepath.Join(s.dir, "command"), []byte(script), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			s.core.Alone()
+			s.until("the daemon", func() bool { b, _ := os.ReadFile(filepath.Join(s.dir, "daemon")); return len(b) > 1 })
+			s.until("the command", func() bool { // whenever the files are looked at first
+				if err := os.WriteFile(filepath.Join(s.dir, "flag"), []byte(s.notes()+time.Now().String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return strings.Contains(s.notes(), "begun")
+			})
+			if relieved {
+				s.core.Relieved()
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- s.stop() }()
+			if relieved {
+				s.until("it accepts no more", func() bool {
+					c, err := net.Dial("tcp", s.addrs[0])
+					if err == nil {
+						c.Close()
+					}
+					return err != nil
+				})
+				time.Sleep(200 * time.Millisecond) // in which nothing may happen
+				if err := os.WriteFile(filepath.Join(s.dir, "go"), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			got := s.notes()
+			if !strings.Contains(got, "done") || strings.Contains(got, "asked") == relieved || relieved && !strings.Contains(got, "daemon") {
+				t.Errorf("the notes are\n%s", got)
+			}
+		})
+	}
+}
+
 // TestSignals: each signal reaches those that its target names, and nothing is
 // raised by time or files before the generation is alone.
 func TestSignals(t *testing.T) {

@@ -139,7 +139,6 @@ func TestLyingPeer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
 	answers := make(chan string, 1)
 	served := make(chan struct{})
 	go func() {
@@ -154,7 +153,7 @@ func TestLyingPeer(t *testing.T) {
 			c.Close()
 		}
 	}()
-	defer func() { close(answers); <-served }()
+	defer func() { l.Close(); close(answers); <-served }()
 	s := bareSite(t, fmt.Sprintf("http-socket = 127.0.0.1:1\nprocesses = 1\nwsgi-file = %s\nroute = ^/rule rpc:f@%s\n", app, l.Addr()))
 	long := string(packetOf(173, 5, "CONTENT_LENGTH", "3")) + "xyz"
 	for _, c := range []struct{ answer, want string }{

@@ -81,6 +81,7 @@ type Core struct {
 	turn     chan struct{} // closed when daemons may start
 	turnOnce sync.Once
 	onRested func(time.Time)
+	relieved atomic.Bool // by another generation
 
 	listeners atomic.Pointer[[]net.Listener] // while Run serves
 

@@ -111,18 +111,28 @@ func (c *Core) Alone() {
 // Run.
 func (c *Core) OnRested(f func(until time.Time)) { c.onRested = f }
 
+// Relieved says that the end which follows is no stop of the vassal: another
+// generation takes over, and commands of crons may end in peace.
+func (c *Core) Relieved() {
+	c.relieved.Store(true)
+	if c.api != nil {
+		c.api.Relieved()
+	}
+}
+
 // handOver runs the daemons once it is the core's turn. When serving ends,
 // though requests may still be in hand, they and the jobs end, and the next
 // generation is told; quit ends the core. The function that it returns waits
 // for that, and then for the mules, which requests may have sent messages.
 func (c *Core) handOver(serving context.Context, quit, stopJobs func()) (wait func()) {
-	var all sync.WaitGroup
+	var all, jobs sync.WaitGroup
 	var began time.Time
+	daemons, endDaemons := context.WithCancel(context.WithoutCancel(serving))
 	if c.daemons != nil {
 		all.Go(func() {
 			select {
 			case <-c.turn:
-				c.daemons.Run(serving, quit)
+				c.daemons.Run(daemons, quit)
 			case <-serving.Done():
 			}
 		})
@@ -133,9 +143,14 @@ func (c *Core) handOver(serving context.Context, quit, stopJobs func()) (wait fu
 		<-serving.Done()
 		began = time.Now()
 		if c.api != nil {
-			all.Go(stopJobs)
-			all.Go(c.api.Rest)
+			jobs.Go(stopJobs)
+			jobs.Go(c.api.Rest)
 		}
+		if c.relieved.Load() {
+			c.outlast(&jobs)
+		}
+		endDaemons()
+		jobs.Wait()
 		all.Wait()
 		if c.onRested != nil {
 			c.onRested(c.until())
@@ -144,6 +159,23 @@ func (c *Core) handOver(serving context.Context, quit, stopJobs func()) (wait fu
 	return func() {
 		<-rested
 		c.settle(context.WithoutCancel(serving), began)
+	}
+}
+
+// daemonsEnd is what is left of a drain for the daemons, which are asked to end
+// after the jobs that may need them.
+const daemonsEnd = 5 * time.Second
+
+// outlast waits for the end of the jobs, but not so long that the daemons would
+// be killed.
+func (c *Core) outlast(jobs *sync.WaitGroup) {
+	over := make(chan struct{})
+	go func() { jobs.Wait(); close(over) }()
+	t := time.NewTimer(max(0, c.app.Drain-daemonsEnd))
+	defer t.Stop()
+	select {
+	case <-over:
+	case <-t.C:
 	}
 }
 

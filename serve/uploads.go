@@ -10,10 +10,11 @@ import (
 )
 
 // uploads has the bodies of requests before h, whatever runs the application,
-// is asked.
+// is asked. A program that speaks HTTP/2 may answer while its client speaks, and
+// has no worker that waits.
 func (c *Core) uploads(h exchange.Handler) exchange.Handler {
 	u := c.app.Upload
-	if u.Stream {
+	if u.Stream || c.app.Exec != nil && c.app.Exec.H2C {
 		return h
 	}
 	dir := os.TempDir()

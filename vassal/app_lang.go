@@ -1,5 +1,7 @@
 package vassal
 
+import "time"
+
 // Ruby is the app of Ruby workers.
 type Ruby struct {
 	File          string   `json:"file"`                     // rack: a config.ru
@@ -8,6 +10,7 @@ type Ruby struct {
 	SharedRequire []string `json:"shared_require,omitempty"` // shared-rb-require: once, whatever lazy-apps says
 	GCFreq        int      `json:"gc_freq,omitempty"`        // requests between two forced collections; 0: as Ruby does
 	At            Origin   `json:"at"`                       // the line that names the app
+	Key           string   `json:"key,omitempty"`            // its option; empty: rack
 }
 
 // Perl is the app of Perl workers.
@@ -17,5 +20,11 @@ type Perl struct {
 	Args         []string `json:"args,omitempty"`           // @ARGV
 	Exec         []string `json:"exec,omitempty"`           // perl-exec: before the app is loaded
 	ExecPostFork []string `json:"exec_post_fork,omitempty"` // perl-exec-post-fork: in each worker
-	At           Origin   `json:"at"`                       // the line that names the app
+	IO           bool     `json:"io,omitempty"`             // psgi-enable-psgix-io: the app may take the connection over
+
+	Watch     time.Duration `json:"watch,omitempty"`     // perl-auto-reload: how often the code's files are looked at; 0: not
+	Unwatched []string      `json:"unwatched,omitempty"` // files, or modules as in %INC, that do not count
+
+	At  Origin `json:"at"`            // the line that names the app
+	Key string `json:"key,omitempty"` // its option; empty: psgi
 }

@@ -14,11 +14,32 @@ type Mounting struct {
 
 // Mount is one application and where it is mounted.
 type Mount struct {
-	Point    string `json:"point"` // begins with a slash and does not end in one; empty: /
+	Point    string `json:"point"`              // begins with a slash and does not end in one; empty: /
+	Language string `json:"language,omitempty"` // "ruby", "perl": of File; empty: Python
 	File     string `json:"file,omitempty"`
 	Module   string `json:"module,omitempty"`
 	Callable string `json:"callable,omitempty"`
 	At       Origin `json:"at"`
+}
+
+// Workers are those of the application m, where w are those of the vassal's own,
+// which is of the same language.
+func (m *Mount) Workers(w Workers) Workers {
+	switch {
+	case m.Language == "ruby" && w.Ruby != nil:
+		rb := *w.Ruby
+		rb.File, rb.At, rb.Key = m.File, m.At, "mount"
+		w.Ruby = &rb
+	case m.Language == "perl" && w.Perl != nil:
+		pl := *w.Perl
+		pl.File, pl.At, pl.Key = m.File, m.At, "mount"
+		w.Perl = &pl
+	case w.Python != nil:
+		py := *w.Python
+		py.File, py.Module, py.Callable, py.At, py.Key = m.File, m.Module, m.Callable, m.At, "mount"
+		w.Python = &py
+	}
+	return w
 }
 
 // Find is the index of the mount whose point a path begins with, the longest

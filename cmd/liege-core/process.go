@@ -220,6 +220,7 @@ func (p *process) receive(drain func()) {
 		switch m.Type {
 		case vassal.Relieved:
 			ends = vassal.EmperorReload
+			p.core.Relieved()
 		case vassal.Drain:
 			p.core.Hook(ends)
 			drain()

@@ -229,7 +229,11 @@ func mounted(m *vassal.Mounting, number string) (out []explained) {
 		number = "in the same processes"
 	}
 	for _, x := range m.Mounts[1:] {
-		out = append(out, explained{fmt.Sprintf("%s:%s below %s", or(x.Module, x.File), x.Callable, or(x.Point, "/")), number, origin(x.At)})
+		app := or(x.Module, x.File)
+		if x.Callable != "" {
+			app += ":" + x.Callable
+		}
+		out = append(out, explained{app + " below " + or(x.Point, "/"), number, origin(x.At)})
 	}
 	return out
 }

@@ -4,7 +4,7 @@
 // loopback alone, and ends by itself.
 //
 //	make bench                 all of it
-//	make bench ARGS=start      one of: start, memory, sleeping, wsgi, flask, asgi, rack, psgi,
+//	make bench ARGS=start      one of: start, memory, workers, sleeping, wsgi, flask, asgi, rack, psgi,
 //	                           php, node, static, cgi, routes, proxy
 package main
 
@@ -26,8 +26,8 @@ func main() {
 	defer stop()
 	var b bench
 	flag.StringVar(&b.bin, "bin", "bin", "directory of the built programs")
-	flag.IntVar(&b.rounds, "rounds", 5, "rounds of each measurement")
-	flag.DurationVar(&b.load, "load", 4*time.Second, "how long one load lasts")
+	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each measurement")
+	flag.DurationVar(&b.load, "load", 2*time.Second, "how long one load lasts")
 	flag.IntVar(&b.vassals, "vassals", 30, "vassals for the memory measurement")
 	flag.IntVar(&b.sleepers, "sleepers", 10000, "vassals that sleep")
 	flag.Parse()
@@ -64,7 +64,7 @@ func (b *bench) run(ctx context.Context, what []string) (err error) {
 		name string
 		run  func(context.Context) error
 	}{
-		{"start", b.start}, {"memory", b.memory}, {"sleeping", b.sleeping},
+		{"start", b.start}, {"memory", b.memory}, {"workers", b.workers}, {"sleeping", b.sleeping},
 		{"wsgi", b.wsgi}, {"flask", b.flask}, {"asgi", b.asgi}, {"rack", b.rack}, {"psgi", b.psgi}, {"php", b.php}, {"node", b.node},
 		{"static", b.static}, {"cgi", b.cgi}, {"routes", b.routes}, {"proxy", b.proxying},
 	} {
@@ -80,12 +80,11 @@ func (b *bench) run(ctx context.Context, what []string) (err error) {
 
 // files writes the app and the static files.
 func (b *bench) files() error {
-	app := "def application(environ, start_response):\n    start_response('200 OK', [('Content-Type', 'text/plain')])\n    return [b'Hello World']\n"
 	if err := os.Mkdir(filepath.Join(b.dir, "app"), 0o755); err != nil {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(filepath.Join(b.dir, "app/app.py"), []byte(app), 0o644),
+		os.WriteFile(filepath.Join(b.dir, "app/app.py"), []byte(rawWSGI), 0o644),
 		os.WriteFile(filepath.Join(b.dir, "app/4k.bin"), make([]byte, 4<<10), 0o644),
 		os.WriteFile(filepath.Join(b.dir, "app/1m.bin"), make([]byte, 1<<20), 0o644),
 	)
@@ -110,5 +109,5 @@ func compare(title, unit string, ours, peers series, peer string, lessIsBetter b
 	if lessIsBetter {
 		word = "of it"
 	}
-	fmt.Printf("%s\n  %-14s %s %s\n  %-14s %s %s\n  ratio          %8.2f %s\n\n", title, "liege", ours, unit, peer, peers, unit, ratio, word)
+	fmt.Printf("%s\n  %-18s %s %s\n  %-18s %s %s\n  ratio              %8.2f %s\n\n", title, "liege", ours, unit, peer, peers, unit, ratio, word)
 }

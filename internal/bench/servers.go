@@ -18,7 +18,7 @@ func (b *bench) php(ctx context.Context) error {
 	if err != nil || len(fpms) == 0 {
 		return errors.New("php-fpm is not installed")
 	}
-	addr, err := freePort()
+	addrs, err := freePorts(2)
 	if err != nil {
 		return err
 	}
@@ -28,23 +28,17 @@ func (b *bench) php(ctx context.Context) error {
 		os.WriteFile(dir+"/fpm.conf", []byte(conf), 0o644)); err != nil {
 		return err
 	}
-	endFPM, err := b.startProgram("php-fpm", exec.Command(fpms[0], "--nodaemonize", "--fpm-config", dir+"/fpm.conf"))
+	front, err := b.nginx("php-nginx", strings.NewReplacer("ADDR", addrs[1], "ROOT", dir).Replace(
+		`server { listen ADDR; location / { include /etc/nginx/fastcgi_params; fastcgi_param SCRIPT_FILENAME ROOT/index.php; fastcgi_pass unix:ROOT/fpm.sock; } }`))
 	if err != nil {
 		return err
 	}
-	defer endFPM()
-	end, err := b.startNginx(ctx, "nginx-php", strings.NewReplacer("ADDR", addr, "ROOT", dir).Replace(
-		`server { listen ADDR; location / { include /etc/nginx/fastcgi_params; fastcgi_param SCRIPT_FILENAME ROOT/index.php; fastcgi_pass unix:ROOT/fpm.sock; } }`), addr)
+	ours, err := b.serve("php-ours", addrs[0], 2, "disable-logging = true\nphp-docroot = "+dir+"\n")
 	if err != nil {
 		return err
 	}
-	defer end()
-	ours, end2, err := b.startServe(ctx, "php-ours", "php-docroot = "+dir+"\n")
-	if err != nil {
-		return err
-	}
-	defer end2()
-	return b.duel(ctx, "PHP hello, 2 processes", ours, addr, "nginx+php-fpm")
+	return b.contest(ctx, "PHP hello, 2 processes", "/", ours,
+		rival{"nginx+php-fpm", addrs[1], []*exec.Cmd{exec.Command(fpms[0], "--nodaemonize", "--fpm-config", dir+"/fpm.conf"), front}})
 }
 
 // node: a node program by exec, beside the same behind nginx.
@@ -54,37 +48,26 @@ func (b *bench) node(ctx context.Context) error {
 	if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(dir+"/server.js", []byte(text), 0o644)); err != nil {
 		return err
 	}
-	var addr [3]string // of nginx and of two programs behind it
-	for i := range addr {
-		var err error
-		if addr[i], err = freePort(); err != nil {
-			return err
-		}
+	addrs, err := freePorts(4)
+	if err != nil {
+		return err
 	}
-	for i, a := range addr[1:] {
+	var cmds []*exec.Cmd
+	for _, a := range addrs[2:] {
 		_, port, _ := strings.Cut(a, ":")
 		c := exec.Command("node", dir+"/server.js")
 		c.Env = append(os.Environ(), "PORT="+port)
-		end, err := b.startProgram(fmt.Sprintf("node%d", i), c)
-		if err != nil {
-			return err
-		}
-		defer end()
-		if err := waitFor(ctx, "http://"+a+"/"); err != nil {
-			return err
-		}
+		cmds = append(cmds, c)
 	}
-	end, err := b.startNginx(ctx, "nginx-node", strings.NewReplacer("ADDR", addr[0], "ONE", addr[1], "TWO", addr[2]).Replace(
+	front, err := b.nginx("node-nginx", strings.NewReplacer("ADDR", addrs[1], "ONE", addrs[2], "TWO", addrs[3]).Replace(
 		`upstream kept { least_conn; server ONE; server TWO; keepalive 64; keepalive_requests 1000000; }
-server { listen ADDR; location / { proxy_pass http://kept; proxy_http_version 1.1; proxy_set_header Connection ""; } }`), addr[0])
+server { listen ADDR; location / { proxy_pass http://kept; proxy_http_version 1.1; proxy_set_header Connection ""; } }`))
 	if err != nil {
 		return err
 	}
-	defer end()
-	ours, end2, err := b.startServe(ctx, "node-ours", "exec = node "+dir+"/server.js\n")
+	ours, err := b.serve("node-ours", addrs[0], 2, "disable-logging = true\nexec = node "+dir+"/server.js\n")
 	if err != nil {
 		return err
 	}
-	defer end2()
-	return b.duel(ctx, "node hello by exec, 2 processes", ours, addr[0], "nginx keepalive")
+	return b.contest(ctx, "node hello by exec, 2 processes", "/", ours, rival{"nginx keepalive", addrs[1], append(cmds, front)})
 }

@@ -48,6 +48,7 @@ const (
 	Django      Feature = "django"    // Debian's python3-django
 	Starlette   Feature = "starlette" // Debian's python3-starlette
 	Gevent      Feature = "gevent"    // Debian's python3-gevent
+	GRPC        Feature = "grpc"      // Debian's python3-grpcio
 	Paste       Feature = "paste"     // Debian's python3-pastedeploy
 	Lua         Feature = "lua"       // a program of this name
 	Ruby        Feature = "ruby"      // Debian's ruby with rack and bundler
@@ -145,7 +146,7 @@ func Have(f Feature) error {
 		return haveFile(SystemPython)
 	case Paste:
 		return haveFile("/usr/lib/python3/dist-packages/paste/deploy")
-	case Flask, Django, Starlette, Gevent:
+	case Flask, Django, Starlette, Gevent, GRPC:
 		return haveFile("/usr/lib/python3/dist-packages/" + string(f))
 	case Ruby:
 		return errors.Join(haveFile("/usr/bin/ruby"), haveFile("/usr/bin/bundle"), haveGlob("/usr/share/rubygems-integration/all/gems/rack-2.*/lib/rack/lint.rb"))

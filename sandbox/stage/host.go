@@ -1,11 +1,8 @@
 package stage
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"strconv"
 	"strings"
@@ -38,28 +35,11 @@ func HostArgv(plan, status, output int) []string {
 
 // Encode returns p as it travels, or an error that says why no stage would
 // accept it.
-func (p *HostPlan) Encode() ([]byte, error) {
-	if err := p.check(); err != nil {
-		return nil, err
-	}
-	b, err := json.Marshal(p)
-	if err == nil && len(b) > MaxPlan {
-		err = fmt.Errorf("the hooks have %d bytes; at most %d are allowed", len(b), MaxPlan)
-	}
-	return b, err
-}
+func (p *HostPlan) Encode() ([]byte, error) { return encode(p, "the hooks have") }
 
 func decodeHost(b []byte) (*HostPlan, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	p := new(HostPlan)
-	if err := d.Decode(p); err != nil {
-		return nil, err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("bytes after the plan")
-	}
-	return p, p.check()
+	return p, decode(b, p)
 }
 
 // check reports the first thing in p that cannot be meant.

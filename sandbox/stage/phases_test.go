@@ -117,14 +117,14 @@ func TestSpinningFIFO(t *testing.T) {
 		t.Errorf("%v, %q", r.failure, r.out)
 	}
 	p = newPlan(t, "true")
-	p.HookTime = 1
+	p.HookTime = 3
 	p.Hooks = []vassal.Hook{
 		hook(vassal.AsRoot, 2, "mount", "tmpfs tmpfs /mnt rw mode=755"),
 		hook(vassal.AsRoot, 3, "exec", "mkfifo /mnt/fifo"),
 		hook(vassal.AsRoot, 4, "writefifo", "/mnt/fifo nobody reads"),
 		hook(vassal.AsRoot, 5, "spinningfifo", "/mnt/fifo hello"),
 	}
-	if r := start(t, p, launch{}); r.failure == nil || r.failure.Msg != "nobody reads: it took longer than 1 s" {
+	if r := start(t, p, launch{}); r.failure == nil || r.failure.Msg != "nobody reads: it took longer than 3 s" {
 		t.Errorf("%v, %q", r.failure, r.out)
 	}
 }

@@ -193,33 +193,42 @@ func ParseFailure(packet []byte, p *Plan) *Failure {
 
 // Encode returns p as it travels, or an error that says why no stage would
 // accept it.
-func (p *Plan) Encode() ([]byte, error) {
+func (p *Plan) Encode() ([]byte, error) { return encode(p, "the plan has") }
+
+// Decode is the reverse of Encode. Unknown fields, trailing bytes and plans
+// that make no sense are errors.
+func Decode(b []byte) (*Plan, error) {
+	p := new(Plan)
+	return p, decode(b, p)
+}
+
+// checked is a plan that tells what in it cannot be meant.
+type checked interface{ check() error }
+
+func encode(p checked, subject string) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}
 	b, err := json.Marshal(p)
 	if err == nil && len(b) > MaxPlan {
-		err = fmt.Errorf("the plan has %d bytes; at most %d are allowed", len(b), MaxPlan)
+		err = fmt.Errorf("%s %d bytes; at most %d are allowed", subject, len(b), MaxPlan)
 	}
 	return b, err
 }
 
-// Decode is the reverse of Encode. Unknown fields, trailing bytes and plans
-// that make no sense are errors.
-func Decode(b []byte) (*Plan, error) {
+func decode(b []byte, p checked) error {
 	if len(b) > MaxPlan {
-		return nil, fmt.Errorf("the plan has %d bytes; at most %d are allowed", len(b), MaxPlan)
+		return fmt.Errorf("the plan has %d bytes; at most %d are allowed", len(b), MaxPlan)
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	p := new(Plan)
 	if err := d.Decode(p); err != nil {
-		return nil, err
+		return err
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("bytes after the plan")
+		return errors.New("bytes after the plan")
 	}
-	return p, p.check()
+	return p.check()
 }
 
 // Limits of a Plan.

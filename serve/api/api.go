@@ -83,6 +83,8 @@ type Host struct {
 	since time.Time    // set with turn: up to which minute another generation has seen to crons
 	until atomic.Int64 // the same of this one, in seconds since 1970; 0: it has not begun
 
+	relieved atomic.Bool // another generation takes over
+
 	locks   locks
 	boxes   boxes
 	signals signals
@@ -164,6 +166,9 @@ func (h *Host) Alone() {
 	h.pool.Sides(worker.Mule)
 }
 
+// Relieved says that another generation takes over, before Jobs is ended.
+func (h *Host) Relieved() { h.relieved.Store(true) }
+
 // Rest ends the spoolers once they have finished their tasks.
 func (h *Host) Rest() { h.pool.Rest(worker.Spooler) }
 
@@ -191,7 +196,8 @@ func (h *Host) Run(ctx context.Context) {
 }
 
 // Jobs raises what time and files raise once it is this generation's turn, until
-// ctx ends; then every command that it has started is gone. The pool must
+// ctx ends; then it waits until every command that it has started is gone. After
+// Relieved these may end in peace, for as long as a drain takes. The pool must
 // still run.
 func (h *Host) Jobs(ctx context.Context) {
 	select {

@@ -201,8 +201,18 @@ type cronState struct {
 	started time.Time
 }
 
-// commandEnd is how long a command has to end when the vassal does.
+// commandEnd is how long a command has to end once it was asked to.
 const commandEnd = 5 * time.Second
+
+// peace is how long a command may go on before it is asked to end, when this
+// generation does: not at all if the vassal stops. If another generation takes
+// over, for as long as the drain lasts but for what comes after.
+func (h *Host) peace() time.Duration {
+	if !h.relieved.Load() {
+		return 0
+	}
+	return max(0, h.app.Drain-2*commandEnd)
+}
 
 // command starts a line's command, unless it is unique and still runs.
 func (h *Host) command(ctx context.Context, k *vassal.Cron, st *cronState, commands *sync.WaitGroup) {
@@ -243,32 +253,46 @@ func (h *Host) attend(ctx context.Context, k *vassal.Cron, p *worker.Process) {
 	if limit <= 0 {
 		limit = h.jobs.CronHarakiri
 	}
-	var late <-chan time.Time
+	var late, ends <-chan time.Time
 	if limit > 0 {
 		t := time.NewTimer(limit)
 		defer t.Stop()
 		late = t.C
 	}
 	var ws syscall.WaitStatus
-	select {
-	case ws = <-p.Status:
-	case <-late:
-		h.log.Error("cron: harakiri: the command ran for too long", "file", k.At.File, "line", k.At.Line, "pid", p.PID, "limit", limit)
-		p.Kill()
-		<-p.Status
-		return
-	case <-ctx.Done():
-		_ = syscall.Kill(-p.PID, syscall.SIGTERM) // not reaped before Status was received
-		end := time.NewTimer(commandEnd)
-		defer end.Stop()
+	for end := ctx.Done(); ; {
 		select {
-		case <-p.Status:
-		case <-end.C:
-			p.Kill() // the pool's end reaps it
+		case ws = <-p.Status:
+		case <-late:
+			h.log.Error("cron: harakiri: the command ran for too long", "file", k.At.File, "line", k.At.Line, "pid", p.PID, "limit", limit)
+			p.Kill()
+			<-p.Status
+			return
+		case <-end:
+			t := time.NewTimer(h.peace())
+			defer t.Stop()
+			end, ends = nil, t.C
+			continue
+		case <-ends:
+			h.interrupt(k, p)
+			return
 		}
-		return
+		break
 	}
 	if ws.ExitStatus() != 0 {
 		h.log.Warn("cron: the command failed", "file", k.At.File, "line", k.At.Line, "pid", p.PID, "status", ws.ExitStatus())
+	}
+}
+
+// interrupt asks a command to end, and sees to it.
+func (h *Host) interrupt(k *vassal.Cron, p *worker.Process) {
+	h.log.Warn("cron: the command is asked to end", "file", k.At.File, "line", k.At.Line, "pid", p.PID)
+	_ = syscall.Kill(-p.PID, syscall.SIGTERM) // not reaped before Status was received
+	end := time.NewTimer(commandEnd)
+	defer end.Stop()
+	select {
+	case <-p.Status:
+	case <-end.C:
+		p.Kill() // the pool's end reaps it
 	}
 }

@@ -30,7 +30,6 @@ package cgi
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -61,9 +60,8 @@ type Handler struct {
 	fixed   map[string]bool // the names in env
 	unset   map[string]bool
 	dir     string // working directory of a program that is a mount by itself
-	slots   chan int
+	places  *exchange.Places
 	stats   []slotStats
-	waiting atomic.Int64
 	stderr  *os.File
 	null    *os.File
 	whole   exchange.Handler
@@ -79,9 +77,6 @@ type mount struct {
 // slotStats are the counts of one of the programs that may run at once.
 type slotStats struct{ pid, requests, errors, harakiris, running, sent, since atomic.Int64 }
 
-// maxWaiting bounds the requests that wait for a program to end.
-const maxWaiting = 1024
-
 // New returns a Handler for app.CGI. What a program answers with a path in
 // Location is asked of whole.
 func New(app *vassal.App, start Starter, log *slog.Logger) (*Handler, error) {
@@ -93,10 +88,7 @@ func New(app *vassal.App, start Starter, log *slog.Logger) (*Handler, error) {
 	h := &Handler{c: c, start: start, dir: app.Dir, stderr: os.Stderr, null: null, log: log, fixed: map[string]bool{}, unset: map[string]bool{}}
 	h.readers.New = func() any { return bufio.NewReaderSize(nil, max(c.HeadBytes, 4<<10)) }
 	n := max(1, c.Processes) * max(1, c.Threads)
-	h.slots, h.stats = make(chan int, n), make([]slotStats, n)
-	for i := range n {
-		h.slots <- i
-	}
+	h.places, h.stats = exchange.NewPlaces(n), make([]slotStats, n)
 	for _, m := range c.Mounts {
 		root := beneath.New(m.Path)
 		h.mounts = append(h.mounts, mount{strings.TrimRight(m.Mount, "/"), root})
@@ -129,9 +121,9 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if s.moved != "" {
 		return w.Head(301, "", []exchange.Field{{Name: "Location", Value: s.moved}, {Name: "Content-Length", Value: "0"}})
 	}
-	slot, err := h.acquire(ctx)
+	slot, err := h.places.Take(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("CGI programs: %w", err)
 	}
 	run := &run{h: h, s: s, r: r, w: w, slot: slot}
 	err = run.serve(ctx)
@@ -142,27 +134,6 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	return err
 }
 
-var errBusy = errors.New("all CGI programs are busy")
-
-// acquire waits for a place.
-func (h *Handler) acquire(ctx context.Context) (int, error) {
-	select {
-	case slot := <-h.slots:
-		return slot, nil
-	default:
-	}
-	defer h.waiting.Add(-1)
-	if n := h.waiting.Add(1); n > maxWaiting {
-		return 0, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("%w and %d requests wait", errBusy, n-1)}
-	}
-	select {
-	case slot := <-h.slots:
-		return slot, nil
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	}
-}
-
 func (h *Handler) release(slot int, err error) {
 	s := &h.stats[slot]
 	s.pid.Store(0)
@@ -171,13 +142,13 @@ func (h *Handler) release(slot int, err error) {
 	if err != nil {
 		s.errors.Add(1)
 	}
-	h.slots <- slot
+	h.places.Give(slot)
 }
 
 // Stats tells what the places have done: places that belong to one of
 // uWSGI's worker processes are one worker.
 func (h *Handler) Stats() exchange.Stats {
-	out := exchange.Stats{Queued: int(max(h.waiting.Load(), 0))}
+	out := exchange.Stats{Queued: h.places.Waiting()}
 	threads := max(1, h.c.Threads)
 	for i := range h.stats {
 		s := &h.stats[i]

@@ -43,7 +43,6 @@ import (
 
 // Limits of a Handler.
 const (
-	maxWaiting = 1024             // requests that wait for a process
 	smallBody  = 64 << 10         // of a body that is read before a process is taken
 	grace      = 2 * time.Second  // between SIGTERM and SIGKILL
 	lingerTime = 60 * time.Second // for a script whose client has gone, where there is no harakiri
@@ -70,12 +69,11 @@ type Handler struct {
 	dir    string // of the socket and PHP's settings
 	log    *slog.Logger
 
-	slots   chan int
-	stats   []slotStats
-	waiting atomic.Int64
-	mu      sync.Mutex
-	idle    []*proxy.FastCGIConn
-	down    bool
+	places *exchange.Places
+	stats  []slotStats
+	mu     sync.Mutex
+	idle   []*proxy.FastCGIConn
+	down   bool
 }
 
 // slotStats are the counts of one of the requests that may be under way.
@@ -91,10 +89,7 @@ func New(app *vassal.App, start Starter, silence time.Duration, log *slog.Logger
 	}
 	n := max(1, p.Processes)
 	h := &Handler{p: p, start: start, cwd: app.Dir, client: proxy.New(proxy.Limits{Silence: silence}, log), log: log,
-		slots: make(chan int, n), stats: make([]slotStats, n)}
-	for i := range n {
-		h.slots <- i
-	}
+		places: exchange.NewPlaces(n), stats: make([]slotStats, n)}
 	var err error
 	if h.scripts, err = newScripts(p, app.Dir); err != nil {
 		return nil, err
@@ -198,9 +193,9 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 		return err
 	}
 	defer restore()
-	slot, err := h.acquire(ctx)
+	slot, err := h.places.Take(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("PHP's processes: %w", err)
 	}
 	st := &h.stats[slot]
 	began := time.Now()
@@ -213,29 +208,8 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if err != nil {
 		st.errors.Add(1)
 	}
-	h.slots <- slot
+	h.places.Give(slot)
 	return err
-}
-
-var errBusy = errors.New("php: all processes are busy")
-
-// acquire waits for a place.
-func (h *Handler) acquire(ctx context.Context) (int, error) {
-	select {
-	case slot := <-h.slots:
-		return slot, nil
-	default:
-	}
-	defer h.waiting.Add(-1)
-	if n := h.waiting.Add(1); n > maxWaiting {
-		return 0, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("%w and %d requests wait", errBusy, n-1)}
-	}
-	select {
-	case slot := <-h.slots:
-		return slot, nil
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	}
 }
 
 var paramBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 8<<10); return &b }}
@@ -337,7 +311,7 @@ func (h *Handler) over(ctx context.Context, slot int, f *proxy.FastCGIConn, para
 // Stats tells what the processes have done: each place is a worker.
 func (h *Handler) Stats() exchange.Stats {
 	k := h.keep.Stats()[0]
-	out := exchange.Stats{Queued: int(max(h.waiting.Load(), 0)), Respawns: k.Respawns}
+	out := exchange.Stats{Queued: h.places.Waiting(), Respawns: k.Respawns}
 	pids := children(k.PID)
 	for i := range h.stats {
 		s := &h.stats[i]

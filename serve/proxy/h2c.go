@@ -122,6 +122,7 @@ func h2cRequest(r *exchange.Request, t Target) (*http.Request, error) {
 			name = b
 		}
 	}
+	addMetadata(req.Header, r)
 	if f := appendForwarded(nil, r.Get("HTTP_X_FORWARDED_FOR"), r.Get("REMOTE_ADDR")); len(f) > 0 {
 		_, value, _ := strings.Cut(strings.TrimSuffix(string(f), "\r\n"), ": ")
 		req.Header["X-Forwarded-For"] = []string{value}

@@ -3,6 +3,7 @@ package worker
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -10,7 +11,7 @@ import (
 )
 
 // code is the files of the application's code that are looked at, as its
-// processes name them: uWSGI's py-autoreload. It is this process that looks,
+// processes name them: uWSGI's py-autoreload and perl-auto-reload. It is this process that looks,
 // and another generation that loads what has changed: one that does not load
 // leaves this one serving, and the next change asks once more. What such a
 // generation had loaded before it failed is not known here, so from then on
@@ -23,6 +24,7 @@ type code struct {
 	files  map[string]int64 // path: mtime in ns when it was loaded; 0: it was not there
 	beside map[string]bool  // directories, once a change was seen; true: not looked at yet
 	ignore map[string]bool  // names of files that do not count beside the others
+	kinds  []string         // how the names of source files end
 }
 
 // Limits of code.
@@ -31,7 +33,8 @@ const (
 	maxCodePath = 4096
 )
 
-// add takes note of files: a path and its mtime in turns.
+// add takes note of files: a path and its mtime in turns, or "now" where the
+// language cannot tell that exactly: what it is when this is heard.
 func (c *code) add(words []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -41,6 +44,9 @@ func (c *code) add(words []string) {
 	for ; len(words) >= 2; words = words[2:] {
 		path := words[0]
 		ns, err := strconv.ParseInt(words[1], 10, 64)
+		if words[1] == "now" {
+			ns, err = mtime(path), nil
+		}
 		if err != nil || !filepath.IsAbs(path) || len(path) > maxCodePath || len(c.files) >= maxCode {
 			continue
 		}
@@ -103,7 +109,7 @@ func (c *code) lookBeside() (added string) {
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
-			if _, known := c.files[path]; known || c.ignore[e.Name()] || !strings.HasSuffix(path, ".py") || len(c.files) >= maxCode {
+			if _, known := c.files[path]; known || c.ignore[e.Name()] || !slices.Contains(c.kinds, filepath.Ext(path)) || len(c.files) >= maxCode {
 				continue
 			}
 			if c.files[path] = mtime(path); added == "" || path < added {
@@ -120,7 +126,12 @@ func (c *code) lookBeside() (added string) {
 
 // own reports whether a file is neither of the interpreter nor installed.
 func own(path string) bool {
-	return !strings.Contains(path, "/site-packages/") && !strings.Contains(path, "/dist-packages/") && !strings.Contains(path, "/lib/python")
+	for _, part := range []string{"/site-packages/", "/dist-packages/", "/lib/python", "/perl5/", "/share/perl/", "/lib/perl/", "-gnu/perl"} {
+		if strings.Contains(path, part) {
+			return false
+		}
+	}
+	return true
 }
 
 func mtime(path string) int64 {
@@ -131,18 +142,35 @@ func mtime(path string) int64 {
 	return st.ModTime().UnixNano()
 }
 
+// watched is how often the files are looked at, 0: never; the names of those
+// that do not count beside the others; and how source files' names end.
+func (p *Pool) watched() (every time.Duration, ignore map[string]bool, kinds []string) {
+	ignore = make(map[string]bool)
+	switch w := p.w; {
+	case w.Python != nil:
+		for _, name := range w.Python.Unwatched {
+			ignore[name[strings.LastIndexByte(name, '.')+1:]+".py"] = true
+		}
+		return w.Python.Watch, ignore, []string{".py"}
+	case w.Perl != nil:
+		for _, name := range w.Perl.Unwatched {
+			ignore[filepath.Base(name)] = true
+		}
+		return w.Perl.Watch, ignore, []string{".pm", ".pl", ".psgi"}
+	}
+	return 0, nil, nil
+}
+
 // watchCode looks at the files until the pool ends. Half of the interval that
 // the file says: the other half is for whoever starts the next generation.
 func (p *Pool) watchCode() {
-	if p.w.Python == nil || p.w.Python.Watch <= 0 || p.Changed == nil {
+	every, ignore, kinds := p.watched()
+	if every <= 0 || p.Changed == nil {
 		return
 	}
-	p.code.ignore = make(map[string]bool)
-	for _, name := range p.w.Python.Unwatched {
-		p.code.ignore[name[strings.LastIndexByte(name, '.')+1:]+".py"] = true
-	}
+	p.code.ignore, p.code.kinds = ignore, kinds
 	p.lanes.Go(func() {
-		tick := time.NewTicker(p.w.Python.Watch / 2)
+		tick := time.NewTicker(every / 2)
 		defer tick.Stop()
 		for {
 			select {

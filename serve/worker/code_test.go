@@ -27,7 +27,7 @@ func TestCode(t *testing.T) {
 	a, b, gone := filepath.Join(dir, "a.py"), filepath.Join(dir, "b.py"), filepath.Join(dir, "gone.py")
 	later(t, a, "", 0)
 	later(t, b, "", 0)
-	var c code
+	c := code{kinds: []string{".py"}}
 	c.add([]string{a, fmt.Sprint(mtime(a)), "relative.py", "1", gone, "5", b, "not a number"})
 	if len(c.files) != 2 {
 		t.Errorf("files: %v", c.files)

@@ -53,9 +53,7 @@ func (p *Pool) mount(m *vassal.Mounting, runtime func(*vassal.App) (lang.Runtime
 	}
 	for i := range m.Mounts[1:] {
 		x := &m.Mounts[i+1]
-		app, workers, py := *p.app, p.w, *p.w.Python
-		py.File, py.Module, py.Callable, py.At, py.Key = x.File, x.Module, x.Callable, x.At, "mount"
-		workers.Python = &py
+		app, workers := *p.app, x.Workers(p.w)
 		if !workers.TitlePlain {
 			if workers.Title == "" {
 				workers.Title = string(app.Name)

@@ -84,6 +84,61 @@ func TestFleet(t *testing.T) {
 	}
 }
 
+// TestFleetOfOthers: applications of Ruby and of Perl have processes of their
+// own, and one that does not load is named by its own line.
+func TestFleetOfOthers(t *testing.T) {
+	for language, c := range map[string]struct{ extension, text string }{
+		"ruby": {".ru", "run lambda { |e| [200, {}, [[%q, e['SCRIPT_NAME'], e['PATH_INFO'], Process.pid, $0].join(' ')]] }\n"},
+		"perl": {".psgi", "sub { my $e = shift; [200, [], [join ' ', %q, $e->{SCRIPT_NAME}, $e->{PATH_INFO}, $$, $0]] }\n"},
+	} {
+		var fixture *Pool
+		for _, broken := range []bool{false, true} {
+			set := func(app *vassal.App) {
+				m := &vassal.Mounting{}
+				for i, point := range []string{"/one", "/two"} {
+					file := filepath.Join(app.Dir, point[1:]+c.extension)
+					writeFile(t, file, fmt.Sprintf(c.text, point[1:]))
+					m.Mounts = append(m.Mounts, vassal.Mount{Point: point, Language: language, File: file, At: vassal.Origin{File: "shop.ini", Line: 8 + i}})
+				}
+				if broken {
+					writeFile(t, m.Mounts[1].File, "this ( is nothing\n")
+				}
+				app.Mounting = m
+				own := m.Mounts[0].Workers(*app.Workers)
+				app.Workers = &own
+			}
+			var app *vassal.App
+			var log string
+			if language == "ruby" {
+				fixture, app, log = rackFixture(t, "", set)
+			} else {
+				fixture, app, log = psgiFixture(t, "", set)
+			}
+			if broken {
+				problem, ok := errors.AsType[*vassal.Problem](fixture.Run(t.Context()))
+				if !ok || problem.Line != 9 || problem.Key != "mount" || problem.Code != vassal.CodeImportError {
+					t.Errorf("%s: the problem is %+v", language, problem)
+				}
+				continue
+			}
+			r := run(t, fixture, app, log)
+			pids := map[string]bool{}
+			for script, want := range map[string]string{"/one": "one /one /x shop worker 1", "/two": "two /two /x shop/two worker 1", "/none": "one /none /x shop worker 1"} {
+				got, err := askMount(r, script, "/x")
+				f := strings.Fields(got)
+				if err != nil || len(f) < 5 || strings.Join(append(f[:3:3], f[4:]...), " ") != want {
+					t.Errorf("%s %s: %q %v, want %q", language, script, got, err, want)
+					continue
+				}
+				pids[f[3]] = true
+			}
+			if len(pids) != 2 {
+				t.Errorf("%s: %d processes answered", language, len(pids))
+			}
+		}
+	}
+}
+
 func TestFleetNoDefault(t *testing.T) {
 	r := start(t, "", func(app *vassal.App) { mountApps(t, app, false); app.Mounting.Default = -1 })
 	if _, err := askMount(r, "/none", "/"); exchange.StatusOf(err) != 404 {

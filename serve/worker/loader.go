@@ -25,7 +25,7 @@ import (
 //	               side, number, run; see side.go)
 //	loader → core: words separated by NUL: loaded[, asgi] | failed, why |
 //	               forked, serial, pid | exited, pid, status |
-//	               files, (path, its mtime in ns)…: code that was loaded; workers say so too
+//	               files, (path, its mtime in ns, or "now")…: code that was loaded; workers say so too
 //
 // Its standard error is a pipe of ours until the program runs, so that an
 // interpreter that cannot even start is heard.

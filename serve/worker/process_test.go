@@ -18,14 +18,13 @@ import (
 	"liege/internal/testenv"
 	"liege/serve/exchange"
 	"liege/serve/worker/python"
-	"liege/serve/worker/shims"
 	"liege/vassal"
 )
 
 // eventually waits until ok holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
 		}
@@ -671,17 +670,6 @@ func TestVersions(t *testing.T) {
 			c.conn.Close()
 			<-c.done
 		})
-	}
-}
-
-// TestSyntax: the programs are of the oldest Python that is served.
-func TestSyntax(t *testing.T) {
-	for _, text := range []string{shims.Python, shims.ASGI, shims.PythonBoot} {
-		cmd := exec.Command(python.Default, "-c", "import ast, sys; ast.parse(sys.stdin.read(), feature_version=(3, 6))")
-		cmd.Stdin = strings.NewReader(text)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v: %s", err, out)
-		}
 	}
 }
 

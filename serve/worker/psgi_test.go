@@ -17,6 +17,7 @@ import (
 
 	"liege/internal/testenv"
 	"liege/serve/exchange"
+	"liege/serve/worker/lang"
 	"liege/serve/worker/perl"
 	"liege/vassal"
 )
@@ -39,7 +40,9 @@ func psgiFixture(t testing.TB, text string, set func(app *vassal.App)) (*Pool, *
 	if set != nil {
 		set(app)
 	}
-	p, path := logged(t, app, func(log *slog.Logger) (*Pool, error) { return New(app, perl.New(app), log) })
+	p, path := logged(t, app, func(log *slog.Logger) (*Pool, error) {
+		return NewMounted(app, func(a *vassal.App) (lang.Runtime, error) { return perl.New(a), nil }, log)
+	})
 	return p, app, path
 }
 

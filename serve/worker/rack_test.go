@@ -21,6 +21,7 @@ import (
 
 	"liege/internal/testenv"
 	"liege/serve/exchange"
+	"liege/serve/worker/lang"
 	"liege/serve/worker/ruby"
 	"liege/vassal"
 )
@@ -43,7 +44,9 @@ func rackFixture(t testing.TB, text string, set func(app *vassal.App)) (*Pool, *
 	if set != nil {
 		set(app)
 	}
-	p, path := logged(t, app, func(log *slog.Logger) (*Pool, error) { return New(app, ruby.New(app), log) })
+	p, path := logged(t, app, func(log *slog.Logger) (*Pool, error) {
+		return NewMounted(app, func(a *vassal.App) (lang.Runtime, error) { return ruby.New(a), nil }, log)
+	})
 	return p, app, path
 }
 
@@ -299,8 +302,6 @@ func TestRackAnswers(t *testing.T) {
 	}
 }
 
-// TestRackDies: whatever ends a worker, its request fails, and the next one
-// is answered.
 // tunnelled is a client whose connection can become a tunnel.
 type tunnelled struct {
 	recorder
@@ -366,6 +367,8 @@ func TestRackHijack(t *testing.T) {
 	}
 }
 
+// TestRackDies: whatever ends a worker, its request fails, and the next one
+// is answered.
 func TestRackDies(t *testing.T) {
 	r := startRack(t, unlinted, func(a *vassal.App) { a.Workers.Harakiri = time.Second })
 	for path, status := range map[string]int{"/exit": 500, "/die": 502, "/memory": 500, "/sleep": 504} {
@@ -615,169 +618,6 @@ run lambda { |env|
 		}
 	}
 }
-
-// TestWorkersDieAtEveryStep: a worker of either language that is killed at any
-// step of the exchange costs its request and nothing else.
-func TestWorkersDieAtEveryStep(t *testing.T) {
-	rack := startRack(t, `
-class Dying
-  def initialize(n, size) @n, @size = n, size end
-  def each; @n.times { yield 'x' * @size }; Process.kill(:KILL, Process.pid); sleep; end
-end
-kill = lambda { Process.kill(:KILL, Process.pid); sleep }
-run lambda { |env|
-  case env['PATH_INFO']
-  when '/first' then kill.call
-  when '/reading' then env['rack.input'].read(100000); kill.call
-  when '/asked' then Thread.new { sleep 0.05; kill.call }; env['rack.input'].read
-  when '/head' then [200, {}, Dying.new(1, 3)]
-  when '/body' then [200, {'Content-Length' => '1000000'}, Dying.new(3, 1000)]
-  when '/large' then [200, {}, Dying.new(5, 300000)]
-  when '/after'
-    Thread.new { sleep 0.05; kill.call }
-    [200, {}, ['ok']]
-  else [200, {}, ['hello']]
-  end
-}`, nil)
-	psgi := startPSGI(t, `
-my $kill = sub { kill KILL => $$; sleep 9 };
-my $dying = sub { my ($n, $size, @head) = @_; sub { my $w = $_[0]->([200, [@head]]); $w->write('x' x $size) for 1 .. $n; $kill->() } };
-sub { my $env = shift; my $path = $env->{PATH_INFO};
-    if ($path eq '/first') { $kill->() }
-    if ($path eq '/reading') { $env->{'psgi.input'}->read(my $b, 100000); $kill->() }
-    if ($path eq '/asked') { if (!fork) { select undef, undef, undef, 0.05; kill KILL => getppid; POSIX::_exit(0) } $env->{'psgi.input'}->read(my $b, 1 << 30) }
-    if ($path eq '/head') { return $dying->(1, 3) }
-    if ($path eq '/body') { return $dying->(3, 1000, 'Content-Length', 1000000) }
-    if ($path eq '/large') { return $dying->(5, 300000) }
-    if ($path eq '/after') { push @{ $env->{'psgix.cleanup.handlers'} }, $kill; return [200, [], ['ok']] }
-    [200, [], ['hello']];
-}`, nil)
-	for name, r := range map[string]*running{"rack": rack, "psgi": psgi} {
-		for path, want := range map[string]int{"/first": 502, "/reading": 502, "/asked": 502, "/head": 0, "/body": 0, "/large": 0, "/after": 200} {
-			req := request("POST", path, "")
-			req.Length, req.Body = 1<<30, &endless{}
-			rec, err := r.do(req)
-			switch {
-			case want == 200 && (err != nil || rec.body.String() != "ok"), want == 502 && (err == nil || exchange.StatusOf(err) != 502),
-				want == 0 && (err == nil || rec.status != 200):
-				t.Errorf("%s %s: %d %v", name, path, rec.status, err)
-			}
-			if got := r.get("/"); got != "hello" {
-				t.Errorf("%s after %s: %q", name, path, got)
-			}
-		}
-	}
-}
-
-const dyingWSGI = `
-import os, signal, threading, time
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(9)
-
-def dying(n, size):
-    for _ in range(n):
-        yield b'x' * size
-    kill()
-
-def application(environ, start_response):
-    path = environ['PATH_INFO']
-    if path == '/first':
-        kill()
-    if path == '/reading':
-        environ['wsgi.input'].read(100000)
-        kill()
-    if path == '/asked':
-        threading.Timer(0.05, kill).start()
-        environ['wsgi.input'].read()
-    if path == '/head':
-        start_response('200 OK', [])
-        return dying(1, 3)
-    if path == '/body':
-        start_response('200 OK', [('Content-Length', '1000000')])
-        return dying(3, 1000)
-    if path == '/large':
-        start_response('200 OK', [])
-        return dying(5, 300000)
-    start_response('200 OK', [])
-    return [b'hello']
-`
-
-const dyingASGI = `
-import asyncio, os, signal, time
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(9)
-
-async def application(scope, receive, send):
-    if scope['type'] != 'http':
-        raise RuntimeError('http only')
-    path = scope['path']
-    async def dying(n, size, headers=[]):
-        await send({'type': 'http.response.start', 'status': 200, 'headers': headers})
-        for _ in range(n):
-            await send({'type': 'http.response.body', 'body': b'x' * size, 'more_body': True})
-        kill()
-    if path == '/first':
-        kill()
-    if path == '/reading':
-        await receive()
-        kill()
-    if path == '/asked':
-        asyncio.get_running_loop().call_later(0.05, kill)
-        while True:
-            await receive()
-    if path == '/head':
-        await dying(1, 3)
-    if path == '/body':
-        await dying(3, 1000, [(b'content-length', b'1000000')])
-    if path == '/large':
-        await dying(5, 300000)
-    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
-    await send({'type': 'http.response.body', 'body': b'hello'})
-`
-
-// TestPythonDiesAtEveryStep is the same of Python, by WSGI and by ASGI; between
-// two requests too. Each death is counted.
-func TestPythonDiesAtEveryStep(t *testing.T) {
-	for name, text := range map[string]string{"wsgi": dyingWSGI, "asgi": dyingASGI} {
-		r := start(t, text, nil)
-		deaths := uint64(0)
-		for path, want := range map[string]int{"/first": 502, "/reading": 502, "/asked": 502, "/head": 200, "/body": 200, "/large": 200} {
-			req := request("POST", path, "")
-			req.Length, req.Body = 1<<30, &endless{}
-			rec, err := r.do(req)
-			if err == nil || rec.status != want && exchange.StatusOf(err) != want {
-				t.Errorf("%s %s: %d %v, want %d", name, path, rec.status, err, want)
-			}
-			if got := r.get("/"); got != "hello" {
-				t.Errorf("%s after %s: %q", name, path, got)
-			}
-			deaths++
-			if w := r.Stats().Workers[0]; w.Respawns != deaths || w.Errors != deaths {
-				t.Errorf("%s after %s: %d respawns, %d errors, want %d", name, path, w.Respawns, w.Errors, deaths)
-			}
-		}
-		pid := r.Stats().Workers[0].PID
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, name+": another worker", func() bool {
-			w := r.Stats().Workers[0]
-			return w.Accepting && w.PID != pid && w.PID != 0 && w.Respawns == deaths+1
-		})
-		if got := r.get("/"); got != "hello" {
-			t.Errorf("%s after a death at rest: %q", name, got)
-		}
-	}
-}
-
-// endless is a body that has no end.
-type endless struct{}
-
-func (*endless) Read(b []byte) (int, error) { return min(len(b), 4096), nil }
 
 func TestRackNothingIsLeft(t *testing.T) {
 	testenv.Leaks(t)

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"liege/vassal"
 )
@@ -81,6 +82,12 @@ func (d *decoder) psgi(v value) bool {
 	case "perl-exec":
 		pl.Exec = append(pl.Exec, v.Value)
 		d.named(v)
+	case "psgi-enable-psgix-io":
+		pl.IO = v.on
+	case "perl-auto-reload":
+		pl.Watch = time.Duration(max(0, min(v.n, 1<<20))) * time.Second
+	case "perl-auto-reload-ignore":
+		pl.Unwatched = append(pl.Unwatched, v.Value)
 	case "perl-exec-post-fork":
 		pl.ExecPostFork = append(pl.ExecPostFork, v.Value)
 		d.named(v)

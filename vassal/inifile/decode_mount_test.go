@@ -47,11 +47,31 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+// TestMountsOfOthers: files of Ruby and of Perl are mounted as Python's are.
+func TestMountsOfOthers(t *testing.T) {
+	cfg, ps := decodeText("mount = /a=a.ru\nmount = /b=/srv/b/b.ru\nrb-lib = lib\nsingle-interpreter = true\n")
+	w, m := cfg.App.Workers, cfg.App.Mounting
+	if len(ps) != 1 || ps[0].Code != vassal.CodeDoneOtherwise || w.Language != "ruby" || w.Ruby.File != "a.ru" || w.Ruby.Key != "mount" || len(m.Mounts) != 2 || m.OneForAll || m.Default != 0 {
+		t.Errorf("%+v %+v %v", w, m, ps)
+	}
+	if b := m.Mounts[1].Workers(*w); b.Ruby.File != "/srv/b/b.ru" || b.Ruby.At.Line != 4 || len(b.Ruby.Lib) != 1 || w.Ruby.File != "a.ru" {
+		t.Errorf("the second is %+v", b.Ruby)
+	}
+	cfg, ps = decodeText("psgi = main.psgi\nmount = /a=a.pl\nno-default-app = true\n")
+	w, m = cfg.App.Workers, cfg.App.Mounting
+	if len(ps) > 0 || w.Language != "perl" || w.Perl.File != "main.psgi" || w.Perl.Key != "" || len(m.Mounts) != 2 || m.Mounts[0].File != "main.psgi" || m.Mounts[0].Language != "perl" || m.Default != 0 {
+		t.Errorf("%+v %+v %v", w, m, ps)
+	}
+}
+
 func TestMountsRefused(t *testing.T) {
 	for lines, want := range map[string]string{
 		"mount = /":                         `"/" is not written as a=b`,
 		"mount = host=a.py":                 "does not begin with a slash",
-		"mount = /a=a.ru":                   "a file .ru is not mounted",
+		"mount = /a=a.lua":                  "a file .lua is not mounted",
+		"mount = /a=a.ru\nmount = /b=b.py":  "line 3 mounts an app of another language",
+		"psgi = a.psgi\nmount = /b=b.ru":    "line 3 names an app of another language",
+		"rack = a.ru\nmount = /=b.ru":       "line 3 names the app of / already",
 		"mount = /a=b c":                    "neither a file nor a module",
 		"mount = /a=a.py\nmount = /a/=b.py": `line 3 has mounted an app at "/a" already`,
 		"wsgi-file = x.py\nmount = /=b.py":  "line 3 names the app of / already",

@@ -6,6 +6,7 @@
 package perl
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -59,6 +60,9 @@ func (pl *Perl) Settings() []lang.Entry {
 		{Name: "exec", Value: pl.paths(a.Exec)},
 		{Name: "exec_post_fork", Value: pl.paths(a.ExecPostFork)},
 		{Name: "version", Value: version},
+		{Name: "io", Value: a.IO},
+		{Name: "watch", Value: a.Watch > 0},
+		{Name: "unwatched", Value: a.Unwatched},
 	}
 }
 
@@ -80,7 +84,7 @@ func (pl *Perl) paths(list []string) []string {
 
 func (pl *Perl) error(code, message, hint string) *vassal.Problem {
 	at := pl.w.Perl.At
-	return &vassal.Problem{Severity: vassal.Error, Code: code, Step: lang.Step, File: at.File, Line: at.Line, Key: "psgi",
+	return &vassal.Problem{Severity: vassal.Error, Code: code, Step: lang.Step, File: at.File, Line: at.Line, Key: cmp.Or(pl.w.Perl.Key, "psgi"),
 		Message: message, Hint: hint}
 }
 

@@ -7,6 +7,7 @@
 package ruby
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,7 +73,7 @@ func (rb *Ruby) file() string {
 
 func (rb *Ruby) error(code, message, hint string) *vassal.Problem {
 	at := rb.w.Ruby.At
-	return &vassal.Problem{Severity: vassal.Error, Code: code, Step: lang.Step, File: at.File, Line: at.Line, Key: "rack",
+	return &vassal.Problem{Severity: vassal.Error, Code: code, Step: lang.Step, File: at.File, Line: at.Line, Key: cmp.Or(rb.w.Ruby.Key, "rack"),
 		Message: message, Hint: hint}
 }
 
@@ -88,7 +89,11 @@ func (rb *Ruby) Problem(text string) *vassal.Problem {
 	case "load":
 		return rb.error(vassal.CodeImportError, message, rb.loadHint(name))
 	case "gem":
-		return rb.error(vassal.CodeImportError, message, rb.gemHint(name))
+		hint := rb.gemHint(name)
+		if strings.Contains(message, "write to") && strings.Contains(message, "Gemfile.lock") {
+			hint = "bundle lock, in the directory of the Gemfile: without a Gemfile.lock the app's user must be able to write one"
+		}
+		return rb.error(vassal.CodeImportError, message, hint)
 	case "callable":
 		return rb.error(vassal.CodeNoCallable, message, "a config.ru ends with run and the application")
 	case "file":

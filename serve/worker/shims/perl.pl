@@ -253,6 +253,18 @@ sub finish {
     $self->put('E', '', '', $failed ? 1 : 0);
 }
 
+# The connection itself is the application's from here on: what it sends is an
+# answer with its head. $other is the end for the core.
+sub hijack {
+    my ($self, $other) = @_;
+    die "the answer has begun: the connection cannot be taken over\n" if $self->[STARTED] || $self->[OVER];
+    $self->[STARTED] = 1;
+    $self->put('J', '', '', 0);
+    $self->frame;
+    Liege::send_fd($self->[LANE], fileno $other);
+    $self->[OVER] = 1;
+}
+
 # Let the core send the rest of a file; false: it is not one.
 sub file {
     my ($self, $fh) = @_;
@@ -320,6 +332,47 @@ sub packet {
         return $all unless $arg;
     }
 }
+
+# psgix.io: one end of a socket pair, whose other end goes to the core when the
+# application first uses this one. Until then the request is answered as any
+# other. The handle is a real one, so that what is no reading or writing
+# (fcntl, setsockopt) works, and is tied to hear of these.
+package Liege::IO;
+no warnings 'untie';
+
+sub offer {
+    my $request = shift;
+    socketpair my $own, my $other, 1, 1, 0 or die "a socket pair for psgix.io: $!\n";    # AF_UNIX, SOCK_STREAM
+    bless $own, 'IO::Socket::UNIX';
+    $own->autoflush(1);
+    tie *$own, 'Liege::IO', $own, $other, $request;
+    $own;
+}
+
+sub TIEHANDLE {
+    my ($class, @self) = @_;
+    Scalar::Util::weaken($self[0]);
+    bless \@self, $class;
+}
+
+# The handle as it is without us.
+sub take {
+    my ($own, $other, $request) = @{ $_[0] };
+    untie *$own;
+    $request->hijack($other);
+    close $other;
+    $own;
+}
+sub FILENO { fileno $_[0]->take }
+sub PRINT { my $own = shift->take; print $own @_ }
+sub PRINTF { my $own = shift->take; printf $own @_ }
+sub WRITE { my $own = shift->take; syswrite $own, $_[0], $_[1], $_[2] || 0 }
+sub READ { my $own = shift->take; sysread $own, $_[0], $_[1], $_[2] || 0 }
+sub READLINE { my $own = $_[0]->take; wantarray ? <$own> : scalar <$own> }
+sub GETC { getc $_[0]->take }
+sub EOF { eof $_[0]->take }
+sub BINMODE { 1 }
+sub CLOSE { close $_[0]->take }
 
 package Liege;
 
@@ -431,6 +484,7 @@ sub send_body {
 
 sub answer {
     my ($request, $response) = @_;
+    return if $request->[Liege::Request::OVER];    # taken over
     if (ref $response eq 'ARRAY') {
         die "the application returned " . @$response . " values; want [status, headers, body]\n" unless @$response == 3;
         $request->head($response->[0], $response->[1]);
@@ -447,11 +501,11 @@ sub answer {
         $request->send('');
         Liege::Writer->new($request);
     });
-    die "the application returned without an answer\n" unless $called;
+    die "the application returned without an answer\n" unless $called || $request->[Liege::Request::OVER];
     $request->finish(0);
 }
 
-my %BASE;
+my (%BASE, $OFFER);
 
 # Answer one request. False: the worker is to end.
 sub serve {
@@ -460,6 +514,7 @@ sub serve {
     @$env{keys %BASE} = values %BASE;
     my $input = $env->{'psgi.input'} = Liege::Input->new($ask eq '1' ? $request : undef, $body);
     my $handlers = $env->{'psgix.cleanup.handlers'} = [];
+    $env->{'psgix.io'} = Liege::IO::offer($request) if $OFFER;
     if (!eval { answer($request, $app->($env)); 1 }) {
         my $error = $@;
         say_line(ref $error ? "$error" : $error) unless !ref $error && $error eq $GONE;
@@ -566,6 +621,7 @@ sub prepare {
     umask $config->{umask} if $config->{umask} >= 0;
     setpriority 0, 0, $config->{nice} or say_line("liege: prio $config->{nice}: $!") if $config->{nice};
     chdir $config->{dir} or die ['dir', "$config->{dir}: $!", ''];
+    $config->{cwd} = $config->{dir};
     require Scalar::Util;
     require overload;
     require Errno;
@@ -576,6 +632,27 @@ sub prepare {
     }
     @ARGV = @{ $config->{args} };
     uwsgi_package($config);
+    if ($OFFER = $config->{io}) { require IO::Socket::UNIX }
+}
+
+# ---- perl-auto-reload
+
+my %TOLD;
+
+# Tell the core which files have been loaded since the last time; it looks what
+# they are.
+sub report_code {
+    my ($config, $control) = @_;
+    my %ignored = map { $_ => 1 } @{ $config->{unwatched} };
+    my @words;
+    my %loaded = (%INC, map { $_ => $_ } $config->{file}, @{ $config->{exec} }, @{ $config->{exec_post_fork} });
+    for my $name (keys %loaded) {
+        my $path = $loaded{$name};
+        next if !defined $path || ref $path || $TOLD{$path}++ || $ignored{$path} || $ignored{$name};
+        $path = "$config->{cwd}/$path" unless $path =~ m{^/};
+        push @words, $path, 'now';
+    }
+    while (my @some = splice @words, 0, 16) { tell_core($control, 'files', @some) }
 }
 
 # Say no, with a reason.
@@ -604,7 +681,7 @@ sub worn {
 }
 
 sub loop {
-    my ($config, $app, $order, $lane) = @_;
+    my ($config, $app, $order, $lane, $control) = @_;
     my $queue = handle(QUEUE);
     # An open file of its own: Perl writes where the file is at.
     open my $slot, '+<', '/proc/self/fd/' . SLOTS or die "slots: $!\n";
@@ -612,7 +689,7 @@ sub loop {
     my $left = $config->{max_requests};
     $left += $config->{max_requests_delta} * ($order->{worker} - 1) if $left;
     my $life = $config->{life} && ($config->{life} + $config->{life_delta} * ($order->{worker} - 1)) / 1000;
-    my ($watched, $born, $data) = ($life || $config->{rss} || $config->{as}, time);
+    my ($watched, $born, $known, $data) = ($life || $config->{rss} || $config->{as}, time, 0);
     while (1) {
         unless (defined recv $queue, $data, PACKET, 0) { next if $!{EINTR}; last }
         return 0 unless length $data;
@@ -633,6 +710,7 @@ sub loop {
         } else {
             my (undef, undef, $ask, $body, %env) = unpack 'a a8 a V/a* (V/a*)*', $data;
             serve($app, $lane, $id, $ask, $body, \%env) or return 0;
+            if ($control && keys %INC != $known) { $known = keys %INC; report_code($config, $control) }
         }
         return 0 if $left && --$left <= 0;
         return 0 if $watched && worn($config, $born, $life);
@@ -641,7 +719,7 @@ sub loop {
 }
 
 sub become_worker {
-    my ($config, $app, $order, $lane) = @_;
+    my ($config, $app, $order, $lane, $control) = @_;
     $config->{worker} = $order->{worker};
     $0 = $config->{title_plain} ? $config->{title} : "$config->{title} worker $order->{worker}";
     srand;
@@ -658,8 +736,9 @@ sub become_worker {
     }
     for my $file (@{ $config->{exec_post_fork} }) { eval { run_file($file); 1 } or say_line(ref $@ eq 'ARRAY' ? $@->[1] : "$@") }
     for my $f (@POSTFORK) { eval { $f->(); 1 } or say_line("$@") }
+    report_code($config, $control) if $control;
     hello($lane, 'L', '');
-    loop($config, $app, $order, $lane);
+    loop($config, $app, $order, $lane, $control);
 }
 
 sub tell_core { my ($control, @words) = @_; defined send($control, join("\0", @words), 0) or POSIX::_exit(0) }
@@ -689,6 +768,7 @@ sub attend {
     my $want = '';
     vec($want, $_, 1) = 1 for fileno $control, $fd;
     my %children;
+    report_code($config, $control) if $config->{watch};
     tell_core($control, 'loaded');
     while (1) {
         my $ready = $want;
@@ -706,8 +786,8 @@ sub attend {
         if (!$pid) {
             POSIX::sigprocmask(POSIX::SIG_SETMASK(), $old);
             close $signals;
-            close $control;
-            exit become_worker($config, $app, $order, handle($fds[0]));
+            if (!$config->{watch}) { close $control; undef $control }
+            exit become_worker($config, $app, $order, handle($fds[0]), $control);
         }
         $children{$pid} = 1;
         POSIX::close($_) for @fds;
