@@ -39,6 +39,10 @@ type Emperor struct {
 	hurryOnce   sync.Once
 	scanned     chan struct{}
 	log         *slog.Logger
+
+	countMu   sync.Mutex
+	counted   *Totals // nil: not yet
+	countedAt uint64  // realm.moves then
 }
 
 // public is what the rest of the world sees of the set: a new one whenever the
@@ -339,6 +343,7 @@ func (s *set) publish() {
 		p.others = append(p.others, noVassal(f, since, s.emperor.realm.owner))
 	}
 	s.emperor.public.put(p)
+	s.emperor.realm.moves.Add(1) // after it can be seen
 }
 
 // Totals counts vassals by state.
@@ -348,8 +353,20 @@ type Totals struct {
 	Alarms  []vassal.Problem // about whole directories
 }
 
-// Totals returns how many vassals there are, for STATUS= of sd_notify.
+// Totals returns how many vassals there are, for STATUS= of sd_notify, where
+// somebody asks every few seconds: while nothing changes they are counted once.
+// The caller changes nothing in it.
 func (e *Emperor) Totals() Totals {
+	e.countMu.Lock()
+	defer e.countMu.Unlock()
+	if now := e.realm.moves.Load(); e.counted == nil || now != e.countedAt {
+		t := e.count() // what changes meanwhile is counted the next time
+		e.counted, e.countedAt = &t, now
+	}
+	return *e.counted
+}
+
+func (e *Emperor) count() Totals {
 	p, _ := e.public.get()
 	t := Totals{ByState: map[control.State]int{control.Failed: len(p.others)}, All: len(p.others) + len(p.actors)}
 	for _, a := range p.actors {
