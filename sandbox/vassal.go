@@ -129,13 +129,16 @@ func (v *Vassal) makePrivate() error {
 	return nil
 }
 
+// tmpBytes is the size of the private directories: never more than half of
+// memory-max, which counts what is in them. A vassal that fills them gets ENOSPC,
+// and still has memory to serve, and to remove something.
 func (m *Manager) tmpBytes(memoryMax int64) int64 {
 	limit := m.cfg.TmpBytes
 	if limit <= 0 {
 		limit = DefaultTmpBytes
 	}
 	if memoryMax > 0 {
-		limit = min(limit, memoryMax)
+		limit = min(limit, memoryMax/2)
 	}
 	return limit
 }
@@ -306,12 +309,13 @@ func (v *Vassal) Rest() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(v.removePrivate(), v.m.trees.remove(v.cgroup())); err != nil {
+	v.rests = true // whatever of it succeeds, the next start makes anew what is missing
+	if err := errors.Join(v.m.trees.remove(v.cgroup()), v.removePrivate()); err != nil {
 		return fmt.Errorf("rest: %w", err)
 	}
 	v.before.add(u)
 	v.before.CPUUsec += u.CPUUsec
-	v.rests, v.gone = true, Usage{}
+	v.gone = Usage{}
 	return nil
 }
 
