@@ -20,7 +20,7 @@ if [ "${1:-run}" = test ]; then
 		"/usr/sbin/mariadbd:mariadb-server-core" "mariadb:mariadb-client-core" "node:nodejs" "fcgiwrap:fcgiwrap"
 		"/usr/lib/python3/dist-packages/flask/__init__.py:python3-flask"
 		"/usr/lib/python3/dist-packages/django/__init__.py:python3-django"
-		"gunicorn:gunicorn" "uvicorn:uvicorn"
+		"gunicorn:gunicorn" "uvicorn:uvicorn" "bwrap:bubblewrap"
 		"/usr/lib/python3/dist-packages/gevent/__init__.py:python3-gevent"
 		"/usr/lib/python3/dist-packages/starlette/__init__.py:python3-starlette"
 		"/usr/lib/python3/dist-packages/paste/deploy/__init__.py:python3-pastedeploy"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"liege/emperor/control"
@@ -21,6 +22,7 @@ type realm struct {
 	owner    func(uid int) string
 	log      *slog.Logger
 	hurry    <-chan struct{} // closed: end at once what drains
+	moves    atomic.Uint64   // counts changes of any vassal's state, and of the set: Totals
 }
 
 // An actor owns one vassal. Its fields belong to the goroutine in run, except

@@ -131,6 +131,10 @@ type Binder interface{ Bound() []string }
 // serves, such as a renewed certificate without its key.
 type Troubled interface{ Troubles() vassal.Problems }
 
+// A Timed is an Instance that knows how long it took from Launch until its first
+// program ran in the sandbox; 0: it has not yet.
+type Timed interface{ Executed() time.Duration }
+
 // A Shutter is an Instance that can say when, after Drain, it accepts no more.
 type Shutter interface{ Shut() <-chan struct{} }
 

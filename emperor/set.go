@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -40,6 +39,10 @@ type Emperor struct {
 	hurryOnce   sync.Once
 	scanned     chan struct{}
 	log         *slog.Logger
+
+	countMu   sync.Mutex
+	counted   *Totals // nil: not yet
+	countedAt uint64  // realm.moves then
 }
 
 // public is what the rest of the world sees of the set: a new one whenever the
@@ -185,10 +188,11 @@ func (s *set) apply(want Snapshot) {
 			en.actor.box.change(func(w *wish) { w.file, w.fileAt, w.fileT, w.gone = f, time.Now(), w.turn, false })
 		}
 	}
+	lost := s.lost(here, len(added))
 	for _, f := range added {
 		a := newActor(s.emperor.realm, f)
 		_, heir := a.launch.(Heir)
-		if old := s.renamed(f, here); heir && old != nil {
+		if old := renamed(f, lost); heir && old != nil {
 			a.legacy = make(chan Launcher, 1)
 			old.heir, old.gone = a, true
 			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })
@@ -224,21 +228,45 @@ func (s *set) live(a *actor) {
 // prune forgets what is kept of vassals whose files went while no Emperor
 // looked.
 func (s *set) prune(want Snapshot) {
-	err := s.emperor.realm.records.prune(func(n vassal.Name) bool {
-		return slices.ContainsFunc(want.Files, func(f File) bool { return f.Name == n })
-	})
+	there := make(map[vassal.Name]bool, len(want.Files))
+	for _, f := range want.Files {
+		there[f.Name] = true
+	}
+	err := s.emperor.realm.records.prune(func(n vassal.Name) bool { return there[n] })
 	if err != nil {
 		s.emperor.log.Warn("state of vassals that are gone is not removed", "err", err)
 	}
 }
 
-// renamed returns the entry whose file is now called f, or nil.
-func (s *set) renamed(f File, here map[vassal.Name]bool) *entry {
+// lost are the entries whose files are not here any more, by inode and in the
+// order of their names; nil if nothing was added that could be one of them. They
+// are listed once for all that was added: ten thousand files may come at once.
+func (s *set) lost(here map[vassal.Name]bool, added int) map[uint64][]*entry {
+	if added == 0 {
+		return nil
+	}
+	var names []vassal.Name
+	for n, en := range s.entries {
+		if !here[n] && en.heir == nil && en.file.Inode != 0 {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	all := map[uint64][]*entry{}
+	for _, n := range names {
+		en := s.entries[n]
+		all[en.file.Inode] = append(all[en.file.Inode], en)
+	}
+	return all
+}
+
+// renamed returns the entry among the lost whose file is now called f, or nil.
+func renamed(f File, lost map[uint64][]*entry) *entry {
 	if f.Inode == 0 || f.Problem != nil {
 		return nil
 	}
-	for _, n := range slices.Sorted(maps.Keys(s.entries)) {
-		if en := s.entries[n]; !here[n] && en.heir == nil && en.file.Inode == f.Inode && en.file.Path != f.Path {
+	for _, en := range lost[f.Inode] {
+		if en.heir == nil && en.file.Path != f.Path {
 			return en
 		}
 	}
@@ -251,8 +279,24 @@ func same(a, b File) bool {
 		(a.Problem == nil) == (b.Problem == nil) && (a.Problem == nil || *a.Problem == *b.Problem)
 }
 
-// end removes an actor that has returned.
+// end removes an actor that has returned, and those that wait to be removed
+// with it: a directory that is emptied is compared once, not once a vassal.
 func (s *set) end(n vassal.Name) {
+	s.remove(n)
+	for more := true; more; {
+		select {
+		case n := <-s.ended:
+			s.remove(n)
+		default:
+			more = false
+		}
+	}
+	if s.ctx.Err() == nil {
+		s.apply(s.want)
+	}
+}
+
+func (s *set) remove(n vassal.Name) {
 	if h := s.entries[n].heir; h != nil {
 		select {
 		case h.legacy <- nil: // it ended before it knew of its heir
@@ -260,9 +304,6 @@ func (s *set) end(n vassal.Name) {
 		}
 	}
 	delete(s.entries, n)
-	if s.ctx.Err() == nil {
-		s.apply(s.want)
-	}
 }
 
 // alarm logs what is wrong with whole directories, once.
@@ -302,6 +343,7 @@ func (s *set) publish() {
 		p.others = append(p.others, noVassal(f, since, s.emperor.realm.owner))
 	}
 	s.emperor.public.put(p)
+	s.emperor.realm.moves.Add(1) // after it can be seen
 }
 
 // Totals counts vassals by state.
@@ -311,8 +353,20 @@ type Totals struct {
 	Alarms  []vassal.Problem // about whole directories
 }
 
-// Totals returns how many vassals there are, for STATUS= of sd_notify.
+// Totals returns how many vassals there are, for STATUS= of sd_notify, where
+// somebody asks every few seconds: while nothing changes they are counted once.
+// The caller changes nothing in it.
 func (e *Emperor) Totals() Totals {
+	e.countMu.Lock()
+	defer e.countMu.Unlock()
+	if now := e.realm.moves.Load(); e.counted == nil || now != e.countedAt {
+		t := e.count() // what changes meanwhile is counted the next time
+		e.counted, e.countedAt = &t, now
+	}
+	return *e.counted
+}
+
+func (e *Emperor) count() Totals {
 	p, _ := e.public.get()
 	t := Totals{ByState: map[control.State]int{control.Failed: len(p.others)}, All: len(p.others) + len(p.actors)}
 	for _, a := range p.actors {

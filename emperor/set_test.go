@@ -564,3 +564,30 @@ func TestJSON(t *testing.T) {
 		}
 	})
 }
+
+// TestTotalsAreKept: while nothing changes nobody is counted again, and every
+// change is.
+func TestTotalsAreKept(t *testing.T) {
+	perform(t, Options{}, func(s *stage) {
+		want := func(text string) *Totals {
+			t.Helper()
+			if got := s.e.Totals().String(); got != text {
+				s.Errorf("got %q, want %q", got, text)
+			}
+			return s.e.counted
+		}
+		s.write("a", "good")
+		s.write("b", "good")
+		s.look(time.Minute)
+		first := want("2 of 2 running")
+		s.pass(time.Hour)
+		if want("2 of 2 running") != first {
+			s.Error("all are counted anew though nothing changed")
+		}
+		s.act("b", control.Stop)
+		want("1 of 2 running, 1 stopped")
+		delete(s.files.m, "a")
+		s.look(time.Minute)
+		want("0 of 1 running, 1 stopped")
+	})
+}

@@ -124,9 +124,19 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	a.noteBound(g.inst)
 	a.problems = append(ps, res.notes...)
 	a.enter(control.Running)
-	log.Info("ready", "pid", l.in.PID())
+	log.Info("ready", "pid", l.in.PID(), "sandbox", executed(l.in))
 	a.cleared(ctx)
 	return a.decide
+}
+
+// executed is how long it took to make the sandbox of a generation and execute
+// its core there; 0 where nobody knows.
+func executed(in Instance) time.Duration {
+	t, ok := in.(Timed)
+	if !ok {
+		return 0
+	}
+	return t.Executed().Round(100 * time.Microsecond)
 }
 
 // preparation is what Prepare returned.

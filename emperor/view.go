@@ -36,7 +36,8 @@ func (a *actor) settle() {
 	a.settled = a.w.turn
 	rep := a.report()
 	rep.settled = a.settled
-	a.board.put(rep)
+	old, _ := a.board.get()
+	a.post(old, rep)
 }
 
 // publish says how things are.
@@ -44,7 +45,15 @@ func (a *actor) publish() {
 	rep := a.report()
 	old, _ := a.board.get()
 	rep.settled = old.settled
+	a.post(old, rep)
+}
+
+// post puts rep on the board in old's place.
+func (a *actor) post(old, rep report) {
 	a.board.put(rep)
+	if rep.vassal.State != old.vassal.State {
+		a.realm.moves.Add(1) // after it can be seen
+	}
 }
 
 func (a *actor) report() report {

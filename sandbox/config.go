@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -122,6 +121,9 @@ func (st *starting) resources(rules []*devices.Rule) *cgroups.Resources {
 
 // created runs in the Emperor when the mounts are made and the child waits.
 func (st *starting) created(state *specs.State) error {
+	if err := st.attachBinds(state.Pid); err != nil {
+		return err
+	}
 	if err := st.sealRoot(); err != nil {
 		return err
 	}
@@ -177,7 +179,8 @@ const (
 	maxTerminals = 256 // of one generation
 )
 
-// mounts is the composed root in the order of mounting (CONTRACT 4).
+// mounts is what libcontainer mounts in the composed root, in that order; on top
+// of it come the binds (CONTRACT 4).
 func (st *starting) mounts() []*configs.Mount {
 	tty := "newinstance,ptmxmode=0666,mode=0620,gid=5"
 	if st.spec.Users != nil { // where tty has no number
@@ -200,24 +203,23 @@ func (st *starting) mounts() []*configs.Mount {
 		ms = append(ms, &configs.Mount{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO})
 	}
 	ms = append(ms, st.placesInRun()...)
-	ms = append(ms, st.cgroupMounts()...)
-	for _, p := range private {
-		if st.spec.Bare {
+	ms = append(ms, st.cgroupMount())
+	if st.spec.Bare {
+		for _, p := range private {
 			ms = append(ms, &configs.Mount{Device: "tmpfs", Source: "tmpfs", Destination: p.target, Flags: tmpfsRO, Data: "mode=755,size=4k"})
-			continue
 		}
-		ms = append(ms, bind(Mount{Source: st.v.private(p.dir), Target: p.target, Writable: true, Exec: true}))
 	}
-	for _, b := range st.spec.Root {
+	if !st.ownBinds() {
+		ms = append(ms, st.bindMounts()...)
+	}
+	return ms
+}
+
+// bindMounts are the binds in libcontainer's words.
+func (st *starting) bindMounts() []*configs.Mount {
+	var ms []*configs.Mount
+	for _, b := range st.binds() {
 		ms = append(ms, bind(b))
-	}
-	for _, b := range []Mount{
-		{Source: st.m.cfg.Stage, Target: StagePath, Exec: true, File: true},
-		{Source: st.m.cfg.Core, Target: CorePath, Exec: true, File: true},
-	} {
-		if b.Source != "" {
-			ms = append(ms, bind(b))
-		}
 	}
 	return ms
 }
@@ -260,27 +262,12 @@ func bind(b Mount) *configs.Mount {
 	return m
 }
 
-// cgroupMounts shows the generation its own cgroup, read-only, where runtimes
-// look for their limits.
-func (st *starting) cgroupMounts() []*configs.Mount {
-	t := st.m.trees
-	if t.v2() {
-		return []*configs.Mount{{Device: "cgroup", Source: "cgroup", Destination: cgroupRoot, Flags: tmpfsRO}}
+// cgroupMount is where the generation finds its own cgroup.
+func (st *starting) cgroupMount() *configs.Mount {
+	if st.m.trees.v2() {
+		return &configs.Mount{Device: "cgroup", Source: "cgroup", Destination: cgroupRoot, Flags: tmpfsRO}
 	}
-	ms := []*configs.Mount{{Device: "tmpfs", Source: "tmpfs", Destination: cgroupRoot, Flags: tmpfsRO, Data: "mode=755,size=4k"}}
-	seen := map[string]bool{}
-	for _, c := range []string{"memory", "cpu", "cpuacct", "pids"} {
-		mount := t.v1[c]
-		if mount == "" || seen[mount] {
-			continue
-		}
-		seen[mount] = true
-		ms = append(ms, &configs.Mount{
-			Device: "bind", Source: filepath.Join(mount, st.box.cgroup), Destination: mount,
-			Flags: unix.MS_BIND | tmpfsRO,
-		})
-	}
-	return ms
+	return &configs.Mount{Device: "tmpfs", Source: "tmpfs", Destination: cgroupRoot, Flags: tmpfsRO, Data: "mode=755,size=4k"}
 }
 
 // deviceNodes are those of CONTRACT 4; everything else is denied.

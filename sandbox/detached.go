@@ -16,6 +16,8 @@ type BindFlags struct {
 	Exec      bool
 	IDMap     *IDMap
 	Recursive bool // with the mounts below it, which get the same flags
+
+	lift bool // what is not to be set is taken off the top mount, where the host has it
 }
 
 // DetachedBind makes a mount of what f refers to (a directory or a file, an
@@ -24,13 +26,22 @@ type BindFlags struct {
 // The caller closes both files; the mount is gone with the last descriptor if
 // it was never attached. Needs Linux 5.12 and CAP_SYS_ADMIN.
 func DetachedBind(f *os.File, flags BindFlags) (*os.File, error) {
-	at := uint(unix.AT_EMPTY_PATH)
-	if flags.Recursive {
-		at |= unix.AT_RECURSIVE
-	}
-	fd, err := unix.OpenTree(int(f.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|at)
+	fd, err := detach(int(f.Fd()), "", f.Name(), flags)
 	if err != nil {
-		return nil, bindError(f, "open_tree", err)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// detach makes the mount of path below the descriptor at, or of at itself.
+func detach(at int, path, name string, flags BindFlags) (int, error) {
+	which := uint(unix.AT_EMPTY_PATH)
+	if flags.Recursive {
+		which |= unix.AT_RECURSIVE
+	}
+	fd, err := unix.OpenTree(at, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|which)
+	if err != nil {
+		return -1, bindError(name, "open_tree", err)
 	}
 	attr := unix.MountAttr{
 		Attr_set:    unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV,
@@ -46,24 +57,55 @@ func DetachedBind(f *os.File, flags BindFlags) (*os.File, error) {
 		space, err := flags.IDMap.open()
 		if err != nil {
 			unix.Close(fd)
-			return nil, bindError(f, "user namespace", err)
+			return -1, bindError(name, "user namespace", err)
 		}
 		defer space.Close()
 		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		attr.Userns_fd = uint64(space.Fd())
 	}
-	if err := unix.MountSetattr(fd, "", at, &attr); err != nil {
+	if err := flags.set(fd, which, &attr); err != nil {
 		unix.Close(fd)
-		return nil, bindError(f, "mount_setattr", err)
+		return -1, bindError(name, "mount_setattr", err)
 	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
+	return fd, nil
 }
 
-func bindError(f *os.File, call string, err error) error {
+// set gives the detached mount fd its attributes.
+func (f BindFlags) set(fd int, which uint, attr *unix.MountAttr) error {
+	var off uint64
+	if f.lift && f.Writable {
+		off |= unix.MOUNT_ATTR_RDONLY
+	}
+	if f.lift && f.Exec {
+		off |= unix.MOUNT_ATTR_NOEXEC
+	}
+	if off == 0 {
+		return unix.MountSetattr(fd, "", which, attr)
+	}
+	if !f.Recursive {
+		both := *attr
+		both.Attr_clr = off
+		if err := unix.MountSetattr(fd, "", which, &both); !errors.Is(err, unix.EPERM) {
+			return err
+		}
+	}
+	if err := unix.MountSetattr(fd, "", which, attr); err != nil || !f.Recursive {
+		return err
+	}
+	// Of a mount that is locked, since the host is itself in a container, no
+	// flag is taken off.
+	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_clr: off})
+	if errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
+}
+
+func bindError(name, call string, err error) error {
 	if errors.Is(err, unix.ENOSYS) {
 		err = fmt.Errorf("%w: %s needs Linux 5.12", ErrNotSupported, call)
 	}
-	return fmt.Errorf("bind %s: %s: %w", f.Name(), call, err)
+	return fmt.Errorf("bind %s: %s: %w", name, call, err)
 }
 
 // DetachedTmpfs makes an empty file system in memory that is attached nowhere

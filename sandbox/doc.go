@@ -22,7 +22,7 @@
 //	limits of the vassal's cgroup
 //	root: tmpfs with generated files
 //	Create, Start ─────────────────────────────► clone, cgroup gN, mounts
-//	root read-only; Spec.Created(Record) ◄────── waits (CreateRuntime)
+//	binds; root read-only; Created(Record) ◄──── waits (CreateRuntime)
 //	                └──────────────────────────► pivot_root, masks, waits
 //	log given back to its owner, the host's
 //	mount of the root gone, exec.fifo ─────────► exec ─────────────────────► liege-stage

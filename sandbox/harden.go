@@ -3,7 +3,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,28 +16,14 @@ func (st *starting) harden() error {
 	if st.box.pidfd < 0 {
 		return ifGone(true)
 	}
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread is in another mount namespace from here
-		// on, and ends with the goroutine. It is not the main one (Init).
-		runtime.LockOSThread()
-		done <- hardenMounts(st.box.pidfd, st.spec.Masked, st.spec.Users != nil)
-	}()
-	if err := <-done; err != nil {
+	err := inMounts(st.box.pidfd, func() error { return hardenMounts(st.spec.Masked, st.spec.Users != nil) })
+	if err != nil {
 		return fmt.Errorf("harden the mounts: %w", err)
 	}
 	return nil
 }
 
-func hardenMounts(pidfd int, masked []string, userNS bool) error {
-	// The kernel lets no thread change its mount namespace that shares its
-	// root with others.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	if err := unix.Setns(pidfd, unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("setns: %w", err)
-	}
+func hardenMounts(masked []string, userNS bool) error {
 	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
 	for _, top := range []string{"/proc", "/sys"} {
 		if err := unix.MountSetattr(unix.AT_FDCWD, top, unix.AT_RECURSIVE, &attr); err != nil {

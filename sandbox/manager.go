@@ -115,6 +115,11 @@ func NewManager(cfg ManagerConfig) (_ *Manager, err error) {
 		return nil, errors.Join(fmt.Errorf("cgroup %s: %w; hint: the Emperor needs to be root and /sys/fs/cgroup writable", m.node, err), m.release())
 	}
 	routeLogrus(cfg.Log)
+	// libcontainer hands it to its init, which has one thread that does anything.
+	// This process has read its own when it began.
+	if err := os.Setenv("GOMAXPROCS", "1"); err != nil {
+		return nil, errors.Join(err, m.release())
+	}
 	return m, nil
 }
 

@@ -251,6 +251,11 @@ func makeBeneath(dir, name string, isDir bool) error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
+	return makeBelow(at, name, isDir)
+}
+
+// makeBelow is makeBeneath in an open directory, which it closes.
+func makeBelow(at int, name string, isDir bool) error {
 	defer func() { unix.Close(at) }()
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS}
 	parts := strings.Split(name, "/")

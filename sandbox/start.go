@@ -147,6 +147,7 @@ func (st *starting) newProcess(files []*os.File) *libcontainer.Process {
 	args[0] = StagePath // libcontainer executes what it is called
 	p := &libcontainer.Process{
 		Args:       args,
+		Env:        []string{"GOMAXPROCS=1"}, // it has one thread that does anything
 		Cwd:        "/",
 		ExtraFiles: files,
 		Init:       true,

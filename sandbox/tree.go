@@ -40,11 +40,15 @@ func (st *starting) overTree() error {
 	return nil
 }
 
-// claimPoints makes the mount points of the root that libcontainer would make:
-// over a tree they must be ours before it looks for them.
+// claimPoints makes the mount points of the root before anybody looks for them:
+// over a tree they must be ours.
 func (st *starting) claimPoints(root *os.Root) error {
 	var made []string
-	for _, m := range st.mounts() {
+	all := st.mounts()
+	if st.ownBinds() {
+		all = append(all, st.bindMounts()...)
+	}
+	for _, m := range all {
 		inOther := false
 		for _, over := range made {
 			inOther = inOther || inside(m.Destination, over)

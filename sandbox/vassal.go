@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,8 +24,10 @@ type Vassal struct {
 	mu     sync.Mutex
 	live   map[int]*Sandbox
 	closed bool
+	rests  bool          // its cgroup and private directories were given back
 	limits vassal.Limits // of the newest generation
 	gone   Usage         // counted in generations that are gone, where the vassal's own cgroup does not count it
+	before Usage         // counted in cgroups of the vassal that were given back
 	size   int64         // of the private tmpfs
 
 	lineMu    sync.Mutex
@@ -50,15 +53,23 @@ func (m *Manager) Vassal(name vassal.Name) (*Vassal, error) {
 		return nil, err
 	}
 	v := &Vassal{m: m, name: name, live: map[int]*Sandbox{}}
-	if err := m.trees.make(v.cgroup()); err != nil {
+	if err := v.make(); err != nil {
 		return nil, err
-	}
-	m.trees.enable(v.cgroup())
-	if err := v.makePrivate(); err != nil {
-		return nil, errors.Join(err, v.remove())
 	}
 	m.vassals[name] = v
 	return v, nil
+}
+
+// make makes the cgroup and the private directories.
+func (v *Vassal) make() error {
+	if err := v.m.trees.make(v.cgroup()); err != nil {
+		return err
+	}
+	v.m.trees.enable(v.cgroup())
+	if err := v.makePrivate(); err != nil {
+		return errors.Join(err, v.removePrivate(), v.m.trees.remove(v.cgroup()))
+	}
+	return nil
 }
 
 // Cgroup is the cgroup that the vassal has, or would have: Vassal makes it.
@@ -161,6 +172,12 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string)
 	if v.live[s.gen] != nil {
 		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
 	}
+	if v.rests {
+		if err := v.make(); err != nil {
+			return err
+		}
+		v.rests = false
+	}
 	if s.bare {
 		v.live[s.gen] = s
 		return nil
@@ -223,8 +240,8 @@ func (v *Vassal) end(s *Sandbox, u Usage) error {
 	return nil
 }
 
-// add adds the events that some kernels count only in the cgroup where they
-// happened.
+// add adds what is counted: the events that some kernels count only in the
+// cgroup where they happened.
 func (u *Usage) add(o Usage) {
 	u.OOMKills += o.OOMKills
 	u.MemorySlowed += o.MemorySlowed
@@ -243,9 +260,21 @@ func (u *Usage) add(o Usage) {
 func (v *Vassal) Usage() (Usage, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	u, err := v.m.trees.usage(v.cgroup())
+	u := Usage{}
+	var err error
+	if !v.rests {
+		u, err = v.counted()
+	}
+	u.add(v.before)
+	u.CPUUsec += v.before.CPUUsec
 	t := v.traffic()
 	u.SentBytes, u.ReceivedBytes = t.Sent, t.Received
+	return u, err
+}
+
+// counted is what was counted in the cgroup that there is, with v.mu held.
+func (v *Vassal) counted() (Usage, error) {
+	u, err := v.m.trees.usage(v.cgroup())
 	if err != nil {
 		return u, err
 	}
@@ -260,6 +289,50 @@ func (v *Vassal) Usage() (Usage, error) {
 	u.PidsRefused = max(u.PidsRefused, below.PidsRefused)
 	u.ThrottledUsec += below.ThrottledUsec
 	return u, nil
+}
+
+// Rest gives the cgroup and the private directories back, until the next Start
+// makes them anew; Usage goes on counting from where it was. Both stay where
+// something lies in the directories: that is the vassal's until it removes it,
+// and the memory in which it lies is charged to the cgroup. They also stay while
+// anything of the vassal lives.
+func (v *Vassal) Rest() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed || v.rests || len(v.live) > 0 || len(v.m.trees.pids(v.cgroup())) > 0 {
+		return nil
+	}
+	if holds, err := v.holds(); err != nil || holds {
+		return err
+	}
+	u, err := v.counted()
+	if err != nil {
+		return err
+	}
+	v.rests = true // whatever of it succeeds, the next start makes anew what is missing
+	if err := errors.Join(v.m.trees.remove(v.cgroup()), v.removePrivate()); err != nil {
+		return fmt.Errorf("rest: %w", err)
+	}
+	v.before.add(u)
+	v.before.CPUUsec += u.CPUUsec
+	v.gone = Usage{}
+	return nil
+}
+
+// holds tells whether something lies in the private directories.
+func (v *Vassal) holds() (bool, error) {
+	for _, p := range private {
+		d, err := os.Open(v.private(p.dir))
+		if err != nil {
+			return false, fmt.Errorf("private directories: %w", err)
+		}
+		_, err = d.Readdirnames(1)
+		d.Close()
+		if !errors.Is(err, io.EOF) {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // Close removes the cgroup and the private directories with all that is in
@@ -283,19 +356,23 @@ func (v *Vassal) Close() error {
 
 func (v *Vassal) remove() error {
 	v.lineMu.Lock()
-	errs := []error{v.closeLine()}
+	err := v.closeLine()
 	v.lineMu.Unlock()
+	return errors.Join(err, v.removePrivate(), v.m.trees.remove(v.cgroup()))
+}
+
+// removePrivate removes the private directories with all that is in them.
+func (v *Vassal) removePrivate() error {
 	if mounted, err := isMount(v.dir()); err == nil && mounted {
 		if err := unix.Unmount(v.dir(), unix.MNT_DETACH); err != nil {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", v.dir(), err))
+			return fmt.Errorf("unmount %s: %w", v.dir(), err)
 		}
 	}
-	if errors.Join(errs...) == nil {
-		// Only ever the empty mount point: a file system that is still
-		// mounted makes this fail.
-		if err := os.Remove(v.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+	v.size = 0
+	// Only ever the empty mount point: a file system that is still mounted
+	// makes this fail.
+	if err := os.Remove(v.dir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return errors.Join(append(errs, v.m.trees.remove(v.cgroup()))...)
+	return nil
 }

@@ -4,18 +4,21 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"liege/emperor/resolve"
 )
 
 // The owner's name is asked for by the loop that all vassals share: it must not
 // start a program, which may take seconds when a directory server is down.
 func TestOwnerNameIsCheap(t *testing.T) {
-	if got := ownerName(0); got != "root" {
+	users := (resolve.Files{Asked: &resolve.Asked{}}).Local()
+	if got := ownerName(users, 0); got != "root" {
 		t.Errorf("uid 0 is %s", got)
 	}
 	const unknown = 1 << 30
 	before := childFaults(t)
 	for range 10 {
-		if got := ownerName(unknown); got != "1073741824" {
+		if got := ownerName(users, unknown); got != "1073741824" {
 			t.Errorf("uid %d is %s", unknown, got)
 		}
 	}

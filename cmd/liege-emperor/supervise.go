@@ -122,17 +122,19 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if f.one == "" { // whose records go with it
 		sockets.Store = fdstore.Open(given)
 	}
+	users := resolve.Files{Asked: &resolve.Asked{}}
+	local := users.Local()
 	r.launch = &launch.Host{
 		Sandboxes: r.boxes, Records: r.records, Sockets: sockets, Porter: r.porter, Given: given,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: resolve.Files{}, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
+		Users: users, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)
 	}
 	r.emperor = emperor.New(emperor.Options{
 		Monitor: m, Launcher: r.launch.Launcher, StateDir: cfg.StateDir, LogDir: cfg.LogDir,
-		Concurrency: cfg.Concurrency, Owner: ownerName, Log: log,
+		Concurrency: cfg.Concurrency, Owner: func(uid int) string { return ownerName(local, uid) }, Log: log,
 	})
 	return r, nil
 }
@@ -317,8 +319,8 @@ func groupID(name string) (int, error) {
 
 // ownerName is the name of the owner of a vassal's file, to be shown. The loop
 // that all vassals share asks for it: no name service is, which may be away.
-func ownerName(uid int) string {
-	if u, err := (resolve.Files{NoGetent: true}).User(strconv.Itoa(uid)); err == nil && u.Name != "" {
+func ownerName(users resolve.Users, uid int) string {
+	if u, err := users.User(strconv.Itoa(uid)); err == nil && u.Name != "" {
 		return u.Name
 	}
 	return strconv.Itoa(uid)

@@ -36,6 +36,7 @@ type entry struct {
 	file    emperor.File // as it counts
 	counts  bool         // file is set
 	sig     signature    // of the newest state seen
+	trail   trail        // of the directory in which that was
 	since   time.Time    // when that was first seen
 	restive time.Time    // since when it has not been at rest; zero: it is
 	taken   bool         // that state is what counts
@@ -71,10 +72,21 @@ func (m *Monitor) scan(now time.Time, asked bool) (emperor.Snapshot, time.Durati
 			s.directory(i, src)
 		}
 	}
-	for _, p := range sortedKeys(m.entries) {
-		s.absent(p, m.entries[p])
+	for p, e := range m.entries {
+		s.absent(p, e)
 	}
-	return s.snapshot(), s.again
+	if m.built == nil || m.changed || s.partial != m.built.partial || !slices.Equal(s.skipped, m.built.skipped) {
+		m.built = &built{Snapshot: s.snapshot(), partial: s.partial, skipped: s.skipped}
+		m.changed = false
+	}
+	return m.built.Snapshot, s.again
+}
+
+// built is a Snapshot and what it was made of beside the entries.
+type built struct {
+	emperor.Snapshot
+	partial bool
+	skipped []vassal.Problem
 }
 
 // directory looks at a dir:// source.
@@ -250,18 +262,52 @@ func (s *scanner) name(i int, d *place, n, p, raw string) {
 	e := s.m.entries[p]
 	if e == nil {
 		e = &entry{}
-		s.m.entries[p] = e
+		s.m.entries[p], s.m.changed = e, true
 	}
 	if e.seen {
 		return // two sources find it
+	}
+	if s.untouched(e, d, n) {
+		s.met(e, i, raw)
+		return
 	}
 	f, gone := s.m.walker.look(d, n, p, s.m.tyrant)
 	if gone {
 		return
 	}
 	defer f.close()
-	e.seen, e.source, e.raw, e.missing = true, i, raw, time.Time{}
+	s.met(e, i, raw)
+	e.missing, e.trail = time.Time{}, d.trail
 	s.consider(e, p, f)
+}
+
+// met notes that source i has e.
+func (s *scanner) met(e *entry, i int, raw string) {
+	e.seen, e.source = true, i
+	if e.raw != raw {
+		e.raw, s.m.changed = raw, true
+	}
+}
+
+// untouched reports whether name in the directory d is the file that was read
+// and counts, as it was then. One system call says so, and nothing is opened:
+// most files are, at most times. What was judged by more than the file's state
+// is looked at anew: a link, a file that a group can write, one with a problem.
+func (s *scanner) untouched(e *entry, d *place, name string) bool {
+	if !e.taken || e.file.Problem != nil || !e.missing.IsZero() || e.sig.linkTarget != "" || e.trail != d.trail || e.sig.mode&0o022 != 0 {
+		return false
+	}
+	var st unix.Stat_t
+	if unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return false
+	}
+	return signatureOf(&st) == e.sig && s.settled(e)
+}
+
+// settled reports whether the times of the file that counts can be believed: it
+// was the same for a while, and not changed a moment ago.
+func (s *scanner) settled(e *entry) bool {
+	return e.taken && e.file.Problem == nil && s.now.Sub(e.since) > racyWindow && !e.sig.young(s.now)
 }
 
 // consider decides whether what is at p now counts.
@@ -278,7 +324,7 @@ func (s *scanner) consider(e *entry, p string, f found) {
 		}
 		return
 	}
-	if e.taken && e.file.Problem == nil && s.now.Sub(e.since) > racyWindow && !f.sig.young(s.now) {
+	if s.settled(e) {
 		return // the same as when it was read
 	}
 	if s.tooMuch(e, f.sig) {
@@ -308,13 +354,24 @@ func (s *scanner) tooMuch(e *entry, sig signature) bool {
 	if sig.uid == 0 {
 		return false
 	}
-	sum := sig.size
-	for _, o := range s.m.entries {
-		if o != e && o.sig.uid == sig.uid {
-			sum += int64(len(o.file.Text))
-		}
+	others := s.m.kept[int(sig.uid)]
+	if e.file.Trust.UID == int(sig.uid) {
+		others -= len(e.file.Text)
 	}
-	return sum > MaxUserText
+	return int64(others)+sig.size > MaxUserText
+}
+
+// keep has f count for e, and its text for the user whose file it is.
+func (m *Monitor) keep(e *entry, f emperor.File) {
+	m.charge(e.file.Trust.UID, -len(e.file.Text))
+	m.charge(f.Trust.UID, len(f.Text))
+	e.file, m.changed = f, true
+}
+
+func (m *Monitor) charge(uid, n int) {
+	if m.kept[uid] += n; m.kept[uid] == 0 {
+		delete(m.kept, uid)
+	}
 }
 
 // ready reports whether the file is at rest, or has been restive for so long
@@ -355,13 +412,14 @@ func (s *scanner) wake(d time.Duration) { s.again = min(s.again, max(d, time.Mil
 func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
 	e.taken, e.restive = true, time.Time{}
 	e.counts = true
-	e.file = emperor.File{Path: p, Text: text, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777),
+	file := emperor.File{Path: p, Text: text, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777),
 		Trust: vassal.Trust{Operator: e.sig.uid == 0, UID: int(e.sig.uid), GID: int(e.sig.gid)},
 		Stamp: e.sig.stamp(text, s.m.touch)}
 	if prob != nil { // nothing of it is believed
-		e.file.Trust = vassal.Trust{UID: int(e.sig.uid), GID: int(e.sig.gid)}
-		e.file.Stamp = "problem " + prob.Code
+		file.Trust = vassal.Trust{UID: int(e.sig.uid), GID: int(e.sig.gid)}
+		file.Stamp = "problem " + prob.Code
 	}
+	s.m.keep(e, file)
 }
 
 // absent deals with an entry that this scan has not met.
@@ -376,6 +434,7 @@ func (s *scanner) absent(p string, e *entry) {
 		s.wake(Settle - age)
 		return
 	}
+	s.m.keep(e, emperor.File{})
 	delete(s.m.entries, p)
 }
 

@@ -44,7 +44,7 @@ func (l *launcher) Hold(ctx context.Context, prep emperor.Prepared, h vassal.Hol
 	if err != nil {
 		return nil, err
 	}
-	s := &start{l: l, p: p, gen: gen}
+	s := &start{l: l, p: p, gen: gen, began: time.Now()}
 	defer func() { s.finish(err) }()
 	if err := l.ensureLog(); err != nil {
 		return nil, err

@@ -36,6 +36,8 @@ type instance struct {
 	relay   closer   // nil: none
 	bounded *os.File // the app's directory, which has a quota; nil: none
 
+	began    time.Time       // Launch
+	hello    atomic.Int64    // nanoseconds from that until its core ran; 0: not yet
 	ctx      context.Context // of Launch, without its end
 	ready    chan vassal.Problems
 	done     chan struct{}
@@ -72,6 +74,7 @@ func (in *instance) PID() int                      { return in.box.PID() }
 func (in *instance) Ready() <-chan vassal.Problems { return in.ready }
 func (in *instance) Done() <-chan struct{}         { return in.done }
 func (in *instance) Exit() vassal.Exit             { return in.exit }
+func (in *instance) Executed() time.Duration       { return time.Duration(in.hello.Load()) }
 func (in *instance) Problems() vassal.Problems     { return in.problems }
 
 func (in *instance) Drain() error {
@@ -186,6 +189,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 		if *verified {
 			return fmt.Errorf("%w: hello twice", channel.ErrBroken)
 		}
+		in.hello.Store(int64(time.Since(in.began)))
 		if err := in.box.Verify(); err != nil {
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, File: in.p.Config.File, Step: "verify", Message: err.Error()}
 		}

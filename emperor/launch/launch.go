@@ -105,6 +105,7 @@ var (
 	_ emperor.Heir     = (*launcher)(nil)
 	_ emperor.Remainer = (*instance)(nil)
 	_ emperor.Troubled = (*instance)(nil)
+	_ emperor.Timed    = (*instance)(nil)
 )
 
 // prepared implements emperor.Prepared.

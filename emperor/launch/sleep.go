@@ -87,14 +87,22 @@ func (s *start) lullaby(ctx context.Context) error {
 	return err
 }
 
-// Rest implements emperor.Sleeper. What still drained until now wrote to the log.
+// Rest implements emperor.Sleeper. What still drained until now wrote to the log
+// and was in the vassal's cgroup.
 func (l *launcher) Rest() error {
-	if l.log == nil {
-		return nil
+	var errs []error
+	if l.log != nil {
+		errs = append(errs, l.log.Close())
+		l.log = nil
 	}
-	err := l.log.Close()
-	l.log = nil
-	return err
+	if l.host.Sandboxes.Has(l.name) {
+		v, err := l.host.Sandboxes.Vassal(l.name)
+		if err == nil {
+			err = v.Rest()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // listened is what a holding generation needs to know of p, and nothing else:

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,14 +30,15 @@ import (
 
 // start is one Launch: what it makes, and how it is undone.
 type start struct {
-	l    *launcher
-	p    *prepared
-	gen  int
-	spec sandbox.Spec
-	undo []func()
-	temp []*os.File // ours until the sandbox has its copies
-	user *asuser.Session
-	ch   *listen.Change
+	l     *launcher
+	p     *prepared
+	gen   int
+	began time.Time
+	spec  sandbox.Spec
+	undo  []func()
+	temp  []*os.File // ours until the sandbox has its copies
+	user  *asuser.Session
+	ch    *listen.Change
 
 	notes vassal.Problems // warnings about listeners
 
@@ -60,7 +62,7 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 	}
 	l.host.Porter.Leave(l.sockets)
 	l.asleep = false
-	s := &start{l: l, p: p, gen: gen}
+	s := &start{l: l, p: p, gen: gen, began: time.Now()}
 	defer func() { s.finish(err) }()
 	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.quota, s.mailer} {
 		if err := step(ctx); err != nil {
@@ -125,6 +127,7 @@ const tmpfsContext = "system_u:object_r:tmpfs_t:s0"
 // run starts what the Spec says so far.
 func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 	in := newInstance(ctx, s.l, s.p, s.gen)
+	in.began = s.began
 	if err := s.describe(); err != nil {
 		return nil, s.explain(err)
 	}

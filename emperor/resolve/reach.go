@@ -30,13 +30,14 @@ func (r *resolver) reach() {
 		return
 	}
 	var fronts []front
+	users := local(r.host.Users)
 	for _, name := range webUsers {
-		u, err := r.host.Users.User(name)
+		u, err := users.User(name)
 		if err != nil || u.Name != name {
 			continue
 		}
 		f := front{User: u, groups: []int{u.GID}}
-		if gs, err := r.host.Users.Groups(name); err == nil {
+		if gs, err := users.Groups(name); err == nil {
 			for _, g := range gs {
 				f.groups = append(f.groups, g.GID)
 			}
@@ -57,6 +58,14 @@ func (r *resolver) reach() {
 			r.warn(vassal.CodeCannotConnect, l.At, l.Key, fmt.Sprintf("%s: no web server's user can connect: %s: %s", l.Address, all[0].User, all[0].Why), all[0].Hint)
 		}
 	}
+}
+
+// local are the users of u that this host has by itself, where u tells them apart.
+func local(u Users) Users {
+	if l, ok := u.(interface{ Local() Users }); ok {
+		return l.Local()
+	}
+	return u
 }
 
 // front is a user of webUsers that this host has.
@@ -134,11 +143,15 @@ func (r *resolver) socketRights(l vassal.Listener) (mode fs.FileMode, uid, gid i
 		mode = l.Mode.Perm()
 	}
 	user, group, _ := strings.Cut(l.Chown, ":")
-	if u, err := r.host.Users.User(user); user != "" && err == nil {
-		uid = u.UID
+	if user != "" { // nobody is asked for a user without a name
+		if u, err := r.host.Users.User(user); err == nil {
+			uid = u.UID
+		}
 	}
-	if g, err := r.host.Users.Group(group); group != "" && err == nil {
-		gid = g.GID
+	if group != "" {
+		if g, err := r.host.Users.Group(group); err == nil {
+			gid = g.GID
+		}
 	}
 	return mode, uid, gid
 }

@@ -2,10 +2,9 @@ package resolve
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"os/exec"
 	"strconv"
 	"sync"
@@ -40,13 +39,16 @@ var ErrUnknown = errors.New("not in the user database")
 type Files struct {
 	PasswdFile, GroupFile string // paths; empty: those of /etc
 	NoGetent              bool
-	Asked                 *Asked // nil: getent is run for each question
+	Asked                 *Asked // nil: getent is run, and the files are read, for each question
 }
 
 // Asked remembers for a few seconds what getent(1) said, above all that nobody
-// knows a name: with thousands of vassals the same questions come thousands of
-// times.
+// knows a name, and the files for as long as they do not change: with thousands
+// of vassals the same questions come thousands of times.
 type Asked struct {
+	users  kept[user.User]
+	groups kept[user.Group]
+
 	mu      sync.Mutex
 	answers map[string]answer
 }
@@ -87,11 +89,19 @@ func (a *Asked) get(question string, ask func() ([]byte, bool)) ([]byte, bool) {
 // hold up a start.
 const getentSeconds = "2"
 
-func (f Files) open(p, std string) (io.ReadCloser, error) {
-	if p == "" {
-		p = std
+// memory is what f remembers of the files.
+func (f Files) memory() *Asked {
+	if f.Asked == nil {
+		return new(Asked)
 	}
-	return os.Open(p)
+	return f.Asked
+}
+
+// Local is f without getent(1): for the users of packages, which are in the
+// files. To ask for one takes two processes.
+func (f Files) Local() Users {
+	f.NoGetent = true
+	return f
 }
 
 // User implements Users.
@@ -115,12 +125,8 @@ func (f Files) User(name string) (User, error) {
 }
 
 func (f Files) passwd(match func(user.User) bool) ([]user.User, error) {
-	r, err := f.open(f.PasswdFile, "/etc/passwd")
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return user.ParsePasswdFilter(r, match)
+	all, err := f.memory().users.read(cmp.Or(f.PasswdFile, "/etc/passwd"), user.ParsePasswd)
+	return matching(all, match), err
 }
 
 // Group implements Users.
@@ -143,12 +149,8 @@ func (f Files) Group(name string) (Group, error) {
 }
 
 func (f Files) group(match func(user.Group) bool) ([]user.Group, error) {
-	r, err := f.open(f.GroupFile, "/etc/group")
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return user.ParseGroupFilter(r, match)
+	all, err := f.memory().groups.read(cmp.Or(f.GroupFile, "/etc/group"), user.ParseGroup)
+	return matching(all, match), err
 }
 
 // Groups implements Users.

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -142,46 +143,106 @@ func (b *bench) both(name string, f func(liege, uwsgi *contender) error) error {
 	return f(l, u)
 }
 
+// atOnce are how many vassals are dropped together, and how often.
+var atOnce = []struct{ vassals, rounds int }{{20, 3}, {100, 2}}
+
 // start: from a file dropped to the first answer, one at a time; then many at
-// once.
+// once; and of that, how long a sandbox takes, beside bubblewrap's.
 func (b *bench) start(ctx context.Context) error {
-	return b.both("start", func(l, u *contender) error {
+	var liege *contender
+	err := b.both("start", func(l, u *contender) error {
+		liege = l
 		one := map[*contender]*series{l: {}, u: {}}
 		for i := range b.rounds * 2 {
 			for _, c := range []*contender{l, u} {
 				v := fmt.Sprintf("one%d", i)
-				t := time.Now()
-				if err := c.drop(v); err != nil {
+				took, err := c.serve(ctx, []string{v})
+				if err != nil {
 					return err
 				}
-				if err := c.answer(ctx, v); err != nil {
-					return err
-				}
-				*one[c] = append(*one[c], float64(time.Since(t).Microseconds())/1000)
+				*one[c] = append(*one[c], took)
 			}
 		}
 		compare("From a file dropped to the first answer, one vassal with one Python worker", "ms", *one[l], *one[u], "uWSGI", true)
-		many := map[*contender]*series{l: {}, u: {}}
-		const n = 20
-		for i := range 3 {
-			for _, c := range []*contender{l, u} {
-				t := time.Now()
-				for j := range n {
-					if err := c.drop(fmt.Sprintf("many%d-%d", i, j)); err != nil {
+		for _, n := range atOnce {
+			many := map[*contender]*series{l: {}, u: {}}
+			for i := range n.rounds {
+				var names []string
+				for j := range n.vassals {
+					names = append(names, fmt.Sprintf("many%d-%d-%d", n.vassals, i, j))
+				}
+				for _, c := range []*contender{l, u} {
+					took, err := c.serve(ctx, names)
+					if err != nil {
 						return err
 					}
+					*many[c] = append(*many[c], took)
 				}
-				for j := range n {
-					if err := c.answer(ctx, fmt.Sprintf("many%d-%d", i, j)); err != nil {
-						return err
-					}
-				}
-				*many[c] = append(*many[c], float64(time.Since(t).Microseconds())/1000)
 			}
+			compare(fmt.Sprintf("%d vassals dropped at once, until the last one answers", n.vassals), "ms", *many[l], *many[u], "uWSGI", true)
 		}
-		compare(fmt.Sprintf("%d vassals dropped at once, until the last one answers", n), "ms", *many[l], *many[u], "uWSGI", true)
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	wraps, err := bubbles(ctx, b.rounds*2)
+	if err != nil {
+		return err
+	}
+	boxes := sandboxes(liege.said.String(), "one")
+	if len(boxes) == 0 {
+		return errors.New("the Emperor's log does not say how long a sandbox takes")
+	}
+	compare("Of one vassal's start: the sandbox, from the decision to its first program", "ms", boxes, wraps, "bwrap", true)
+	return nil
+}
+
+// serve drops vassals and returns the milliseconds until the last one answers.
+func (c *contender) serve(ctx context.Context, vassals []string) (float64, error) {
+	t := time.Now()
+	for _, v := range vassals {
+		if err := c.drop(v); err != nil {
+			return 0, err
+		}
+	}
+	for _, v := range vassals {
+		if err := c.answer(ctx, v); err != nil {
+			return 0, err
+		}
+	}
+	return millis(time.Since(t)), nil
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// sandboxes reads from an Emperor's log how long those of the vassals took whose
+// names begin with prefix.
+func sandboxes(log, prefix string) (all series) {
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, "msg=ready vassal="+prefix) {
+			continue
+		}
+		_, text, _ := strings.Cut(line, " sandbox=")
+		if d, err := time.ParseDuration(strings.TrimSpace(text)); err == nil {
+			all = append(all, millis(d))
+		}
+	}
+	return all
+}
+
+// bubbles is how long bubblewrap takes for namespaces of every kind, the host's
+// root, /proc and /dev, until a program that does nothing has ended in it.
+func bubbles(ctx context.Context, rounds int) (all series, err error) {
+	for range rounds {
+		t := time.Now()
+		out, err := exec.CommandContext(ctx, "/usr/bin/bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "/usr/bin/true").CombinedOutput()
+		if err != nil {
+			return nil, fmt.Errorf("bwrap: %w: %s", err, out)
+		}
+		all = append(all, millis(time.Since(t)))
+	}
+	return all, nil
 }
 
 // memory: what a running vassal costs, by the proportional set size of all

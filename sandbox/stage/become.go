@@ -11,7 +11,8 @@ import (
 
 // become makes the core of this process. The status channel ends with it.
 //
-// Without ByExec it re-executes this binary into its constructor, which enters
+// Without a context to enter it executes the core. With one, but without ByExec, it
+// re-executes this binary into its constructor, which enters
 // the context and executes the core. The constructor has one thread, which is
 // what a change of domain needs (EPERM with more); it is reached by descriptor,
 // so nothing that a hook did to /proc or to the binary's path matters.
@@ -28,8 +29,14 @@ func (r *run) become() error {
 		keep = append(keep, FirstFD+i)
 	}
 	env := r.environ(r.p.Env)
-	if r.p.ByExec {
+	switch {
+	case r.p.ByExec:
 		return r.execInto(keep, r.p.Context, r.p.Exec, r.p.Args, env)
+	case r.p.Context == "":
+		if err := unseal(keep); err != nil {
+			return failed(StepExec, r.p.Exec, err)
+		}
+		return failed(StepExec, r.p.Exec, execve(r.p.Exec, r.p.Args, env))
 	}
 	return r.execBecome(append(keep, f.Status()), r.p.Context, r.p.Exec, r.p.Args, env)
 }

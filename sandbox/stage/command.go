@@ -86,7 +86,7 @@ const ArgRun = "--run"
 type tailPlan struct {
 	Caps      []int     `json:"caps,omitempty"`
 	Landlock  *Landlock `json:"landlock,omitempty"`
-	Seccomp   []Filter  `json:"seccomp"`
+	Seccomp   Program   `json:"seccomp"`
 	NoSeccomp bool      `json:"no_seccomp,omitempty"`
 	Context   string    `json:"context"`
 	ByExec    bool      `json:"by_exec,omitempty"`

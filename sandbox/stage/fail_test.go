@@ -3,6 +3,7 @@ package stage_test
 import (
 	"debug/elf"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -101,17 +102,18 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+var seccompText = regexp.MustCompile(`"seccomp":"[^"]+"`)
+
 func TestDamagedPlan(t *testing.T) {
 	testenv.Leaks(t)
 	for name, tamper := range map[string]func([]byte) []byte{
-		"empty":         func(b []byte) []byte { return nil },
-		"cut":           func(b []byte) []byte { return b[:len(b)/2] },
-		"unknown field": func(b []byte) []byte { return append([]byte(`{"shell":true,`), b[1:]...) },
-		"two":           func(b []byte) []byte { return append(b, b...) },
-		"other fds":     func(b []byte) []byte { return []byte(strings.Replace(string(b), `"listeners":0`, `"listeners":1`, 1)) },
-		"no seccomp": func(b []byte) []byte {
-			return []byte(strings.Replace(string(b), `"seccomp":[{`, `"seccomp":[],"x":[{`, 1))
-		},
+		"empty":               func(b []byte) []byte { return nil },
+		"cut":                 func(b []byte) []byte { return b[:len(b)/2] },
+		"unknown field":       func(b []byte) []byte { return append([]byte(`{"shell":true,`), b[1:]...) },
+		"two":                 func(b []byte) []byte { return append(b, b...) },
+		"other fds":           func(b []byte) []byte { return []byte(strings.Replace(string(b), `"listeners":0`, `"listeners":1`, 1)) },
+		"no seccomp":          func(b []byte) []byte { return seccompText.ReplaceAll(b, []byte(`"seccomp":""`)) },
+		"half an instruction": func(b []byte) []byte { return seccompText.ReplaceAll(b, []byte(`"seccomp":"BgAAAA=="`)) },
 	} {
 		r := start(t, newPlan(t, "echo the core runs"), launch{tamper: tamper})
 		if r.failure == nil || r.failure.Step != stage.StepPlan || r.out != "" {

@@ -43,7 +43,7 @@ type Plan struct {
 	Groups      []int           `json:"groups"`
 	Caps        []int           `json:"caps,omitempty"`       // capabilities that the vassal keeps, by number
 	Landlock    *Landlock       `json:"landlock,omitempty"`   // nil: none
-	Seccomp     []Filter        `json:"seccomp"`              // classic BPF, compiled by the Emperor
+	Seccomp     Program         `json:"seccomp"`              // classic BPF, compiled by the Emperor
 	NoSeccomp   bool            `json:"no_seccomp,omitempty"` // the operator's word: no filter
 	Own         string          `json:"own,omitempty"`        // the stage's own SELinux context, checked first; empty: SELinux is off
 	HookCon     string          `json:"hook_con,omitempty"`   // SELinux context of root hooks' commands; empty: the stage's own
@@ -99,10 +99,9 @@ type Attach struct {
 
 // Filter is one instruction of classic BPF (struct sock_filter).
 type Filter struct {
-	Code uint16 `json:"c"`
-	Jt   uint8  `json:"t,omitempty"`
-	Jf   uint8  `json:"f,omitempty"`
-	K    uint32 `json:"k,omitempty"`
+	Code   uint16
+	Jt, Jf uint8
+	K      uint32
 }
 
 // Step names a step of the stage in a Failure.

@@ -34,6 +34,30 @@ func TestPlanRoundTrip(t *testing.T) {
 	}
 }
 
+// A filter travels as the kernel takes it, and is bounded.
+func TestProgram(t *testing.T) {
+	text, err := Program{{Code: 0x15, Jt: 1, Jf: 2, K: 0xc000003e}, {Code: 6}}.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Program
+	if err := got.UnmarshalText(text); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(Program{{Code: 0x15, Jt: 1, Jf: 2, K: 0xc000003e}, {Code: 6}}, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	long, err := make(Program, maxFilters+1).MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"AAAA", "?", string(long)} {
+		if err := got.UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%.8q is taken for a filter", bad)
+		}
+	}
+}
+
 func TestPlanCheck(t *testing.T) {
 	for _, c := range []struct {
 		name string
