@@ -329,3 +329,21 @@ func ownAddress(t *testing.T) string {
 	}
 	return ""
 }
+
+// TestConnectCalls: an app calls a function of another vassal's, over a connect
+// line that leads to its uwsgi listener; without the line it reaches nobody.
+func TestConnectCalls(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/stock.py", "import uwsgi\nuwsgi.register_rpc('left', lambda item: b'7 of ' + item)\ndef application(e, s):\n    s('200 OK', [])\n    return [b'stock']\n")
+	r.write("app/shop.py", "import uwsgi\ndef application(e, s):\n    s('200 OK', [])\n    return [repr(uwsgi.rpc(e['QUERY_STRING'].encode(), b'left', b'socks')).encode()]\n")
+	r.drop("stock", "uid = nobody\nchdir = DIR/app\nwsgi-file = stock.py\nsocket = 127.0.0.1:0\n")
+	at := r.up("stock").Listen[0]
+	shop := "uid = www-data\nchdir = DIR/app\nwsgi-file = shop.py\nhttp-socket = 127.0.0.1:0\n"
+	r.drop("shop", shop+"connect = "+at+"\n")
+	r.drop("stranger", shop)
+	for name, want := range map[string]string{"shop": "b'7 of socks'", "stranger": "None"} {
+		if status, got := r.get(r.up(name).Listen[0], "/?"+at); status != 200 || got != want {
+			t.Errorf("%s: %d %q, want %q", name, status, got, want)
+		}
+	}
+}

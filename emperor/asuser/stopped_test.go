@@ -57,7 +57,7 @@ func TestStopped(t *testing.T) {
 	}
 	defer func() {
 		_ = attacker.Process.Kill()
-		_ = attacker.Wait() // killed
+		_ = attacker.Wait()                                 // killed
 		last := exec.Command("/bin/sh", "-c", "kill -9 -1") // what stands still where this fails
 		last.SysProcAttr = &syscall.SysProcAttr{Credential: attacker.SysProcAttr.Credential}
 		_ = last.Run() // there may be none

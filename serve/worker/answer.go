@@ -67,6 +67,29 @@ func (l *lane) measure(status int, f frame) {
 	l.fields = append(l.fields, exchange.Field{Name: "Content-Length", Value: strconv.Itoa(int(n))})
 }
 
+// trailers hands on the fields behind the body. Whoever cannot send them drops
+// them.
+func (l *lane) trailers(f frame) error {
+	c := l.current
+	if !c.started || f.size > maxHead {
+		return breachf("%d bytes of trailers", f.size)
+	}
+	b := make([]byte, f.size)
+	if err := l.read(b); err != nil {
+		return err
+	}
+	var fields []exchange.Field
+	for words := strings.Split(string(b), "\x00"); len(words) >= 2; words = words[2:] {
+		fields = append(fields, exchange.Field{Name: words[0], Value: words[1]})
+	}
+	c.lock(writing)
+	defer c.unlock()
+	if c.w != nil && c.err == nil {
+		exchange.SendTrailers(c.w, fields)
+	}
+	return nil
+}
+
 // refuse makes the current answer a 500 and goes on reading what the worker
 // sends of it.
 func (l *lane) refuse(why string) error {

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -310,5 +311,56 @@ func TestASGIDetected(t *testing.T) {
 				t.Errorf("got %q with %d lanes", got, r.lanesEach())
 			}
 		})
+	}
+}
+
+// trailed is an answer with fields behind its body.
+type trailed struct {
+	recorder
+	behind []exchange.Field
+}
+
+func (w *trailed) Trailers(fields []exchange.Field) { w.behind = append(w.behind, fields...) }
+
+// TestASGITrailers: fields behind the body, of a short one too, where the client
+// takes them.
+func TestASGITrailers(t *testing.T) {
+	r := start(t, `
+async def application(scope, receive, send):
+    if scope['type'] != 'http':
+        raise RuntimeError('http only')
+    if 'http.response.trailers' not in scope['extensions']:
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        return await send({'type': 'http.response.body', 'body': b'not offered'})
+    await send({'type': 'http.response.start', 'status': 200, 'headers': [], 'trailers': True})
+    if scope['path'] == '/long':
+        await send({'type': 'http.response.body', 'body': b'x' * 300000, 'more_body': True})
+    await send({'type': 'http.response.body', 'body': b'end'})
+    try:
+        await send({'type': 'http.response.body', 'body': b'more'})
+    except RuntimeError as e:
+        said = str(e).encode()
+    if scope['path'] == '/none':
+        return
+    await send({'type': 'http.response.trailers', 'headers': [(b'x-a', b'1')], 'more_trailers': True})
+    await send({'type': 'http.response.trailers', 'headers': [(b'x-b', said)]})
+`, nil)
+	for path, size := range map[string]int{"/": 3, "/long": 300003} {
+		req := request("GET", path, "")
+		req.Set("SERVER_PROTOCOL", "HTTP/2.0")
+		w := &trailed{}
+		w.keep = true
+		err := r.Serve(t.Context(), req, w)
+		if want := "[{x-a 1} {x-b http.response.body came out of turn}]"; err != nil || w.status != 200 || w.body.Len() != size || fmt.Sprint(w.behind) != want {
+			t.Errorf("%s: %v %d, %d bytes, %v, want %s", path, err, w.status, w.body.Len(), w.behind, want)
+		}
+	}
+	req := request("GET", "/none", "")
+	req.Set("SERVER_PROTOCOL", "HTTP/2.0")
+	if err := r.Serve(t.Context(), req, &trailed{}); err == nil {
+		t.Error("trailers that never came are no error")
+	}
+	if got := r.get("/"); got != "not offered" {
+		t.Errorf("by HTTP/1.1: %q", got)
 	}
 }

@@ -19,6 +19,7 @@ const (
 	maxLocks    = 4096
 	maxMessage  = 16 << 20 // of a mule, in bytes
 	noJob       = "write a number from 0 to 255"
+	curlTime    = "30" // seconds that a URL of curl-cron may take
 )
 
 // jobs handles mules, spoolers, crons and what raises signals.
@@ -34,7 +35,7 @@ func (d *decoder) jobs(v value) bool {
 		seconds(&j.MuleMercy)
 	case "mule-msg-size":
 		j.MuleMessage = d.within(v, 1, maxMessage, "")
-	case "cron", "unique-cron", "cron2":
+	case "cron", "unique-cron", "cron2", "curl-cron":
 		d.cron(v)
 	case "cron-harakiri":
 		seconds(&j.CronHarakiri)
@@ -165,7 +166,9 @@ func (d *decoder) cron(v value) {
 		d.err(vassal.CodeTooBig, v.Setting, fmt.Sprintf("more than %d crons", maxJobs), "")
 		return
 	}
-	c.Command = rest
+	if c.Command = rest; v.opt.Name == "curl-cron" {
+		c.Command = "exec curl -sS --max-time " + curlTime + " -- '" + strings.ReplaceAll(rest, "'", `'\''`) + "'"
+	}
 	d.job.Crons = append(d.job.Crons, c)
 }
 

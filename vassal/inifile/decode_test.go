@@ -291,6 +291,8 @@ func TestWorks(t *testing.T) {
 		case "farm":
 			value = "f:1"
 			lead = "mules = 1\n"
+		case "curl-cron":
+			value = "-1 -1 -1 -1 -1 http://127.0.0.1/"
 		case "cron", "unique-cron":
 			value = "-1 -1 -1 -1 -1 /bin/true"
 		case "cron2":

@@ -712,7 +712,7 @@ var table = []Option{
 	{Name: "cron", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Command run at given times."},
 	{Name: "cron2", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Command run at given times, in key=value form."},
 	{Name: "unique-cron", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Command run at given times, one at once."},
-	{Name: "curl-cron", Aliases: "cron-curl", Group: "Jobs and daemons", Type: String, Many: true, Class: NotYet, Effect: "it does not run: a cron line with curl does the same", Serves: ServesJob, Tenant: true, Plugin: "curl_cron", Since: "uwsgi 2.0", Doc: "URL fetched at given times."},
+	{Name: "curl-cron", Aliases: "cron-curl", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Plugin: "curl_cron", Since: "uwsgi 2.0", Doc: "URL fetched at given times, by curl."},
 	{Name: "spooler", Short: "Q", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Path: PathHost, Since: "uwsgi 2.0", Doc: "Directory of queued jobs."},
 	{Name: "spooler-external", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Path: PathHost, Since: "uwsgi 2.0", Doc: "Directory of jobs that others work on."},
 	{Name: "mule", Group: "Jobs and daemons", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Process for background work."},

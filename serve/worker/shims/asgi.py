@@ -111,6 +111,8 @@ def scope_of(env, kind, state):
     if kind == 'http':
         scope['method'] = env.get('REQUEST_METHOD', 'GET')
         scope['extensions'] = {'http.response.pathsend': {}}
+        if scope['http_version'] == '2':
+            scope['extensions']['http.response.trailers'] = {}  # clients by HTTP/1.1 get none
     else:
         scope['scheme'] = 'wss' if scheme == 'https' else 'ws'
         names = env.get('HTTP_SEC_WEBSOCKET_PROTOCOL', '')
@@ -219,6 +221,8 @@ class Http(Answer):
         self.body = env.get('wsgi.input')
         self.length = int(env.get('CONTENT_LENGTH') or -1)
         self.watched = False
+        self.trailers = None  # fields to come behind the body
+        self.bodied = False  # the body is complete, and they are to come
 
     async def receive(self):
         if self.body is not False:
@@ -251,19 +255,35 @@ class Http(Answer):
             self.head = encode_head(message)
             if message['status'] in (204, 304):
                 self.skip = True
+            if message.get('trailers'):
+                self.trailers = []
             return
         if self.head is None:
             raise RuntimeError('%s came before http.response.start' % kind)
         if self.over:
             raise RuntimeError('%s came after the end of the response' % kind)
+        if self.bodied != (kind == 'http.response.trailers'):
+            raise RuntimeError('%s came out of turn' % kind)
         if kind == 'http.response.body':
-            await self.respond(bytes(message.get('body', b'')), message.get('more_body', False))
+            more = message.get('more_body', False)
+            self.bodied = not more and self.trailers is not None
+            await self.respond(bytes(message.get('body', b'')), more or self.bodied)
+        elif kind == 'http.response.trailers':
+            await self.trail(message)
         elif kind == 'http.response.pathsend':
             await self.file(message['path'])
         else:
             raise RuntimeError('a message %s is not understood' % kind)
         if self.over:
             self.wake()
+
+    async def trail(self, message):
+        """Send the fields behind the body, once all of them are there."""
+        for name, value in message.get('headers') or ():
+            self.trailers += [bytes(name), bytes(value)]
+        if not message.get('more_trailers', False):
+            self.over = True
+            await self.lane.send(self.frame(b'T', 0, b'', b'\0'.join(self.trailers)) + self.frame(b'E'))
 
     async def file(self, path):
         """Let the core send a file."""
