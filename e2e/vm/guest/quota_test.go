@@ -109,7 +109,7 @@ func TestQuota(t *testing.T) {
 
 	// One directory has one quota.
 	h.drop("bar", strings.Replace(appLines("foo", "disk-quota = 8M"), "uid = foo", "uid = bar", 1))
-	h.until("bar is refused", func() bool { return h.status("bar").Error != nil })
+	h.until("bar is refused", func() bool { v, err := h.look("bar"); return err == nil && v.Error != nil })
 	if p := h.status("bar").Error; p.Code != vassal.CodeNoLimit || !strings.Contains(p.Message, "vassal foo") {
 		t.Errorf("bar: %+v", p)
 	}
