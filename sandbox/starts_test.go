@@ -80,14 +80,24 @@ func TestStarts(t *testing.T) {
 	for i := range n {
 		one(warm + i + 1)
 	}
+	// What one start in eight leaves is more than what is just ending, or is made
+	// once and kept.
+	grew := func(after map[string]int) bool {
+		for what, count := range after {
+			if count > before[what]+n/16 {
+				return true
+			}
+		}
+		return false
+	}
 	after := r.held()
-	for deadline := time.Now().Add(time.Minute); !maps.Equal(before, after) && time.Now().Before(deadline); after = r.held() {
+	for deadline := time.Now().Add(time.Minute); grew(after) && time.Now().Before(deadline); after = r.held() {
 		time.Sleep(10 * time.Millisecond) // goroutines end after what they say
 	}
-	if d := cmp.Diff(before, after); d != "" {
-		t.Errorf("%d starts left something (-before +after):\n%s", n, d)
+	if grew(after) {
+		t.Errorf("%d starts left something (-before +after):\n%s", n, cmp.Diff(before, after))
 	}
-	t.Logf("after %d starts, as before: %v", n, after)
+	t.Logf("%d starts: before %v, after %v", n, before, after)
 
 	// The control: what one that lives holds is counted.
 	b := r.start(r.spec("lives", 1, "wait"))
