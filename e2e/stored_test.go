@@ -102,7 +102,7 @@ func TestStored(t *testing.T) {
 	was := k.names()
 	for _, end := range []func(){r.kill, r.stop} {
 		end()
-		answered := []chan string{ask(t, "tcp", addr), ask(t, "unix", sock)}
+		answered := []chan string{askLater(t, "tcp", addr), askLater(t, "unix", sock)}
 		k.give(r)
 		r.start()
 		for i, a := range answered {
@@ -134,9 +134,9 @@ func TestStored(t *testing.T) {
 	}
 }
 
-// ask connects, before it returns, and sends a request whose status line it
+// askLater connects, before it returns, and sends a request whose status line it
 // passes on.
-func ask(t *testing.T, network, addr string) chan string {
+func askLater(t *testing.T, network, addr string) chan string {
 	t.Helper()
 	c, err := net.Dial(network, addr)
 	if err != nil {
