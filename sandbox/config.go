@@ -173,6 +173,8 @@ var (
 const (
 	nothing = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	tmpfsRO = nothing | unix.MS_RDONLY
+
+	maxTerminals = 256 // of one generation
 )
 
 // mounts is the composed root in the order of mounting (CONTRACT 4).
@@ -181,6 +183,8 @@ func (st *starting) mounts() []*configs.Mount {
 	if st.spec.Users != nil { // where tty has no number
 		tty = "newinstance,ptmxmode=0666,mode=0600"
 	}
+	// The host's terminals are counted together (kernel.pty.max, 4096).
+	tty += fmt.Sprintf(",max=%d", maxTerminals)
 	hide := ""
 	if st.spec.HidePID {
 		hide = "hidepid=2"

@@ -99,7 +99,8 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if r.machine, err = newHost(cfg, f.natFirst, found.stage, found.core); err != nil {
 		return r, err
 	}
-	if err := r.machine.nat.Forget(func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }); err != nil {
+	lives := func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }
+	if err := r.machine.nat.Forget(lives); err != nil {
 		log.Warn("addresses of vassals that are gone are kept", "err", err)
 	}
 	filter, err := seccomp.Default()
@@ -117,7 +118,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	r.launch = &launch.Host{
 		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(), Porter: r.porter,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: resolve.Files{}, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
+		Users: resolve.Files{}, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)

@@ -164,6 +164,10 @@ type Vassal struct {
 	NetReceived    int64            `json:"net_received_bytes"` // likewise
 	Pids           *int64           `json:"pids"`
 	PidsMax        *int64           `json:"pids_max"`
+	DiskBytes      *int64           `json:"disk_bytes"` // of the app's directory, with a quota
+	DiskMaxBytes   *int64           `json:"disk_max_bytes"`
+	DiskInodes     *int64           `json:"disk_inodes"`
+	DiskInodesMax  *int64           `json:"disk_inodes_max"`
 	Requests       uint64           `json:"requests"`
 
 	// Users may see and reload the vassal: the one it runs as and, of a

@@ -43,6 +43,7 @@ import (
 	"liege/emperor/expand"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
+	"liege/emperor/quota"
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	"liege/sandbox"
@@ -62,6 +63,7 @@ type Host struct {
 	Users     resolve.Users
 	Seccomp   []stage.Filter
 	Relay     Relay
+	Quotas    *quota.Projects
 	Mailer    string              // directory with liege-sendmail in it, named sendmail, and nothing else
 	HoldUID   func() (int, error) // the user of holding generations, and its group: nobody else's
 	Policy    *selinux.Policy     // nil: SELinux is off

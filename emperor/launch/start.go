@@ -48,6 +48,8 @@ type start struct {
 	watch *certs.Watch    // of them; nil: no TLS
 
 	unheeded vassal.Problems // failures of hooks that end nothing
+
+	bounded *os.File // the app's directory, if it has a quota
 }
 
 // Launch implements emperor.Launcher.
@@ -59,7 +61,7 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 	l.host.Porter.Leave(l.sockets)
 	s := &start{l: l, p: p, gen: gen}
 	defer func() { s.finish(err) }()
-	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.mailer} {
+	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.quota, s.mailer} {
 		if err := step(ctx); err != nil {
 			return nil, s.explain(err)
 		}
@@ -126,6 +128,9 @@ func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 		return nil, s.explain(err)
 	}
 	if err := s.channel(in); err != nil {
+		return nil, s.explain(err)
+	}
+	if err := s.measured(in); err != nil {
 		return nil, s.explain(err)
 	}
 	if err := s.doors(ctx, in); err != nil {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/vassal"
+	"liege/vassal/acl"
 	"liege/vassal/regular"
 )
 
@@ -178,7 +179,7 @@ func (t *foreignTree) foreignBelow() string {
 			if err != nil {
 				return nil
 			}
-			if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 || st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != 0 {
+			if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 || st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && (st.Gid != 0 || acl.OthersWrite(t.dir+"/"+p, 0, func(gid uint32) bool { return gid == 0 })) {
 				found = fmt.Sprintf("/%s in it is not root's alone", p)
 				return fs.SkipAll
 			}

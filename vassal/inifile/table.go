@@ -236,6 +236,8 @@ var table = []Option{
 	{Name: "cpu-max", Group: "Resource limits", Type: Number, Unit: "CPUs", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "CPUs of the whole vassal; 1.5 is one and a half."},
 	{Name: "cpu-weight", Group: "Resource limits", Type: Int, Default: "100", Class: Works, Tenant: true, Since: "liege", Doc: "Share of the CPUs when they are short, 1 to 10000; a tenant may lower it."},
 	{Name: "io-max", Group: "Resource limits", Type: String, Many: true, Class: Works, Since: "liege", Doc: "Bound of a block device: PATH rbps=50M wbps=20M riops=1000 wiops=500; PATH is the device or what lies on it, the app's directory without one. On cgroup v1 what is written by way of the page cache is not bounded."},
+	{Name: "disk-quota", Group: "Resource limits", Type: Size, Unit: "bytes", Default: "none", Class: Works, Since: "liege", Doc: "What the app's directory may take on disk, by the project quota of its file system (ext4 or xfs, mounted with prjquota); 5G. 0 is no quota."},
+	{Name: "inode-quota", Group: "Resource limits", Type: Int, Default: "none", Class: Works, Since: "liege", Doc: "Files and directories that the app's directory may hold, likewise. 0 is no quota."},
 	{Name: "pids-max", Group: "Resource limits", Type: Int, Default: "2048", Class: Works, Tenant: true, Since: "liege", Doc: "Processes and threads of the whole vassal, the core's own included."},
 	{Name: "limit-as", Group: "Resource limits", Type: Int, Unit: "MB", Default: "none", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Address space of each worker."},
 	{Name: "limit-data", Group: "Resource limits", Type: Int, Unit: "MB", Default: "none", Class: Works, Tenant: true, Since: "liege", Doc: "Data segment of each worker."},
