@@ -22,8 +22,8 @@ import (
 // dirState is what is known of a directory that a source names.
 type dirState struct {
 	owner       uint32
-	known       bool // it was used once
-	read        bool // by the last scan
+	known       bool   // it was used once
+	read        bool   // by the last scan
 	kind        uint32 // of file system
 	unwatchable bool
 }
