@@ -191,11 +191,13 @@ func (st *starting) mounts() []*configs.Mount {
 	}
 	ms := []*configs.Mount{
 		{Device: "proc", Source: "proc", Destination: "/proc", Flags: nothing, Data: hide},
-		{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/dev", Flags: unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_STRICTATIME | unix.MS_RDONLY, Data: "mode=755,size=64k"},
 		{Device: "devpts", Source: "devpts", Destination: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: tty},
 		{Device: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Flags: nothing},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/run", Flags: nothing, Data: "mode=755,size=16m"},
+	}
+	if !st.hostSys() {
+		ms = append(ms, &configs.Mount{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO})
 	}
 	ms = append(ms, st.placesInRun()...)
 	ms = append(ms, st.cgroupMounts()...)
@@ -319,11 +321,14 @@ func ownCaps() ([]string, error) {
 	var names []string
 	for _, c := range all {
 		if have.Get(capability.EFFECTIVE, c) && have.Get(capability.BOUNDING, c) {
-			names = append(names, "CAP_"+strings.ToUpper(c.String()))
+			names = append(names, capName(c))
 		}
 	}
 	return names, nil
 }
+
+// capName is libcontainer's name of a capability.
+func capName(c capability.Cap) string { return "CAP_" + strings.ToUpper(c.String()) }
 
 // translate puts libcontainer's errors into words that people can act on.
 func (st *starting) translate(err error) error {

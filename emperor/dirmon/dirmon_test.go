@@ -525,9 +525,17 @@ func TestSwap(t *testing.T) {
 // watched runs a Monitor in fake time. next returns what it sent until now.
 func watched(t *testing.T, do func(h host, m *Monitor, sent func() []emperor.Snapshot)) {
 	t.Helper()
+	watchedEvery(t, 0, do)
+}
+
+// watchedEvery is watched with a period of its own.
+func watchedEvery(t *testing.T, period time.Duration, do func(h host, m *Monitor, sent func() []emperor.Snapshot)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t)
-		m := h.monitor("/etc/vassals")
+		m, err := New(Options{Sources: []string{"/etc/vassals"}, Touch: true, Period: period, Root: h.dir, Log: quiet()})
+		h.must(err)
+		m.deaf = true
 		ctx, stop := context.WithCancel(t.Context())
 		out := make(chan emperor.Snapshot)
 		var (
@@ -644,6 +652,22 @@ func TestFirstScan(t *testing.T) {
 	if got := lastText([]emperor.Snapshot{s}); got != "young=1" || !s.Partial {
 		t.Errorf("got %q, partial %v", got, s.Partial)
 	}
+}
+
+// What the operator says is how soon a change is seen, and no sooner.
+func TestPeriod(t *testing.T) {
+	watchedEvery(t, time.Minute, func(h host, _ *Monitor, sent func() []emperor.Snapshot) {
+		sent()
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		time.Sleep(time.Minute / 2)
+		if got := lastText(sent()); got != "nothing sent" {
+			h.Errorf("after half of it: %q", got)
+		}
+		time.Sleep(time.Minute)
+		if got := lastText(sent()); got != "a=1" {
+			h.Errorf("after it: %q", got)
+		}
+	})
 }
 
 func TestRescan(t *testing.T) {

@@ -59,6 +59,7 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 		return nil, errors.New("launch: the file was not found good")
 	}
 	l.host.Porter.Leave(l.sockets)
+	l.asleep = false
 	s := &start{l: l, p: p, gen: gen}
 	defer func() { s.finish(err) }()
 	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.quota, s.mailer} {
@@ -534,10 +535,9 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 		Limits: in.p.Result.Config.Limits, Box: box,
 	}
 	for i, b := range bound {
-		l := in.p.Result.Listen[i]
-		rec.Listeners = append(rec.Listeners, record.Listener{
-			Address: l.Address, Bound: b.Address, Protocol: b.Protocol, FD: stage.FirstFD + i, Inode: b.Inode, Cookie: b.Cookie, Line: l.At.Line,
-		})
+		k := recorded(b)
+		k.FD = stage.FirstFD + i
+		rec.Listeners = append(rec.Listeners, k)
 	}
 	in.record = rec
 	return in.l.host.Records.Write(rec)

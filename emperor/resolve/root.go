@@ -68,10 +68,19 @@ func (r *resolver) foreignHooks() {
 		if h.Action != "exec" || !slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) {
 			continue
 		}
-		if r.res.Foreign = cmp.Or(r.res.Foreign, r.tree.foreignBelow()); r.res.Foreign != "" {
+		if r.res.Foreign = r.res.ForeignRoot(); r.res.Foreign != "" {
 			r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), fmt.Sprintf("root would run a shell of %s, and %s", r.res.Root.Source, r.res.Foreign), "hook-as-user, or chown root the tree")
 		}
 	}
+}
+
+// ForeignRoot says who besides root can change anything that root might run in
+// the vassal's own tree; empty: nobody, or it has none. It looks at every file.
+func (r *Result) ForeignRoot() string {
+	if r.Root.Source == "" || r.Foreign != "" {
+		return r.Foreign
+	}
+	return (&foreignTree{dir: r.Root.Source}).foreignBelow()
 }
 
 // foreignTree is a system below dir, asked as if dir were the root. The caller

@@ -39,7 +39,7 @@ func egressOf(t *testing.T, lines ...string) egress.Policy {
 		}
 		all = append(all, es...)
 	}
-	return egress.New(all, nil, nil)
+	return egress.New(all, nil, nil, false)
 }
 
 // What is refused is reached from elsewhere in the same moment.
