@@ -95,11 +95,11 @@ func (s *scanner) inApart(i int, dir string, look func()) {
 	a.given = true
 	m.stuck[dir] = a
 	s.hung = true
-	m.log.Warn("does not answer: its file system hangs; vassals from it stay as they are", "dir", clean(dir))
 	s.overdue(i, dir)
 }
 
-// wait waits for a look to end, and reports whether it takes too long.
+// wait waits for a look to end, and reports whether it takes too long. The end
+// of Watch makes that sooner.
 func (s *scanner) wait(done <-chan struct{}) (late bool) {
 	longest := s.m.patience
 	if s.hung {
@@ -111,13 +111,23 @@ func (s *scanner) wait(done <-chan struct{}) (late bool) {
 	case <-done:
 		return false
 	case <-timer.C:
+		return true
 	case <-s.m.quit:
 	}
-	return true
+	if s.hung { // one was enough
+		return true
+	}
+	timer.Reset(min(longest, overdueMore))
+	select {
+	case <-done:
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 // overdue says that dir does not answer. Whose fault that is is not known, so
-// what is not known of it yet may be there.
+// what is not known of it yet may be there. The Emperor logs it once.
 func (s *scanner) overdue(i int, dir string) {
 	s.partial = true
 	s.unusable(i, dir, "does not answer: its file system hangs", "umount -l "+clean(dir)+", or mend its server")
