@@ -4,15 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"liege/emperor/control"
 	"liege/vassal"
+	"liege/vassal/regular"
 )
 
 // defaultTimeout is how long a command waits for its wish (CONTRACT 13).
@@ -76,7 +75,7 @@ func (a *app) suspendCmd() *cobra.Command {
 const maxPage = 40 << 10
 
 func readPage(file string) ([]byte, error) {
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := regular.Open(file)
 	if err != nil {
 		return nil, exitWith(exitNone, "not-found", "--page "+err.Error(), "")
 	}

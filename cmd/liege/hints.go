@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"os"
+	"io"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"liege/emperor/control"
 )
@@ -17,7 +19,8 @@ import (
 type hintRow struct {
 	match   *regexp.Regexp
 	hint    func(seen []string, v control.Vassal, dir string) string
-	serving bool // also looked for while the vassal serves without a problem
+	look    func(e *eyes, seen []string, dir string) string // instead: one that needs to look at paths
+	serving bool                                            // also looked for while the vassal serves without a problem
 }
 
 func text(s string) func([]string, control.Vassal, string) string {
@@ -31,7 +34,7 @@ const closedNAT = `with net = nat the host itself, private networks and port 25 
 // catalogue is made when it is needed: most commands never do.
 func catalogue() []hintRow {
 	rows := []hintRow{
-		{match: regexp.MustCompile(`(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?`), hint: moduleHint},
+		{match: regexp.MustCompile(`(?:ModuleNotFoundError|ImportError): No module named '?([\w.]+)'?`), look: moduleHint},
 		{match: regexp.MustCompile(`attempt to write a readonly database|unable to open database file`), hint: databaseHint},
 		{match: regexp.MustCompile(`liege: connect (\S+): (.*)`), hint: func(m []string, _ control.Vassal, _ string) string {
 			return m[1] + " is named by the file, and was not reached from outside either (" + m[2] + "): does the service run there, and may the vassal's user connect?"
@@ -58,7 +61,7 @@ func catalogue() []hintRow {
 
 // hints reads the last lines of the vassal's log, where the caller may, and
 // says what they mean.
-func (a *app) hints(v control.Vassal) []string {
+func (a *app) hints(ctx context.Context, v control.Vassal) []string {
 	var out []string
 	if v.LastExit != nil && v.LastExit.OOM {
 		out = append(out, fmt.Sprintf("it ran out of memory: memory-max = %s in %s", or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
@@ -66,15 +69,33 @@ func (a *app) hints(v control.Vassal) []string {
 	if v.OOMKills > 0 && len(out) == 0 {
 		out = append(out, fmt.Sprintf("%d of its processes were killed for want of memory: memory-max = %s in %s", v.OOMKills, or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
 	}
+	var said []string
+	if patiently(ctx, hintTime, func() error { said = saidHints(ctx, v); return nil }) == nil {
+		for _, h := range said {
+			if !slices.Contains(out, h) {
+				out = append(out, h)
+			}
+		}
+	}
+	return out
+}
+
+// hintTime is how long is looked for hints.
+const hintTime = 10 * time.Second
+
+// saidHints are those that come from what the vassal said.
+func saidHints(ctx context.Context, v control.Vassal) (out []string) {
+	e := &eyes{ctx: ctx, v: v}
+	defer e.close()
 	serving := v.State == control.Running && v.Error == nil
 	lines := problemText(v)
-	if f, err := os.Open(deref(v.Log)); err == nil {
+	if f, err := e.open(deref(v.Log)); err == nil {
 		defer f.Close()
 		if last, err := lastLines(f, 200); err == nil {
 			lines += string(last)
 		}
 	}
-	dir := appDirOf(v.File)
+	dir := appDirOf(e, v.File)
 	for _, row := range catalogue() {
 		if serving && !row.serving {
 			continue
@@ -83,11 +104,14 @@ func (a *app) hints(v control.Vassal) []string {
 		if len(all) == 0 {
 			continue
 		}
-		if h := row.hint(all[len(all)-1], v, dir); h != "" && !slices.Contains(out, h) {
-			out = append(out, h)
+		seen := all[len(all)-1]
+		if row.look != nil {
+			out = append(out, row.look(e, seen, dir))
+		} else {
+			out = append(out, row.hint(seen, v, dir))
 		}
 	}
-	return out
+	return slices.DeleteFunc(out, func(h string) bool { return h == "" })
 }
 
 func problemText(v control.Vassal) string {
@@ -102,12 +126,13 @@ func problemText(v control.Vassal) string {
 // includes and variables, is explain's.
 var chdirLine = regexp.MustCompile(`(?m)^\s*chdir\s*=\s*(/\S*)`)
 
-func appDirOf(file string) string {
-	fi, err := os.Stat(file)
-	if err != nil || !fi.Mode().IsRegular() || fi.Size() > 1<<20 {
+func appDirOf(e *eyes, file string) string {
+	f, err := e.open(file)
+	if err != nil {
 		return ""
 	}
-	b, err := os.ReadFile(file)
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
 	if err != nil {
 		return ""
 	}
@@ -119,16 +144,16 @@ func appDirOf(file string) string {
 
 // moduleHint: a module that is not there is one of a virtualenv that the file
 // does not name, or a file beside chdir.
-func moduleHint(m []string, _ control.Vassal, dir string) string {
+func moduleHint(e *eyes, m []string, dir string) string {
 	if dir == "" {
 		return "name the app's directory: chdir = …, or pythonpath = …"
 	}
-	if found, _ := filepath.Glob(filepath.Join(dir, "*/pyvenv.cfg")); len(found) > 0 {
+	if found := e.glob(filepath.Join(dir, "*/pyvenv.cfg")); len(found) > 0 {
 		return "virtualenv = " + filepath.Dir(found[0])
 	}
 	top, _, _ := strings.Cut(m[1], ".")
 	for _, pattern := range []string{"*/" + top + ".py", "*/" + top + "/__init__.py", "../" + top + ".py", "../" + top + "/__init__.py"} {
-		if found, _ := filepath.Glob(filepath.Join(dir, pattern)); len(found) > 0 {
+		if found := e.glob(filepath.Join(dir, pattern)); len(found) > 0 {
 			at := filepath.Dir(found[0])
 			if filepath.Base(found[0]) == "__init__.py" {
 				at = filepath.Dir(at)
@@ -139,9 +164,9 @@ func moduleHint(m []string, _ control.Vassal, dir string) string {
 	return ""
 }
 
-// hiddenHint: a path that the caller sees on the host and the vassal does not.
-func hiddenHint(m []string, _ control.Vassal, dir string) string {
-	if _, err := os.Stat(m[1]); err != nil || dir != "" && strings.HasPrefix(m[1], dir+"/") {
+// hiddenHint: a path that is there on the host and that the vassal does not see.
+func hiddenHint(e *eyes, m []string, dir string) string {
+	if !e.exists(m[1]) || dir != "" && strings.HasPrefix(m[1], dir+"/") {
 		return ""
 	}
 	return m[1] + " exists on the host and is not visible inside: bind = " + m[1] + ":ro"

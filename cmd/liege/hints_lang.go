@@ -109,7 +109,7 @@ func pathRows() (rows []hintRow) {
 		`No such file or directory: '(/[^'\n]+)'`, `No such file or directory @ \w+ - (/[^\s'"]+)`, `no such file or directory, \w+ '(/[^'\n]+)'`,
 		`\((/[^)\n]+)\): [Ff]ailed to open stream: No such file`, `(/[^\s:'"()]+)['"]?: No such file or directory`,
 	} {
-		rows = append(rows, hintRow{match: regexp.MustCompile(p), hint: hiddenHint})
+		rows = append(rows, hintRow{match: regexp.MustCompile(p), look: hiddenHint})
 	}
 	for _, p := range []string{
 		`Read-only file system: '(/[^'\n]+)'`, `Read-only file system @ \w+ - (/[^\s'"]+)`, `read-only file system, \w+ '(/[^'\n]+)'`,

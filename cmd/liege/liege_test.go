@@ -107,8 +107,8 @@ func TestHints(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			log := filepath.Join(t.TempDir(), "x.log")
 			must(os.WriteFile(log, []byte("first\n"+tc.log+"\n"), 0o644))
-			v := vassalOf(t, `{"name":"x","state":"backoff","file":"`+dir+`/x.ini","log":"`+log+`","net":"`+tc.net+`"}`)
-			got := strings.Join((&app{}).hints(v), "\n")
+			v := vassalOf(t, `{"name":"x","state":"backoff","file":"`+dir+`/x.ini","log":"`+log+`","uid":0,"gid":0,"net":"`+tc.net+`"}`)
+			got := strings.Join((&app{}).hints(t.Context(), v), "\n")
 			if want := strings.ReplaceAll(tc.want, "DIR", dir); got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}
@@ -117,14 +117,16 @@ func TestHints(t *testing.T) {
 	log := filepath.Join(dir, "log")
 	must(os.WriteFile(log, []byte("Connection refused\n"+mysql+"\n"), 0o644))
 	for members, want := range map[string]string{`"state":"running"`: "connect = unix:/run/mysqld/mysqld.sock", `"state":"running","connect":["unix:/run/mysqld/mysqld.sock"]`: ""} {
-		if got := strings.Join((&app{}).hints(vassalOf(t, `{"name":"x","log":"`+log+`",`+members+`}`)), "\n"); got != want {
+		if got := strings.Join((&app{}).hints(t.Context(), vassalOf(t, `{"name":"x","uid":0,"gid":0,"log":"`+log+`",`+members+`}`)), "\n"); got != want {
 			t.Errorf("one that serves: %q, want %q", got, want)
 		}
 	}
 	if err := os.Remove(filepath.Join(dir, "app/env/pyvenv.cfg")); err != nil {
 		t.Fatal(err)
 	}
-	if got := moduleHint([]string{"", "site.wsgi"}, control.Vassal{}, filepath.Join(dir, "app")); got != "pythonpath = "+dir+"/app/src" {
+	e := &eyes{ctx: t.Context(), v: vassalOf(t, `{"uid":0,"gid":0}`)}
+	defer e.close()
+	if got := moduleHint(e, []string{"", "site.wsgi"}, filepath.Join(dir, "app")); got != "pythonpath = "+dir+"/app/src" {
 		t.Errorf("a package beside chdir: %q", got)
 	}
 }
@@ -158,7 +160,7 @@ func TestStatusShowsLastLines(t *testing.T) {
 		{"severity":"error","code":"import-error","file":"/none","line":4,"key":"module","message":"SyntaxError","hint":"mend it"},
 		{"severity":"note","code":"last-lines","step":"log","message":"line 1\nSyntaxError"}]}`)
 	var out bytes.Buffer
-	(&app{stdio: stdio{out: &out}}).one(v)
+	(&app{stdio: stdio{out: &out}}).one(t.Context(), v)
 	want := "\nerror  /none:4: module: SyntaxError\n  hint: mend it\n\nwhat it printed last:\n  line 1\n  SyntaxError\n"
 	if !strings.HasSuffix(out.String(), want) {
 		t.Errorf("got\n%s\nwant at the end\n%s", &out, want)

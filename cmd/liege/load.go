@@ -16,6 +16,7 @@ import (
 	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/inifile"
+	"liege/vassal/regular"
 )
 
 const (
@@ -67,7 +68,7 @@ func (a *app) newLoader(o checkOptions) (*loader, error) {
 // readRegular reads a regular file of at most inifile.MaxFile bytes, and never
 // waits.
 func readRegular(path string) ([]byte, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +77,6 @@ func readRegular(path string) ([]byte, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case !fi.Mode().IsRegular():
-		return nil, errors.New("not a regular file")
 	case fi.Size() > inifile.MaxFile:
 		return nil, fmt.Errorf("larger than %d bytes", inifile.MaxFile)
 	}

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,11 +24,11 @@ func (a *app) logsCmd() *cobra.Command {
 		Use: "logs NAME", Aliases: []string{"log"}, Short: "the vassal's log",
 		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := a.logPath(cmd.Context(), name(args[0]))
+			v, err := a.logOf(cmd.Context(), name(args[0]))
 			if err != nil {
 				return err
 			}
-			return a.tail(cmd.Context(), path, lines, follow)
+			return a.tail(cmd.Context(), v, lines, follow)
 		},
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new lines until interrupted")
@@ -38,41 +36,47 @@ func (a *app) logsCmd() *cobra.Command {
 	return a.controlFlags(c)
 }
 
-// logPath asks where the lines went; without an Emperor they are where they
-// usually go, if there are any.
-func (a *app) logPath(ctx context.Context, vassal string) (string, error) {
-	var path string
-	err := control.Call(ctx, control.Socket(a.runDir), control.Request{Verb: control.Logs, Names: []string{vassal}}, func(r control.Reply) error {
-		if r.Path != "" {
-			path = r.Path
+// logOf asks where the lines went, and as whom the vassal runs; without an
+// Emperor they are where they usually go, if there are any.
+func (a *app) logOf(ctx context.Context, vassal string) (v control.Vassal, err error) {
+	err = control.Call(ctx, control.Socket(a.runDir), control.Request{Verb: control.Status, Names: []string{vassal}}, func(r control.Reply) error {
+		if r.Vassal != nil && r.Vassal.Log != nil {
+			v = *r.Vassal
 		}
 		return nil
 	})
 	if err != nil && control.ExitCode(err) == exitNoEmperor {
 		usual := filepath.Join(defaultLogDir, vassal+".log")
 		if _, statErr := os.Stat(usual); statErr == nil {
-			return usual, nil
+			return control.Vassal{Log: &usual}, nil
 		}
 	}
-	if err == nil && path == "" {
-		return "", exitWith(exitNone, "no-log", vassal+": has no log yet", "liege status "+vassal)
+	if err == nil && v.Log == nil {
+		return v, exitWith(exitNone, "no-log", vassal+": has no log yet", "liege status "+vassal)
 	}
-	return path, err
+	return v, err
 }
 
-// tail prints the last n lines of the file and, if follow, what comes after,
-// through rotation, until ctx is done.
-func (a *app) tail(ctx context.Context, path string, n int, follow bool) error {
+// tail prints the last n lines of the vassal's log and, if follow, what comes
+// after, through rotation, until ctx is done.
+func (a *app) tail(ctx context.Context, v control.Vassal, n int, follow bool) error {
+	err := patiently(ctx, 0, func() error { return a.print(ctx, v, n, follow) })
+	if errors.Is(err, errNoAnswer) { // interrupted, in the middle of something
+		return nil
+	}
+	return err
+}
+
+func (a *app) print(ctx context.Context, v control.Vassal, n int, follow bool) error {
+	e, path := &eyes{ctx: ctx, v: v}, *v.Log
+	defer e.close()
 	out := a.out
 	if f, ok := a.raw.out.(*os.File); ok && !tty(f) {
 		out = f // byte for byte
 	}
-	f, err := openLog(path)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return exitWith(exitDenied, "not-permitted", "not permitted to read "+path, "sudo")
-	case err != nil:
-		return exitWith(exitNone, "not-found", err.Error(), "")
+	f, err := e.open(path)
+	if err != nil {
+		return whyNot(path, err)
 	}
 	defer func() { f.Close() }()
 	last, err := lastLines(f, n)
@@ -82,59 +86,44 @@ func (a *app) tail(ctx context.Context, path string, n int, follow bool) error {
 	if _, err := out.Write(last); err != nil || !follow {
 		return err
 	}
-	for tick := time.NewTicker(200 * time.Millisecond); ; {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for looked := time.Now(); ; {
 		if _, err := io.Copy(out, f); err != nil {
 			return err
 		}
-		if next := rotated(f, path); next != nil {
-			f.Close()
-			f = next
-			continue
+		if time.Since(looked) > time.Second { // it may be a question to another process
+			looked = time.Now()
+			if next := rotated(e, f, path); next != nil {
+				f.Close()
+				f = next
+				continue
+			}
 		}
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return nil
 		case <-tick.C:
 		}
 	}
 }
 
-// openLog opens a log to read. With logto it lies where a vassal's user can put
-// a FIFO, on which whoever looks would wait, or a link in its place.
-func openLog(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil, err
-	}
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		f.Close()
-		return nil, fmt.Errorf("%s is not a regular file", path)
-	}
-	return f, nil
-}
-
 // rotated opens path anew if it is another file than f, or starts over if f
 // was cut.
-func rotated(f *os.File, path string) *os.File {
-	now, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
+func rotated(e *eyes, f *os.File, path string) *os.File {
 	was, err := f.Stat()
 	if err != nil {
 		return nil
 	}
-	if os.SameFile(now, was) {
-		if at, err := f.Seek(0, io.SeekCurrent); err == nil && at > now.Size() {
-			if _, err := f.Seek(0, io.SeekStart); err != nil {
-				return nil
-			}
-		}
+	if at, err := f.Seek(0, io.SeekCurrent); err == nil && at > was.Size() {
+		_, _ = f.Seek(0, io.SeekStart) // a regular file's cannot fail
+	}
+	next, err := e.open(path)
+	if err != nil {
 		return nil
 	}
-	next, err := openLog(path)
-	if err != nil {
+	if now, err := next.Stat(); err != nil || os.SameFile(now, was) {
+		next.Close()
 		return nil
 	}
 	return next

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path"
@@ -146,7 +147,7 @@ func (a *app) statusCmd() *cobra.Command {
 				return nil
 			}
 			for _, v := range all {
-				a.one(v)
+				a.one(cmd.Context(), v)
 			}
 			return nil
 		},
@@ -155,7 +156,7 @@ func (a *app) statusCmd() *cobra.Command {
 }
 
 // one is status of one vassal for people.
-func (a *app) one(v control.Vassal) {
+func (a *app) one(ctx context.Context, v control.Vassal) {
 	w := tabwriter.NewWriter(a.out, 0, 0, 3, ' ', 0)
 	row := func(head, format string, args ...any) {
 		if text := fmt.Sprintf(format, args...); strings.TrimSpace(text) != "" {
@@ -196,7 +197,7 @@ func (a *app) one(v control.Vassal) {
 	row("stopped by", "%s", deref(v.StoppedBy))
 	row("log", "%s", deref(v.Log))
 	w.Flush()
-	hints := slices.DeleteFunc(a.hints(v), func(h string) bool {
+	hints := slices.DeleteFunc(a.hints(ctx, v), func(h string) bool {
 		return slices.ContainsFunc(v.Problems, func(p vassal.Problem) bool { return p.Hint == h })
 	})
 	for _, p := range v.Problems {

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 )
 
@@ -40,24 +37,5 @@ func TestCheckOfHostileFile(t *testing.T) {
 	run(t.Context(), []string{"check", "-"}, stdio{in, &out, &errs})
 	if all := out.String() + errs.String(); strings.Contains(all, "\x1b") || !strings.Contains(all, "ke?[31my") {
 		t.Errorf("%q", all)
-	}
-}
-
-func TestOpenLog(t *testing.T) {
-	dir := t.TempDir()
-	log, fifo, link := filepath.Join(dir, "log"), filepath.Join(dir, "fifo"), filepath.Join(dir, "link")
-	for _, err := range []error{os.WriteFile(log, nil, 0o600), syscall.Mkfifo(fifo, 0o600), os.Symlink(log, link)} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	for path, want := range map[string]bool{log: true, fifo: false, link: false} { // the FIFO has no writer
-		f, err := openLog(path)
-		if (err == nil) != want {
-			t.Errorf("%s: %v", path, err)
-		}
-		if err == nil {
-			f.Close()
-		}
 	}
 }

@@ -1,5 +1,5 @@
 // Package asuser does a few things to files as somebody else: it opens, reads,
-// stats and globs paths, binds unix sockets and opens log files with the ids
+// stats and globs paths, binds unix sockets and opens log files, to write and to read, with the ids
 // of a vassal's user, so that the Emperor, which is root, never touches a path
 // where a tenant can write, and whatever the host denies that user stays
 // denied (CONTRACT 4, 6, 10, 11; KERNEL 18, 26).

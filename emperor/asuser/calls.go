@@ -138,12 +138,24 @@ func (s *Session) Unlink(path string, dev, ino uint64) error {
 // OpenLog opens path to append to, and makes it with mode if it is missing.
 // Its last component may not be a symbolic link.
 func (s *Session) OpenLog(path string, mode fs.FileMode) (*os.File, error) {
-	r, _, f, err := s.call(request{Op: "log", Path: path, Mode: mode, GID: -1}, true)
+	return s.openFile("log", path, mode, unix.O_WRONLY|unix.O_APPEND)
+}
+
+// OpenRead opens the regular file path to read it. Its last component may not
+// be a symbolic link.
+func (s *Session) OpenRead(path string) (*os.File, error) {
+	return s.openFile("readable", path, 0, unix.O_RDONLY)
+}
+
+// openFile has the child open a regular file, and makes sure that flags are
+// those of the descriptor.
+func (s *Session) openFile(op, path string, mode fs.FileMode, flags int) (*os.File, error) {
+	r, _, f, err := s.call(request{Op: op, Path: path, Mode: mode, GID: -1}, true)
 	if err == nil {
 		err = r.err("open", path)
 	}
 	if err == nil {
-		err = s.checkRegular(f, path)
+		err = s.checkRegular(f, path, flags)
 	}
 	if err != nil {
 		closeIf(f)
@@ -194,17 +206,23 @@ func (s *Session) checkSocket(f *os.File, path string) error {
 	return nil
 }
 
-func (s *Session) checkRegular(f *os.File, path string) error {
+// checkRegular makes sure that f is a regular file on disk, open as want says.
+// What procfs answers may depend on who reads, which is root.
+func (s *Session) checkRegular(f *os.File, path string, want int) error {
 	if f == nil {
 		return s.fail("open", path, "no descriptor")
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return s.fail("open", path, "not a regular file")
+		return &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a regular file")}
+	}
+	var disk unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &disk); err != nil || disk.Type == unix.PROC_SUPER_MAGIC || disk.Type == unix.SYSFS_MAGIC {
+		return &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a file on disk")}
 	}
 	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
-	if err != nil || flags&unix.O_APPEND == 0 || flags&unix.O_ACCMODE != unix.O_WRONLY {
-		return s.fail("open", path, "not open for appending")
+	if err != nil || flags&(unix.O_APPEND|unix.O_ACCMODE|unix.O_PATH) != want {
+		return s.fail("open", path, "not open as it was asked for")
 	}
 	return nil
 }

@@ -169,6 +169,9 @@ func do(q request, r *reply) (data []byte, f *os.File, err error) {
 		return nil, nil, inDir(q.Path, func(d *os.File, base string) error { return WriteIn(d, base, q.Text, q.Mode) })
 	case "remove":
 		return nil, nil, inDir(q.Path, func(d *os.File, base string) error { return RemoveTextIn(d, base, q.Text) })
+	case "readable":
+		f, err = open(q.Path, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+		return nil, f, err
 	case "log":
 		f, err = open(q.Path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK, q.Mode.Perm())
 		return nil, f, err

@@ -22,6 +22,7 @@ import (
 	"liege/emperor/asuser"
 	"liege/emperor/dirmon"
 	"liege/vassal"
+	"liege/vassal/regular"
 )
 
 // From is as whom files are read.
@@ -71,17 +72,14 @@ func (u User) List(dir string) ([]string, error) {
 type Caller struct{}
 
 func (Caller) Read(p string) ([]byte, fs.FileMode, error) {
-	f, err := os.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := regular.Open(p)
 	if err != nil {
 		return nil, 0, plain(err)
 	}
 	defer f.Close()
 	fi, err := f.Stat()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, 0, plain(err)
-	case !fi.Mode().IsRegular():
-		return nil, 0, errors.New("is not a regular file")
 	}
 	b, err := io.ReadAll(io.LimitReader(f, vassal.MaxCertFile+1))
 	switch {
@@ -94,7 +92,7 @@ func (Caller) Read(p string) ([]byte, fs.FileMode, error) {
 }
 
 func (Caller) List(dir string) ([]string, error) {
-	f, err := os.Open(dir)
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, plain(err)
 	}

@@ -120,15 +120,56 @@ func TestFUSE(t *testing.T) {
 	}
 	mute.Close()
 
-	// The control: where the operator lets users let others in (user_allow_other
-	// of fuse.conf), it does wait.
+	// Where the operator lets users let others in (user_allow_other of fuse.conf),
+	// it does wait, as for a dead server: for a while, and what is known stays.
+	h.write("/home/mallory/m.ini", "[uwsgi]\n", mallory, 0o644)
+	m := h.monitor("glob:///home/*/*.ini")
+	const both = `alice_a /home/alice/a.ini uid 61001
+		mallory_m /home/mallory/m.ini uid 61002`
+	h.want(m, both)
 	mute = testenv.NewMute(t, h.path("/home/mallory"), mallory, true)
-	done := scan()
+	m.patience = 100 * time.Millisecond
+	asked := func() emperor.Snapshot { return hurry(t, m) }
+	hung := asked()
 	for deadline := time.Now().Add(time.Minute); !mute.Asked(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nobody asked: the test shows nothing")
 		}
 	}
+	if len(m.stuck) != 1 || !hung.Partial || len(hung.Skipped) != 1 || !strings.Contains(hung.Skipped[0].Message, "does not answer") {
+		t.Errorf("%d are stuck; %+v", len(m.stuck), hung.Skipped)
+	}
+	// The next ones do not wait for it, and see what others do.
+	m.patience = Overdue
+	h.write("/home/alice/b.ini", "[uwsgi]\n", alice, 0o644)
+	if got := show(asked()); !strings.Contains(got, "alice_b") || !strings.Contains(got, "mallory_m") || len(m.stuck) != 1 {
+		t.Errorf("beside one that hangs: %s", got)
+	}
 	mute.Close()
-	<-done
+	for _, a := range m.stuck {
+		<-a.done
+	}
+	h.want(m, `alice_a /home/alice/a.ini uid 61001
+		alice_b /home/alice/b.ini uid 61001
+		mallory_m /home/mallory/m.ini uid 61002`)
+	if len(m.stuck) != 0 {
+		t.Error("it answers again, and is not asked")
+	}
+}
+
+// hurry is a scan that a command asks for, which must end.
+func hurry(t *testing.T, m *Monitor) emperor.Snapshot {
+	t.Helper()
+	done := make(chan emperor.Snapshot, 1)
+	go func() {
+		snap, _ := m.scan(time.Now(), true)
+		done <- snap
+	}()
+	select {
+	case snap := <-done:
+		return snap
+	case <-time.After(time.Minute):
+		t.Fatal("the scan waits for a user")
+		return emperor.Snapshot{}
+	}
 }

@@ -19,7 +19,8 @@
 //
 // A directory that cannot be used any more (gone, given away, open to
 // everybody) takes nothing down: its files stay as they were, and every
-// Snapshot says what is wrong with it.
+// Snapshot says what is wrong with it. So it is with one below a wildcard whose
+// file system does not answer, which holds up nobody else (apart.go).
 package dirmon
 
 import (
@@ -33,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -101,6 +103,12 @@ type Monitor struct {
 	sent    *emperor.Snapshot
 	built   *built // the Snapshot of the last scan
 	changed bool   // an entry did, since that was built
+	looks   int    // so far: files that were opened and judged
+
+	turn     sync.Mutex        // who owns all of this: apart.go
+	stuck    map[string]*apart // directories below a wildcard that do not answer
+	patience time.Duration     // Overdue
+	quit     <-chan struct{}   // of Watch
 }
 
 // ask is a wish for a scan now.
@@ -118,6 +126,8 @@ func New(o Options) (*Monitor, error) {
 		kept:    map[int]int{},
 		claims:  map[string]string{},
 		watched: map[string]bool{},
+
+		stuck: map[string]*apart{}, patience: Overdue,
 	}
 	if m.walker.root == "" {
 		m.walker.root = "/"
@@ -160,6 +170,7 @@ func (m *Monitor) Rescan(ctx context.Context) error {
 
 // Watch implements emperor.Monitor. It returns only when ctx is done.
 func (m *Monitor) Watch(ctx context.Context, out chan<- emperor.Snapshot) error {
+	m.quit = ctx.Done()
 	hints, stop := m.openHints()
 	defer stop()
 	var asked []ask
@@ -249,6 +260,9 @@ func (m *Monitor) openHints() (hints <-chan struct{}, stop func()) {
 		}
 	}()
 	return out, func() {
+		if m.hints == nil { // given up: it would not close
+			return
+		}
 		if err := w.Close(); err != nil {
 			m.log.Debug("inotify", "err", err)
 		}
@@ -265,19 +279,24 @@ func (m *Monitor) watchDirs() (added bool) {
 	}
 	for d, st := range m.dirs {
 		switch {
+		case m.hints == nil:
+			return added
 		case m.watched[d] && !st.read:
 			delete(m.watched, d)
 			if err := m.hints.Remove(filepath.Join(m.walker.root, d)); err != nil && !errors.Is(err, fsnotify.ErrNonExistentWatch) {
 				m.log.Debug("inotify", "dir", d, "err", err)
 			}
 		case !m.watched[d] && st.read && len(m.watched) < MaxWatches && !st.unwatchable:
-			if err := m.hints.Add(filepath.Join(m.walker.root, d)); err != nil {
+			err := errServed
+			if !served(st.kind) {
+				err = m.hear(filepath.Join(m.walker.root, d))
+			}
+			if err != nil {
 				st.unwatchable = true
 				m.log.Info("inotify does not watch: changes are seen by scans", "dir", d, "period", m.period, "err", err)
 				continue
 			}
 			m.watched[d], added = true, true
-			st.local = local(filepath.Join(m.walker.root, d))
 		case !st.read && !st.known:
 			delete(m.dirs, d)
 		}
@@ -294,7 +313,7 @@ func (m *Monitor) announced() bool {
 		return false
 	}
 	for d, st := range m.dirs {
-		if st.read && (!m.watched[d] || !st.local) {
+		if st.read && (!m.watched[d] || !local(st.kind)) {
 			return false
 		}
 	}
@@ -304,20 +323,6 @@ func (m *Monitor) announced() bool {
 		}
 	}
 	return true
-}
-
-// local reports whether dir is on a file system that only this host changes:
-// not on a shared folder or the network (CONTRACT 23).
-func local(dir string) bool {
-	var fs unix.Statfs_t
-	if unix.Statfs(dir, &fs) != nil {
-		return false
-	}
-	switch uint32(fs.Type) {
-	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.TMPFS_MAGIC:
-		return true
-	}
-	return false
 }
 
 // equal reports whether two Snapshots say the same.

@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 // TestAnnounced: only where every change is hinted at are scans rarer.
 func TestAnnounced(t *testing.T) {
 	whole := func() *Monitor {
 		return &Monitor{hints: &fsnotify.Watcher{}, watched: map[string]bool{"/v": true},
-			dirs:    map[string]*dirState{"/v": {read: true, local: true}, "/gone": {}},
+			dirs:    map[string]*dirState{"/v": {read: true, kind: unix.TMPFS_MAGIC}, "/gone": {}},
 			entries: map[string]*entry{"/v/a.ini": {}}}
 	}
 	if !whole().announced() {
@@ -22,7 +23,7 @@ func TestAnnounced(t *testing.T) {
 	for name, spoil := range map[string]func(*Monitor){
 		"no inotify":     func(m *Monitor) { m.hints = nil },
 		"not watched":    func(m *Monitor) { m.watched = nil },
-		"a network file": func(m *Monitor) { m.dirs["/v"].local = false },
+		"a network file": func(m *Monitor) { m.dirs["/v"].kind = unix.NFS_SUPER_MAGIC },
 		"a link":         func(m *Monitor) { m.entries["/v/b.ini"] = &entry{sig: signature{linkTarget: "../b.ini"}} },
 	} {
 		m := whole()
@@ -30,7 +31,7 @@ func TestAnnounced(t *testing.T) {
 			t.Errorf("%s: scans are rarer", name)
 		}
 	}
-	if local("/proc") || local("/nowhere") {
+	if local(unix.PROC_SUPER_MAGIC) || local(0) {
 		t.Error("what is no disk is one")
 	}
 }
@@ -46,10 +47,10 @@ func TestUntouched(t *testing.T) {
 	m := h.monitor("/etc/vassals")
 	now := time.Now()
 	opened := func() int {
-		before := m.walker.looks
+		before := m.looks
 		now = now.Add(time.Minute)
 		m.scan(now, false)
-		return m.walker.looks - before
+		return m.looks - before
 	}
 	snap, _ := m.scan(now, false)
 	m.sent = &snap

@@ -24,7 +24,6 @@ import (
 type walker struct {
 	root    string
 	primary func(uid int) (gid int, ok bool)
-	looks   int // so far: files that were opened and judged
 }
 
 // trail is what was seen on the way to a file.
@@ -293,7 +292,6 @@ func (f *found) close() {
 // look opens name in the directory dir, following a link if it is the
 // operator's, and judges what it finds. gone says that there is nothing.
 func (w *walker) look(dir *place, name, path string, tyrant bool) (f found, gone bool) {
-	w.looks++
 	fd, st, err := child(dir, name)
 	switch {
 	case errors.Is(err, unix.ENOENT):

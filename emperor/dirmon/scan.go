@@ -22,9 +22,9 @@ import (
 // dirState is what is known of a directory that a source names.
 type dirState struct {
 	owner       uint32
-	known       bool // it was used once
-	read        bool // by the last scan
-	local       bool // on a file system whose changes are all hinted at
+	known       bool   // it was used once
+	read        bool   // by the last scan
+	kind        uint32 // of file system
 	unwatchable bool
 }
 
@@ -54,10 +54,14 @@ type scanner struct {
 	skipped []vassal.Problem
 	failed  map[int][]string // directories of a source that could not be looked at
 	partial bool             // and what they hold is not for their user to say
+	apart   *apart           // who looks now; nil: the goroutine in Watch
+	hung    bool             // a directory was given up in this scan
 }
 
 // scan looks at everything once, and says when there will be more to see.
 func (m *Monitor) scan(now time.Time, asked bool) (emperor.Snapshot, time.Duration) {
+	m.turn.Lock()
+	defer m.turn.Unlock()
 	s := &scanner{m: m, now: now, asked: asked, first: m.sent == nil, again: m.period, failed: map[int][]string{}}
 	for _, e := range m.entries {
 		e.seen = false
@@ -130,7 +134,7 @@ func (s *scanner) open(i int, dir string, strict bool) *place {
 		s.alarm(i, dir, fmt.Sprintf("is not used: it belonged to %s and now to %s", userName(st.owner), userName(t.owner)),
 			"chown "+userName(st.owner)+" "+clean(dir))
 	default:
-		st.known, st.owner, st.read = true, t.owner, true
+		st.known, st.owner, st.read, st.kind = true, t.owner, true, fileSystem(d.fd)
 		return d
 	}
 	d.close()
@@ -202,16 +206,24 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 		s.match(i, src, path.Join(dir, part), append(slices.Clone(found), part))
 		return
 	}
-	d, err := s.m.walker.dir(dir)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+	var d *place
+	defer func() {
+		if d != nil {
+			d.close()
+		}
+	}()
+	var names []string
+	var kind uint32
+	var err error
+	s.io(func() {
+		if d, err = s.m.walker.dir(dir); err == nil {
+			names, err = list(d)
+			kind = fileSystem(d.fd)
+		}
+	})
+	if d == nil && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)) {
 		return
 	}
-	if err != nil {
-		s.matchAlarm(i, dir, found, err)
-		return
-	}
-	defer d.close()
-	names, err := list(d)
 	if err != nil {
 		s.matchAlarm(i, dir, found, err)
 		return
@@ -219,7 +231,7 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 	if s.m.dirs[dir] == nil {
 		s.m.dirs[dir] = &dirState{}
 	}
-	s.m.dirs[dir].read = true
+	s.m.dirs[dir].read, s.m.dirs[dir].kind = true, kind
 	for _, n := range names {
 		if ok, _ := path.Match(part, n); !ok || strings.HasPrefix(n, ".") && !strings.HasPrefix(part, ".") {
 			continue
@@ -230,13 +242,29 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 			s.name(i, d, n, p, globName(src.parts, f))
 			continue
 		}
-		if fd, st, err := child(d, n); err == nil { // a tenant's link is not followed to look for files
-			unix.Close(fd)
-			if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		deeper := func() {
+			if s.isDir(d, n) {
 				s.match(i, src, p, f)
 			}
 		}
+		if s.apart == nil {
+			s.inApart(i, p, deeper)
+		} else {
+			deeper()
+		}
 	}
+}
+
+// isDir reports whether name in d is a directory: a tenant's link is not
+// followed to look for files.
+func (s *scanner) isDir(d *place, name string) (yes bool) {
+	s.io(func() {
+		if fd, st, err := child(d, name); err == nil {
+			unix.Close(fd)
+			yes = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		}
+	})
+	return yes
 }
 
 // matchAlarm is the alarm for a directory of a pattern, of which found is what
@@ -271,11 +299,13 @@ func (s *scanner) name(i int, d *place, n, p, raw string) {
 		s.met(e, i, raw)
 		return
 	}
-	f, gone := s.m.walker.look(d, n, p, s.m.tyrant)
+	f, gone := found{fd: -1}, false
+	defer func() { f.close() }()
+	s.m.looks++
+	s.io(func() { f, gone = s.m.walker.look(d, n, p, s.m.tyrant) })
 	if gone {
 		return
 	}
-	defer f.close()
 	s.met(e, i, raw)
 	e.missing, e.trail = time.Time{}, d.trail
 	s.consider(e, p, f)
@@ -298,10 +328,9 @@ func (s *scanner) untouched(e *entry, d *place, name string) bool {
 		return false
 	}
 	var st unix.Stat_t
-	if unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) != nil {
-		return false
-	}
-	return signatureOf(&st) == e.sig && s.settled(e)
+	var err error
+	s.io(func() { err = unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	return err == nil && signatureOf(&st) == e.sig && s.settled(e)
 }
 
 // settled reports whether the times of the file that counts can be believed: it
@@ -333,7 +362,10 @@ func (s *scanner) consider(e *entry, p string, f found) {
 		}
 		return
 	}
-	text, calm, err := read(f.fd, f.sig)
+	var text []byte
+	var calm bool
+	var err error
+	s.io(func() { text, calm, err = read(f.fd, f.sig) })
 	if err != nil {
 		if s.rested(e) {
 			s.take(e, p, nil, problem(p, vassal.CodeUnreadable, reason(err), ""))

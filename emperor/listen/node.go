@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"liege/vassal/regular"
 )
 
 func parent(p string) string { return path.Dir(p) }
@@ -270,6 +272,31 @@ func makeIn(at *os.File, name string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// ReadRootOnly opens the regular file path to read it, if nobody but root can
+// change it or any step of the way to it; else the error is ErrShared. Its last
+// component may not be a symbolic link.
+func ReadRootOnly(p string) (*os.File, error) {
+	dir, err := RootOnly(parent(p))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), base(p), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: p, Err: err}
+	}
+	at := os.NewFile(uintptr(fd), p)
+	defer at.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: p, Err: err}
+	}
+	if !rootAlone(&st) {
+		return nil, ErrShared
+	}
+	return regular.Reopen(at)
 }
 
 // OpenRootOnly opens the file path to append to, and makes it with mode and

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -13,22 +12,18 @@ import (
 	"liege/vassal"
 	"liege/vassal/connect"
 	"liege/vassal/egress"
+	"liege/vassal/regular"
 )
 
 // Lister is an FS that can also list a directory: the names of at most max
-// entries, in any order.
+// entries, in any order. dir has no link on its way.
 type Lister interface {
 	List(dir string, max int) []string
 }
 
 // List implements Lister.
 func (OS) List(dir string, max int) []string {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil // what cannot be looked at is not warned about
-	}
-	defer f.Close()
-	names, _ := f.Readdirnames(max)
+	names, _ := regular.List(dir, max) // what cannot be looked at is not warned about
 	return names
 }
 

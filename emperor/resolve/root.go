@@ -12,8 +12,11 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"liege/vassal"
 	"liege/vassal/acl"
+	"liege/vassal/regular"
 )
 
 // treeDirs are what a tree brings itself: no option brings the host's there by
@@ -85,9 +88,14 @@ func (r *Result) ForeignRoot() string {
 // way, whatever is renamed meanwhile.
 type foreignTree struct{ dir string }
 
-// open opens dir itself for one question.
+// open opens dir itself. The dot at the end has the kernel refuse what is no
+// directory before it is opened: os.OpenRoot looks afterwards, when a device has
+// seen it and a FIFO has waited.
+func (t *foreignTree) open() (*os.Root, error) { return os.OpenRoot(t.dir + "/.") }
+
+// at opens dir for one question.
 func (t *foreignTree) at(p string, ask func(root *os.Root, name string) error) error {
-	root, err := os.OpenRoot(t.dir)
+	root, err := t.open()
 	if err != nil {
 		return err
 	}
@@ -125,13 +133,18 @@ func (t *foreignTree) Readlink(p string) (to string, err error) {
 // ReadFile implements FS. It reads regular files only and never waits.
 func (t *foreignTree) ReadFile(p string) (b []byte, err error) {
 	err = t.at(p, func(root *os.Root, name string) error {
-		f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+		at, err := root.OpenFile(name, unix.O_PATH|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return err
+		}
+		defer at.Close()
+		f, err := regular.Reopen(at)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		b, err = readSmall(f)
-		return err
+		b = readSmall(f)
+		return nil
 	})
 	return b, err
 }
@@ -160,7 +173,7 @@ func (t *foreignTree) foreign() string {
 // foreignBelow is foreign for all that a command may run or load: it is asked
 // only where root runs one, since it looks at every file.
 func (t *foreignTree) foreignBelow() string {
-	root, err := os.OpenRoot(t.dir)
+	root, err := t.open()
 	if err != nil {
 		return err.Error()
 	}

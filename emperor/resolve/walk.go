@@ -7,6 +7,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"liege/vassal/regular"
 )
 
 // OS is the host's file system with the rights of this process.
@@ -22,25 +24,22 @@ func (OS) Readlink(p string) (string, error) { return os.Readlink(p) }
 
 // ReadFile implements FS. It reads regular files only and never waits.
 func (OS) ReadFile(p string) ([]byte, error) {
-	f, err := os.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	f, err := regular.Open(p)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return readSmall(f)
+	return readSmall(f), nil
 }
 
-// readSmall reads the beginning of a regular file.
-func readSmall(f *os.File) ([]byte, error) {
-	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "read", Path: f.Name(), Err: fs.ErrInvalid}
-	}
+// readSmall reads the beginning of a file.
+func readSmall(f *os.File) []byte {
 	b := make([]byte, maxSmallFile)
 	n, err := f.Read(b)
 	if n == 0 && err != nil {
-		return nil, nil // empty
+		return nil // empty
 	}
-	return b[:n], nil
+	return b[:n]
 }
 
 // maxLinks is the kernel's own limit on links in one path (MAXSYMLINKS).

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/vassal/acl"
+	"liege/vassal/regular"
 )
 
 // Host answers what an ini text may ask. Paths are absolute. Tests use a map.
@@ -64,19 +65,17 @@ func NewOSHost(lookupEnv func(string) (string, bool)) *OSHost {
 }
 
 // ReadFile implements Host. It never waits and never opens anything but a
-// regular file: a device may act on being opened, a FIFO waits for a writer. So
-// the path is opened with O_PATH first, and what that is opened again through
-// /proc. A file that is written meanwhile is read again.
+// regular file. A file that is written meanwhile is read again.
 func (h *OSHost) ReadFile(path string) (HostFile, error) {
 	at, err := os.OpenFile(path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return HostFile{}, plainPathError(err)
 	}
 	defer at.Close()
-	if err := checkRegular(at); err != nil {
+	if err := checkDisk(at); err != nil {
 		return HostFile{}, err
 	}
-	f, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(at.Fd())), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	f, err := regular.Reopen(at)
 	if err != nil {
 		return HostFile{}, plainPathError(err)
 	}
@@ -120,19 +119,9 @@ func isRoot(gid uint32) bool { return gid == 0 }
 
 var errTooBig = fmt.Errorf("larger than %d bytes", MaxFile)
 
-// checkRegular refuses what is no plain file: devices and FIFOs, and the files
-// of procfs and sysfs, whose content is an answer of the kernel.
-func checkRegular(f *os.File) error {
-	info, err := f.Stat()
-	if err != nil {
-		return plainPathError(err)
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("is %s, not a regular file", kindOf(info.Mode()))
-	}
-	if info.Size() > MaxFile {
-		return errTooBig
-	}
+// checkDisk refuses the files of procfs and sysfs, whose content is an answer
+// of the kernel.
+func checkDisk(f *os.File) error {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return err
@@ -142,20 +131,6 @@ func checkRegular(f *os.File) error {
 		return errors.New("is not a file on disk (procfs or sysfs)")
 	}
 	return nil
-}
-
-func kindOf(m fs.FileMode) string {
-	switch {
-	case m.IsDir():
-		return "a directory"
-	case m&fs.ModeNamedPipe != 0:
-		return "a FIFO"
-	case m&fs.ModeSocket != 0:
-		return "a socket"
-	case m&fs.ModeDevice != 0:
-		return "a device"
-	}
-	return "something else"
 }
 
 // plainPathError takes the call and the path from err: the Problem names them.
