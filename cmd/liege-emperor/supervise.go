@@ -106,7 +106,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if err != nil {
 		return r, err
 	}
-	relayFilter, err := seccomp.Relay()
+	relay, err := launch.NewRelay(found.relay)
 	if err != nil {
 		return r, err
 	}
@@ -117,7 +117,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	r.launch = &launch.Host{
 		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(), Porter: r.porter,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: resolve.Files{}, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
+		Users: resolve.Files{}, Seccomp: filter, Relay: relay, Mailer: found.mailer, Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)
