@@ -22,6 +22,9 @@ if command -v semodule >/dev/null && command -v setfiles >/dev/null && command -
 if [ -e /var/lib/selinux/default/active/modules/100/base/cil ]; then have=$have,debianpolicy; fi
 if command -v sesearch >/dev/null; then have=$have,setools; fi
 if [ "$(cat /proc/sys/user/max_user_namespaces 2>/dev/null || echo 0)" -gt 0 ]; then have=$have,userns; fi
+if [ -e /dev/loop-control ] && command -v mkfs.xfs >/dev/null; then have=$have,loop; fi
+if [ -e /dev/fuse ]; then have=$have,fuse; fi
+if grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null; then have=$have,ipv6; fi
 # open_tree and mount_setattr came with Linux 5.12.
 if [ "$(printf '%s\n' 5.12 "$(uname -r)" | sort -V | head -n 1)" = 5.12 ]; then have=$have,opentree; fi
 # The scopes of Landlock came with Linux 6.12; it can be built in and off.

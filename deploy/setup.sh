@@ -25,7 +25,7 @@ if [ "${1:-run}" = test ]; then
 		"/usr/lib/python3/dist-packages/starlette/__init__.py:python3-starlette"
 		"/usr/lib/python3/dist-packages/paste/deploy/__init__.py:python3-pastedeploy"
 		"/usr/lib/python3/dist-packages/grpc/__init__.py:python3-grpcio"
-		"qemu-system-x86_64:qemu-system-x86" "mmdebstrap:mmdebstrap" "mke2fs:e2fsprogs"
+		"qemu-system-x86_64:qemu-system-x86" "mmdebstrap:mmdebstrap" "mke2fs:e2fsprogs" "mkfs.xfs:xfsprogs"
 		"setfiles:policycoreutils" "secilc:secilc" "sesearch:setools" "rpm:rpm"
 		"/var/lib/selinux/default/active/modules/100/base/cil:selinux-policy-default"
 	)

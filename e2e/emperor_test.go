@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,10 +41,11 @@ type realm struct {
 	cmd  *exec.Cmd
 	said *bytes.Buffer
 
-	ini     string   // emperor.ini
-	sources []string // directories beside etc
-	env     []string // of the Emperor
-	net     *os.File // the network namespace that it runs in; nil: this one
+	ini     string     // emperor.ini
+	sources []string   // directories beside etc
+	env     []string   // of the Emperor
+	net     *os.File   // the network namespace that it runs in; nil: this one
+	given   []*os.File // what systemd kept, by the files' names
 }
 
 // newRealm starts an Emperor. It ends with the test.
@@ -100,6 +102,9 @@ func (r *realm) start() {
 	r.cmd = exec.Command(filepath.Join(r.bin, "liege"), append(args, r.sources...)...)
 	r.cmd.Stdout, r.cmd.Stderr = r.said, r.said
 	r.cmd.Env = r.env
+	if r.given != nil {
+		r.gives()
+	}
 	if err := testnet.Inside(r.net, r.cmd.Start); err != nil {
 		r.t.Fatal(err)
 	}
@@ -113,6 +118,18 @@ func (r *realm) start() {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// gives has the Emperor be given what systemd kept (sd_listen_fds(3)), whose
+// process number only a shell in its place knows.
+func (r *realm) gives() {
+	var names []string
+	for _, f := range r.given {
+		names = append(names, f.Name())
+	}
+	r.cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh"}, r.cmd.Args...)
+	r.cmd.Path, r.cmd.ExtraFiles = "/bin/sh", r.given
+	r.cmd.Env = append(slices.Clone(r.env), fmt.Sprintf("LISTEN_FDS=%d", len(names)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 }
 
 // stop ends the Emperor as systemd would.

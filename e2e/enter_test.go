@@ -131,6 +131,54 @@ func TestEnter(t *testing.T) {
 	}
 }
 
+// TestEnterRoot: root of the sandbox has what docs/enter.md says, nothing of the
+// file's environment, and no way out that the vassal's user has not.
+func TestEnterRoot(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("served"))
+	app := "http = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\nenv = COLOUR=green\n"
+	r.drop("shop", fmt.Sprintf("uid = %d\ngid = %d\n", tenant, tenant)+app)
+	r.up("shop")
+	status, code := r.says("", "--root", "shop", "cat", "/proc/self/status")
+	want := strings.Join([]string{"Umask:\t0022", "Uid:\t0\t0\t0\t0", "Gid:\t0\t0\t0\t0", "Groups:\t ",
+		"CapInh:\t00000000000800fb", "CapPrm:\t00000000000800fb", "CapEff:\t00000000000800fb", "CapBnd:\t00000000000800fb", "CapAmb:\t00000000000800fb",
+		"NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t1", ""}, "\n")
+	if got := posture(status); got != want || code != 0 {
+		t.Errorf("root inside (%d) is\n%swant\n%s", code, got, want)
+	}
+	for _, tt := range []struct {
+		script string
+		works  bool
+	}{
+		{`touch /tmp/x && chown ` + fmt.Sprint(tenant) + ` /tmp/x && test "$(stat -c %u /tmp/x)" = ` + fmt.Sprint(tenant), true},
+		{"kill -0 1 && cat /proc/1/environ && ls /proc/1/fd", true}, // the core
+		{`test -z "$COLOUR" && test "$PWD" = / && test "$HOME" = /`, true},
+		{"test -n \"$LIEGE_VASSAL\"", true},
+		{"mount -t tmpfs none /tmp", false},
+		{"echo x > /usr/x", false},
+		{"echo 1 > /proc/sys/kernel/core_pattern", false},
+		{"mknod /tmp/disk b 8 0", false},
+		{"ip link set lo down 2>/dev/null || python3 -c 'import socket; socket.sethostname(\"x\")'", false},
+		{"unshare -m true", false},
+	} {
+		if out, code := r.says("", "--root", "shop", "--", "sh", "-c", tt.script); (code == 0) != tt.works {
+			t.Errorf("%s: exit %d %q, want success %v", tt.script, code, out, tt.works)
+		}
+		// The negative control: what it may is more than what the user may.
+		if _, code := r.says("", "shop", "--", "sh", "-c", tt.script); code == 0 && !tt.works {
+			t.Errorf("%s: the user may", tt.script)
+		}
+	}
+	if _, code := r.says("", "shop", "--", "sh", "-c", "touch /tmp/y && chown 0 /tmp/y"); code == 0 {
+		t.Error("the user gives a file away: what root may proves nothing")
+	}
+	stranger := r.enter("--root", "shop", "true")
+	stranger.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: tenant, Gid: tenant, Groups: []uint32{}}}
+	if out, _ := stranger.CombinedOutput(); stranger.ProcessState.ExitCode() != 77 {
+		t.Errorf("a tenant enters: %d %s", stranger.ProcessState.ExitCode(), out)
+	}
+}
+
 // TestEnterTerminal: a shell on a terminal of its own, which has the size, the
 // keys and the jobs of one, and leaves the caller's as it was.
 func TestEnterTerminal(t *testing.T) {

@@ -336,3 +336,30 @@ func TestNATKilled(t *testing.T) {
 	}
 	r.start() // for the realm's own end
 }
+
+// TestNATUserNS: the network of a user namespace is set up from outside as any
+// other, and root inside has no right over what holds it to the rules.
+func TestNATUserNS(t *testing.T) {
+	testenv.Need(t, testenv.UserNS)
+	const site, private = "198.51.100.7", "10.20.30.40"
+	r, w := natRealm(t, site, private)
+	r.begin()
+	w.Serve(w.World, site+":443")
+	w.Serve(w.World, private+":5432")
+	r.nat("shop", "namespaces = user\n")
+	if v := r.up("shop"); len(v.Addresses) == 0 {
+		t.Errorf("no address: %+v", v)
+	}
+	for to, want := range map[string]string{site + ":443": testnet.HostAt + " hello", private + ":5432": "ConnectionRefusedError: Connection refused"} {
+		if got := r.call("shop", to); got != want {
+			t.Errorf("to %s: %q, want %q", to, got, want)
+		}
+	}
+	if out, code := r.says("", "--root", "shop", "cat", "/proc/self/uid_map"); code != 0 || strings.Contains(out, " 4294967295") {
+		t.Errorf("root inside (%d) has the map %q", code, out)
+	}
+	r.liege("reload", "shop")
+	if got := r.call("shop", site+":443"); got != testnet.HostAt+" hello" {
+		t.Errorf("after a reload: %q", got)
+	}
+}

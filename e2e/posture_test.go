@@ -23,7 +23,7 @@ func callNumbers(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile("../sandbox/seccomp/calls_" + runtime.GOARCH + ".txt")
 	if err != nil {
-		t.Skip(err) // an architecture that has no filter either
+		t.Fatal(err) // no filter is made for this architecture, and nothing starts
 	}
 	var all []string
 	for line := range strings.Lines(string(text)) {

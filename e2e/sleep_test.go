@@ -179,3 +179,37 @@ func (r *realm) emperorThreads() int {
 	}
 	return len(list)
 }
+
+// TestSleepHooks: what runs on the host when a vassal begins to sleep, and when
+// its file is touched in its sleep; one that fails is an error with its line.
+func TestSleepHooks(t *testing.T) {
+	r := newRealm(t)
+	marks := filepath.Join(r.dir, "marks")
+	lines := "idle = 1\nhttp = 127.0.0.1:0\n" +
+		"hook-as-on-demand-vassal = exec:echo $LIEGE_VASSAL sleeps $UWSGI_HOOK_CONTEXT >> " + marks + "\n" +
+		"hook-as-on-config-vassal = exec:echo changed >> " + marks + "\n"
+	r.drowsy("shop", lines)
+	v := r.sleeps("shop")
+	want := ""
+	says := func(more string) {
+		t.Helper()
+		want += more
+		r.until("the hooks ran", func() bool { b, _ := os.ReadFile(marks); return len(b) >= len(want) })
+		if b, err := os.ReadFile(marks); err != nil || string(b) != want {
+			t.Errorf("they wrote %q, %v; want %q", b, err, want)
+		}
+	}
+	says("shop sleeps vassal\n")
+	r.liege("reload", "shop")
+	says("changed\n")
+	if code, _ := r.get(tcpOf(v), "/"); code != 200 {
+		t.Errorf("it answers %d", code)
+	}
+	r.sleeps("shop")
+	says("shop sleeps vassal\n")
+	r.drowsy("broken", "http = 127.0.0.1:0\nhook-as-on-demand-vassal = exec:echo why; false\n")
+	r.until("the failure is shown", func() bool {
+		v := r.status("broken")
+		return v.Error != nil && v.Error.Line == 8 && strings.Contains(v.Error.Message, "exit status 1")
+	})
+}

@@ -80,6 +80,7 @@ type actor struct {
 	until    time.Time // Rester.Until of the last that rested; zero: nobody's crons are to be taken over
 	memory   *int64    // as last sampled
 	pids     *int64
+	disk     *Disk
 	state    control.State
 	since    time.Time
 	retryAt  time.Time

@@ -198,8 +198,13 @@ type Usage struct {
 	// What limits did to it, counted.
 	MemorySlowed, PidsRefused, ThrottledUsec int64
 
+	Disk *Disk // nil: the app's directory has no quota
+
 	Requests uint64 // the tenant's own claim
 }
+
+// Disk is what the app's directory takes of its quota; a maximum of 0 is none.
+type Disk struct{ Bytes, BytesMax, Inodes, InodesMax int64 }
 
 // Times of the supervisor.
 const (

@@ -21,6 +21,7 @@ type Entrant interface {
 // An Entry is a command to run in a sandbox.
 type Entry struct {
 	Command               []string // none: a shell
+	Root                  bool     // as root of the sandbox
 	Term                  string   // the terminal's type, with Console
 	Console               *os.File // a socket that is sent the near end of a pseudo-terminal; nil: the three
 	Stdin, Stdout, Stderr *os.File
@@ -46,7 +47,7 @@ func (e *Emperor) Enter(ctx context.Context, name string, r control.Request, by 
 	if !ok {
 		return notEntered(rep.vassal)
 	}
-	entry := Entry{Command: r.Command, Term: r.Term}
+	entry := Entry{Command: r.Command, Term: r.Term, Root: r.Root}
 	if r.Console {
 		entry.Console = files[0]
 	} else {

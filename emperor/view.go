@@ -117,6 +117,10 @@ func (a *actor) view() control.Vassal {
 	}
 	if a.cur != nil {
 		v.MemoryBytes, v.Pids = a.memory, a.pids
+		if d := a.disk; d != nil {
+			v.DiskBytes, v.DiskMaxBytes = &d.Bytes, above0(d.BytesMax)
+			v.DiskInodes, v.DiskInodesMax = &d.Inodes, above0(d.InodesMax)
+		}
 	}
 	return v
 }
@@ -149,12 +153,7 @@ func (a *actor) describe(v *control.Vassal, p Prepared) {
 	v.Context, v.Net, v.Log, v.Cgroup = text(w.Context), text(w.Net), text(w.Log), text(w.Cgroup)
 	v.Listen, v.Connect = append(v.Listen, w.Listen...), append(v.Connect, w.Connect...)
 	v.Addresses = append(v.Addresses, w.Addresses...)
-	if w.MemoryMax > 0 {
-		v.MemoryMaxBytes = &w.MemoryMax
-	}
-	if w.PidsMax > 0 {
-		v.PidsMax = &w.PidsMax
-	}
+	v.MemoryMaxBytes, v.PidsMax = above0(w.MemoryMax), above0(w.PidsMax)
 }
 
 // fileView is a view of which only the file is known.
@@ -205,7 +204,7 @@ func (a *actor) count(g *generation) {
 	before := a.rec
 	u := g.inst.Usage()
 	if g == a.cur {
-		a.memory, a.pids = &u.MemoryBytes, &u.Pids
+		a.memory, a.pids, a.disk = &u.MemoryBytes, &u.Pids, u.Disk
 	}
 	k := &a.rec.Kernel
 	a.rec.OOMKills += grown(&k.OOMKills, u.OOMKills)
@@ -299,6 +298,14 @@ func text(s string) *string {
 }
 
 func number(n int) *int { return &n }
+
+// above0 is n as a member that is null when there is nothing.
+func above0(n int64) *int64 {
+	if n <= 0 {
+		return nil
+	}
+	return &n
+}
 
 // userNumber names a user by number.
 func userNumber(uid int) string { return strconv.Itoa(uid) }

@@ -3,14 +3,17 @@ package sandbox
 import (
 	"path/filepath"
 	"testing"
+
+	"liege/internal/testenv"
 )
 
 // BenchmarkStart is one start and end of a program that exits at once.
 func BenchmarkStart(b *testing.B) {
+	testenv.Need(b, testenv.Root, testenv.CgroupV2)
 	dir := b.TempDir()
 	m, err := NewManager(ManagerConfig{RunDir: dir, Stage: self(b)})
 	if err != nil {
-		b.Skip(err)
+		b.Fatal(err)
 	}
 	r := &rig{m: m, dir: dir}
 	gen := 0

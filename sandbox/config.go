@@ -173,6 +173,8 @@ var (
 const (
 	nothing = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	tmpfsRO = nothing | unix.MS_RDONLY
+
+	maxTerminals = 256 // of one generation
 )
 
 // mounts is the composed root in the order of mounting (CONTRACT 4).
@@ -181,17 +183,21 @@ func (st *starting) mounts() []*configs.Mount {
 	if st.spec.Users != nil { // where tty has no number
 		tty = "newinstance,ptmxmode=0666,mode=0600"
 	}
+	// The host's terminals are counted together (kernel.pty.max, 4096).
+	tty += fmt.Sprintf(",max=%d", maxTerminals)
 	hide := ""
 	if st.spec.HidePID {
 		hide = "hidepid=2"
 	}
 	ms := []*configs.Mount{
 		{Device: "proc", Source: "proc", Destination: "/proc", Flags: nothing, Data: hide},
-		{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/dev", Flags: unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_STRICTATIME | unix.MS_RDONLY, Data: "mode=755,size=64k"},
 		{Device: "devpts", Source: "devpts", Destination: "/dev/pts", Flags: unix.MS_NOSUID | unix.MS_NOEXEC, Data: tty},
 		{Device: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Flags: nothing},
 		{Device: "tmpfs", Source: "tmpfs", Destination: "/run", Flags: nothing, Data: "mode=755,size=16m"},
+	}
+	if !st.hostSys() {
+		ms = append(ms, &configs.Mount{Device: "sysfs", Source: "sysfs", Destination: "/sys", Flags: tmpfsRO})
 	}
 	ms = append(ms, st.placesInRun()...)
 	ms = append(ms, st.cgroupMounts()...)
@@ -315,11 +321,14 @@ func ownCaps() ([]string, error) {
 	var names []string
 	for _, c := range all {
 		if have.Get(capability.EFFECTIVE, c) && have.Get(capability.BOUNDING, c) {
-			names = append(names, "CAP_"+strings.ToUpper(c.String()))
+			names = append(names, capName(c))
 		}
 	}
 	return names, nil
 }
+
+// capName is libcontainer's name of a capability.
+func capName(c capability.Cap) string { return "CAP_" + strings.ToUpper(c.String()) }
 
 // translate puts libcontainer's errors into words that people can act on.
 func (st *starting) translate(err error) error {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
+	"github.com/moby/sys/capability"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
@@ -20,6 +22,11 @@ type Guest struct {
 	Args    []string
 	Env     []string
 	Dir     string
+	// Root: as root of the sandbox instead of the vassal's user, with the few
+	// capabilities of rootCaps and, under SELinux, in the domain of root hooks'
+	// commands. The rest is the vassal's: namespaces, cgroup, limits,
+	// no_new_privs and seccomp.
+	Root bool
 
 	// Console is a socket that is sent the near end of a new pseudo-terminal
 	// of the sandbox's own, which the command has as its controlling terminal;
@@ -33,7 +40,7 @@ var ErrNotOurs = errors.New("it was started by an earlier Emperor")
 
 // Enter runs g inside and returns its exit status. It goes through the same
 // steps as the core: ids, capabilities, no_new_privs, seccomp, context, limits
-// (KERNEL 41). When it ends, when ctx is done, or when the core ends, nothing
+// (KERNEL 41), as root too. When it ends, when ctx is done, or when the core ends, nothing
 // that it started is left. An error says that the command was not run.
 func (s *Sandbox) Enter(ctx context.Context, g Guest) (code int, err error) {
 	if s.container == nil {
@@ -63,7 +70,16 @@ func (e *entering) inner() string { return e.box.cgroup + "/" + e.cgroup }
 func (e *entering) make(g Guest) error {
 	p := e.box.plan
 	p.Files, p.Hooks, p.Attach = stage.Donated{Guest: true}, nil, nil
-	p.Exec, p.Args, p.Env, p.Dir = g.Program, g.Args, g.Env, g.Dir
+	p.Env, p.Dir = g.Env, g.Dir
+	reports := p.Context // after it was entered (KERNEL 7)
+	if g.Root {
+		if err := asRoot(&p); err != nil {
+			return err
+		}
+		p.Exec, p.Args, reports = g.Program, g.Args, ""
+	} else {
+		p.Exec, p.Args = p.Through(g.Program, g.Args)
+	}
 	e.plan = p
 	text, err := p.Encode()
 	if err != nil {
@@ -74,7 +90,7 @@ func (e *entering) make(g Guest) error {
 		return fmt.Errorf("plan: %w", err)
 	}
 	e.own = append(e.own, plan)
-	status, child, err := statusChannel(p.Context)
+	status, child, err := statusChannel(reports)
 	if err != nil {
 		return err
 	}
@@ -91,6 +107,32 @@ func (e *entering) make(g Guest) error {
 	if g.Console == nil {
 		e.process.Stdin, e.process.Stdout, e.process.Stderr = g.Stdin, g.Stdout, g.Stderr
 	}
+	return nil
+}
+
+// rootCaps are what a guest that is root may do: with files, processes and ids
+// inside the sandbox. None leads out of its namespaces, nor to its mounts, its
+// network or the kernel's settings, whatever a tenant makes root run there.
+var rootCaps = []capability.Cap{
+	capability.CAP_CHOWN, capability.CAP_DAC_OVERRIDE, capability.CAP_FOWNER, capability.CAP_FSETID,
+	capability.CAP_KILL, capability.CAP_SETGID, capability.CAP_SETUID, capability.CAP_SYS_PTRACE,
+}
+
+// asRoot makes p that of a guest that is root. Landlock would keep it from
+// looking into processes that are fenced in beside it, and is about what the
+// vassal's user may do.
+func asRoot(p *stage.Plan) error {
+	have, err := ownCaps()
+	if err != nil {
+		return err
+	}
+	p.UID, p.GID, p.Groups, p.Caps, p.Umask, p.Landlock = 0, 0, []int{}, nil, 0o022, nil
+	for _, c := range rootCaps {
+		if slices.Contains(have, capName(c)) {
+			p.Caps = append(p.Caps, int(c))
+		}
+	}
+	p.Context, p.ByExec = p.HookCon, p.HookCon != ""
 	return nil
 }
 

@@ -27,7 +27,7 @@ const (
 )
 
 // DefaultTmpBytes bounds the private /tmp, /var/tmp and /dev/shm of a vassal,
-// all three together, where memory-max does not.
+// all three together, where half of memory-max does not.
 const DefaultTmpBytes = 1 << 30
 
 // ManagerConfig says where a Manager works and with which programs.

@@ -65,7 +65,29 @@ func (st *starting) makeRoot() error {
 			return fmt.Errorf("mount point %s: %w", a.Target, err)
 		}
 	}
+	if st.hostSys() {
+		if err := st.bindSys(root); err != nil {
+			return fmt.Errorf("root: /sys: %w", err)
+		}
+	}
 	return nil
+}
+
+// hostSys tells whether /sys is the host's own mount: it belongs to a network
+// namespace, and a user namespace may mount only that of one which it owns.
+func (st *starting) hostSys() bool { return st.spec.Users != nil && st.spec.HostNet }
+
+// bindSys puts the host's /sys into the root, read-only and without what is
+// mounted below it, which a user namespace could not leave out.
+func (st *starting) bindSys(root *os.Root) error {
+	if err := claim(root, "/sys", true); err != nil {
+		return err
+	}
+	at := filepath.Join(st.root, "sys")
+	if err := unix.Mount("/sys", at, "", unix.MS_BIND, ""); err != nil {
+		return os.NewSyscallError("mount", err)
+	}
+	return os.NewSyscallError("mount", unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|tmpfsRO, ""))
 }
 
 // dropRoot removes the host's mount of the root. The sandbox has its own.

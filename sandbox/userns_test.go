@@ -166,3 +166,45 @@ func TestIDMap(t *testing.T) {
 		}
 	}
 }
+
+// With the host's network a user namespace has the mounts that it has with one of
+// its own, and root inside no right over the network.
+func TestUserNSHostNet(t *testing.T) {
+	r := newRig(t)
+	spec := r.inUserNS("hostnet", 65534)
+	spec.HostNet = true
+	ms := r.mounts(spec)
+	if diff := cmp.Diff([]string(nil), violationsInUserNS(ms)); diff != "" {
+		t.Errorf("mounts that break the rules (-want +got):\n%s", diff)
+	}
+	var sys []string
+	for _, m := range ms {
+		if m.point == "/sys" || strings.HasPrefix(m.point, "/sys/") {
+			sys = append(sys, m.point)
+		}
+	}
+	spec = r.inUserNS("own", 65534)
+	var own []string
+	for _, m := range r.mounts(spec) {
+		if m.point == "/sys" || strings.HasPrefix(m.point, "/sys/") {
+			own = append(own, m.point)
+		}
+	}
+	if diff := cmp.Diff(own, sys); diff != "" {
+		t.Errorf("below /sys (-with a network of its own +with the host's):\n%s", diff)
+	}
+	spec = r.inUserNS("root", 0, "wait")
+	spec.HostNet = true
+	b := r.start(spec)
+	b.awaitOutput("waiting")
+	if err := b.Verify(); err != nil {
+		t.Error(err)
+	}
+	host, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", b.PID())); got != host || err != nil {
+		t.Errorf("its network is %s, %v; the host's %s", got, err, host)
+	}
+}

@@ -118,13 +118,16 @@ func (v *Vassal) makePrivate() error {
 	return nil
 }
 
+// tmpBytes is the size of the private directories: never more than half of
+// memory-max, which counts what is in them. A vassal that fills them gets ENOSPC,
+// and still has memory to serve, and to remove something.
 func (m *Manager) tmpBytes(memoryMax int64) int64 {
 	limit := m.cfg.TmpBytes
 	if limit <= 0 {
 		limit = DefaultTmpBytes
 	}
 	if memoryMax > 0 {
-		limit = min(limit, memoryMax)
+		limit = min(limit, memoryMax/2)
 	}
 	return limit
 }

@@ -185,11 +185,17 @@ type Limits struct {
 	IOMax        []IOMax
 	OOMGroup     bool // out of memory ends the whole generation
 	OOMGroupAt   Origin
+
+	// Of the app's directory, by the file system's project quota.
+	DiskQuota    int64 // bytes
+	DiskQuotaAt  Origin
+	InodeQuota   int64 // files and directories
+	InodeQuotaAt Origin
 }
 
 // Any tells whether anything is limited.
 func (l *Limits) Any() bool {
-	return l.MemoryMax > 0 || l.MemoryHigh > 0 || l.SwapMax != nil || l.CPUMax > 0 || l.CPUWeight > 0 || l.PidsMax > 0 || len(l.IOMax) > 0 || l.OOMGroup
+	return l.MemoryMax > 0 || l.MemoryHigh > 0 || l.SwapMax != nil || l.CPUMax > 0 || l.CPUWeight > 0 || l.PidsMax > 0 || len(l.IOMax) > 0 || l.OOMGroup || l.DiskQuota > 0 || l.InodeQuota > 0
 }
 
 // NoSwapLimit as SwapMax lets a vassal swap as much as there is.

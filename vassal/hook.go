@@ -28,7 +28,9 @@ type Phase string
 
 // The phases, in the order in which they come.
 const (
-	EmperorStart   Phase = "emperor-start" // in emperor.ini
+	EmperorStart   Phase = "emperor-start"       // in emperor.ini
+	OnDemand       Phase = "as-on-demand-vassal" // it goes to sleep
+	OnConfig       Phase = "as-on-config-vassal" // its file changed in its sleep
 	BeforeVassal   Phase = "as-emperor-before-vassal"
 	AsEmperor      Phase = "as-emperor"
 	BeforeDrop     Phase = "as-vassal-before-drop"
@@ -79,6 +81,7 @@ type phase struct {
 // phases are all, in the order of Phases.
 var phases = []phase{
 	{EmperorStart, OfEmperor, false},
+	{OnDemand, AtEmperor, false}, {OnConfig, AtEmperor, false},
 	{BeforeVassal, AtEmperor, false}, {AsEmperor, AtEmperor, true},
 	{BeforeDrop, AtHost, false}, {AsVassal, AtHost, false}, {Asap, AtHost, false}, {PreJail, AtHost, false},
 	{InJail, AtRoot, false}, {PostJail, AtRoot, false}, {AsRoot, AtRoot, false},

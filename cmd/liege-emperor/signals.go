@@ -101,6 +101,7 @@ func fixed(was, now inifile.EmperorConfig) []string {
 		{"control-group", was.ControlGroup != now.ControlGroup},
 		{"start-concurrency", was.Concurrency != now.Concurrency},
 		{"touch", was.Touch != now.Touch},
+		{"rescan", was.Rescan != now.Rescan},
 		{"tyrant", was.Tyrant != now.Tyrant},
 	} {
 		if k.differs {

@@ -17,12 +17,14 @@ import (
 	"liege/emperor/control"
 	"liege/emperor/dirmon"
 	"liege/emperor/expand"
+	"liege/emperor/fdstore"
 	"liege/emperor/launch"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	"liege/sandbox"
+	"liege/sandbox/network"
 	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
 	"liege/vassal"
@@ -55,7 +57,7 @@ func supervise(ctx context.Context, f flags) error {
 			log.Warn(p.Error(), "hint", p.Hint)
 		}
 	}
-	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Log: log})
+	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Period: cfg.Rescan, Log: log})
 	if err != nil {
 		return &exitError{exitConfig, "", err}
 	}
@@ -99,7 +101,8 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if r.machine, err = newHost(cfg, f.natFirst, found.stage, found.core); err != nil {
 		return r, err
 	}
-	if err := r.machine.nat.Forget(func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }); err != nil {
+	lives := func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }
+	if err := r.machine.nat.Forget(lives); err != nil {
 		log.Warn("addresses of vassals that are gone are kept", "err", err)
 	}
 	filter, err := seccomp.Default()
@@ -114,10 +117,15 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if r.porter, err = listen.NewPorter(); err != nil {
 		return r, err
 	}
+	given := fdstore.Given()
+	sockets := listen.NewRegistry()
+	if f.one == "" { // whose records go with it
+		sockets.Store = fdstore.Open(given)
+	}
 	r.launch = &launch.Host{
-		Sandboxes: r.boxes, Records: r.records, Sockets: listen.NewRegistry(), Porter: r.porter,
+		Sandboxes: r.boxes, Records: r.records, Sockets: sockets, Porter: r.porter, Given: given,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: resolve.Files{}, Seccomp: filter, Relay: relay, Mailer: found.mailer, Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
+		Users: resolve.Files{}, Seccomp: filter, Relay: relay, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)
@@ -164,10 +172,16 @@ func (r *realm) run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	ended := make(chan error, 1)
 	wg.Go(func() { ended <- server.Serve(serving, ln) })
-	wg.Go(func() { r.signals(serving, stop) })
+	wg.Go(func() {
+		r.signals(serving, func() {
+			r.launch.Sockets.Leave()
+			stop()
+		})
+	})
 	wg.Go(func() { r.notify(serving) })
 	wg.Go(func() { r.keepHouse(ctx) })
 	wg.Go(func() { trim(serving) })
+	wg.Go(func() { r.keepRules(serving) })
 	wg.Go(func() {
 		if err := r.porter.Run(serving); err != nil {
 			r.log.Error("vassals that sleep are not woken any more", "err", err)
@@ -185,6 +199,16 @@ func (r *realm) run(ctx context.Context) error {
 		err = errors.Join(err, serr)
 	}
 	return err
+}
+
+// keepRules makes the host's rules for net = nat anew when somebody flushed them.
+func (r *realm) keepRules(ctx context.Context) {
+	err := network.Keep(ctx, func(err error) {
+		r.log.Warn("somebody removed the table inet liege; it is made again", "err", err)
+	})
+	if err != nil {
+		r.log.Warn("net = nat", "err", err, "hint", "after nft flush ruleset: liege reload of any vassal with net = nat")
+	}
 }
 
 // hookTime is how long one of the Emperor's own hooks may take.

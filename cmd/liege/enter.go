@@ -15,11 +15,13 @@ import (
 )
 
 func (a *app) enterCmd() *cobra.Command {
+	var root bool
 	c := &cobra.Command{
-		Use: "enter NAME [-- COMMAND…]", Short: "a shell, or a command, in the sandbox of a vassal",
+		Use: "enter [--root] NAME [-- COMMAND…]", Short: "a shell, or a command, in the sandbox of a vassal",
 		Long: "Runs a command, else a login shell, beside the application: as its user, with its file system, network, environment\n" +
 			"and limits, and with no more rights than it has. It ends with the generation that runs, and with this command.\n" +
-			"A vassal that sleeps is started first. Exits with the command's own code. Only root may do that.",
+			"A vassal that sleeps is started first. Exits with the command's own code. Only root may do that.\n" +
+			"With --root, as root of the sandbox: with its files and processes, and out of it no further than the application.",
 		Args: usage(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.json {
@@ -32,7 +34,7 @@ func (a *app) enterCmd() *cobra.Command {
 				command = command[1:]
 			}
 			s := &session{ctx: ctx, socket: control.Socket(a.runDir),
-				req: control.Request{Verb: control.Enter, Names: names(args[:1]), Command: command, Term: os.Getenv("TERM")}}
+				req: control.Request{Verb: control.Enter, Names: names(args[:1]), Command: command, Root: root, Term: os.Getenv("TERM")}}
 			run := s.piped
 			if onTerminal(0) && onTerminal(1) {
 				run = s.onConsole
@@ -46,6 +48,7 @@ func (a *app) enterCmd() *cobra.Command {
 			return nil
 		},
 	}
+	c.Flags().BoolVar(&root, "root", false, "as root of the sandbox, not as the vassal's user")
 	c.Flags().SetInterspersed(false) // what follows NAME is the command's
 	return a.controlFlags(c)
 }

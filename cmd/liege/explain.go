@@ -394,6 +394,8 @@ func limits(r *resolve.Result) []explained {
 		out = append(out, explained{"device " + m.Device, ioText(m), origin(m.At)})
 	}
 	add(l.CPUMax > 0, "cpus", strconv.FormatFloat(l.CPUMax, 'g', -1, 64), l.CPUMaxAt)
+	add(l.DiskQuota > 0, "disk, in "+r.Dir, size(&l.DiskQuota), l.DiskQuotaAt)
+	add(l.InodeQuota > 0, "files, in "+r.Dir, count(&l.InodeQuota), l.InodeQuotaAt)
 	add(l.PidsMax > 0, "processes and threads", count(&l.PidsMax), l.PidsMaxAt)
 	if w := r.App.Workers; w != nil {
 		for _, x := range w.Rlimits {

@@ -181,6 +181,9 @@ func (a *app) one(v control.Vassal) {
 		row("traffic", "%s sent, %s received", size(&v.NetSent), size(&v.NetReceived))
 	}
 	row("processes", "%s%s", count(v.Pids), of(v.PidsMax, count))
+	if v.DiskBytes != nil {
+		row("disk", "%s%s, %s%s files", size(v.DiskBytes), of(v.DiskMaxBytes, size), count(v.DiskInodes), of(v.DiskInodesMax, count))
+	}
 	row("limits met", "%s", metText(v))
 	row("requests", "%d", v.Requests)
 	row("restarts", "%d", v.Restarts)

@@ -21,7 +21,7 @@ const everything = "guest,enforcing,selinux,root,sysresource,opentree,nftables,c
 // Tests that have nothing to do with cgroups are run in one of the two boots:
 // where the controllers are changes nothing for them.
 const (
-	onlyV2     = "Upgrade|ContextRefused|EveryProcessHasItsDomain|Places|DenialSeen|NAT"
+	onlyV2     = "Upgrade|ContextRefused|EveryProcessHasItsDomain|Places|DenialSeen|NAT|Quota"
 	onlyHybrid = "Removal|Categories|Permissive|HooksStayWhereTheyAre|CoreNotExecutable|BrokenEdit"
 )
 

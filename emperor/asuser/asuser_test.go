@@ -365,3 +365,20 @@ func FuzzReply(f *testing.F) {
 		}
 	})
 }
+
+// A user's own FUSE, whose server never answers, costs one call's time: the
+// child waits, and nobody with it.
+func TestMute(t *testing.T) {
+	s, dir := start(t)
+	if err := errors.Join(os.Mkdir(dir+"/fuse", 0o755), os.Chown(dir+"/fuse", nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	mute := testenv.NewMute(t, dir+"/fuse", nobody, false)
+	mute.Asked() // and so goes on
+	if _, _, err := s.ReadFile(dir+"/fuse/x.ini", MaxRead); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v, want %v", err, ErrGone)
+	}
+	if !mute.Asked() {
+		t.Error("nobody asked: the test shows nothing")
+	}
+}

@@ -77,7 +77,7 @@ func (s *Server) enterVassal(ctx context.Context, r Request, p peer, w *replies,
 		return
 	}
 	name := r.Names[0]
-	s.Log.Info("enters", "vassal", name, "by", p.String(), "pid", p.pid, "command", clip(strings.Join(r.Command, " ")))
+	s.Log.Info("enters", "vassal", name, "by", p.String(), "pid", p.pid, "root", r.Root, "command", clip(strings.Join(r.Command, " ")))
 	o := s.Backend.Enter(ctx, name, r, p.String(), files)
 	s.Log.Info("control", "verb", string(r.Verb), "vassal", name, "by", p.String(), "ok", o.OK, "code", o.Code)
 	if o.OK {

@@ -79,12 +79,13 @@ type Request struct {
 	Page    []byte        `json:"page,omitempty"`    // suspend: body
 	Reason  string        `json:"reason,omitempty"`  // suspend
 
-	// Enter: the command, none: a shell; the terminal's type; and whether the
+	// Enter: the command, none: a shell; the terminal's type; whether the
 	// descriptor that comes with the request is a console socket, else the
-	// three that come are the command's.
+	// three that come are the command's; and whether it is root inside.
 	Command []string `json:"command,omitempty"`
 	Term    string   `json:"term,omitempty"`
 	Console bool     `json:"console,omitempty"`
+	Root    bool     `json:"root,omitempty"`
 
 	Began time.Time `json:"-"` // set by the server: when it came
 }
@@ -164,6 +165,10 @@ type Vassal struct {
 	NetReceived    int64            `json:"net_received_bytes"` // likewise
 	Pids           *int64           `json:"pids"`
 	PidsMax        *int64           `json:"pids_max"`
+	DiskBytes      *int64           `json:"disk_bytes"` // of the app's directory, with a quota
+	DiskMaxBytes   *int64           `json:"disk_max_bytes"`
+	DiskInodes     *int64           `json:"disk_inodes"`
+	DiskInodesMax  *int64           `json:"disk_inodes_max"`
 	Requests       uint64           `json:"requests"`
 
 	// Users may see and reload the vassal: the one it runs as and, of a

@@ -23,6 +23,7 @@
 package dirmon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,6 +73,9 @@ type Options struct {
 	Tyrant bool
 	// Primary returns the primary group of a user; nil asks /etc/passwd.
 	Primary func(uid int) (gid int, ok bool)
+	// Period is how soon a change is seen that the file system does not announce
+	// ([emperor] rescan); 0: Period, the constant.
+	Period time.Duration
 	// Root is the directory below which all paths are; empty: /.
 	Root string
 	Log  *slog.Logger
@@ -91,7 +95,7 @@ type Monitor struct {
 	claims  map[string]string    // lower-case name → path that has it
 	hints   *fsnotify.Watcher    // nil: inotify is not to be had
 	deaf    bool                 // inotify is not wanted
-	period  time.Duration        // Period
+	period  time.Duration        // Options.Period
 	watched map[string]bool
 	sent    *emperor.Snapshot
 }
@@ -105,7 +109,7 @@ func New(o Options) (*Monitor, error) {
 		touch: o.Touch, tyrant: o.Tyrant, log: o.Log,
 		walker:  walker{root: o.Root, primary: o.Primary},
 		asks:    make(chan ask),
-		period:  Period,
+		period:  cmp.Or(o.Period, Period),
 		dirs:    map[string]*dirState{},
 		entries: map[string]*entry{},
 		claims:  map[string]string{},
@@ -215,7 +219,7 @@ func (m *Monitor) openHints() (hints <-chan struct{}, stop func()) {
 	}
 	w, err := fsnotify.NewBufferedWatcher(64)
 	if err != nil {
-		m.log.Warn("no inotify: changes are seen by scans alone", "period", Period, "err", err)
+		m.log.Warn("no inotify: changes are seen by scans alone", "period", m.period, "err", err)
 		return nil, func() {}
 	}
 	m.hints = w
@@ -265,7 +269,7 @@ func (m *Monitor) watchDirs() (added bool) {
 		case !m.watched[d] && st.read && len(m.watched) < MaxWatches && !st.unwatchable:
 			if err := m.hints.Add(filepath.Join(m.walker.root, d)); err != nil {
 				st.unwatchable = true
-				m.log.Info("inotify does not watch: changes are seen by scans", "dir", d, "period", Period, "err", err)
+				m.log.Info("inotify does not watch: changes are seen by scans", "dir", d, "period", m.period, "err", err)
 				continue
 			}
 			m.watched[d], added = true, true

@@ -2,9 +2,11 @@ package dirmon
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"liege/emperor"
 	"liege/internal/testenv"
@@ -65,6 +69,21 @@ func (h host) write(p, text string, uid int, mode os.FileMode) {
 	h.Helper()
 	h.must(os.WriteFile(h.path(p), []byte(text), 0o600))
 	h.own(p, uid, uid, mode)
+}
+
+// allow is setfacl -m u:UID:rw.
+func (h host) allow(p string, uid uint32) {
+	h.Helper()
+	list := binary.LittleEndian.AppendUint32(nil, 2)
+	for _, e := range []struct {
+		tag, perm uint16
+		id        uint32
+	}{{0x01, 7, math.MaxUint32}, {0x02, 7, uid}, {0x04, 5, math.MaxUint32}, {0x10, 7, math.MaxUint32}, {0x20, 5, math.MaxUint32}} {
+		list = binary.LittleEndian.AppendUint16(list, e.tag)
+		list = binary.LittleEndian.AppendUint16(list, e.perm)
+		list = binary.LittleEndian.AppendUint32(list, e.id)
+	}
+	h.must(unix.Setxattr(h.path(p), "system.posix_acl_access", list, 0))
 }
 
 func (h host) link(target, p string) {
@@ -145,11 +164,17 @@ func TestTrust(t *testing.T) {
 	h.own("/etc/vassals/strange.ini", alice, mallory, 0o664)
 	h.write("/etc/vassals/hard.ini", text, 0, 0o644)
 	h.must(os.Link(h.path("/etc/vassals/hard.ini"), h.path("/etc/vassals/hard2.ini")))
+	h.write("/etc/vassals/acl.ini", text, 0, 0o644)
+	h.allow("/etc/vassals/acl.ini", mallory) // the mode becomes 0664, as that of op664
+	h.write("/etc/vassals/aliceacl.ini", text, alice, 0o644)
+	h.allow("/etc/vassals/aliceacl.ini", mallory)
 	h.write("/etc/vassals/big.ini", strings.Repeat("#", MaxFile+1), 0, 0o644)
 	h.write("/etc/vassals/full.ini", strings.Repeat("#", MaxFile), 0, 0o644)
 	m := h.monitor("/etc/vassals")
-	h.want(m, `alice /etc/vassals/alice.ini uid 61001
+	h.want(m, `acl /etc/vassals/acl.ini untrusted-file
+		alice /etc/vassals/alice.ini uid 61001
 		alice664 /etc/vassals/alice664.ini uid 61001
+		aliceacl /etc/vassals/aliceacl.ini untrusted-file
 		big /etc/vassals/big.ini too-big
 		full /etc/vassals/full.ini operator
 		group /etc/vassals/group.ini untrusted-file
@@ -427,6 +452,7 @@ func TestDirectoryTurnsBad(t *testing.T) {
 	for name, spoil := range map[string]func(){
 		"writable": func() { h.own("/etc/vassals", 0, 0, 0o777) },
 		"group":    func() { h.own("/etc/vassals", 0, mallory, 0o775) },
+		"acl":      func() { h.allow("/etc/vassals", mallory) },
 		"owner":    func() { h.own("/etc/vassals", mallory, mallory, 0o755) },
 		"above":    func() { h.own("/etc", mallory, mallory, 0o755) },
 		"gone":     func() { h.must(os.Rename(h.path("/etc/vassals"), h.path("/etc/away"))) },
@@ -444,6 +470,7 @@ func TestDirectoryTurnsBad(t *testing.T) {
 		}
 		h.own("/etc", 0, 0, 0o755)
 		h.own("/etc/vassals", 0, 0, 0o755)
+		_ = unix.Removexattr(h.path("/etc/vassals"), "system.posix_acl_access") // mostly there is none
 		os.Remove(h.path("/etc/vassals/planted.ini"))
 		h.want(m, good)
 	}
@@ -498,9 +525,17 @@ func TestSwap(t *testing.T) {
 // watched runs a Monitor in fake time. next returns what it sent until now.
 func watched(t *testing.T, do func(h host, m *Monitor, sent func() []emperor.Snapshot)) {
 	t.Helper()
+	watchedEvery(t, 0, do)
+}
+
+// watchedEvery is watched with a period of its own.
+func watchedEvery(t *testing.T, period time.Duration, do func(h host, m *Monitor, sent func() []emperor.Snapshot)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t)
-		m := h.monitor("/etc/vassals")
+		m, err := New(Options{Sources: []string{"/etc/vassals"}, Touch: true, Period: period, Root: h.dir, Log: quiet()})
+		h.must(err)
+		m.deaf = true
 		ctx, stop := context.WithCancel(t.Context())
 		out := make(chan emperor.Snapshot)
 		var (
@@ -617,6 +652,22 @@ func TestFirstScan(t *testing.T) {
 	if got := lastText([]emperor.Snapshot{s}); got != "young=1" || !s.Partial {
 		t.Errorf("got %q, partial %v", got, s.Partial)
 	}
+}
+
+// What the operator says is how soon a change is seen, and no sooner.
+func TestPeriod(t *testing.T) {
+	watchedEvery(t, time.Minute, func(h host, _ *Monitor, sent func() []emperor.Snapshot) {
+		sent()
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		time.Sleep(time.Minute / 2)
+		if got := lastText(sent()); got != "nothing sent" {
+			h.Errorf("after half of it: %q", got)
+		}
+		time.Sleep(time.Minute)
+		if got := lastText(sent()); got != "a=1" {
+			h.Errorf("after it: %q", got)
+		}
+	})
 }
 
 func TestRescan(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/vassal"
+	"liege/vassal/acl"
 )
 
 // walker goes along paths one component at a time, so that it knows who could
@@ -66,14 +67,14 @@ func (w *walker) start() (*place, error) {
 		p.close()
 		return nil, err
 	}
-	w.note(&p.trail, "/", &st)
+	w.note(&p.trail, "/", fd, &st)
 	return p, nil
 }
 
 // note adds a directory to the trail.
-func (w *walker) note(t *trail, path string, st *unix.Stat_t) {
+func (w *walker) note(t *trail, path string, fd int, st *unix.Stat_t) {
 	t.add(st.Uid)
-	others := w.othersWrite(st)
+	others := w.othersWrite(fd, st)
 	if others && st.Mode&unix.S_ISVTX == 0 && t.loose == "" {
 		t.loose = path
 	}
@@ -93,15 +94,24 @@ func (t *trail) add(uid uint32) {
 // othersWrite reports whether somebody besides root and the owner may write.
 // The owner's own primary group is the owner: Ubuntu's umask makes 0664 files
 // and 0775 directories.
-func (w *walker) othersWrite(st *unix.Stat_t) bool {
-	if st.Mode&0o002 != 0 {
+//
+// An access control list gives no more than the bits of the group, and may give
+// that to anybody.
+func (w *walker) othersWrite(fd int, st *unix.Stat_t) bool {
+	switch {
+	case st.Mode&0o002 != 0:
 		return true
-	}
-	if st.Mode&0o020 == 0 || st.Gid == 0 {
+	case st.Mode&0o020 == 0:
 		return false
 	}
-	gid, ok := w.primary(int(st.Uid))
-	return !ok || gid != int(st.Gid)
+	own := func(gid uint32) bool {
+		if gid == 0 {
+			return true
+		}
+		primary, ok := w.primary(int(st.Uid))
+		return ok && primary == int(gid)
+	}
+	return !own(st.Gid) || acl.OthersWrite(acl.OpenFile(fd), st.Uid, own)
 }
 
 // child opens name in p without following it.
@@ -125,7 +135,7 @@ func child(p *place, name string) (int, unix.Stat_t, error) {
 func (w *walker) enter(p *place, fd int, name string, st *unix.Stat_t) {
 	p.stack = append(p.stack, p.fd)
 	p.fd, p.path = fd, filepath.Join(p.path, name)
-	w.note(&p.trail, p.path, st)
+	w.note(&p.trail, p.path, fd, st)
 }
 
 // up goes back to the directory above. The trail remembers where it has been.
@@ -140,7 +150,7 @@ func (w *walker) up(p *place) error {
 	if err := unix.Fstat(p.fd, &st); err != nil {
 		return err
 	}
-	w.note(&p.trail, p.path, &st)
+	w.note(&p.trail, p.path, p.fd, &st)
 	return nil
 }
 
@@ -352,9 +362,9 @@ func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant boo
 		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("has %d hard links: who else can change it cannot be told", st.Nlink),
 			"cp it and mv the copy over it, or use a symbolic link")
 	}
-	if w.othersWrite(st) {
+	if w.othersWrite(fd, st) {
 		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("mode %04o: others than its owner can write it", st.Mode&0o7777),
-			"chmod go-w "+clean(path))
+			"chmod go-w "+clean(path)) // which takes that from an access control list too
 	}
 	switch {
 	case t.loose != "":

@@ -48,7 +48,7 @@ func (w *walker) safe(fd int, st *unix.Stat_t, t trail) error {
 		return errors.New(reasonProc(err))
 	}
 	switch {
-	case w.othersWrite(st):
+	case w.othersWrite(fd, st):
 		return fmt.Errorf("mode %04o: others than its owner can write it", st.Mode&0o7777)
 	case t.loose != "":
 		return fmt.Errorf("others can put another file in its place: %s can be written by them", clean(t.loose))

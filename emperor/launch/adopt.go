@@ -56,12 +56,21 @@ func (h *Host) Tidy() error {
 		return err
 	}
 	var errs []error
+	given := map[string]bool{}
+	for _, name := range h.Given.Names() {
+		given[name] = true
+	}
 	for _, name := range names {
 		rs, err := h.Records.Read(name)
 		if err != nil {
 			errs = append(errs, h.Records.Drop(name, err))
 		}
+		asleep, err := h.asleep(name, given)
+		errs = append(errs, err)
 		kept := 0
+		if asleep {
+			kept++
+		}
 		for _, r := range rs {
 			if h.survives(r) {
 				kept++
@@ -73,10 +82,11 @@ func (h *Host) Tidy() error {
 			errs = append(errs, h.Records.Drop(name, nil))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, h.discard(given))...)
 }
 
-// Adopt implements emperor.Adopter. Of several survivors the first that was
+// Adopt implements emperor.Adopter. What systemd kept comes first, then what
+// survivors hold. Of several survivors the first that was
 // ready is adopted; the others, which were draining or loading, end.
 func (l *launcher) Adopt(ctx context.Context) (found emperor.Survivor, leaving []emperor.Survivor) {
 	for _, in := range l.adoptAll(ctx) {
@@ -91,8 +101,9 @@ func (l *launcher) Adopt(ctx context.Context) (found emperor.Survivor, leaving [
 }
 
 // adoptAll makes instances of the survivors and takes the listeners back from
-// them.
+// systemd and from them.
 func (l *launcher) adoptAll(ctx context.Context) []*instance {
+	l.takeStored()
 	var out []*instance
 	for _, r := range l.survivors() {
 		in, err := l.adopt(ctx, r)

@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"liege/emperor"
@@ -23,7 +24,8 @@ const (
 const maxTerm = 64
 
 // Enter implements emperor.Entrant. The command has the application's
-// environment and directory.
+// environment and directory; root's has that of root's hooks, so that no
+// variable of a tenant's reaches it (KERNEL 39).
 func (in *instance) Enter(ctx context.Context, e emperor.Entry) (int, error) {
 	r := in.p.Result
 	if r == nil {
@@ -32,6 +34,13 @@ func (in *instance) Enter(ctx context.Context, e emperor.Entry) (int, error) {
 	g := sandbox.Guest{
 		Program: "/bin/sh", Args: []string{"sh", "-c", enterShell}, Env: slices.Clone(r.App.Env), Dir: r.App.Dir,
 		Console: e.Console, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
+	}
+	if e.Root {
+		if why := r.ForeignRoot(); why != "" {
+			return 0, foreign(string(in.l.name), r.Root.Source, why)
+		}
+		g.Root, g.Dir = true, "/"
+		g.Env = append(slices.Clone(r.Plan.HookEnv), "HOME=/", "USER=root", "LOGNAME=root", "SHELL=/bin/sh")
 	}
 	if len(e.Command) > 0 {
 		g.Args = append([]string{"sh", "-c", enterCommand, "sh"}, e.Command...)
@@ -46,6 +55,12 @@ func (in *instance) Enter(ctx context.Context, e emperor.Entry) (int, error) {
 		return 0, notOurs(string(in.l.name))
 	}
 	return code, err
+}
+
+// foreign is why root does not enter a tree that others can change.
+func foreign(name, tree, why string) error {
+	return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotDone, Step: "enter",
+		Message: fmt.Sprintf("%s: root would run a shell of %s, and %s", name, tree, why), Hint: "liege enter " + name + " as its user, or chown root the tree"}
 }
 
 func notOurs(name string) error {

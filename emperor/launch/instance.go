@@ -33,7 +33,8 @@ type instance struct {
 	control *channel.Channel // nil: adopted
 	record  record.Record
 	box     *sandbox.Sandbox
-	relay   closer // nil: none
+	relay   closer   // nil: none
+	bounded *os.File // the app's directory, which has a quota; nil: none
 
 	ctx      context.Context // of Launch, without its end
 	ready    chan vassal.Problems
@@ -140,6 +141,7 @@ func (in *instance) measure() {
 				SentBytes: u.SentBytes, ReceivedBytes: u.ReceivedBytes}
 		}
 	}
+	in.usage.Disk = in.disk()
 	in.usage.Requests = in.counts.Requests
 }
 
@@ -355,6 +357,9 @@ func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	in.mu.Lock()
 	in.measure()
 	in.mu.Unlock()
+	if in.bounded != nil {
+		in.bounded.Close()
+	}
 	in.pidFile(false)
 	in.exit = in.box.Exit()
 	in.problems = in.why()

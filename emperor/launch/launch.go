@@ -35,14 +35,17 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"liege/emperor"
 	"liege/emperor/asuser"
 	"liege/emperor/expand"
+	"liege/emperor/fdstore"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
+	"liege/emperor/quota"
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	"liege/sandbox"
@@ -62,6 +65,7 @@ type Host struct {
 	Users     resolve.Users
 	Seccomp   []stage.Filter
 	Relay     Relay
+	Quotas    *quota.Projects
 	Mailer    string              // directory with liege-sendmail in it, named sendmail, and nothing else
 	HoldUID   func() (int, error) // the user of holding generations, and its group: nobody else's
 	Policy    *selinux.Policy     // nil: SELinux is off
@@ -69,7 +73,10 @@ type Host struct {
 	// Expand makes of a file what one start needs. It may be called by many
 	// goroutines.
 	Expand func(context.Context, emperor.File) expand.Expanded
+	Given  *fdstore.Gift // what systemd kept of an earlier Emperor's; nil: nothing
 	Log    *slog.Logger
+
+	full sync.Once // it was said that systemd keeps no more
 }
 
 // Launcher returns the Launcher of the vassal name.
@@ -84,6 +91,7 @@ type launcher struct {
 	sockets *listen.Set
 	log     *logs.Log // nil until the first start
 	served  *prepared // what was last launched; nil: nothing yet
+	asleep  bool      // nothing was started since Sleep
 
 	// hup: the core got SIGHUP (CONTRACT 11, pidfile), or its application's code
 	// changed. It outlives a start that failed: the generation that serves on may
@@ -191,7 +199,7 @@ func (p *prepared) View() emperor.View {
 // Close implements emperor.Launcher.
 func (l *launcher) Close() error {
 	l.host.Porter.Leave(l.sockets)
-	l.sockets.Close()
+	left := l.sockets.Close()
 	var errs []error
 	if l.log != nil {
 		errs = append(errs, l.log.Close())
@@ -204,7 +212,9 @@ func (l *launcher) Close() error {
 		}
 		errs = append(errs, err)
 	}
-	errs = append(errs, l.host.Records.RemoveVassal(l.name))
+	if !left {
+		errs = append(errs, l.host.Records.RemoveAsleep(l.name), l.host.Records.RemoveVassal(l.name))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("vassal %s: %w", l.name, err)
 	}

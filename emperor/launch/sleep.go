@@ -3,10 +3,14 @@ package launch
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
 	"liege/emperor"
 	"liege/emperor/expand"
 	"liege/emperor/resolve"
+	"liege/sandbox"
+	"liege/sandbox/stage"
 	"liege/vassal"
 )
 
@@ -27,7 +31,10 @@ func (l *launcher) Sleep(ctx context.Context, prep emperor.Prepared, wake func()
 	}
 	s := &start{l: l, p: p}
 	err := s.listen(ctx)
-	s.finish(nil) // what it made stays
+	if err == nil {
+		err = s.lullaby(ctx)
+	}
+	s.finish(err)
 	if err != nil {
 		return nil, vassal.AsProblems(err, "listen", vassal.CodeListen)
 	}
@@ -35,14 +42,49 @@ func (l *launcher) Sleep(ctx context.Context, prep emperor.Prepared, wake func()
 		bound = append(bound, b.Address)
 	}
 	s.ch.Commit()
-	l.served = listened(p)
+	l.served, l.asleep = listened(p), true
 	if l.log != nil {
 		l.log.Note("sleeps")
 	}
 	if err := l.host.Porter.Watch(l.sockets, wake); err != nil {
 		return nil, vassal.AsProblems(err, "listen", vassal.CodeListen)
 	}
+	l.store(p.Config.File)
 	return bound, s.notes
+}
+
+// lullaby runs the hooks of a vassal that begins to sleep, or whose file changed in
+// its sleep.
+func (s *start) lullaby(ctx context.Context) error {
+	l, r, phase := s.l, s.p.Result, vassal.OnDemand
+	if l.asleep {
+		phase = vassal.OnConfig
+	}
+	h := stage.HostPlan{HookTime: r.Plan.HookTime, HookEnv: append(slices.Clone(r.Plan.HookEnv), "UWSGI_HOOK_CONTEXT=vassal"),
+		Own: l.host.Domains.Stage, HookCon: l.host.Domains.Hook, Proc: "/proc"}
+	for _, hook := range r.HostHooks {
+		if hook.Phase == phase {
+			h.Hooks = append(h.Hooks, hook)
+		}
+	}
+	if len(h.Hooks) == 0 {
+		return nil
+	}
+	if err := errors.Join(s.labels(ctx), l.ensureLog()); err != nil {
+		return err
+	}
+	out, err := l.log.Writer(r.UID, r.GID, s.logLabel)
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	s.temp = append(s.temp, out)
+	_, err = l.host.Sandboxes.RunHooks(ctx, sandbox.HostHooks{ID: string(l.name) + "-asleep", Plan: h, Output: out})
+	if f, ok := errors.AsType[*stage.Failure](err); ok {
+		p := stageProblem(f, s.p.Config.File)
+		l.log.Note("does not sleep: %s", p.Error())
+		return &p
+	}
+	return err
 }
 
 // Rest implements emperor.Sleeper. What still drained until now wrote to the log.

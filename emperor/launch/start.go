@@ -48,6 +48,8 @@ type start struct {
 	watch *certs.Watch    // of them; nil: no TLS
 
 	unheeded vassal.Problems // failures of hooks that end nothing
+
+	bounded *os.File // the app's directory, if it has a quota
 }
 
 // Launch implements emperor.Launcher.
@@ -57,9 +59,10 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 		return nil, errors.New("launch: the file was not found good")
 	}
 	l.host.Porter.Leave(l.sockets)
+	l.asleep = false
 	s := &start{l: l, p: p, gen: gen}
 	defer func() { s.finish(err) }()
-	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.mailer} {
+	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.quota, s.mailer} {
 		if err := step(ctx); err != nil {
 			return nil, s.explain(err)
 		}
@@ -126,6 +129,9 @@ func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 		return nil, s.explain(err)
 	}
 	if err := s.channel(in); err != nil {
+		return nil, s.explain(err)
+	}
+	if err := s.measured(in); err != nil {
 		return nil, s.explain(err)
 	}
 	if err := s.doors(ctx, in); err != nil {
@@ -529,10 +535,9 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 		Limits: in.p.Result.Config.Limits, Box: box,
 	}
 	for i, b := range bound {
-		l := in.p.Result.Listen[i]
-		rec.Listeners = append(rec.Listeners, record.Listener{
-			Address: l.Address, Bound: b.Address, Protocol: b.Protocol, FD: stage.FirstFD + i, Inode: b.Inode, Cookie: b.Cookie, Line: l.At.Line,
-		})
+		k := recorded(b)
+		k.FD = stage.FirstFD + i
+		rec.Listeners = append(rec.Listeners, k)
 	}
 	in.record = rec
 	return in.l.host.Records.Write(rec)

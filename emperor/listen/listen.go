@@ -36,6 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/emperor/asuser"
+	"liege/emperor/fdstore"
 	"liege/vassal"
 )
 
@@ -63,8 +64,13 @@ type Want struct {
 // Registry knows which vassal of this Emperor listens where. Its lock is held
 // for a look into a map, never over a system call that can wait.
 type Registry struct {
-	mu   sync.Mutex
-	held map[string]*socket // by canonical address
+	// Store has the sockets of vassals that sleep kept while no Emperor runs
+	// (Set.Store); nil: nobody does.
+	Store *fdstore.Store
+
+	mu      sync.Mutex
+	held    map[string]*socket // by canonical address
+	leaving bool
 }
 
 // NewRegistry returns an empty Registry.
@@ -79,6 +85,7 @@ type socket struct {
 	dev, ino uint64   // of a unix socket's node
 	dir      string   // of the node, without links
 	dirs     []string // made for it beneath /run
+	stored   string   // its name in Registry.Store; empty: it is not there
 	// guarded by Registry.mu
 	owner *Set
 	from  string // owner's file
@@ -215,15 +222,17 @@ func (s *Set) Bound() []Bound {
 }
 
 // Close gives up every socket. No generation of the vassal lives any more, and
-// no Apply is under way.
-func (s *Set) Close() {
+// no Apply is under way. It reports whether something is left for another Emperor
+// (Registry.Leave).
+func (s *Set) Close() (left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, k := range s.current {
-		s.reg.release(k)
+		left = s.reg.release(k) || left
 	}
 	s.current = nil
+	return left
 }
 
 // Apply returns the sockets for want: those the Set has, mended where the
@@ -297,6 +306,9 @@ func (s *Set) Adopt(l vassal.Listener, bound, from string, f *os.File) error {
 			return fmt.Errorf("%s: %w", l.Address, err)
 		}
 	}
+	if name := StoredName(k.public().Cookie); s.reg.Store.Has(name) {
+		k.stored = name
+	}
 	s.reg.mu.Lock()
 	defer s.reg.mu.Unlock()
 	if o := s.reg.held[k.addr]; o != nil {
@@ -319,15 +331,24 @@ func (k *socket) public() Bound {
 	return Bound{Address: k.bound, Named: k.addr, From: vassal.Origin{File: k.from, Line: k.line}, Protocol: k.protocol, Cookie: cookie, Inode: st.Ino, File: k.file}
 }
 
-// release closes k and forgets it.
-func (r *Registry) release(k *socket) {
+// release closes k and forgets it. One that is stored for the next Emperor stays
+// as it is.
+func (r *Registry) release(k *socket) (left bool) {
 	r.mu.Lock()
 	if r.held[k.addr] == k {
 		delete(r.held, k.addr)
 	}
+	left = r.leaving && r.Store.Has(k.stored)
 	r.mu.Unlock()
 	k.file.Close()
+	if left {
+		return true
+	}
+	if k.stored != "" {
+		_ = r.Store.Remove(k.stored) // systemd is not there any more
+	}
 	k.remove()
+	return false
 }
 
 // remove removes a unix socket's node if it still is ours, and the

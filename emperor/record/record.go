@@ -6,6 +6,7 @@
 //	RUN/lock                        held with flock(2) while an Emperor uses it
 //	RUN/vassals/v-NAME/             one directory per vassal, root's
 //	RUN/vassals/v-NAME/gen-N.json   one Record per generation that may live
+//	RUN/vassals/v-NAME/asleep.json  the listeners that systemd keeps of it (Asleep)
 //	RUN/vassals/v-NAME/log          the vassal's log FIFO
 //	RUN/mail/UID                    what was counted of a user's mail (package relay)
 //
@@ -141,7 +142,7 @@ func (d *Dir) sign() error {
 
 // unwritten removes the records that an Emperor was killed writing.
 func (d *Dir) unwritten() error {
-	found, err := filepath.Glob(filepath.Join(globQuote(d.path), "vassals", "*", "gen-*.json.tmp"))
+	found, err := filepath.Glob(filepath.Join(globQuote(d.path), "vassals", "*", "*.json.tmp"))
 	if err != nil {
 		return err
 	}
@@ -195,19 +196,23 @@ func (d *Dir) Write(r Record) error {
 			return err
 		}
 	}
-	text, err := json.MarshalIndent(r, "", "\t")
+	return d.save(r.Name, d.file(r.Name, r.Gen), r)
+}
+
+// save writes a file of the vassal name, whole or not at all.
+func (d *Dir) save(name vassal.Name, file string, v any) error {
+	text, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
 		return err
 	}
-	dir := d.Vassal(r.Name)
-	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(d.Vassal(name), 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	tmp := d.file(r.Name, r.Gen) + ".tmp"
+	tmp := file + ".tmp"
 	if err := os.WriteFile(tmp, append(text, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(tmp, d.file(r.Name, r.Gen)) // a power cut ends what it speaks of: no fsync
+	return os.Rename(tmp, file) // a power cut ends what it speaks of: no fsync
 }
 
 // Remove removes the record of a generation of which nothing is left.
@@ -266,13 +271,18 @@ func (d *Dir) Names() ([]vassal.Name, error) {
 	return names, nil
 }
 
-func (d *Dir) read(file string, name vassal.Name) (Record, error) {
+// load reads a file that save wrote, or more than maxRecord of it.
+func load(file string) ([]byte, error) {
 	f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return Record{}, err
+		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	return io.ReadAll(io.LimitReader(f, maxRecord+1))
+}
+
+func (d *Dir) read(file string, name vassal.Name) (Record, error) {
+	text, err := load(file)
 	if err != nil {
 		return Record{}, err
 	}
@@ -289,16 +299,8 @@ func (d *Dir) read(file string, name vassal.Name) (Record, error) {
 // Parse parses the text of a record.
 func Parse(text []byte) (Record, error) {
 	var r Record
-	if len(text) > maxRecord {
-		return r, errors.New("too long")
-	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&r); err != nil {
+	if err := parse(text, &r); err != nil {
 		return r, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return r, errors.New("text after the record")
 	}
 	if _, err := vassal.ParseName(string(r.Name)); err != nil {
 		return r, err
@@ -312,6 +314,22 @@ func Parse(text []byte) (Record, error) {
 		}
 	}
 	return r, nil
+}
+
+// parse parses text, which holds one value of known members.
+func parse(text []byte, into any) error {
+	if len(text) > maxRecord {
+		return errors.New("too long")
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("text after the record")
+	}
+	return nil
 }
 
 // Alive reports whether the process that r names runs: the same pid, started

@@ -228,10 +228,11 @@ func (r *resolver) hooks() {
 }
 
 // leavesNothing warns of a mount that is gone before the application could see
-// it: the sandbox has a root of its own.
+// it: it is not below the root that the file names. Where the file names none,
+// inifile brought it inside.
 func (r *resolver) leavesNothing(h vassal.Hook) {
 	c, err := action.Parse(h)
-	if err == nil && h.Phase.Place() == vassal.AtHost && c.Kind == action.Mount {
+	if err == nil && r.cfg.Jail.Root.Inside && h.Phase.Place() == vassal.AtHost && c.Kind == action.Mount {
 		r.warn(vassal.CodeNotVisible, h.At, h.Option(), c.Path+": what is mounted before the sandbox's own root is entered is not visible in it",
 			"bind = "+cmp.Or(c.Source, "/srv/x")+":"+c.Path+", or mount-as-root = …")
 	}

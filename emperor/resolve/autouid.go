@@ -79,6 +79,21 @@ func (a *AutoUIDs) next() (int, error) {
 	return 0, fmt.Errorf("%s: every number from %d to %d is allotted", a.path, a.first, a.last)
 }
 
+// Owner returns the name that has the number.
+func (a *AutoUIDs) Owner(number int) (vassal.Name, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.load() != nil {
+		return "", false
+	}
+	for name, n := range a.names {
+		if n == number {
+			return name, true
+		}
+	}
+	return "", false
+}
+
 // Forget lets the numbers of names go for which lives says false.
 func (a *AutoUIDs) Forget(lives func(vassal.Name) bool) error {
 	a.mu.Lock()

@@ -53,6 +53,8 @@ func (r *resolver) caller() {
 		{c.Limits.MemoryHigh > 0, c.Limits.MemoryHighAt, "memory-high"},
 		{c.Limits.CPUWeight > 0, c.Limits.CPUWeightAt, "cpu-weight"},
 		{len(c.Limits.IOMax) > 0, ioAt(&c.Limits), "io-max"},
+		{c.Limits.DiskQuota > 0, c.Limits.DiskQuotaAt, "disk-quota"},
+		{c.Limits.InodeQuota > 0, c.Limits.InodeQuotaAt, "inode-quota"},
 	} {
 		if x.set {
 			r.warn(vassal.CodeNeedsRoot, x.at, x.key, "not root: the limit is not in force", sudo)

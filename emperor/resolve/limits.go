@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -11,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/emperor/quota"
+	"liege/sandbox/seccomp"
 	"liege/vassal"
 )
 
@@ -41,6 +44,7 @@ func (r *resolver) limits() {
 	if r.host.Caller == nil {
 		r.controllers(l)
 	}
+	r.quota(l)
 	l.IOMax = slices.Clone(l.IOMax)
 	for i := range l.IOMax {
 		m := &l.IOMax[i]
@@ -54,6 +58,53 @@ func (r *resolver) limits() {
 		}
 		m.Device = dev
 	}
+}
+
+// quota asks whether the app's directory can be bounded. A quota for everybody
+// is no mistake of a vassal that writes nothing to disk.
+func (r *resolver) quota(l *vassal.Limits) {
+	for _, q := range []struct {
+		key string
+		n   *int64
+		at  vassal.Origin
+	}{{"disk-quota", &l.DiskQuota, l.DiskQuotaAt}, {"inode-quota", &l.InodeQuota, l.InodeQuotaAt}} {
+		if *q.n == 0 || r.host.Caller != nil && r.host.Caller.UID != 0 { // the latter is told so
+			continue
+		}
+		if _, ok := r.res.Written(); !ok {
+			if *q.n = 0; q.at.Layer != vassal.Defaults {
+				r.fail(vassal.CodeNoLimit, q.at, q.key, "bounds nothing: the vassal has no directory of its own that it can write to", "chdir = /srv/shop")
+			}
+			continue
+		}
+		if g := r.cfg.Guard.Seccomp; g != "" && g != seccomp.DefaultProfile && g != seccomp.StrictProfile {
+			r.warn(vassal.CodeNoLimit, q.at, q.key, fmt.Sprintf("with seccomp = %s the app may be able to give its files another project, and to leave the quota", g), "seccomp = default")
+		}
+		if r.host.Quota == nil {
+			continue // nobody asks
+		}
+		if err := r.host.Quota(r.res.Dir); err != nil {
+			hint := ""
+			if m, ok := errors.AsType[*quota.Missing](err); ok {
+				hint = m.Hint
+			}
+			r.fail(vassal.CodeNoLimit, q.at, q.key, fmt.Sprintf("%s cannot be bounded: %v", r.res.Dir, err), hint)
+		}
+	}
+}
+
+// Written is the bind by which the app can write to its own directory; ok is
+// false if it cannot.
+func (r *Result) Written() (b Bind, ok bool) {
+	if r.Dir == "" {
+		return b, false
+	}
+	for _, c := range r.Binds { // parents before children
+		if c.Dir && within(r.Dir, c.Source) {
+			b = c
+		}
+	}
+	return b, b.Writable
 }
 
 const cgroupRoot = "/sys/fs/cgroup"

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/emperor/quota"
 	"liege/vassal"
 )
 
@@ -97,5 +98,45 @@ func TestDevice(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join("/sys/dev/block", got)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A quota that cannot be kept is an error of its line. One for everybody is no
+// mistake of a vassal that writes nothing to disk.
+func TestQuota(t *testing.T) {
+	lacks := func(string) error { return &quota.Missing{Why: "no quotas there", Hint: "mount it anew"} }
+	holds := func(string) error { return nil }
+	line, everybody := vassal.Origin{Line: 4}, vassal.Origin{Layer: vassal.Defaults}
+	for _, tc := range []struct {
+		name     string
+		asks     func(string) error
+		at       vassal.Origin
+		writable bool
+		seccomp  string
+		want     string // severity of the problem
+		kept     bool
+	}{
+		{"held", holds, line, true, "", "", true},
+		{"not held", lacks, line, true, "", "error", true},
+		{"nobody asks", nil, line, true, "", "", true},
+		{"nothing to write", holds, line, false, "", "error", false},
+		{"nothing to write, for everybody", lacks, everybody, false, "", "", false},
+		{"no filter", holds, line, true, "off", "warning", true},
+		{"strict", holds, line, true, "strict", "", true},
+	} {
+		r := &resolver{host: Host{Quota: tc.asks}, cfg: vassal.Config{File: "a.ini", Guard: vassal.Guard{Seccomp: tc.seccomp}},
+			res: &Result{Dir: "/srv/shop/app", Binds: []Bind{{Source: "/srv/shop", Dir: true, Writable: tc.writable}}}}
+		l := vassal.Limits{DiskQuota: 1 << 30, DiskQuotaAt: tc.at}
+		r.quota(&l)
+		got := ""
+		for _, p := range r.res.Problems {
+			got += string(p.Severity)
+			if p.Code != vassal.CodeNoLimit || p.Key != "disk-quota" || p.Line != tc.at.Line || p.Severity == vassal.Error && p.Hint == "" {
+				t.Errorf("%s: %+v", tc.name, p)
+			}
+		}
+		if got != tc.want || l.DiskQuota > 0 != tc.kept {
+			t.Errorf("%s: %q, quota %d; want %q, kept %v", tc.name, got, l.DiskQuota, tc.want, tc.kept)
+		}
 	}
 }

@@ -20,6 +20,7 @@ type NAT struct {
 	Policy  egress.Policy
 
 	lines      []vassal.Egress
+	capped     bool // mail has ceilings
 	resolvConf string
 }
 
@@ -43,6 +44,9 @@ func (n *NAT) Says() []string {
 	if i := slices.IndexFunc(n.lines, egress.All); i >= 0 {
 		return out[:i+1] // the rest is never asked
 	}
+	if n.capped {
+		return append(out, "the internet but the ports of mail, 25, 465 and 587")
+	}
 	return append(out, "the internet but port 25")
 }
 
@@ -58,7 +62,7 @@ func (r *resolver) nat() {
 	if r.host.Caller != nil {
 		return // r.caller says what stands against it
 	}
-	n := &NAT{lines: lines}
+	n := &NAT{lines: lines, capped: !r.res.Mail.Caps.None()}
 	r.res.NAT = n
 	if r.host.NATAddress != nil {
 		var err error
@@ -70,7 +74,7 @@ func (r *resolver) nat() {
 		r.report(vassal.Note, vassal.CodeNotReachable, r.at(r.cfg.Jail.NetAt), "net", "no address of IPv6: "+n.No6, "")
 	}
 	for _, e := range lines {
-		if e.Allow && e.Tenant && egress.Closed(e) && !slices.ContainsFunc(r.host.Egress, func(c vassal.Egress) bool { return egress.Within(c, e) }) {
+		if e.Allow && e.Tenant && egress.Closed(e, n.capped) && !slices.ContainsFunc(r.host.Egress, func(c vassal.Egress) bool { return egress.Within(c, e) }) {
 			r.fail(vassal.CodeOverCeiling, e.At, "egress", "a file of a user may not open "+e.Target, "[ceilings] egress = "+e.Target+" in emperor.ini")
 		}
 	}
@@ -79,7 +83,7 @@ func (r *resolver) nat() {
 	if !r.cfg.Trust.Operator {
 		ceilings = r.host.Egress
 	}
-	n.Policy = egress.New(lines, ceilings, n.Servers)
+	n.Policy = egress.New(lines, ceilings, n.Servers, n.capped)
 	if len(n.Servers) > 0 && !slices.ContainsFunc(n.Servers, func(s netip.Addr) bool { return n.Policy.Allows(netip.AddrPortFrom(s, 53)) }) {
 		r.nameless()
 	}

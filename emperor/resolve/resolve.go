@@ -51,7 +51,8 @@ type Host struct {
 	// NATAddress allots the addresses of net = nat; nil: nobody asks, nothing is
 	// allotted. The second one is not valid where there is no IPv6, for a reason.
 	NATAddress func(vassal.Name) (v4, v6 netip.Addr, no6 string, err error)
-	Caller     *Caller // liege serve; nil under the Emperor
+	Quota      func(dir string) error // whether a directory can be bounded (package quota); nil: nobody asks
+	Caller     *Caller                // liege serve; nil under the Emperor
 
 	Mail mail.Caps // [ceilings] sendmail-sender and sendmail-rate, with %U for the user
 }

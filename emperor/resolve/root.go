@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"liege/vassal"
+	"liege/vassal/acl"
 )
 
 // treeDirs are what a tree brings itself: no option brings the host's there by
@@ -64,10 +65,19 @@ func (r *resolver) foreignHooks() {
 		if h.Action != "exec" || !slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) {
 			continue
 		}
-		if r.res.Foreign = cmp.Or(r.res.Foreign, r.tree.foreignBelow()); r.res.Foreign != "" {
+		if r.res.Foreign = r.res.ForeignRoot(); r.res.Foreign != "" {
 			r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), fmt.Sprintf("root would run a shell of %s, and %s", r.res.Root.Source, r.res.Foreign), "hook-as-user, or chown root the tree")
 		}
 	}
+}
+
+// ForeignRoot says who besides root can change anything that root might run in
+// the vassal's own tree; empty: nobody, or it has none. It looks at every file.
+func (r *Result) ForeignRoot() string {
+	if r.Root.Source == "" || r.Foreign != "" {
+		return r.Foreign
+	}
+	return (&foreignTree{dir: r.Root.Source}).foreignBelow()
 }
 
 // foreignTree is a system below dir, asked as if dir were the root. The caller
@@ -165,7 +175,7 @@ func (t *foreignTree) foreignBelow() string {
 			if err != nil {
 				return nil
 			}
-			if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 || st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && st.Gid != 0 {
+			if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Uid != 0 || st.Mode&0o002 != 0 || st.Mode&0o020 != 0 && (st.Gid != 0 || acl.OthersWrite(t.dir+"/"+p, 0, func(gid uint32) bool { return gid == 0 })) {
 				found = fmt.Sprintf("/%s in it is not root's alone", p)
 				return fs.SkipAll
 			}

@@ -138,9 +138,7 @@ func TestForeignHooks(t *testing.T) {
 		{"everybody's libraries", func(dir string) error { return os.Chmod(dir+"/usr/lib", 0o777) }, "writable by others"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if os.Getuid() != 0 {
-				t.Skip("root: only root can give a tree to root")
-			}
+			testenv.Need(t, testenv.Root) // only root can give a tree to root
 			dir, err := os.MkdirTemp("/srv", "liege-tree-")
 			if err != nil {
 				t.Fatal(err)

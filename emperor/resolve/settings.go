@@ -4,6 +4,7 @@ import (
 	"path"
 	"strings"
 
+	"liege/emperor/quota"
 	"liege/vassal/inifile"
 )
 
@@ -22,7 +23,7 @@ func FromEmperor(c inifile.EmperorConfig, ini inifile.Host) Settings {
 	return Settings{
 		Policy: c.Policy, Read: read, INI: ini, OnDemand: c.OnDemand,
 		Host: Host{
-			FS: OS{}, Users: Files{Asked: &Asked{}}, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
+			FS: OS{}, Quota: quota.Probe, Users: Files{Asked: &Asked{}}, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
 			DefaultUID: c.DefaultUID, SELinux: SELinux{Warn: c.SELinux == "warn", Template: c.ContextTemplate, TemplateAt: c.ContextTemplateAt}, AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
 			Binds: c.Ceilings.Bind, Listen: c.Ceilings.Listen, Connect: c.Ceilings.Connect, Egress: c.Ceilings.Egress, Nets: c.Ceilings.Net, Mail: c.Ceilings.Mail,
 		},

@@ -37,10 +37,6 @@ func (r *resolver) userNS() {
 	if at.Line == 0 || r.host.Caller != nil {
 		return
 	}
-	if r.res.Net != "none" {
-		r.fail(vassal.CodeBadValue, at, "namespaces", "a user namespace needs a network namespace made with it: net = "+r.res.Net+" brings another", "net = none with connect lines, or no user namespace")
-		return
-	}
 	if r.res.Maps == nil {
 		root, ok := r.nsRoot(at, "namespaces")
 		if !ok {

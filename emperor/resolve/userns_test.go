@@ -38,7 +38,8 @@ func TestUserNS(t *testing.T) {
 		{"root of the host", func(c *vassal.Config) { c.Ident.User = "root" }, Host{AllowRoot: true}, nil, 0, 0, 0, []string{"error uid-root"}},
 		{"root not allowed", func(c *vassal.Config) { c.Ident.User, c.Jail.UserNS = "root", line }, Host{},
 			&IDMaps{Root: 1_900_000_009, Users: []int{0}, Groups: []int{0}}, 0, 0, 0, []string{"error uid-root"}},
-		{"another network", func(c *vassal.Config) { c.Ident.User, c.Jail.UserNS, c.Jail.Net = "www-data", line, "host" }, Host{}, nil, 33, 33, 33, []string{"error bad-value"}},
+		{"the host's network", func(c *vassal.Config) { c.Ident.User, c.Jail.UserNS, c.Jail.Net = "www-data", line, "host" }, Host{Nets: []string{"none", "host"}},
+			&IDMaps{Root: 1_900_000_009, User: 33, Group: 33, Users: []int{33}, Groups: []int{33}}, 33, 33, 33, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			cfg := config()

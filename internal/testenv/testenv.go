@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,9 @@ const (
 	Landlock    Feature = "landlock"    // of version 6, with scopes (Linux 6.12)
 	NFTables    Feature = "nftables"    // nf_tables and veth, as net = nat needs them
 	UserNS      Feature = "userns"      // user namespaces may be made
+	Loop        Feature = "loop"        // loop devices, and what makes xfs on them
+	FUSE        Feature = "fuse"        // /dev/fuse
+	IPv6        Feature = "ipv6"        // ::1
 	Python3     Feature = "python3"     // /usr/bin/python3
 	Uwsgi       Feature = "uwsgi"
 	Nginx       Feature = "nginx"
@@ -128,6 +132,12 @@ func Have(f Feature) error {
 		return haveNFTables()
 	case UserNS:
 		return haveUserNS()
+	case Loop:
+		return errors.Join(haveFile("/dev/loop-control"), havePrograms("mkfs.xfs", "mount", "umount"))
+	case FUSE:
+		return haveFile("/dev/fuse")
+	case IPv6:
+		return haveIPv6()
 	case VM:
 		return haveVM()
 	case Guest:
@@ -226,6 +236,15 @@ func haveNFTables() error {
 		return fmt.Errorf("nf_tables: %w", unix.Errno(-int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:]))))
 	}
 	return nil
+}
+
+// haveIPv6 asks for the address of lo.
+func haveIPv6() error {
+	ln, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		return err
+	}
+	return ln.Close()
 }
 
 func haveUserNS() error {

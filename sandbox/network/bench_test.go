@@ -17,7 +17,7 @@ func BenchmarkStart(b *testing.B) {
 	w := &world{Internet: testnet.New(b), t: b, dir: filepath.Join(b.TempDir(), "net")}
 	a := Addresses{V4: netip.MustParseAddr("10.213.0.2"), V6: netip.MustParseAddr("fd6c:6567::a:2")}
 	g := w.generation()
-	policy := egress.New(nil, nil, nil)
+	policy := egress.New(nil, nil, nil, false)
 	keep := w.open("keep", "10.213.0.3", "") // the host's table stays
 	b.Run("vassal", func(b *testing.B) {
 		w.In(w.Host, func() error { // each b.Run has a goroutine of its own

@@ -172,15 +172,15 @@ func IPv6() error {
 // Blocked names the chains of others that drop what passes through the host
 // unless they know it, and so what vassals send.
 func Blocked() []string {
+	out := legacyDrops()
 	conn, err := nftables.New()
 	if err != nil {
-		return nil
+		return out
 	}
 	chains, err := conn.ListChains()
 	if err != nil {
-		return nil
+		return out
 	}
-	var out []string
 	for _, c := range chains {
 		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Type != nftables.ChainTypeFilter || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
 			continue

@@ -39,7 +39,7 @@ func egressOf(t *testing.T, lines ...string) egress.Policy {
 		}
 		all = append(all, es...)
 	}
-	return egress.New(all, nil, nil)
+	return egress.New(all, nil, nil, false)
 }
 
 // What is refused is reached from elsewhere in the same moment.
@@ -326,4 +326,49 @@ func TestBlocked(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A kernel that refuses is an error that says what it was about and what is
+// needed; nothing is left of the try.
+func TestRefused(t *testing.T) {
+	w := newWorld(t)
+	before := w.count()
+	for _, want := range []struct{ what, hint, forward string }{{"forwarding", "sysctl -w net.ipv4.ip_forward=1", "0"}, {"nftables", "CAP_NET_ADMIN", "1"}} {
+		w.In(w.Host, func() error {
+			if err := sysctl("ipv4/ip_forward", want.forward); err != nil {
+				return err
+			}
+			defer withoutNetAdmin(t)()
+			_, err := Open(w.dir, "shop", Addresses{V4: netip.MustParseAddr("10.213.0.2")})
+			e, ok := errors.AsType[*Error](err)
+			if !ok || !errors.Is(err, unix.EPERM) || !strings.HasPrefix(e.What, want.what) || !strings.Contains(e.Hint, want.hint) {
+				t.Errorf("%s: got %v, %+v", want.what, err, e)
+			}
+			return nil
+		})
+	}
+	if got := w.count(); got != before {
+		t.Errorf("left: %s, want %s", got, before)
+	}
+	w.open("shop", "10.213.0.2", "") // the control: with the capability it is made
+}
+
+// withoutNetAdmin takes CAP_NET_ADMIN from this thread until it is given back.
+func withoutNetAdmin(t *testing.T) (back func()) {
+	t.Helper()
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var have [2]unix.CapUserData
+	if err := unix.Capget(&header, &have[0]); err != nil {
+		t.Fatal(err)
+	}
+	less := have
+	less[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+	if err := unix.Capset(&header, &less[0]); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Capset(&header, &have[0]); err != nil {
+			t.Error(err)
+		}
+	}
 }

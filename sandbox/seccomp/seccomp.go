@@ -12,6 +12,7 @@
 //     not on the list answers EPERM;
 //   - personality(2) stays the usual one, and vmsplice is not there;
 //   - the limit of core dumps cannot be changed;
+//   - nor can a file's attributes (chattr), its quota project among them;
 //   - a call of another ABI (i386, x32) kills the process: their numbers mean
 //     other calls, and nothing that runs here needs them;
 //   - sockets are of the families unix, inet, inet6 and netlink, and inet ones
@@ -39,6 +40,14 @@ import (
 
 	"liege/sandbox/stage"
 	"liege/vassal"
+)
+
+// Requests of ioctl(2) that change what chattr(1) does: the project of a file,
+// and whether a directory hands its own on. A file's owner may, and would leave
+// the quota of the vassal's directory with it.
+const (
+	fsSetXAttr   = 0x401c5820 // FS_IOC_FSSETXATTR
+	fsSetFlags32 = 0x40046602 // FS_IOC32_SETFLAGS
 )
 
 // attrCurrent is LSM_ATTR_CURRENT.
@@ -150,13 +159,18 @@ func (p Profile) adjust(rules map[string][]rule) {
 		rules["setrlimit"] = []rule{{conds: []cond{low(0, unix.RLIMIT_CORE)}, then: done}, {then: allow}}
 		rules["prlimit64"] = []rule{{conds: []cond{low(1, unix.RLIMIT_CORE), {arg: 2, op: specs.OpNotEqual}}, then: done}, {then: allow}}
 	}
+	refused := []uint64{fsSetXAttr, unix.FS_IOC_SETFLAGS, fsSetFlags32}
 	if p.Strict {
 		for _, name := range notStrict {
 			delete(rules, name)
 		}
-		// Nothing is typed into a terminal.
-		rules["ioctl"] = []rule{{conds: []cond{low(1, unix.TIOCSTI)}, then: perm}, {conds: []cond{low(1, unix.TIOCLINUX)}, then: perm}, {then: allow}}
+		refused = append(refused, unix.TIOCSTI, unix.TIOCLINUX) // nothing is typed into a terminal
 	}
+	ioctls := []rule{{then: allow}}
+	for _, request := range refused {
+		ioctls = append(ioctls, rule{conds: []cond{low(1, request)}, then: perm})
+	}
+	rules["ioctl"] = ioctls
 }
 
 // notStrict are calls of the default profile that a web application has no use

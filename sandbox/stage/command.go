@@ -24,12 +24,8 @@ func (r *run) command(h vassal.Hook, text string) (string, error) {
 	if h.Phase.Place() != vassal.AtUser {
 		return r.rootCommand(argv)
 	}
-	last := tailPlan{Seccomp: r.p.Seccomp, NoSeccomp: r.p.NoSeccomp, Caps: r.p.Caps, Landlock: r.p.Landlock, Context: r.p.Context, ByExec: r.p.ByExec, Exec: shell, Args: argv, Env: r.environ(r.p.HookEnv)}
-	if r.p.ByExec {
-		// The domain's only way in is the core's file (KERNEL 13), which
-		// executes the shell in turn.
-		last.Exec, last.Args = r.p.Exec, append([]string{r.p.Args[0], ArgRun, shell}, argv...)
-	}
+	last := tailPlan{Seccomp: r.p.Seccomp, NoSeccomp: r.p.NoSeccomp, Caps: r.p.Caps, Landlock: r.p.Landlock, Context: r.p.Context, ByExec: r.p.ByExec, Env: r.environ(r.p.HookEnv)}
+	last.Exec, last.Args = r.p.Through(shell, argv)
 	b, err := json.Marshal(last)
 	if err != nil {
 		return "", err
@@ -82,7 +78,7 @@ func (r *run) statusPair() (pair [2]int, err error) {
 }
 
 // ArgRun is the first argument of a core that is to execute another program,
-// for a hook in a domain that only the core's file leads into:
+// for a hook or a guest in a domain that only the core's file leads into:
 // liege-core --run PROGRAM ARGV0 ARG…
 const ArgRun = "--run"
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -342,6 +343,16 @@ func Argv(d Donated) []string {
 		way = argGuest
 	}
 	return []string{"liege-stage", way, strconv.Itoa(d.Plan())}
+}
+
+// Through says what is executed at the end of p so that program runs in the
+// vassal's domain: itself or, where the domain's only way in is the core's file
+// (KERNEL 13), the core, which executes it in turn.
+func (p *Plan) Through(program string, argv []string) (exec string, args []string) {
+	if !p.ByExec {
+		return program, argv
+	}
+	return p.Exec, slices.Concat([]string{p.Args[0], ArgRun, program}, argv)
 }
 
 // hookText is h as written, a private one without its argument.

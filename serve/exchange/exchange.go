@@ -110,7 +110,8 @@ func (r *Request) Harakiri(usual time.Duration) time.Duration {
 // the method or status may not have. Head checks what it is given: an invalid
 // status (200 to 599 are valid), name or value, a Transfer-Encoding or two
 // Content-Lengths are an error and nothing is sent. It copies what it is
-// given. Write may keep the bytes: call Flush when there is no more to come
+// given. Write may keep the bytes, and never waits for the client while head and
+// body together have at most 12 KiB: call Flush when there is no more to come
 // for a moment. One goroutine writes; if the Response is also an io.Closer,
 // Close makes a Write that is pending in another goroutine, and every later
 // one, fail.

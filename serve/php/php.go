@@ -256,7 +256,8 @@ func rewind(r *exchange.Request) {
 func safe(method string) bool { return method == "GET" || method == "HEAD" || method == "OPTIONS" }
 
 // conn is a connection to a process that is free. One that was used before may
-// turn out to be closed; fresh asks for another.
+// turn out to be closed, and whoever may use it can send its request again;
+// fresh asks for another.
 func (h *Handler) conn(ctx context.Context, fresh bool) (*proxy.FastCGIConn, error) {
 	h.mu.Lock()
 	var f *proxy.FastCGIConn
@@ -265,7 +266,7 @@ func (h *Handler) conn(ctx context.Context, fresh bool) (*proxy.FastCGIConn, err
 	}
 	h.mu.Unlock()
 	switch {
-	case f != nil && !fresh && !f.Closed():
+	case f != nil && !fresh:
 		return f, nil
 	case f != nil:
 		f.Close() // so that its process can take the new one

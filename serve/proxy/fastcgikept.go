@@ -8,8 +8,6 @@ import (
 	"io"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"liege/serve/exchange"
 )
 
@@ -281,15 +279,3 @@ const (
 	fcgiGetValues       = 9
 	fcgiGetValuesResult = 10
 )
-
-// Closed reports whether the responder has closed the connection, as far as
-// the kernel knows by now. Nothing may have been sent that is unanswered.
-func (f *FastCGIConn) Closed() bool {
-	closed := true
-	f.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		closed = err != unix.EAGAIN // its end, or words that nobody asked for
-	})
-	return closed
-}

@@ -41,9 +41,10 @@ const (
 )
 
 // call is one request between the core and a worker. There are as many as
-// requests can be in flight; each is used again. mu guards all but index, done,
-// live, moving and grip, and is held while the request's Body or Response is
-// used: so Serve can take both back at any time. A client decides how long that
+// requests can be in flight; each is used again. mu guards all from there on,
+// and is held while the request's Body or Response is
+// used: so Serve can take both back at any time. A body that is large or comes
+// in pieces is handed to the Response by Serve itself, without mu. A client decides how long that
 // is: who serves more than this request never waits for mu (see tryLock).
 type call struct {
 	index  int
@@ -53,6 +54,8 @@ type call struct {
 	limit  atomic.Int64  // harakiri, in nanoseconds; 0: none
 	moving atomic.Int32  // mu is held to use Body or Response: a direction
 	grip   grip
+	poured chan *spool           // receives spool once
+	spool  atomic.Pointer[spool] // of a body that Serve hands to the client; nil: none
 
 	mu      sync.Mutex
 	id      uint64 // 0: unused
@@ -70,37 +73,6 @@ type call struct {
 	bodyErr error     // the client's body could not be read
 	vars    []byte
 	buf     []byte
-}
-
-// grip is how the supervisor ends a call whose mu is held for a client. Its
-// own lock is never held for long.
-type grip struct {
-	mu    sync.Mutex
-	id    uint64
-	cause *exchange.StatusError // why the worker is killed
-	ends  [3]any                // by direction: an io.Closer ends what is pending
-}
-
-// Directions in which bytes move.
-const (
-	reading = 1 // from the client
-	writing = 2 // to the client
-)
-
-func (g *grip) set(id uint64, body, response any) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.id, g.cause, g.ends = id, nil, [3]any{reading: body, writing: response}
-}
-
-// why is the cause noted for call id, or nil.
-func (g *grip) why(id uint64) *exchange.StatusError {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.id != id {
-		return nil
-	}
-	return g.cause
 }
 
 // lock takes mu to use Body or Response.
@@ -163,17 +135,36 @@ func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 	c.mu.Lock()
 	c.sent = true
 	c.mu.Unlock()
+	err = p.await(ctx, c, w)
+	if t, ok := errors.AsType[*takeover](err); ok {
+		return t.relay(ctx, p, r, w)
+	}
+	return err
+}
+
+// await waits until c is answered, and hands the client what comes in pieces.
+func (p *Pool) await(ctx context.Context, c *call, w exchange.Response) error {
 	select {
-	case err = <-c.done:
+	case err := <-c.done:
+		return p.finished(c, w, err)
+	case s := <-c.poured:
+		if s.adopt(w) {
+			return s.serve(ctx, p, c)
+		}
 	case <-ctx.Done():
 		if c.abandon() {
 			return context.Cause(ctx)
 		}
-		err = <-c.done
 	}
+	return p.finished(c, w, <-c.done)
+}
+
+// finished frees c, which has ended with err, before its client has the rest.
+func (p *Pool) finished(c *call, w exchange.Response, err error) error {
+	s := c.spool.Load()
 	p.release(c)
-	if t, ok := errors.AsType[*takeover](err); ok {
-		return t.relay(ctx, p, r, w)
+	if s != nil {
+		return s.rest(w, err)
 	}
 	return err
 }
@@ -205,6 +196,11 @@ func (p *Pool) release(c *call) {
 	c.live.Store(0)
 	c.long.Store(false)
 	c.grip.set(0, nil, nil)
+	c.spool.Store(nil)
+	select {
+	case <-c.poured:
+	default:
+	}
 	c.mu.Lock()
 	c.id, c.state, c.sent, c.lane = 0, idle, false, nil
 	c.r, c.w, c.started, c.nobody, c.left = nil, nil, false, false, -1
@@ -215,6 +211,8 @@ func (p *Pool) release(c *call) {
 	c.mu.Unlock()
 	p.free <- c
 }
+
+var errAbandoned = errors.New("abandoned")
 
 // find is the call that id may be of.
 func (p *Pool) find(id uint64) *call {
@@ -271,30 +269,6 @@ func (p *Pool) alive(id uint64) *call {
 	return nil
 }
 
-// condemn notes why the worker of call id is being killed.
-func (c *call) condemn(id uint64, limit time.Duration) {
-	g := &c.grip
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.id == id {
-		g.cause = &exchange.StatusError{Status: 504, Err: fmt.Errorf("harakiri: the request took longer than %v", limit)}
-	}
-}
-
-// cut ends what the call id still waits for of its client: the worker is dead,
-// and its place is needed.
-func (c *call) cut(id uint64) {
-	g := &c.grip
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.id != id {
-		return
-	}
-	if e, ok := g.ends[c.moving.Load()].(io.Closer); ok {
-		_ = e.Close() // it only ends a wait
-	}
-}
-
 // describe names the request of call id in the log.
 func (c *call) describe(id uint64) string {
 	if !c.tryLock() {
@@ -327,6 +301,9 @@ func (c *call) abandon() bool {
 		_ = l.gone(c.id) // a worker that does not hear it writes, and hears it then
 	}
 	c.state, c.r, c.w = abandoned, nil, nil
+	if s := c.spool.Load(); s != nil {
+		s.close(errAbandoned)
+	}
 	c.grip.set(c.id, nil, nil)
 	return true
 }
@@ -369,35 +346,46 @@ func (c *call) head(status int, reason string, fields []exchange.Field) error {
 	return nil
 }
 
-// write hands a piece of the body to the response. It is false when nothing
-// more is wanted.
-func (c *call) write(b []byte) bool {
+// write hands a piece of the body to the response, or to the spool. It is
+// false when nothing more is wanted.
+func (c *call) write(b []byte, all *atomic.Int64) bool {
 	c.lock(writing)
-	defer c.unlock()
 	if c.left >= 0 {
 		b = b[:min(int64(len(b)), c.left)]
 		c.left -= int64(len(b))
 	}
-	if c.w == nil || c.err != nil {
-		return false
+	wanted := c.w != nil && c.err == nil
+	if !wanted || c.nobody || len(b) == 0 {
+		c.unlock()
+		return wanted
 	}
-	if c.nobody || len(b) == 0 {
-		return true
+	if all == nil {
+		defer c.unlock()
+		_, c.err = c.w.Write(b)
+		return c.err == nil
 	}
-	if _, err := c.w.Write(b); err != nil {
-		c.err = err
-	}
-	return c.err == nil
+	s := c.spooling(all)
+	c.unlock()
+	return s.put(b) // without mu: it may wait
 }
 
-func (c *call) flush() {
-	c.lock(writing)
-	defer c.unlock()
-	if c.w == nil || c.err != nil {
-		return
+// spooling is the spool of the body; with mu held.
+func (c *call) spooling(all *atomic.Int64) *spool {
+	s := c.spool.Load()
+	if s == nil {
+		s = newSpool(all)
+		c.spool.Store(s)
+		c.poured <- s
 	}
-	if err := c.w.Flush(); err != nil {
-		c.err = err
+	return s
+}
+
+// flush has the client get all that was sent.
+func (c *call) flush(all *atomic.Int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.w != nil && c.err == nil {
+		tell(c.spooling(all).more)
 	}
 }
 
@@ -406,6 +394,9 @@ func (c *call) flush() {
 func (p *Pool) finish(c *call, failed bool) {
 	c.mu.Lock()
 	err := c.err
+	if s := c.spool.Load(); s != nil && err == nil {
+		err = s.failure() // what the application then raises is its consequence
+	}
 	switch {
 	case err != nil:
 	case failed && c.bodyErr != nil && !c.started:
@@ -450,6 +441,11 @@ func (p *Pool) complete(c *call, err error) {
 	}
 	c.state = done
 	c.live.Store(0)
+	s := c.spool.Load()
 	c.mu.Unlock()
+	if s != nil && s.end(err) {
+		p.release(c)
+		return
+	}
 	c.done <- err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,12 +29,13 @@ func (l *lane) file(f frame) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
 	off, n := int64(binary.LittleEndian.Uint64(spec[:])), int64(binary.LittleEndian.Uint64(spec[8:]))
 	if off < 0 || n < 0 {
+		file.Close()
 		return breachf("a file with a negative length")
 	}
-	return c.file(file, off, n)
+	c.file(file, off, n, &l.p.spooled)
+	return nil
 }
 
 // descriptor receives the descriptor of a regular file open for reading.
@@ -79,24 +81,34 @@ func (l *lane) passed() (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "file of the application"), nil
 }
 
-// file hands n bytes of f to the response.
-func (c *call) file(f *os.File, off, n int64) error {
-	c.lock(writing)
-	defer c.unlock()
+// file hands n bytes of f to the client, and closes f in the end: the worker
+// does not wait for that.
+func (c *call) file(f *os.File, off, n int64, all *atomic.Int64) {
+	if s, n := c.wants(f, off, n, all); s != nil {
+		s.putFile(f, off, n) // without mu: it may wait
+		return
+	}
+	f.Close()
+}
+
+// wants is how many of n bytes of f from off are to be sent, and where to put
+// them; nil: none.
+func (c *call) wants(f *os.File, off, n int64, all *atomic.Int64) (*spool, int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.left >= 0 {
 		n = min(n, c.left)
 		c.left -= n
 	}
 	if c.w == nil || c.err != nil || c.nobody || n == 0 {
-		return nil
+		return nil, 0
 	}
 	st, err := f.Stat()
 	if err == nil && st.Size() < off+n {
 		err = fmt.Errorf("a file of %d bytes became shorter while it was sent", off+n)
 	}
-	if err == nil {
-		err = c.w.File(f, off, n)
+	if c.err = err; err != nil {
+		return nil, 0
 	}
-	c.err = err
-	return nil
+	return c.spooling(all), n
 }

@@ -327,7 +327,7 @@ func (l *lane) piece(f frame) error {
 		return err
 	}
 	if l.n-l.r < headerSize {
-		l.current.flush()
+		l.current.flush(&l.p.spooled)
 	}
 	return nil
 }
@@ -335,6 +335,10 @@ func (l *lane) piece(f frame) error {
 // body passes f.size bytes on.
 func (l *lane) body(f frame) error {
 	left := int64(f.size)
+	all := &l.p.spooled
+	if f.kind == 'A' && left+int64(f.head) <= maxDirect {
+		all = nil
+	}
 	for left > 0 {
 		if l.r == l.n {
 			l.r, l.n = 0, 0
@@ -349,7 +353,7 @@ func (l *lane) body(f frame) error {
 		l.r += len(b)
 		left -= int64(len(b))
 		l.sent += int64(len(b))
-		if !l.current.write(b) {
+		if !l.current.write(b, all) {
 			if err := l.stop(f.kind); err != nil {
 				return err
 			}

@@ -176,6 +176,11 @@ func TestHostileDescriptor(t *testing.T) {
 			if _, bad := errors.AsType[*breach](err); bad != c.bad {
 				t.Errorf("got %v", err)
 			}
+			if s := call.spool.Load(); s != nil {
+				if err := s.rest(rec, nil); err != nil { // Serve's part
+					t.Error(err)
+				}
+			}
 			if !c.bad && rec.body.String() != "content" {
 				t.Errorf("body %q", rec.body.String())
 			}

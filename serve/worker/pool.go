@@ -91,6 +91,7 @@ type Pool struct {
 	lanes           sync.WaitGroup
 	seq             atomic.Uint64
 	waiting         atomic.Int64
+	spooled         atomic.Int64 // bytes of buffers of answers that their clients have not taken
 	parked          atomic.Int64 // calls that are out of use because their workers are
 	asleep          atomic.Bool  // no worker runs: the next request wakes them
 	wake            chan struct{}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -112,3 +114,85 @@ func TestRespawnBesideSlowClient(t *testing.T) {
 }
 
 var _ io.ReadCloser = (*stalled)(nil)
+
+const large = `
+def application(environ, start_response):
+    path = environ['PATH_INFO']
+    start_response('200 OK', [])
+    if path == '/whole':
+        return [b'x' * 200000]
+    if path == '/pieces':
+        return (b'x' * 20000 for i in range(10))
+    if path == '/file':
+        return environ['wsgi.file_wrapper'](open(environ['QUERY_STRING'], 'rb'))
+    return [b'hello']
+`
+
+// TestSlowReader: a client that does not read keeps no worker and no place in
+// the queue: one worker answers others, and in the end the client has it all.
+func TestSlowReader(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, make([]byte, 200000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, large, nil)
+	for name, path := range map[string]string{"whole": "/whole", "pieces": "/pieces", "file": "/file?" + file} {
+		t.Run(name, func(t *testing.T) {
+			reads := make(chan struct{})
+			var slow [2 * backlog]recorder
+			var wg sync.WaitGroup
+			for i := range slow {
+				slow[i].onWrite = func([]byte) error { <-reads; return nil }
+				wg.Go(func() {
+					if err := r.Serve(context.Background(), request("GET", path, ""), &slow[i]); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			for range 3 {
+				if got := r.get("/hello"); got != "hello" {
+					t.Errorf("got %q", got)
+				}
+			}
+			close(reads)
+			wg.Wait()
+			for i := range slow {
+				if slow[i].size != 200000 {
+					t.Errorf("%d bytes came", slow[i].size)
+				}
+			}
+			if n := r.Pool.spooled.Load(); n != 0 {
+				t.Errorf("%d bytes are kept for nobody", n)
+			}
+		})
+	}
+}
+
+// TestSpoolIsBounded: of an endless answer the core keeps what it may for a
+// client that does not read, and nothing when that is gone.
+func TestSpoolIsBounded(t *testing.T) {
+	r := start(t, slow, nil)
+	ctx, leave := context.WithCancel(context.Background())
+	defer leave()
+	w := &recorder{onWrite: func([]byte) error { <-ctx.Done(); return errors.New("gone") }}
+	done := make(chan error, 1)
+	go func() { done <- r.Serve(ctx, request("GET", "/write", ""), w) }()
+	for deadline := time.Now().Add(time.Minute); r.Pool.spooled.Load() < spoolEach; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("only %d bytes are kept", r.Pool.spooled.Load())
+		}
+	}
+	if n := r.Pool.spooled.Load(); n > spoolEach {
+		t.Errorf("%d bytes are kept", n)
+	}
+	leave()
+	if err := <-done; err == nil {
+		t.Error("the whole of it was sent")
+	}
+	if got := r.get("/hello"); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	if n := r.Pool.spooled.Load(); n != 0 {
+		t.Errorf("%d bytes are kept for nobody", n)
+	}
+}

@@ -34,7 +34,7 @@ func (p *Pool) measure() {
 // addCalls makes calls until there are n.
 func (p *Pool) addCalls(n int) {
 	for i := len(p.calls); i < n; i++ {
-		p.calls = append(p.calls, &call{index: i, left: -1, done: make(chan error, 1)})
+		p.calls = append(p.calls, &call{index: i, left: -1, done: make(chan error, 1), poured: make(chan *spool, 1)})
 	}
 }
 

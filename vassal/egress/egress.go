@@ -176,8 +176,10 @@ func (p Policy) Allows(a netip.AddrPort) bool {
 
 // New makes the policy of a vassal: first come the operator's lines, then
 // ceilings, which are targets that tenants may allow, and then what is so if no
-// line says otherwise. What a tenant's lines say can only close more.
-func New(lines, ceilings []vassal.Egress, servers []netip.Addr) Policy {
+// line says otherwise, in which capped closes the ports of MailPorts: mail has
+// ceilings, and they would lead past them. What a tenant's lines say can only
+// close more.
+func New(lines, ceilings []vassal.Egress, servers []netip.Addr, capped bool) Policy {
 	var own, theirs []vassal.Egress
 	for _, e := range lines {
 		if e.Tenant {
@@ -187,7 +189,7 @@ func New(lines, ceilings []vassal.Egress, servers []netip.Addr) Policy {
 		}
 	}
 	own = append(own, ceilings...)
-	p := Policy{Stages: [][]Rule{append(rules(own, servers), usually(servers)...)}}
+	p := Policy{Stages: [][]Rule{append(rules(own, servers), usually(servers, capped)...)}}
 	if len(theirs) > 0 {
 		p.Stages = append(p.Stages, rules(theirs, servers))
 	}
@@ -214,15 +216,26 @@ func rules(lines []vassal.Egress, servers []netip.Addr) []Rule {
 	return out
 }
 
-const (
-	dns  = 53
-	mail = 25 // as in usually
-)
+const dns = 53
+
+// MailPorts are those at which servers take mail, of which all but the first ask
+// for a password (RFC 8314). They are closed: the first always, the others where
+// mail is capped.
+func MailPorts(capped bool) []uint16 {
+	if capped {
+		return []uint16{25, 465, 587}
+	}
+	return []uint16{25}
+}
 
 // usually is what is so where no line says otherwise: names are resolved, mail
 // is not sent, and networks that are somebody's own are closed.
-func usually(servers []netip.Addr) []Rule {
-	out := rules([]vassal.Egress{{Allow: true, Target: "dns"}, {Target: "any:25"}}, servers)
+func usually(servers []netip.Addr, capped bool) []Rule {
+	lines := []vassal.Egress{{Allow: true, Target: "dns"}}
+	for _, port := range MailPorts(capped) {
+		lines = append(lines, vassal.Egress{Target: fmt.Sprintf("any:%d", port)})
+	}
+	out := rules(lines, servers)
 	for _, p := range inner {
 		out = append(out, Rule{To: p})
 	}
@@ -230,9 +243,9 @@ func usually(servers []netip.Addr) []Rule {
 }
 
 // Closed reports whether all of a target is closed unless an operator opens it.
-func Closed(e vassal.Egress) bool {
+func Closed(e vassal.Egress, capped bool) bool {
 	t := targetOf(e)
-	return t.from == mail && t.through == mail || t.isIn(inner) || t.isIn(never)
+	return t.from == t.through && slices.Contains(MailPorts(capped), t.from) || t.isIn(inner) || t.isIn(never)
 }
 
 // Hopeless reports whether all of a target is what no line opens.

@@ -98,14 +98,39 @@ func TestPolicy(t *testing.T) {
 			policy Policy
 			want   bool
 		}{
-			{"no line", New(nil, nil, servers), tt.nothing},
-			{"an operator's lines", New(open, nil, servers), tt.operator},
-			{"a tenant's lines", New(theirs, ceilings, servers), tt.tenant},
-			{"shut", New(shut, nil, servers), tt.shuts},
+			{"no line", New(nil, nil, servers, false), tt.nothing},
+			{"an operator's lines", New(open, nil, servers, false), tt.operator},
+			{"a tenant's lines", New(theirs, ceilings, servers, false), tt.tenant},
+			{"shut", New(shut, nil, servers, false), tt.shuts},
 		} {
 			if got := p.policy.Allows(a); got != p.want {
 				t.Errorf("%s: %s: %v, want %v", p.what, tt.to, got, p.want)
 			}
+		}
+	}
+}
+
+// Where mail has ceilings its other ports are closed as port 25 is, and opened as
+// that is.
+func TestCapped(t *testing.T) {
+	for _, tt := range []struct {
+		to           string
+		free, capped bool
+		opened       bool // by an operator's line, capped
+	}{
+		{"203.0.113.1:25", false, false, false},
+		{"203.0.113.1:465", true, false, false},
+		{"203.0.113.1:587", true, false, true},
+		{"[2001:db8::1]:587", true, false, false},
+		{"203.0.113.1:443", true, true, true},
+	} {
+		a := netip.MustParseAddrPort(tt.to)
+		line := lines(t, "allow 203.0.113.1:587")
+		if got := []bool{New(nil, nil, nil, false).Allows(a), New(nil, nil, nil, true).Allows(a), New(line, nil, nil, true).Allows(a)}; got[0] != tt.free || got[1] != tt.capped || got[2] != tt.opened {
+			t.Errorf("%s: %v, want %v %v %v", tt.to, got, tt.free, tt.capped, tt.opened)
+		}
+		if e := lines(t, "allow any:587")[0]; Closed(e, false) || !Closed(e, true) {
+			t.Error("what a tenant may not open")
 		}
 	}
 }

@@ -133,6 +133,7 @@ type decoder struct {
 	secure     vassal.TLS
 	depthNamed bool // ssl-verify-depth
 
+	waits    waiting
 	oldRoot  string // of pivot_root, as a path in the new one
 	own      own
 	cgis     vassal.CGI
@@ -286,6 +287,7 @@ func (d *decoder) apply(v value) bool {
 		d.life,
 		d.sleeping,
 		d.hook,
+		d.waitFor,
 	} {
 		if area(v) {
 			return true

@@ -280,6 +280,10 @@ func (d *decoder) limits(v value) bool {
 		d.cpuWeight(v)
 	case "io-max":
 		d.ioMax(v)
+	case "disk-quota":
+		l.DiskQuota, l.DiskQuotaAt = v.n, v.Origin
+	case "inode-quota":
+		l.InodeQuota, l.InodeQuotaAt = v.n, v.Origin
 	case "oom-group":
 		l.OOMGroup, l.OOMGroupAt = v.on, v.Origin
 	case "limit-nproc":

@@ -34,6 +34,7 @@ func (d *decoder) finish() {
 	d.finishText()
 	d.finishPlugins()
 	d.finishOwn()
+	d.finishWaits()
 	d.finishHooks()
 	d.finishRoot()
 }

@@ -50,7 +50,7 @@ func (d *decoder) hook(v value) bool {
 
 // ofEmperor are the phases whose lines may stand in [emperor]: they are every
 // vassal's then.
-var ofEmperor = []vassal.Phase{vassal.BeforeVassal, vassal.AsEmperor, vassal.BeforeDrop, vassal.AsVassal}
+var ofEmperor = []vassal.Phase{vassal.OnDemand, vassal.OnConfig, vassal.BeforeVassal, vassal.AsEmperor, vassal.BeforeDrop, vassal.AsVassal}
 
 // emperorHooks are the rows of such lines, and of the Emperor's own hooks.
 func emperorHooks() []EmperorOption {

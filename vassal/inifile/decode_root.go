@@ -252,6 +252,7 @@ func (d *decoder) unshared(v value) {
 func (d *decoder) finishRoot() {
 	root := &d.cfg.Jail.Root
 	if !root.Inside {
+		d.mountsBefore()
 		return
 	}
 	named := root.Dir
@@ -273,6 +274,58 @@ func (d *decoder) finishRoot() {
 	})
 }
 
+// mountsBefore makes what hooks mount before the root is entered be in it too, as
+// uWSGI's users expect, whose process goes on in the same tree. The hook stays:
+// those after it find the mount where they are.
+func (d *decoder) mountsBefore() {
+	j := &d.cfg.Jail
+	for _, h := range d.cfg.Hooks {
+		c, err := action.Parse(h)
+		if err != nil || h.Phase.Place() != vassal.AtHost || c.Kind != action.Mount {
+			continue
+		}
+		s, target := Setting{Key: h.Key, Origin: h.At}, path.Clean(c.Path)
+		has := func(flag string) bool { return slices.Contains(c.Flags, flag) }
+		switch {
+		case has("remount"), has("private"), slices.Contains(ownMounts, target):
+			d.note(vassal.CodeDoneOtherwise, s, "it is for the hooks before the sandbox's own root is entered, in which "+target+" is as it is without")
+		case has("bind") && !has("move") && path.IsAbs(c.Source) && path.IsAbs(target):
+			d.bindMounted(s, h, c, target)
+		case c.FSType == "tmpfs" && path.IsAbs(target):
+			size, _ := wordSize(mountOption(c.Text, "size"))
+			j.Tmpfs = append(j.Tmpfs, vassal.Tmpfs{Target: target, Size: size, At: h.At})
+			d.note(vassal.CodeDoneOtherwise, s, "inside too, as tmpfs = "+target+": an empty one of its own")
+		default:
+			d.err(vassal.CodeBadHook, s, target+": this mount cannot be brought into the sandbox, whose own root is entered after it", "hook-as-root = mount:…, or bind and tmpfs lines")
+		}
+	}
+}
+
+// ownMounts are what every sandbox has of its own.
+var ownMounts = []string{"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/run"}
+
+// bindMounted makes a bind of what a hook has bound at target.
+func (d *decoder) bindMounted(s Setting, h vassal.Hook, c action.Call, target string) {
+	has := func(flag string) bool { return slices.Contains(c.Flags, flag) }
+	b := vassal.Bind{Source: path.Clean(c.Source), Target: target, Access: vassal.ReadWrite, Recursive: has("rec"), NoExec: has("noexec"), Key: h.Key, At: h.At}
+	if has("ro") {
+		b.Access = vassal.ReadOnly
+	}
+	d.cfg.Jail.Binds = append(d.cfg.Jail.Binds, b)
+	d.note(vassal.CodeDoneOtherwise, s, fmt.Sprintf("as bind = %s:%s", b.Source, target))
+}
+
+// mountOption is the value of an option in the data of a mount; empty: it has
+// none.
+func mountOption(data, name string) string {
+	for word := range strings.SplitSeq(data, ",") {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(word), name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 // mountInRoot makes of a mount at target in the new root what it means for the
 // sandbox.
 func (d *decoder) mountInRoot(s Setting, h vassal.Hook, c action.Call, target string) {
@@ -285,15 +338,10 @@ func (d *decoder) mountInRoot(s Setting, h vassal.Hook, c action.Call, target st
 		j.Root.Dir, j.Root.Key, j.Root.At = path.Clean(c.Source), h.Key, h.At
 		d.note(vassal.CodeDoneOtherwise, s, "as rootfs = "+j.Root.Dir)
 	case has("bind"):
-		b := vassal.Bind{Source: path.Clean(c.Source), Target: target, Access: vassal.ReadWrite, Recursive: has("rec"), NoExec: has("noexec"), Key: h.Key, At: h.At}
-		if has("ro") {
-			b.Access = vassal.ReadOnly
-		}
-		j.Binds = append(j.Binds, b)
-		d.note(vassal.CodeDoneOtherwise, s, fmt.Sprintf("as bind = %s:%s", b.Source, target))
+		d.bindMounted(s, h, c, target)
 	case has("remount"):
 		d.note(vassal.CodeDoneOtherwise, s, "the root is read-only in any case")
-	case slices.Contains([]string{"/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/tmp", "/run"}, target):
+	case slices.Contains(ownMounts, target):
 		d.note(vassal.CodeDoneOtherwise, s, "the sandbox has a "+target+" of its own")
 	case c.FSType == "tmpfs" && target != "":
 		j.Tmpfs = append(j.Tmpfs, vassal.Tmpfs{Target: target, At: h.At})

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"liege/vassal/acl"
 )
 
 // Host answers what an ini text may ask. Paths are absolute. Tests use a map.
@@ -109,10 +111,12 @@ func readOnce(f *os.File) (file HostFile, settled bool, err error) {
 	file = HostFile{
 		Data:     data,
 		Inode:    st.Ino,
-		Operator: st.Uid == 0 && (after.Mode().Perm()&0o022 == 0 || after.Mode().Perm()&0o002 == 0 && st.Gid == 0),
+		Operator: st.Uid == 0 && (st.Mode&0o022 == 0 || st.Mode&0o002 == 0 && st.Gid == 0 && !acl.OthersWrite(acl.OpenFile(int(f.Fd())), 0, isRoot)),
 	}
 	return file, before.ModTime().Equal(after.ModTime()) && after.Size() == int64(len(data)), nil
 }
+
+func isRoot(gid uint32) bool { return gid == 0 }
 
 var errTooBig = fmt.Errorf("larger than %d bytes", MaxFile)
 
