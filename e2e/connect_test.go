@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -345,5 +346,35 @@ func TestConnectCalls(t *testing.T) {
 		if status, got := r.get(r.up(name).Listen[0], "/?"+at); status != 200 || got != want {
 			t.Errorf("%s: %d %q, want %q", name, status, got, want)
 		}
+	}
+}
+
+// TestConnectByLink: [ceilings] connect allows a path, and a link that its user
+// puts there leads to no other. The control is the socket itself in its place.
+func TestConnectByLink(t *testing.T) {
+	r := layRealm(t)
+	r.caller()
+	dir := runDir(t)
+	secret := newPeer(t, dir+"/secret.sock")
+	home := filepath.Join(dir, "home")
+	if err := errors.Join(os.Mkdir(home, 0o755), os.Chown(home, nobody, nobody), os.Symlink(secret.ln.Addr().String(), home+"/db.sock")); err != nil {
+		t.Fatal(err)
+	}
+	r.ini = "[emperor]\n[ceilings]\nmin-uid = 1\nlisten = 127.0.0.1:0\nconnect = unix:" + home + "/*\n"
+	r.begin()
+	at := "unix:" + home + "/db.sock"
+	r.dropAs(nobody, nobody, "v", strings.Replace(callerLines, "uid = www-data\n", "", 1)+"connect = "+at+"\n")
+	v := r.up("v")
+	_, got := r.get(v.Listen[0], "/?to="+at)
+	if secret.served.Load() != 0 {
+		t.Errorf("the link led to the host's socket: %q", got)
+	}
+	r.until("the log says why", func() bool { return strings.Contains(r.liege("logs", "v"), "a link is on the way") })
+	if err := os.Remove(home + "/db.sock"); err != nil {
+		t.Fatal(err)
+	}
+	newPeer(t, home+"/db.sock")
+	if _, got := r.get(v.Listen[0], "/?to="+at); got != fmt.Sprintf("%d:%d hello", nobody, nobody) {
+		t.Errorf("the socket itself: %q", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -39,6 +40,14 @@ func (d Door) dial() (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u, is := sa.(*unix.SockaddrUnix); is && d.NoLinks {
+		node, err := lookUp(u.Name)
+		if err != nil {
+			return nil, err
+		}
+		defer unix.Close(node)
+		sa = &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(node)}
+	}
 	by := time.Now().Add(dialTime)
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		c, err := connect(family, sa, by)
@@ -48,6 +57,21 @@ func (d Door) dial() (*conn, error) {
 			return c, err
 		}
 		time.Sleep(wait)
+	}
+}
+
+// lookUp finds the node at path, in which no step is a link. What is connected
+// to is the node that was found, whatever has its name by then.
+func lookUp(path string) (fd int, err error) {
+	for {
+		fd, err = unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+		switch {
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.ELOOP):
+			err = errors.New("a link is on the way, and only the operator's lines may lead through one; name the path that it leads to")
+		}
+		return fd, err
 	}
 }
 

@@ -27,8 +27,8 @@
 //
 // It is not trusted: it runs as the tenant, holds no secret, reads no file, and
 // what it could do if a tenant took it over is what the tenant may do through it
-// and as that user outside: connect. Its seccomp filter has no call to open,
-// execute, bind or listen. It outlives a killed Emperor, and ends when the next
+// and as that user outside: connect. Its seccomp filter has no call to execute,
+// bind or listen, and none to open but openat2, where a door has NoLinks. It outlives a killed Emperor, and ends when the next
 // one has no use for it.
 package relay
 
@@ -36,6 +36,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -53,8 +54,16 @@ type Config struct {
 
 // Door is where connections of one listener go.
 type Door struct {
-	Address string     `json:"address"`        // 127.0.0.1:5432, [::1]:25, unix:/run/mysqld/mysqld.sock
-	Mail    *mail.Caps `json:"mail,omitempty"` // SMTP within these bounds, and nothing else; nil: any bytes
+	Address string     `json:"address"`            // 127.0.0.1:5432, [::1]:25, unix:/run/mysqld/mysqld.sock
+	Mail    *mail.Caps `json:"mail,omitempty"`     // SMTP within these bounds, and nothing else; nil: any bytes
+	NoLinks bool       `json:"no-links,omitempty"` // a link on the way to the socket is an error: see Linkless
+}
+
+// Linkless reports whether the way to the socket of a unix door may have no link.
+// Of a tenant's line it may not: [ceilings] connect allowed the path as it is
+// written, and a link of his would lead past it.
+func Linkless(address string, tenant bool) bool {
+	return tenant && strings.HasPrefix(address, "unix:")
 }
 
 // The channel, a SOCK_SEQPACKET pair:

@@ -347,3 +347,39 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestNoLinks: a link of a tenant's on the way to a service does not count as
+// the path that is written; anybody else's does.
+func TestNoLinks(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "run"), 0o755), os.Symlink("run", filepath.Join(dir, "by")), os.Symlink("s.sock", filepath.Join(dir, "run/last"))); err != nil {
+		t.Fatal(err)
+	}
+	service, err := net.Listen("unix", filepath.Join(dir, "run/s.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	for _, tc := range []struct {
+		path    string
+		noLinks bool
+		reached bool
+	}{
+		{"run/s.sock", true, true},
+		{"by/s.sock", true, false},
+		{"run/last", true, false},
+		{"by/s.sock", false, true},
+		{"run/last", false, true},
+	} {
+		c, err := Door{Address: "unix:" + filepath.Join(dir, tc.path), NoLinks: tc.noLinks}.dial()
+		if (err == nil) != tc.reached || err != nil && !strings.Contains(err.Error(), "a link is on the way") {
+			t.Errorf("%+v: %v", tc, err)
+		}
+		if err == nil {
+			c.close()
+		}
+	}
+	if _, err := (Door{Address: "unix:" + filepath.Join(dir, "none"), NoLinks: true}).dial(); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("no node: %v", err)
+	}
+}

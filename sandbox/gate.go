@@ -58,7 +58,6 @@ type Gate struct {
 	m      *Manager
 	cgroup string
 	nodes  string // directory of the unix sockets, root's alone
-	dir    *os.File
 }
 
 // RelayPids is what is added to a vassal's pids-max for its relay: a Go program
@@ -91,12 +90,6 @@ func (st *starting) makeGate() error {
 	st.undo = append(st.undo, st.dropGate)
 	if err := g.m.trees.make(g.cgroup); err != nil {
 		return err
-	}
-	if g.m.trees.unified != "" {
-		var err error
-		if g.dir, err = os.Open(g.m.trees.procsDir(g.cgroup)); err != nil {
-			return fmt.Errorf("cgroup of the relay: %w", err)
-		}
 	}
 	if err := os.MkdirAll(g.nodes, 0o700); err != nil {
 		return fmt.Errorf("doors: %w", err)
@@ -266,33 +259,30 @@ func listenTCP(a netip.AddrPort) (*os.File, error) {
 	return f, nil
 }
 
-// Start starts the relay in its cgroup, by start.
+// Start starts the relay, by start, and puts it into its cgroup; it is told
+// nothing before. It does not start there: the thread that forks waits until
+// the child execs, and a vassal that is out of CPU time or memory would have
+// that take as long as it likes (clone3 with CLONE_INTO_CGROUP and CLONE_VFORK).
 func (g *Gate) Start(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &unix.SysProcAttr{}
-	}
-	if g.dir != nil {
-		cmd.SysProcAttr.UseCgroupFD = true
-		cmd.SysProcAttr.CgroupFD = int(g.dir.Fd())
-	}
+	g.m.Outside(cmd)
 	if err := start(cmd); err != nil {
 		return err
 	}
 	return g.m.trees.join(g.cgroup, cmd.Process.Pid)
 }
 
-// join puts a process into the cgroup of the v1 controllers that count.
+// join puts a process into a cgroup, in the cgroup2 tree and in those of the v1
+// controllers that count.
 func (t *trees) join(inner string, pid int) error {
-	if t.v2() {
-		return nil
-	}
-	done := map[string]bool{}
-	for _, c := range []string{"memory", "pids", "cpu", "cpuacct", "devices"} {
-		dir := t.dir(c, inner)
-		if dir == "" || done[dir] {
-			continue
+	dirs := []string{t.procsDir(inner)}
+	if !t.v2() {
+		for _, c := range []string{"memory", "pids", "cpu", "cpuacct", "devices"} {
+			if dir := t.dir(c, inner); dir != "" && !slices.Contains(dirs, dir) {
+				dirs = append(dirs, dir)
+			}
 		}
-		done[dir] = true
+	}
+	for _, dir := range dirs {
 		err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 		if err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("cgroup of the relay: %w", err)
@@ -324,9 +314,6 @@ func (g *Gate) finish() {
 // made of.
 func (g *Gate) Close() error {
 	var errs []error
-	if g.dir != nil {
-		errs = append(errs, g.dir.Close())
-	}
 	for _, f := range g.Listeners {
 		if f != nil {
 			errs = append(errs, f.Close())

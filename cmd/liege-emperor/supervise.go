@@ -109,7 +109,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if err != nil {
 		return r, err
 	}
-	relayFilter, err := seccomp.Relay()
+	relay, err := launch.NewRelay(found.relay)
 	if err != nil {
 		return r, err
 	}
@@ -127,7 +127,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	r.launch = &launch.Host{
 		Sandboxes: r.boxes, Records: r.records, Sockets: sockets, Porter: r.porter, Given: given,
 		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
-		Users: users, Seccomp: filter, Relay: launch.Relay{Program: found.relay, Filter: relayFilter}, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
+		Users: users, Seccomp: filter, Relay: relay, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {
 		log.Warn("something of an earlier Emperor is left", "err", err)

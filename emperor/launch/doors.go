@@ -17,7 +17,7 @@ import (
 	"liege/relay"
 	"liege/sandbox"
 	"liege/sandbox/network"
-	"liege/sandbox/stage"
+	"liege/sandbox/seccomp"
 	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/mail"
@@ -26,7 +26,27 @@ import (
 // Relay is what the Host knows of liege-relay.
 type Relay struct {
 	Program string
-	Filter  []stage.Filter // seccomp
+	filter  []unix.SockFilter // seccomp
+	lookup  []unix.SockFilter // of one with a door that has NoLinks
+}
+
+// NewRelay compiles the filters.
+func NewRelay(program string) (Relay, error) {
+	filter, err := relayFilter(false)
+	if err != nil {
+		return Relay{}, err
+	}
+	lookup, err := relayFilter(true)
+	return Relay{program, filter, lookup}, err
+}
+
+func relayFilter(lookup bool) ([]unix.SockFilter, error) {
+	code, err := seccomp.Relay(lookup)
+	filter := make([]unix.SockFilter, len(code))
+	for i, f := range code {
+		filter[i] = unix.SockFilter{Code: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}
+	}
+	return filter, err
 }
 
 // doors says which addresses answer inside, and has the relay started before
@@ -50,9 +70,9 @@ func (s *start) doors(ctx context.Context, in *instance) error {
 			return err
 		}
 	}
-	filter := make([]unix.SockFilter, len(h.Relay.Filter))
-	for i, f := range h.Relay.Filter {
-		filter[i] = unix.SockFilter{Code: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}
+	filter := h.Relay.filter
+	if slices.ContainsFunc(to, func(d relay.Door) bool { return d.NoLinks }) {
+		filter = h.Relay.lookup
 	}
 	log, user := s.l.log, who(r)
 	d.Opened = func(g *sandbox.Gate) error {
@@ -85,14 +105,15 @@ func (s *start) leads() (to []relay.Door, err error) {
 				return nil, err
 			}
 		}
-		door := relay.Door{Address: c.Address}
+		door := relay.Door{Address: c.Address, NoLinks: relay.Linkless(c.Address, c.Tenant)}
 		if slices.Contains(r.Mail.Doors, c.Address) {
 			door.Mail = caps
 		}
 		d.All, to = append(d.All, inside), append(to, door)
 	}
-	if at := r.Mail.Server.Address; at != "" {
-		d.All, to = append(d.All, sandbox.Door{Path: mail.Socket}), append(to, relay.Door{Address: at, Mail: caps})
+	if c := r.Mail.Server; c.Address != "" {
+		door := relay.Door{Address: c.Address, Mail: caps, NoLinks: relay.Linkless(c.Address, c.Tenant)}
+		d.All, to = append(d.All, sandbox.Door{Path: mail.Socket}), append(to, door)
 	}
 	return to, nil
 }

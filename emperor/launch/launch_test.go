@@ -93,7 +93,7 @@ func (r *rig) newHost(sub string) *Host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	relayFilter, err := seccomp.Relay()
+	relay, err := NewRelay(filepath.Join(bin, "liege-relay"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func (r *rig) newHost(sub string) *Host {
 	r.x = expand.New(expand.Settings{Prepare: resolve.FromEmperor(cfg, inifile.NewOSHost(nil))})
 	return &Host{
 		Sandboxes: boxes, Records: records, Sockets: listen.NewRegistry(), Porter: porter, Logs: logs.Settings{Dir: cfg.LogDir},
-		Users: resolve.Files{}, Seccomp: filter, Relay: Relay{filepath.Join(bin, "liege-relay"), relayFilter}, Mailer: filepath.Join(bin, "sbin"), Quotas: NewProjects(cfg.StateDir, func(vassal.Name) bool { return false }), Expand: r.x.Expand, Log: log,
+		Users: resolve.Files{}, Seccomp: filter, Relay: relay, Mailer: filepath.Join(bin, "sbin"), Quotas: NewProjects(cfg.StateDir, func(vassal.Name) bool { return false }), Expand: r.x.Expand, Log: log,
 		HoldUID: func() (int, error) { return resolve.FirstAutoUID, nil },
 	}
 }

@@ -508,6 +508,36 @@ func TestStaleOfRoot(t *testing.T) {
 	}
 }
 
+// Root connects to nothing to which the user's links lead: there may be a service
+// that systemd starts then. The control is the same socket without the link.
+func TestStaleByLink(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	dir := rootsDir(t)
+	home := nobodysDir(t, dir, "home")
+	symlink(t, dir, filepath.Join(home, "run"))
+	for _, tc := range []struct {
+		path  string
+		asked bool
+	}{{filepath.Join(home, "run/root.sock"), false}, {filepath.Join(dir, "root.sock"), true}} {
+		ln, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		node := filepath.Join(dir, "root.sock")
+		if err := errors.Join(unix.Bind(ln, &unix.SockaddrUnix{Name: node}), unix.Listen(ln, 1)); err != nil {
+			t.Fatal(err)
+		}
+		_, _, stale := staleOfRoot(tc.path)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(ln), Events: unix.POLLIN}}, 0)
+		if stale || err != nil || n > 0 != tc.asked {
+			t.Errorf("%s: stale %v, asked %v (%v), want asked %v", tc.path, stale, n > 0, err, tc.asked)
+		}
+		if err := errors.Join(unix.Close(ln), os.Remove(node)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A queue longer than the kernel makes is cut, and that is said.
 func TestBacklogCut(t *testing.T) {
 	s := NewRegistry().Set("shop")

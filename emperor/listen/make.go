@@ -217,7 +217,7 @@ func (m *maker) bindTCP(l vassal.Listener, addr netip.AddrPort, only bool) (fd i
 	sa := sockaddr(addr)
 	err = unix.Bind(fd, sa)
 	if err == nil {
-		err = unix.Listen(fd, backlog(l))
+		err = listenHere(fd, backlog(l))
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = m.replaceOwn(fd, sa, addr, backlog(l))
@@ -256,7 +256,7 @@ func (m *maker) replaceOwn(fd int, sa unix.Sockaddr, addr netip.AddrPort, backlo
 	if err := unix.Bind(fd, sa); err != nil && err != unix.EINVAL { // EINVAL: bound already, listen failed
 		return err
 	}
-	return unix.Listen(fd, backlog)
+	return listenHere(fd, backlog)
 }
 
 // lookup turns an address into numbers; a host name has its first address,
@@ -345,10 +345,12 @@ func (m *maker) unix(l vassal.Listener, k *socket) error {
 
 // staleOfRoot reports whether address is a socket of root's on which nobody
 // answers, as a uWSGI without vacuum leaves it in its user's directory: the
-// user could remove it and may not ask it. Nothing is sent to who answers.
+// user could remove it and may not ask it. Nothing is sent to who answers. No
+// link on the way is followed: the user could lead root with one to a service
+// that systemd starts when it is connected to.
 func staleOfRoot(address string) (dev, ino uint64, stale bool) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, address, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
 	})
 	if err != nil {
 		return 0, 0, false

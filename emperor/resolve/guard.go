@@ -42,12 +42,10 @@ func (r *resolver) guard() {
 		}
 	case seccomp.StrictProfile:
 	default:
-		text, err := r.host.FS.ReadFile(g.Seccomp)
-		if err != nil {
-			r.fail(vassal.CodeNoSuchPath, g.SeccompAt, "seccomp", reason(g.Seccomp, err), "")
+		var ok bool
+		if profile.Text, ok = r.rootsFile(g.Seccomp, "seccomp", g.SeccompAt); !ok {
 			return
 		}
-		profile.Text = text
 	}
 	var err error
 	if p.Seccomp, err = seccomp.Compile(profile); err != nil {

@@ -409,18 +409,27 @@ func (r *resolver) resolvLine() string {
 		}
 		return string(b)
 	default:
-		w, err := walk(r.host.FS, path.Clean(p))
-		if err == nil && w.tenant && r.cfg.Trust.Operator {
-			r.fail(vassal.CodeRefusedPath, at, "resolv-conf", p+" can be replaced by others than root, and root would read whatever it leads to", "a file in /etc")
-			return ""
-		}
-		var b []byte
-		if err == nil {
-			b, err = r.host.FS.ReadFile(w.path)
-		}
-		if err != nil {
-			r.fail(vassal.CodeNoSuchPath, at, "resolv-conf", reason(p, err), "")
-		}
+		b, _ := r.rootsFile(p, "resolv-conf", at)
 		return string(b)
 	}
+}
+
+// rootsFile reads a file that a line names. Where the line is the operator's,
+// so is what the file says: nobody else may be able to put another in its
+// place. A tenant's is read with his rights.
+func (r *resolver) rootsFile(p, key string, at vassal.Origin) ([]byte, bool) {
+	w, err := walk(r.host.FS, path.Clean(p))
+	if err == nil && (w.tenant || movable(w.info)) && r.cfg.Trust.Operator {
+		r.fail(vassal.CodeRefusedPath, at, key, p+" can be changed or replaced by others than root, and root would read whatever it leads to", "a file in /etc")
+		return nil, false
+	}
+	var b []byte
+	if err == nil {
+		b, err = r.host.FS.ReadFile(w.path)
+	}
+	if err != nil {
+		r.fail(vassal.CodeNoSuchPath, at, key, reason(p, err), "")
+		return nil, false
+	}
+	return b, true
 }

@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -189,6 +190,47 @@ func TestResolvLine(t *testing.T) {
 		if !slices.Equal(codes(r.Problems), tc.codes) || i < 0 || r.Files[i].Text != tc.want {
 			t.Errorf("%s: got %v, %v", tc.line, r.Files, r.Problems)
 		}
+	}
+}
+
+// A profile of seccomp that others can exchange or rewrite is not taken for the
+// operator's; a tenant's own is read with his rights.
+func TestProfileFile(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	const text = `{"defaultAction": "SCMP_ACT_ALLOW"}`
+	for _, tc := range []struct {
+		name      string
+		dir, file int // owners
+		mode      os.FileMode
+		operator  bool
+		codes     []string
+	}{
+		{"root's", 0, 0, 0o644, true, nil},
+		{"in a directory of somebody's", 1000, 0, 0o644, true, []string{"error refused-path"}},
+		{"somebody's", 0, 1000, 0o644, true, []string{"error refused-path"}},
+		{"a group may write", 0, 0, 0o664, true, []string{"error refused-path"}},
+		{"named by a tenant", 1000, 1000, 0o644, false, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("/srv", "liege-profile-")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			file := filepath.Join(dir, "profile.json")
+			err = os.WriteFile(file, []byte(text), 0o600)
+			if err := errors.Join(err, os.Chmod(file, tc.mode), os.Chown(file, tc.file, 0), os.Chown(dir, tc.dir, 0)); err != nil {
+				t.Fatal(err)
+			}
+			cfg := config()
+			cfg.Trust.Operator = tc.operator
+			cfg.Guard.Seccomp, cfg.Guard.SeccompAt = file, vassal.Origin{File: cfg.File, Line: 3}
+			r := &resolver{cfg: cfg, res: &Result{}, host: Host{FS: OS{}}}
+			r.guard()
+			if !slices.Equal(codes(r.res.Problems), tc.codes) || (r.res.Plan.Seccomp != nil) != (tc.codes == nil) {
+				t.Errorf("got %v and a filter of %d instructions, want %v", r.res.Problems, len(r.res.Plan.Seccomp), tc.codes)
+			}
+		})
 	}
 }
 

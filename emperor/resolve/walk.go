@@ -116,12 +116,12 @@ func (w *walked) see(fi fs.FileInfo) {
 	}
 }
 
-// movable reports whether somebody other than root can replace the entries of
-// directory dir.
-func movable(dir fs.FileInfo) bool {
-	st, ok := dir.Sys().(*syscall.Stat_t)
+// movable reports whether somebody other than root can change what is there: the
+// entries of a directory, the bytes of a file.
+func movable(fi fs.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || st.Uid != 0 {
 		return true
 	}
-	return dir.Mode().Perm()&0o022 != 0
+	return fi.Mode().Perm()&0o022 != 0
 }

@@ -25,11 +25,15 @@ var relayCalls = []string{
 }
 
 // Relay compiles the filter of liege-relay. What is not on its list answers
-// EPERM, of another ABI it kills; of clone only threads are left.
-func Relay() ([]stage.Filter, error) {
+// EPERM, of another ABI it kills; of clone only threads are left. lookup adds
+// openat2, for one that has to follow paths itself.
+func Relay(lookup bool) ([]stage.Filter, error) {
 	rules := map[string][]rule{}
 	for _, name := range relayCalls {
 		rules[name] = []rule{{then: allow}}
+	}
+	if lookup {
+		rules["openat2"] = []rule{{then: allow}}
 	}
 	for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6} {
 		rules["socket"] = append(rules["socket"], rule{then: allow, conds: []cond{
