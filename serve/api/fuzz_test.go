@@ -108,7 +108,7 @@ func FuzzServices(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 'h'})
 	f.Add(req('h'))
 	f.Add(bytes.Join([][]byte{hello, req(opHandle, 9, "mules"), req(opNext, 15), req(opGet, "", "k")}, nil)) // sends while it waits
-	f.Add(append(hello, req(opDeadly, 1)...)) // it must not be the core that dies
+	f.Add(append(hello, req(opDeadly, 1)...))                                                                // it must not be the core that dies
 	h := host(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		conn := dial(t, h)
