@@ -52,11 +52,45 @@ func Reopen(at *os.File) (*os.File, error) {
 	if !info.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "open", Path: at.Name(), Err: notRegular(kindOf(info.Mode()))}
 	}
-	fd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(int(at.Fd())), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC
+	name := "self/fd/" + strconv.Itoa(int(at.Fd()))
+	fd, err := unix.Open("/proc/"+name, flags, 0)
+	if errors.Is(err, unix.ENOENT) { // at has hold of the file: it is /proc that is not there
+		fd, err = openInProc(name, flags)
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: at.Name(), Err: err}
 	}
 	return os.NewFile(uintptr(fd), at.Name()), nil
+}
+
+// openInProc opens name in a procfs of our own.
+func openInProc(name string, flags int) (int, error) {
+	root, err := ownProc()
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(root)
+	return unix.Openat(root, name, flags, 0)
+}
+
+// ownProc mounts a procfs where nobody sees it, for root in a tree without one:
+// a chroot in which packages are installed.
+func ownProc() (int, error) {
+	none := errors.New("/proc is not mounted")
+	fd, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, none
+	}
+	defer unix.Close(fd)
+	if unix.FsconfigCreate(fd) != nil {
+		return -1, none
+	}
+	root, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, none
+	}
+	return root, nil
 }
 
 // List returns the names of at most limit entries of the directory dir, in no

@@ -8,11 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"liege/internal/testenv"
 )
 
 // within fails the test if do waits for something.
@@ -160,5 +163,29 @@ func TestList(t *testing.T) {
 				t.Errorf("%s: %q, want an error", p, names)
 			}
 		})
+	}
+}
+
+// TestWithoutProc: where no /proc is mounted, root has one of its own; the
+// descriptor leads to the same file.
+func TestWithoutProc(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	path := filepath.Join(t.TempDir(), "x.ini")
+	if err := os.WriteFile(path, []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at, err := os.OpenFile(path, unix.O_PATH, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	fd, err := openInProc("self/fd/"+strconv.Itoa(int(at.Fd())), unix.O_RDONLY|unix.O_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	if b, err := io.ReadAll(f); err != nil || string(b) != "text" {
+		t.Errorf("%q, %v", b, err)
 	}
 }
