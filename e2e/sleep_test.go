@@ -209,6 +209,9 @@ func TestSleepHooks(t *testing.T) {
 	says("shop sleeps vassal\n")
 	r.drowsy("broken", "http = 127.0.0.1:0\nhook-as-on-demand-vassal = exec:echo why; false\n")
 	r.until("the failure is shown", func() bool {
+		if _, code := r.try("status", "broken"); code == 66 { // the file has not been seen yet
+			return false
+		}
 		v := r.status("broken")
 		return v.Error != nil && v.Error.Line == 8 && strings.Contains(v.Error.Message, "exit status 1")
 	})

@@ -2,6 +2,7 @@ package listen
 
 import (
 	"fmt"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,8 +15,12 @@ import (
 // removed nor replaced by anybody (KERNEL 1).
 //
 // The filter is there before the first connection can be: what was accepted
-// without it would stay so.
+// without it would stay so. Without root (liege serve) there is none: what
+// accepts then is the caller, who may listen where he likes.
 func listenHere(fd, backlog int) error {
+	if os.Geteuid() != 0 {
+		return unix.Listen(fd, backlog)
+	}
 	locked, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LOCK_FILTER)
 	if err == nil && locked == 0 {
 		err = filterPort(fd)
