@@ -81,10 +81,12 @@ unit:
 # Every test, and none may be skipped for want of what this machine declares to
 # have (deploy/have.sh). What makes sandboxes runs one package after the other:
 # they look for what the other left behind.
+# The slow ones come first, or one processor waits for them at the end.
 BESIDE := vassal|serve|selinux|policy|sendmail|internal
+SLOW   := ./serve/worker ./policy ./serve
 root: build
 	@if [ "$$(id -u)" != 0 ]; then echo "make root: needs root: it makes namespaces and cgroups" >&2; exit 77; fi
-	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -timeout 20m $$($(GO) list ./... | grep -E '^liege/($(BESIDE))(/|$$)')
+	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -timeout 20m $(SLOW) $$($(GO) list ./... | grep -E '^liege/($(BESIDE))(/|$$)')
 	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -p 1 -timeout 20m $$($(GO) list ./... | grep -vE '^liege/($(BESIDE)|e2e/vm)(/|$$)')
 
 # The package on Debian with systemd, SELinux enforcing, cgroup v2 and hybrid,

@@ -16,9 +16,12 @@ import (
 	"liege/vassal"
 )
 
-// hostPhases are those before the root is entered.
+// hostPhases are those before the root is entered, of a start.
 func hostPhases() (out []vassal.Phase) {
 	for _, p := range vassal.Phases() {
+		if p == vassal.OnDemand || p == vassal.OnConfig { // of a sleeper
+			continue
+		}
 		if place := p.Place(); place == vassal.AtEmperor || place == vassal.AtHost {
 			out = append(out, p)
 		}
