@@ -22,7 +22,7 @@ if command -v semodule >/dev/null && command -v setfiles >/dev/null && command -
 if [ -e /var/lib/selinux/default/active/modules/100/base/cil ]; then have=$have,debianpolicy; fi
 if command -v sesearch >/dev/null; then have=$have,setools; fi
 if [ "$(cat /proc/sys/user/max_user_namespaces 2>/dev/null || echo 0)" -gt 0 ]; then have=$have,userns; fi
-if [ -e /dev/loop-control ] && command -v mkfs.xfs >/dev/null; then have=$have,loop; fi
+if command -v mkfs.xfs >/dev/null && grep -qw xfs /proc/filesystems && losetup -f >/dev/null 2>&1; then have=$have,loop; fi
 if [ -e /dev/fuse ]; then have=$have,fuse; fi
 if grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null; then have=$have,ipv6; fi
 # open_tree and mount_setattr came with Linux 5.12.
