@@ -201,6 +201,19 @@ func (p *prepared) View() emperor.View {
 func (l *launcher) Close() error {
 	l.host.Porter.Leave(l.sockets)
 	left := l.sockets.Close()
+	errs := []error{l.release((*sandbox.Vassal).Close)}
+	if !left {
+		errs = append(errs, l.host.Records.RemoveAsleep(l.name), l.host.Records.RemoveVassal(l.name))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("vassal %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// release closes the log, and gives back by let what the sandboxes keep for the
+// vassal, if there is anything.
+func (l *launcher) release(let func(*sandbox.Vassal) error) error {
 	var errs []error
 	if l.log != nil {
 		errs = append(errs, l.log.Close())
@@ -209,17 +222,11 @@ func (l *launcher) Close() error {
 	if l.host.Sandboxes.Has(l.name) {
 		v, err := l.host.Sandboxes.Vassal(l.name)
 		if err == nil {
-			err = v.Close()
+			err = let(v)
 		}
 		errs = append(errs, err)
 	}
-	if !left {
-		errs = append(errs, l.host.Records.RemoveAsleep(l.name), l.host.Records.RemoveVassal(l.name))
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("vassal %s: %w", l.name, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Inherit implements emperor.Heir.

@@ -90,19 +90,7 @@ func (s *start) lullaby(ctx context.Context) error {
 // Rest implements emperor.Sleeper. What still drained until now wrote to the log
 // and was in the vassal's cgroup.
 func (l *launcher) Rest() error {
-	var errs []error
-	if l.log != nil {
-		errs = append(errs, l.log.Close())
-		l.log = nil
-	}
-	if l.host.Sandboxes.Has(l.name) {
-		v, err := l.host.Sandboxes.Vassal(l.name)
-		if err == nil {
-			err = v.Rest()
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return l.release((*sandbox.Vassal).Rest)
 }
 
 // listened is what a holding generation needs to know of p, and nothing else:
