@@ -115,16 +115,16 @@ func RootOnly(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	todo := strings.Split(dir, "/")
+	steps := strings.Split(dir, "/")
 	var above []*os.File
 	defer func() {
 		for _, f := range above {
 			f.Close()
 		}
 	}()
-	for links := 0; len(todo) > 0; {
-		step := todo[0]
-		todo = todo[1:]
+	for links := 0; len(steps) > 0; {
+		step := steps[0]
+		steps = steps[1:]
 		switch step {
 		case "", ".":
 			continue
@@ -148,7 +148,7 @@ func RootOnly(dir string) (*os.File, error) {
 			at.Close()
 			return nil, &fs.PathError{Op: "open", Path: dir, Err: unix.ELOOP}
 		}
-		todo = append(strings.Split(target, "/"), todo...)
+		steps = append(strings.Split(target, "/"), steps...)
 		for n := len(above); n > 0 && strings.HasPrefix(target, "/"); n = len(above) {
 			at.Close()
 			at, above = above[n-1], above[:n-1]

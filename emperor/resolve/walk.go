@@ -61,19 +61,19 @@ type walked struct {
 // walk follows p, which is absolute and clean, through the links on its way.
 func walk(f FS, p string) (walked, error) {
 	w := walked{path: "/"}
-	todo := strings.Split(strings.Trim(p, "/"), "/")
+	steps := strings.Split(strings.Trim(p, "/"), "/")
 	if p == "/" {
-		todo = nil
+		steps = nil
 	}
 	fi, err := f.Lstat("/")
 	if err != nil {
 		return w, err
 	}
 	w.see(fi)
-	for n := 0; len(todo) > 0; {
-		next := path.Join(w.path, todo[0])
-		if name := todo[0]; name == "" || name == "." {
-			todo = todo[1:]
+	for n := 0; len(steps) > 0; {
+		next := path.Join(w.path, steps[0])
+		if name := steps[0]; name == "" || name == "." {
+			steps = steps[1:]
 			continue
 		}
 		w.tenant = w.tenant || movable(w.info)
@@ -81,7 +81,7 @@ func walk(f FS, p string) (walked, error) {
 		if err != nil {
 			return w, err
 		}
-		todo = todo[1:]
+		steps = steps[1:]
 		if fi.Mode()&fs.ModeSymlink == 0 { // ".." too: next is the parent then
 			w.path = next
 			w.see(fi)
@@ -104,7 +104,7 @@ func walk(f FS, p string) (walked, error) {
 			}
 			w.see(fi)
 		}
-		todo = append(strings.Split(strings.Trim(target, "/"), "/"), todo...)
+		steps = append(strings.Split(strings.Trim(target, "/"), "/"), steps...)
 	}
 	return w, nil
 }
