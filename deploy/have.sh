@@ -5,6 +5,9 @@ set -eu
 have=root
 if [ -e /sys/fs/cgroup/cgroup.controllers ] || [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then have=$have,cgroupv2; fi
 if [ -d /sys/fs/cgroup/memory ]; then have=$have,cgroupv1; fi
+if [ -e /sys/fs/cgroup/freezer/cgroup.procs ]; then have=$have,freezer; fi
+if [ ! -e /sys/fs/selinux/enforce ]; then have=$have,no-selinux; fi
+if [ -e /proc/net/ip_tables_names ]; then have=$have,ip-tables; fi
 if [ -x /usr/bin/python3 ]; then have=$have,python3; fi
 PATH=$PATH:/usr/sbin
 for p in uwsgi nginx curl perl lua php-cgi node dpkg rpm mmdebstrap; do

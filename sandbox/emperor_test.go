@@ -309,13 +309,10 @@ func TestSweepEndsOrphans(t *testing.T) {
 // A process that cannot be killed, here a frozen one, does not keep the Emperor
 // from starting; what else is left goes.
 func TestSweepOfUnkillable(t *testing.T) {
-	testenv.Need(t, testenv.Root, testenv.CgroupV2)
+	testenv.Need(t, testenv.Root, testenv.CgroupV2, testenv.Freezer) // SIGKILL does not thaw it
 	testenv.Leaks(t)
 	r := newRig(t)
 	freezer := r.m.trees.v1["freezer"]
-	if freezer == "" {
-		t.Skip("needs the freezer of cgroup v1, which SIGKILL does not thaw")
-	}
 	sleeper := func(inner string) *exec.Cmd {
 		if err := r.m.trees.make(inner); err != nil {
 			t.Fatal(err)

@@ -204,9 +204,7 @@ func TestParseAnswer(t *testing.T) {
 }
 
 func TestOff(t *testing.T) {
-	if testenv.Have(testenv.SELinux) == nil {
-		t.Skip("this machine has SELinux")
-	}
+	testenv.Need(t, testenv.NoSELinux)
 	if _, err := Load(); !errors.Is(err, ErrOff) {
 		t.Errorf("Load on a kernel without SELinux: %v, want ErrOff", err)
 	}

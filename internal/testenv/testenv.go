@@ -35,7 +35,10 @@ const (
 	CgroupV1    Feature = "cgroupv1"    // controllers on cgroup v1 (hybrid too)
 	CgroupV2    Feature = "cgroupv2"    // a cgroup2 tree (hybrid too): cgroup.kill, the guard
 	SysResource Feature = "sysresource" // CAP_SYS_RESOURCE: raise hard limits
+	Freezer     Feature = "freezer"     // that of cgroup v1
 	SELinux     Feature = "selinux"     // a loaded policy
+	NoSELinux   Feature = "no-selinux"  // none: what is asked of SELinux fails
+	OldTables   Feature = "ip-tables"   // iptables-legacy in the kernel
 	OpenTree    Feature = "opentree"    // open_tree, mount_setattr (Linux 5.12)
 	Landlock    Feature = "landlock"    // of version 6, with scopes (Linux 6.12)
 	NFTables    Feature = "nftables"    // nf_tables and veth, as net = nat needs them
@@ -122,8 +125,17 @@ func Have(f Feature) error {
 			return errors.New("no cgroup2 is mounted")
 		}
 		return nil
+	case Freezer:
+		return haveFile("/sys/fs/cgroup/freezer/cgroup.procs")
 	case SELinux:
 		return haveFile("/sys/fs/selinux/enforce")
+	case NoSELinux:
+		if Have(SELinux) == nil {
+			return errors.New("this machine has SELinux")
+		}
+		return nil
+	case OldTables:
+		return haveFile("/proc/net/ip_tables_names")
 	case OpenTree:
 		return haveOpenTree()
 	case Landlock:

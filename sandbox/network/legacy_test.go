@@ -2,22 +2,21 @@ package network
 
 import (
 	"encoding/binary"
-	"os"
 	"runtime"
 	"slices"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"liege/internal/testenv"
 )
 
 // TestLegacyDrops: a policy that iptables-legacy set is seen, of either family,
 // and where it has no table none is made.
 func TestLegacyDrops(t *testing.T) {
+	testenv.Need(t, testenv.OldTables) // without them a host has no such policy
 	w := newWorld(t)
-	if _, err := os.Stat(iptablesLegacy[0].names); err != nil {
-		t.Skip("this kernel has no iptables-legacy") // nor can a host of it
-	}
 	var none, both []string
 	w.In(w.Host, func() error { none = legacyDrops(); return nil })
 	if len(none) != 0 {

@@ -213,7 +213,10 @@ func plain(name string, rules []rule, arg uint64) verdict {
 func TestDefault(t *testing.T) {
 	prog, err := Default()
 	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		t.Skip("no table for " + runtime.GOARCH)
+		if err == nil {
+			t.Error("a filter without a table for " + runtime.GOARCH)
+		}
+		return
 	}
 	if err != nil || len(prog) == 0 || len(prog) > maxProgram {
 		t.Fatalf("%d instructions, %v", len(prog), err)

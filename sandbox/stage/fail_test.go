@@ -38,9 +38,7 @@ func TestExecFailure(t *testing.T) {
 // A context on a kernel without SELinux: the stage's own check says so, and if
 // that were not there the constructor would not go on to the core.
 func TestSetconFailure(t *testing.T) {
-	if testenv.Have(testenv.SELinux) == nil {
-		t.Skip("this machine has SELinux")
-	}
+	testenv.Need(t, testenv.NoSELinux)
 	testenv.Leaks(t)
 	for _, byExec := range []bool{false, true} {
 		for _, without := range []string{"", "domain"} {
@@ -63,9 +61,7 @@ func TestSetconFailure(t *testing.T) {
 
 // A command of a root hook that cannot get its own domain does not run.
 func TestHookDomainFailure(t *testing.T) {
-	if testenv.Have(testenv.SELinux) == nil {
-		t.Skip("this machine has SELinux")
-	}
+	testenv.Need(t, testenv.NoSELinux)
 	testenv.Leaks(t)
 	p := newPlan(t, "echo the core runs")
 	p.Own, p.HookCon = "system_u:system_r:liege_stage_t:s0", "system_u:system_r:liege_hook_t:s0"

@@ -2,7 +2,6 @@ package stage_test
 
 import (
 	"errors"
-	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -18,8 +17,11 @@ import (
 // Real interpreters work under the filter: threads, children, sockets, files.
 func TestInterpreters(t *testing.T) {
 	testenv.Leaks(t)
-	for _, c := range []struct{ program, script string }{
-		{"/bin/sh", "-c;x=$(echo ok | cat); echo $x"},
+	for _, c := range []struct {
+		program, script string
+		need            testenv.Feature // none: each system has it
+	}{
+		{"/bin/sh", "-c;x=$(echo ok | cat); echo $x", ""},
 		{"/usr/bin/python3", `-c;
 import threading, subprocess, socket, tempfile, multiprocessing
 t = threading.Thread(target=lambda: None); t.start(); t.join()
@@ -28,14 +30,14 @@ l = socket.socket(); l.bind(('127.0.0.1', 0)); l.listen()
 c = socket.create_connection(l.getsockname()); l.accept()
 tempfile.TemporaryFile(dir='/dev/shm').write(b'x')
 p = multiprocessing.get_context('fork').Process(target=lambda: None); p.start(); p.join(); assert p.exitcode == 0
-print(subprocess.check_output(['echo', 'ok']).decode(), end='')`},
-		{"/usr/bin/perl", `-e;my $x = ` + "`echo ok`" + `; if (my $p = fork) { waitpid $p, 0 } else { exit 0 } print $x`},
-		{"/usr/bin/node", `-e;const c = require('child_process'); require('fs').readdirSync('/'); setTimeout(() => process.stdout.write(c.execSync('echo ok').toString()), 1)`},
-		{"/usr/bin/ruby", `-e;Thread.new { 1 }.join; puts ` + "`echo ok`"},
+print(subprocess.check_output(['echo', 'ok']).decode(), end='')`, testenv.Python3},
+		{"/usr/bin/perl", `-e;my $x = ` + "`echo ok`" + `; if (my $p = fork) { waitpid $p, 0 } else { exit 0 } print $x`, testenv.Perl},
+		{"/usr/bin/node", `-e;const c = require('child_process'); require('fs').readdirSync('/'); setTimeout(() => process.stdout.write(c.execSync('echo ok').toString()), 1)`, testenv.Node},
+		{"/usr/bin/ruby", `-e;Thread.new { 1 }.join; puts ` + "`echo ok`", testenv.Ruby},
 	} {
 		t.Run(c.program, func(t *testing.T) {
-			if _, err := os.Stat(c.program); err != nil {
-				t.Skip(err)
+			if c.need != "" {
+				testenv.Need(t, c.need)
 			}
 			flag, script, _ := strings.Cut(c.script, ";")
 			for _, strict := range []bool{false, true} {
