@@ -106,6 +106,10 @@ func Start(ctx context.Context, who Who) (*Session, error) {
 	return s, nil
 }
 
+// Err returns the error that ended the session (ErrGone), or nil: what asked it
+// and takes an error for "there is none" must know.
+func (s *Session) Err() error { return s.dead }
+
 // Close ends the child. It waits for it, but not for one that hangs in the
 // kernel (a dead NFS server): that one is reaped when it wakes.
 func (s *Session) Close() error {

@@ -161,11 +161,3 @@ func errno(err error) syscall.Errno {
 }
 
 func itoa(fd uintptr) string { return strconv.Itoa(int(fd)) }
-
-func scan(s string, a ...*uint64) (int, error) {
-	v := make([]any, len(a))
-	for i := range a {
-		v[i] = a[i]
-	}
-	return fmt.Sscan(s, v...)
-}

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -78,12 +80,12 @@ func limit() error {
 
 // dataSize is what RLIMIT_DATA counts now, in bytes.
 func dataSize() uint64 {
-	var total, rss, shared, text, lib, data uint64
+	var data uint64
 	b, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return MaxMemory
+	if f := strings.Fields(string(b)); err == nil && len(f) > 5 { // size, resident, shared, text, lib, data (proc(5))
+		data, err = strconv.ParseUint(f[5], 10, 64)
 	}
-	if _, err := scan(string(b), &total, &rss, &shared, &text, &lib, &data); err != nil {
+	if err != nil || data == 0 {
 		return MaxMemory
 	}
 	return data * uint64(os.Getpagesize())

@@ -217,8 +217,11 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 	var err error
 	s.io(func() {
 		if d, err = s.m.walker.dir(dir); err == nil {
-			names, err = list(d)
-			kind = fileSystem(d.fd)
+			if kind = fileSystem(d.fd); wild(part) {
+				names, err = list(d)
+			} else { // a home may hold any number of files
+				names, err = lookFor(d, part)
+			}
 		}
 	})
 	if d == nil && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)) {
@@ -239,7 +242,13 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 		f := append(slices.Clone(found), n)
 		p := path.Join(dir, n)
 		if last {
-			s.name(i, d, n, p, globName(src.parts, f))
+			raw := ""
+			if e := s.m.entries[p]; e != nil && e.raw != "" && e.source == i {
+				raw = e.raw // which the path alone decides
+			} else {
+				raw = globName(src.parts, f)
+			}
+			s.name(i, d, n, p, raw)
 			continue
 		}
 		deeper := func() {
@@ -253,6 +262,18 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 			deeper()
 		}
 	}
+}
+
+// lookFor is list for one name, which need not be there.
+func lookFor(d *place, name string) ([]string, error) {
+	var st unix.Stat_t
+	switch err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); {
+	case errors.Is(err, unix.ENOENT):
+		return nil, nil
+	case err != nil:
+		return nil, os.NewSyscallError("fstatat", err)
+	}
+	return []string{name}, nil
 }
 
 // isDir reports whether name in d is a directory: a tenant's link is not

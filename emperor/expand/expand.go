@@ -71,15 +71,19 @@ func (x *Expander) Expand(ctx context.Context, f emperor.File) Expanded {
 	x.mu.Unlock()
 	s, done, err := set.of(ctx, f)
 	if err != nil {
-		p := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeUnreadable, File: f.Path, Step: "read", Message: err.Error()}
-		return Expanded{Config: vassal.Config{Name: f.Name, File: f.Path}, Problems: vassal.Problems{p}}
+		return unread(f, err)
 	}
-	defer done()
 	src := source(f)
 	p := resolve.Prepare(ctx, f.Name, src, s)
+	if err := done(); err != nil { // what it did not answer was taken for "not there"
+		return unread(f, err)
+	}
 	out := Expanded{Config: p.Config, Result: p.Result, Digest: p.Digest, Problems: p.Problems, MemoryCeiling: set.MemoryCeiling}
 	if len(p.Queries) > 0 {
-		out.Changed = func(ctx context.Context) bool { return set.digest(ctx, f) != p.Digest }
+		out.Changed = func(ctx context.Context) bool {
+			d, err := set.digest(ctx, f)
+			return err == nil && d != p.Digest // who cannot be asked has not said that it changed
+		}
 	}
 	return out
 }
@@ -88,26 +92,33 @@ func source(f emperor.File) inifile.Source {
 	return inifile.Source{Path: f.Path, Text: f.Text, Cwd: filepath.Dir(f.Path), Inode: f.Inode, Trust: f.Trust}
 }
 
-// digest reads f and all that it reads anew; the zero Digest when that fails.
-func (set Settings) digest(ctx context.Context, f emperor.File) vassal.Digest {
-	s, done, err := set.of(ctx, f)
-	if err != nil {
-		return vassal.Digest{}
-	}
-	defer done()
-	file, _ := inifile.Read(source(f), s.INI, s.Read)
-	if file == nil {
-		return vassal.Digest{}
-	}
-	return file.Digest
+// unread is what becomes of f where nobody could be asked about it.
+func unread(f emperor.File, err error) Expanded {
+	p := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeUnreadable, File: f.Path, Step: "read", Message: err.Error()}
+	return Expanded{Config: vassal.Config{Name: f.Name, File: f.Path}, Problems: vassal.Problems{p}}
 }
 
-// of returns the settings for f: who answers what the file asks.
-func (set Settings) of(ctx context.Context, f emperor.File) (s resolve.Settings, done func(), err error) {
+// digest reads f and all that it reads anew; the zero Digest when f cannot be
+// read. An error says that nobody could be asked.
+func (set Settings) digest(ctx context.Context, f emperor.File) (vassal.Digest, error) {
+	s, done, err := set.of(ctx, f)
+	if err != nil {
+		return vassal.Digest{}, err
+	}
+	file, _ := inifile.Read(source(f), s.INI, s.Read)
+	if err := done(); err != nil || file == nil {
+		return vassal.Digest{}, err
+	}
+	return file.Digest, nil
+}
+
+// of returns the settings for f: who answers what the file asks. done ends it,
+// and returns an error if that one stopped answering meanwhile.
+func (set Settings) of(ctx context.Context, f emperor.File) (s resolve.Settings, done func() error, err error) {
 	s = set.Prepare
 	if f.Trust.Operator {
 		s.Host.FS = resolve.OS{}
-		return s, func() {}, nil
+		return s, func() error { return nil }, nil
 	}
 	w, name, err := Owner(s.Host.Users, f.Trust.UID, s.Host.DenyGroups)
 	if err != nil {
@@ -120,7 +131,10 @@ func (set Settings) of(ctx context.Context, f emperor.File) (s resolve.Settings,
 	s.Read.Operator = s.INI
 	s.INI = &tenantHost{Host: s.INI, s: session, who: w, name: name, dir: filepath.Dir(f.Path)}
 	s.Host.FS = tenantFS{session}
-	return s, func() { session.Close() }, nil
+	return s, func() error {
+		session.Close()
+		return session.Err()
+	}, nil
 }
 
 // Owner is the user that a tenant's file is read as: the file's owner with the

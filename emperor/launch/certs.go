@@ -34,11 +34,10 @@ func (s *start) certificates(ctx context.Context) error {
 		s.certs = s.p
 	}
 	s.watch = certs.NewWatch(s.certs.look(), s.app())
-	from, done, err := s.certs.from(ctx)
+	from, err := s.certsFrom(ctx)
 	if err != nil {
 		return err
 	}
-	defer done()
 	s.files, s.found = certs.Read(from, s.app())
 	s.watch.Taken(s.app(), s.files)
 	if s.found.Failed() && r.App.Hold == nil {
@@ -48,6 +47,20 @@ func (s *start) certificates(ctx context.Context) error {
 		s.l.log.Note("%s", p.Error())
 	}
 	return nil
+}
+
+// certsFrom is as whom the start reads them: the child that it has for all else,
+// unless they are another file's, which it is held for.
+func (s *start) certsFrom(ctx context.Context) (certs.From, error) {
+	if s.certs == s.p && !s.p.Config.Trust.Operator {
+		user, err := s.asUser(ctx)
+		return certs.User{Session: user}, err
+	}
+	from, done, err := s.certs.from(ctx)
+	if err == nil {
+		s.undo = append(s.undo, done)
+	}
+	return from, err
 }
 
 // app is the App whose listeners are the resolved ones.

@@ -302,7 +302,8 @@ func (in *instance) Remains() string {
 const maxClaims = 50
 
 // claims makes what a core says fit to be shown: bounded, on printable lines,
-// never worse or milder than it may be, and about no file but its own.
+// never worse or milder than it may be. Which file it names is its word: what it
+// includes is the tenant's as well.
 func (in *instance) claims(ps vassal.Problems, worst vassal.Severity) vassal.Problems {
 	var out vassal.Problems
 	for _, p := range ps[:min(len(ps), maxClaims)] {

@@ -16,14 +16,20 @@ const unseen = "by a program that cannot be seen from here"
 // holder says which process listens on address, as far as /proc tells, and
 // what to do about it.
 func holder(address string) (who, hint string) {
-	inodes := map[string]bool{}
+	inodes, like := map[string]bool{}, map[string]bool{}
 	switch address[0] {
 	case '/', '@':
 		scanTable("/proc/net/unix", func(f []string) {
-			// Those that Liege bound have the name of a descriptor's directory.
-			ours := len(f) > 7 && strings.HasPrefix(f[7], "/proc/self/fd/") && filepath.Base(f[7]) == filepath.Base(address)
-			if len(f) > 7 && f[7] == address || ours {
+			if len(f) < 8 {
+				return
+			}
+			if f[7] == address {
 				inodes["socket:["+f[6]+"]"] = true
+			}
+			// What Liege binds has the name of a descriptor's directory, which
+			// says no more than that it may be this one.
+			if strings.HasPrefix(f[7], "/proc/self/fd/") && filepath.Base(f[7]) == filepath.Base(address) {
+				like["socket:["+f[6]+"]"] = true
 			}
 		})
 	default:
@@ -42,6 +48,11 @@ func holder(address string) (who, hint string) {
 		}
 	}
 	pid, command := socketOwner(inodes)
+	if len(inodes) == 0 {
+		if pid, command = socketOwner(like); pid != 0 {
+			return "a vassal, or another Liege, listens there", "name another address"
+		}
+	}
 	if pid == 0 {
 		return unseen, "ss -ltnp shows who; another network namespace or container may have it"
 	}

@@ -50,7 +50,9 @@ func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) *socket {
 		m.set.reg.mu.Lock()
 		k.protocol, k.from, k.line = l.Protocol, m.want.File, l.At.Line
 		m.set.reg.mu.Unlock()
-		m.check(l, k, m.settle(l, k))
+		if err := m.settle(l, k); err != nil {
+			m.fail(l, err)
+		}
 		return k
 	}
 	if k != nil {
@@ -75,12 +77,6 @@ func (m *maker) warn(l vassal.Listener, msg string) {
 	p := problem(l, vassal.CodeListen, msg, "")
 	p.Severity = vassal.Warning
 	m.problems = append(m.problems, *p)
-}
-
-func (m *maker) check(l vassal.Listener, k *socket, err error) {
-	if err != nil {
-		m.fail(l, err)
-	}
 }
 
 // fail reports err about l.
@@ -372,9 +368,6 @@ func staleOfRoot(address string) (dev, ino uint64, stale bool) {
 // answered is taken for a unix socket: err says more where nobody is seen to
 // listen.
 func (m *maker) answered(l vassal.Listener, err error) error {
-	if r := m.set.reg.rival(l, m.set); r != "" {
-		return m.taken(l)
-	}
 	who, hint := holder(l.Address)
 	if who == unseen {
 		if say, _, found := strings.Cut(words(err), ": address already in use"); found && say != "" {

@@ -192,9 +192,8 @@ func (l *Log) Elsewhere(w io.WriteCloser) {
 // Run moves lines until Close.
 func (l *Log) Run() {
 	defer close(l.done)
-	buf := make([]byte, chunk)
 	for {
-		n, fast, err := l.read(buf)
+		n, fast, err := l.read()
 		if fast {
 			time.Sleep(time.Duration(n) * time.Second / flood) // its author waits meanwhile
 		}
@@ -212,9 +211,12 @@ func (l *Log) Run() {
 	}
 }
 
+// chunks are the buffers: a log has one only while there is something to take.
+var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
+
 // read waits for bytes from the vassal and takes them, under one lock: whoever
 // holds it sees them in the FIFO or in the log, never between the two.
-func (l *Log) read(buf []byte) (n int, fast bool, err error) {
+func (l *Log) read() (n int, fast bool, err error) {
 	c, err := l.in.SyscallConn()
 	if err != nil {
 		return 0, false, err
@@ -223,7 +225,9 @@ func (l *Log) read(buf []byte) (n int, fast bool, err error) {
 	err = c.Read(func(fd uintptr) (done bool) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		n, failed = unix.Read(int(fd), buf)
+		buf := chunks.Get().(*[chunk]byte)
+		defer chunks.Put(buf)
+		n, failed = unix.Read(int(fd), buf[:])
 		if n <= 0 {
 			n = 0
 			return !errors.Is(failed, unix.EAGAIN)
