@@ -44,6 +44,7 @@ type accessLog struct {
 
 	mu      sync.Mutex
 	pending []byte
+	spare   []byte // the other buffer, of the goroutine that writes
 	dropped int
 	wake    chan struct{}
 
@@ -251,12 +252,18 @@ func (l *accessLog) start() (stop func()) {
 	}
 }
 
+// maxSpare is what is kept of a buffer for the next lines.
+const maxSpare = 64 << 10
+
 // write writes all that is pending, in whole lines.
 func (l *accessLog) write() {
 	l.mu.Lock()
 	b, dropped := l.pending, l.dropped
-	l.pending, l.dropped = nil, 0
+	l.pending, l.dropped = l.spare, 0
 	l.mu.Unlock()
+	if l.spare = nil; cap(b) <= maxSpare {
+		l.spare = b[:0] // both are filled in turn
+	}
 	if dropped > 0 {
 		b = fmt.Appendf(b, "access log: %d lines dropped: whoever reads the log is too slow\n", dropped)
 	}

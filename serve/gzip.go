@@ -6,11 +6,11 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"liege/serve/exchange"
+	"liege/serve/static"
 )
 
 // autoGzip compresses answers that ask for it (http-auto-gzip): a field
@@ -25,7 +25,7 @@ func (a autoGzip) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if r.Header == nil { // not HTTP: what is in front does it
 		return a.next.Serve(ctx, r, w)
 	}
-	z := &gzipped{Response: w, takes: takesGzip(r.Get("HTTP_ACCEPT_ENCODING")), head: r.Get("REQUEST_METHOD") == "HEAD"}
+	z := &gzipped{Response: w, takes: static.Accepts(r.Get("HTTP_ACCEPT_ENCODING"), "gzip"), head: r.Get("REQUEST_METHOD") == "HEAD"}
 	err := a.next.Serve(ctx, r, z)
 	if z.w == nil {
 		return err
@@ -134,25 +134,4 @@ func (z *gzipped) Tunnel(status int, reason string, fields []exchange.Field) (ex
 		return t.Tunnel(status, reason, fields)
 	}
 	return nil, &exchange.StatusError{Status: 400, Err: errors.New("the connection cannot become a tunnel")}
-}
-
-// takesGzip reports whether a field Accept-Encoding (RFC 9110 12.5.3) names
-// gzip, or "*" and not gzip, with a weight above 0.
-func takesGzip(accept string) bool {
-	star := false
-	for item := range strings.SplitSeq(accept, ",") {
-		name, params, _ := strings.Cut(item, ";")
-		takes := true
-		if q, ok := strings.CutPrefix(strings.TrimSpace(params), "q="); ok {
-			weight, err := strconv.ParseFloat(q, 64)
-			takes = err == nil && weight > 0
-		}
-		switch name = strings.TrimSpace(name); {
-		case strings.EqualFold(name, "gzip"), strings.EqualFold(name, "x-gzip"):
-			return takes
-		case name == "*":
-			star = takes
-		}
-	}
-	return star
 }

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -250,6 +252,8 @@ func (p *process) count(quit <-chan struct{}) {
 	defer t.Stop()
 	var sent vassal.Counts
 	quiet := idler{after: p.app.Sleep, since: time.Now()}
+	rest := idler{after: restAfter, since: time.Now()}
+	var tidied uint64 // requests, when memory was given back
 	for {
 		var end bool
 		select {
@@ -263,6 +267,10 @@ func (p *process) count(quit <-chan struct{}) {
 				return
 			}
 		}
+		if !end && rest.due(now, time.Now()) && now.Requests-tidied >= worthTidying {
+			tidied = now.Requests
+			giveBack()
+		}
 		if now != sent || end {
 			if err := p.control.Send(vassal.Message{Type: vassal.Counters, Counts: &now}); err != nil {
 				return // the Emperor is gone
@@ -273,6 +281,19 @@ func (p *process) count(quit <-chan struct{}) {
 			return
 		}
 	}
+}
+
+// When a core gives memory back: after a while without requests, if there were
+// some before. On a host of thousands of vassals most are at rest.
+const (
+	restAfter    = 5 * time.Second
+	worthTidying = 100
+)
+
+// giveBack returns to the system what the heap holds and does not use.
+func giveBack() {
+	runtime.GC()         // sync.Pool keeps its buffers through one collection
+	debug.FreeOSMemory() // and not through the second
 }
 
 // ready is told that the application is loaded. What the file's reader warned

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 )
 
 // bigApp is an app of which the objects take some 30 MB.
@@ -71,7 +72,10 @@ func (b *bench) weighUWSGI(ctx context.Context, l language, dir string) (series,
 	return b.loaded(ctx, r, true)
 }
 
-// loaded runs r under load and measures it after each round.
+// rested is the pause between a load and the look at the memory.
+const rested = 8 * time.Second
+
+// loaded runs r under load and measures it after each round, and a rest.
 func (b *bench) loaded(ctx context.Context, r rival, itself bool) (series, error) {
 	end, err := b.up(ctx, "/", []rival{r})
 	defer end()
@@ -82,6 +86,11 @@ func (b *bench) loaded(ctx context.Context, r rival, itself bool) (series, error
 	for range b.rounds {
 		if _, err := b.wrk(ctx, "http://"+r.addr+"/"); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.name, err)
+		}
+		select {
+		case <-time.After(rested):
+		case <-ctx.Done():
+			return nil, ctx.Err()
 		}
 		kb, err := pss(r.cmds[0].Process.Pid, itself)
 		if err != nil {

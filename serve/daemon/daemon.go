@@ -158,7 +158,7 @@ func (d *daemon) changed(_ int, up bool) {
 	if !up || d.d.PidFile == "" || d.d.Forks {
 		return
 	}
-	pid := d.keep.Stats()[0].PID
+	pid := d.keep.PID(0)
 	if err := os.WriteFile(d.path(), []byte(strconv.Itoa(pid)+"\n"), 0o644); err != nil {
 		d.log.Warn("pid file not written", "err", err)
 	}

@@ -304,7 +304,7 @@ func (h *Handler) ask(ctx context.Context, n int, addr string, r *exchange.Reque
 		c.errors.Add(1)
 	}
 	i := &r.Info
-	i.Backend, i.Worker, i.Seq, i.PID = "exec", n+1, uint64(c.requests.Add(1)), h.keep.Stats()[n].PID
+	i.Backend, i.Worker, i.Seq, i.PID = "exec", n+1, uint64(c.requests.Add(1)), h.keep.PID(n)
 	h.give(n)
 	return err
 }

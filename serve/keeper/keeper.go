@@ -356,6 +356,13 @@ func (k *Keeper) Kill(n int) {
 	k.signal(n, unix.SIGKILL)
 }
 
+// PID is the process of copy n; 0: none.
+func (k *Keeper) PID(n int) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.copies[n].pid
+}
+
 // Stats tells what is known of the copies.
 func (k *Keeper) Stats() []Stat {
 	k.mu.Lock()

@@ -17,7 +17,7 @@ import (
 // out, all of PHP, which is started anew: a script that hangs must not hold
 // its process for ever.
 func (h *Handler) kill(f *proxy.FastCGIConn) {
-	parent := h.keep.Stats()[0].PID
+	parent := h.keep.PID(0)
 	pid, err := holder(f, children(parent))
 	switch {
 	case err != nil:

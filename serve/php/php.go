@@ -202,7 +202,7 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	st.since.Store(began.UnixNano())
 	err = h.ask(ctx, slot, s, r, w, small)
 	i := &r.Info
-	i.Backend, i.Worker, i.Seq, i.PID = "php", slot+1, uint64(st.requests.Add(1)), h.keep.Stats()[0].PID
+	i.Backend, i.Worker, i.Seq, i.PID = "php", slot+1, uint64(st.requests.Add(1)), h.keep.PID(0)
 	st.running.Add(int64(time.Since(began)))
 	st.since.Store(0)
 	if err != nil {

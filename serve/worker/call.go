@@ -214,15 +214,10 @@ func (p *Pool) release(c *call) {
 
 var errAbandoned = errors.New("abandoned")
 
-// find is the call that id may be of.
+// find is the call that id may be of: claim says whether it is.
 func (p *Pool) find(id uint64) *call {
 	if index := int(id & 0xffff); id != 0 && index < len(p.calls) {
-		c := p.calls[index]
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.id == id && c.state != idle && c.state != done {
-			return c
-		}
+		return p.calls[index]
 	}
 	return nil
 }
@@ -287,6 +282,13 @@ func (c *call) abandon() bool {
 	if b, ok := c.r.Body.(io.Closer); ok {
 		b.Close() // ends a Read that holds the lock
 	}
+	var l *lane
+	var id uint64
+	defer func() { // without mu: a worker that does not read makes it wait
+		if l != nil {
+			_ = l.gone(id) // a worker that does not hear it writes, and hears it then
+		}
+	}()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == done {
@@ -297,8 +299,8 @@ func (c *call) abandon() bool {
 		return false
 	}
 	c.ignore()
-	if l := c.lane; l != nil && l.p.lanesEach() > l.p.w.Threads {
-		_ = l.gone(c.id) // a worker that does not hear it writes, and hears it then
+	if c.lane != nil && c.lane.p.lanesEach() > c.lane.p.w.Threads {
+		l, id = c.lane, c.id
 	}
 	c.state, c.r, c.w = abandoned, nil, nil
 	if s := c.spool.Load(); s != nil {

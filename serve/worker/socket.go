@@ -40,11 +40,12 @@ func (l *lane) watch(f frame) error {
 	}
 	c := l.current
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	id := c.id
 	if c.w == nil { // gone already
+		c.mu.Unlock()
 		return l.gone(id)
 	}
+	defer c.mu.Unlock()
 	w, ok := c.w.(exchange.Watcher)
 	if !ok || c.unwatch != nil {
 		return nil
