@@ -99,10 +99,8 @@ type Guard struct {
 	Seccomp    string // a profile's name or path; empty: the default
 	SeccompAt  Origin
 	Caps       []int // capabilities
-	CapsAt     Origin
 	NoLandlock bool
 	OOMScore   *int // oom_score_adj of the core
-	OOMScoreAt Origin
 }
 
 // Jail says what the sandbox isolates and what it shows (CONTRACT 4 and 5).

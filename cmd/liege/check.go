@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -108,28 +111,52 @@ func (a *app) reportText(all []checked, errors, warnings int) {
 	}
 }
 
-// clashes finds listeners that two of the files name.
+// clashes finds listeners that two of the files name: the same address, or one
+// of which the other is a part.
 func clashes(all []checked) {
 	type holder struct {
-		file string
-		line int
+		file    string
+		line    int
+		address string
+		tcp     netip.AddrPort // not valid for others
 	}
-	first := map[string]holder{}
+	first := map[string][]holder{} // by port, or by address
 	for i := range all {
 		r := all[i].result
 		if r == nil {
 			continue
 		}
 		for _, l := range r.Listen {
-			h, taken := first[l.Address]
-			if !taken {
-				first[l.Address] = holder{all[i].File, l.At.Line}
+			own := holder{file: all[i].File, line: l.At.Line, address: l.Address}
+			key := l.Address
+			if tcp, err := netip.ParseAddrPort(l.Address); err == nil {
+				if tcp.Port() == 0 {
+					continue // each gets its own
+				}
+				own.tcp, key = tcp, strconv.Itoa(int(tcp.Port()))
+			}
+			n := slices.IndexFunc(first[key], func(o holder) bool {
+				return o.file != own.file && (o.address == own.address || covers(o.tcp, own.tcp) || covers(own.tcp, o.tcp))
+			})
+			if n < 0 {
+				first[key] = append(first[key], own)
 				continue
+			}
+			h := first[key][n]
+			msg := fmt.Sprintf("%s is named by %s:%d too", l.Address, h.file, h.line)
+			if h.address != l.Address {
+				msg = fmt.Sprintf("%s overlaps with %s, which %s:%d names", l.Address, h.address, h.file, h.line)
 			}
 			all[i].Problems = append(all[i].Problems, vassal.Problem{
 				Severity: vassal.Error, Code: vassal.CodeListenInUse, File: all[i].File, Line: l.At.Line, Key: l.Key,
-				Message: fmt.Sprintf("%s is named by %s:%d too", l.Address, h.file, h.line),
+				Message: msg,
 			})
 		}
 	}
+}
+
+// covers reports whether a is every address of b's family; the ports are the
+// same.
+func covers(a, b netip.AddrPort) bool {
+	return a.IsValid() && b.IsValid() && a.Addr().IsUnspecified() && a.Addr().Is4() == b.Addr().Is4()
 }

@@ -14,6 +14,7 @@ import (
 
 	"liege/emperor/resolve"
 	"liege/vassal"
+	"liege/vassal/egress"
 )
 
 func (a *app) explainCmd() *cobra.Command {
@@ -319,8 +320,10 @@ func egressOf(r *resolve.Result) (out []explained) {
 	if len(servers) > 0 {
 		out = append(out, explained{strings.Join(servers, " "), "port 53 allowed: name servers of the host", "built in"})
 	}
+	for _, port := range egress.MailPorts(!r.Mail.Caps.None()) {
+		out = append(out, explained{fmt.Sprintf("any:%d", port), "refused", "built in"})
+	}
 	return append(out,
-		explained{"any:25", "refused", "built in"},
 		explained{"private networks", "refused", "built in"},
 		explained{"the host, other vassals, link-local", "refused, whatever a line says", "built in"},
 		explained{"the rest", "allowed", "built in"})

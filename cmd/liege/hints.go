@@ -50,7 +50,7 @@ func catalogue() []hintRow {
 				}
 				return closedWay
 			}},
-		{match: regexp.MustCompile(`'?/dev/log'?`), hint: text("log to stderr: there is no /dev/log inside; or bind = /dev/log comes with a later release")},
+		{match: regexp.MustCompile(`'?/dev/log'?`), hint: text("log to stderr: there is no /dev/log inside; or bind = /dev/log")},
 		{match: regexp.MustCompile(`\bMemoryError\b`), hint: text("a limit on memory was met: limit-as (MB, each worker) or memory-max (the whole vassal) in the file; liege explain shows both")},
 		{match: regexp.MustCompile(`(php|ruby|perl|node|lua): (?:command )?not found`), hint: func(m []string, _ control.Vassal, _ string) string {
 			return "apt install " + map[string]string{"php": "php-cgi", "node": "nodejs", "lua": "lua5.4"}[m[1]] + ifs(m[1] == "ruby" || m[1] == "perl", m[1])

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 
+	"liege/emperor/dirmon"
 	"liege/emperor/resolve"
 	"liege/selinux"
 	"liege/vassal"
@@ -162,6 +163,11 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	}
 	c := l.prepare(ctx, as, inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
 	c.trust = said
+	if path != "-" && l.opts.as == "" && l.opts.tenant == "" && !l.opts.syntax {
+		if p := dirmon.Judge(as, l.emperor.Vassals, l.emperor.Tyrant); p != nil {
+			c.Problems = append(c.Problems, *p)
+		}
+	}
 	if arg != "-" && l.opts.as == "" {
 		c.File = arg
 	}

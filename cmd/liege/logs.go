@@ -95,6 +95,11 @@ func (a *app) print(ctx context.Context, v control.Vassal, n int, follow bool) e
 		if time.Since(looked) > time.Second { // it may be a question to another process
 			looked = time.Now()
 			if next := rotated(e, f, path); next != nil {
+				_, err := io.Copy(out, f) // what came before it was renamed
+				if err != nil {
+					next.Close()
+					return err
+				}
 				f.Close()
 				f = next
 				continue

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"liege/vassal"
 )
 
 // ReadSafe reads a regular file of at most limit bytes that an operator's file
@@ -36,6 +39,30 @@ func ReadSafe(path string, limit int) ([]byte, os.FileMode, error) {
 	}
 	b, err := readAgain(fd, limit)
 	return b, os.FileMode(st.Mode & 0o777), err
+}
+
+// Judge says why an Emperor with these sources would not read the vassal file at
+// path, which is absolute (CONTRACT 1); nil where it would, where no source names
+// the path, and where the caller cannot tell.
+func Judge(path string, sources []string, tyrant bool) *vassal.Problem {
+	if !slices.ContainsFunc(sources, func(text string) bool {
+		s, err := parseSource(text, "/")
+		return err == nil && s.names(path)
+	}) {
+		return nil
+	}
+	w := walker{root: "/", primary: primaryGroup}
+	d, err := w.dir(filepath.Dir(path))
+	if err != nil {
+		return nil // a file that was just read: it is the caller who may not look
+	}
+	defer d.close()
+	f, gone := w.look(d, filepath.Base(path), path, tyrant)
+	defer f.close()
+	if gone {
+		return nil
+	}
+	return f.prob
 }
 
 // safe is what judge says, in short, but for the hard links: a backup makes

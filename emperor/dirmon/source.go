@@ -62,6 +62,15 @@ func parseSource(s, root string) (source, error) {
 	return src, nil
 }
 
+// names reports whether a file at path is of the source.
+func (s source) names(path string) bool {
+	if s.glob {
+		ok, err := filepath.Match(s.path, path)
+		return ok && err == nil
+	}
+	return filepath.Dir(path) == s.path
+}
+
 func wild(s string) bool { return strings.ContainsAny(s, "*?[\\") }
 
 // globName is the name of the vassal whose file a pattern found: what the

@@ -31,7 +31,7 @@ func (d *decoder) guard(v value) bool {
 		case n < usualOOMScore && d.tenant(v.Setting):
 			d.err(vassal.CodeNotForTenants, v.Setting, fmt.Sprintf("below %d others are killed before it", usualOOMScore), "")
 		default:
-			g.OOMScore, g.OOMScoreAt = &n, v.Origin
+			g.OOMScore = &n
 		}
 	default:
 		return false
@@ -53,7 +53,7 @@ func (d *decoder) caps(v value) {
 		}
 	}
 	slices.Sort(all)
-	d.cfg.Guard.Caps, d.cfg.Guard.CapsAt = all, v.Origin
+	d.cfg.Guard.Caps = all
 }
 
 // seccomp reads the name of a profile or its path.

@@ -139,5 +139,4 @@ type File struct {
 
 	Strict   bool          // strict = true: unknown keys are errors
 	StrictAt vassal.Origin // of that line
-	Declared []string      // names made by declare-option
 }

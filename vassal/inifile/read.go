@@ -121,7 +121,6 @@ type reader struct {
 	stopped    bool              // a limit was passed
 	pending    int               // entries that inheritPending has not looked at
 	declared   map[string]string
-	names      []string // of declared, in order
 	referenced map[string]bool
 	strict     bool
 	strictAt   vassal.Origin
@@ -309,7 +308,7 @@ func (r *reader) refuseScheme(at place, key, name string) {
 
 // finish makes the File.
 func (r *reader) finish() (*File, vassal.Problems) {
-	f := &File{Source: r.src, Strict: r.strict, StrictAt: r.strictAt, Declared: r.names}
+	f := &File{Source: r.src, Strict: r.strict, StrictAt: r.strictAt}
 	for i := 0; i < len(r.entries); i++ { // a declared option may add more
 		e := r.entries[i]
 		if e.kind == word {

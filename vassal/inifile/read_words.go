@@ -134,7 +134,6 @@ func (r *reader) declare(e *entry) {
 		return
 	}
 	if _, again := r.declared[name]; !again {
-		r.names = append(r.names, name)
 		r.declared[name] = template
 	}
 }
