@@ -10,6 +10,8 @@ TAGS        := osusergo,netgo
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 BIN         := bin
+# Compiles the programs of Python workers; without it each start does.
+PYTHON      := /usr/bin/python3
 GOLANGCI    := v2.15.0
 # The last release before packages for Windows and the modules they need.
 NFPM        := v2.45.0
@@ -33,6 +35,7 @@ setup-test:
 # static, with no loader.
 build:
 	@mkdir -p $(BIN)
+	@! test -x $(PYTHON) || PYTHONHASHSEED=0 $(PYTHON) -B serve/worker/shims/compile.py serve/worker/shims/compiled
 	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/liege ./cmd/liege-core ./cmd/liege-relay
 	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/sbin/sendmail ./cmd/liege-sendmail
 	CGO_ENABLED=1 $(GO) build -trimpath -tags $(TAGS) -buildmode=pie -ldflags '$(LDFLAGS) -linkmode external -extldflags "-Wl,-z,relro,-z,now"' -o $(BIN)/ ./cmd/liege-emperor

@@ -64,8 +64,18 @@ func (s *supervisor) startLoader(now time.Time) {
 	s.p.log.Error("cannot start the application's loader", "err", problem)
 }
 
+// maxTold is what one packet of the loader's control socket may hold: less
+// than net.core.wmem_default, which is 212,992 bytes with the kernel's own.
+const maxTold = 200 << 10
+
 func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 	p := s.p
+	packets := append(p.lang.Program(), p.settings())
+	for _, packet := range packets {
+		if len(packet) > maxTold {
+			return nil, fmt.Errorf("what the loader has to be told of the application is %d bytes, and may be %d", len(packet), maxTold)
+		}
+	}
 	null, err := os.Open("/dev/null")
 	if err != nil {
 		return nil, err
@@ -110,12 +120,12 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 		batch(pid)
 	}
 	err = limit(pid, p.w.Rlimits)
-	for _, packet := range [][]byte{[]byte(p.lang.Program()), p.settings()} {
+	p.lanes.Go(func() {
 		if err == nil {
-			_, err = conn.Write(packet)
+			load.tell(packets)
 		}
-	}
-	p.lanes.Go(load.listen)
+		load.listen()
+	})
 	if err != nil {
 		load.kill()
 		<-status
@@ -124,6 +134,19 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 		return nil, err
 	}
 	return load, nil
+}
+
+// tell sends the program and the settings. An interpreter that does not take
+// them has ended, which its status says, or is killed when the time to load is
+// over.
+func (ld *loader) tell(packets [][]byte) {
+	_ = ld.conn.SetWriteDeadline(ld.deadline)
+	for _, packet := range packets {
+		if _, err := ld.conn.Write(packet); err != nil {
+			return
+		}
+	}
+	_ = ld.conn.SetWriteDeadline(time.Time{})
 }
 
 // listen reads what the loader says.

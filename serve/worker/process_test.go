@@ -503,6 +503,10 @@ func TestStartFails(t *testing.T) {
 			}},
 		{name: "broken interpreter", code: "interpreter-missing", message: []string{"encodings"},
 			set: func(_ *testing.T, a *vassal.App) { a.Env = []string{"PYTHONHOME=/nowhere"} }},
+		{name: "deaf", code: "not-ready",
+			set: func(t *testing.T, a *vassal.App) {
+				a.Workers.Interpreter, a.Workers.LoadTimeout = program(t, a.Dir, "exec sleep 60", 0o755), 300*time.Millisecond
+			}},
 		{name: "timeout", text: "import time; time.sleep(60)", code: "not-ready",
 			set: func(_ *testing.T, a *vassal.App) { a.Workers.LoadTimeout = 300 * time.Millisecond }},
 		{name: "lazy", text: "import flask_of_nowhere", code: "import-error", message: []string{"flask_of_nowhere"},

@@ -12,8 +12,8 @@ import (
 
 // pythonPrograms are all that runs inside a Python worker.
 var pythonPrograms = map[string]string{
-	"python.py": shims.Python, "asgi.py": shims.ASGI, "python_uwsgi.py": shims.PythonUwsgi,
-	"uwsgidecorators.py": shims.PythonDecorators, "green.py": shims.Green, "the command line": shims.PythonBoot,
+	"python.py": shims.PythonSource, "asgi.py": shims.ASGISource, "python_uwsgi.py": shims.PythonUwsgiSource,
+	"uwsgidecorators.py": shims.PythonDecoratorsSource, "green.py": shims.GreenSource, "the command line": shims.PythonBoot,
 }
 
 // oldPython parses a program as Python 3.6 does: what it says against it.

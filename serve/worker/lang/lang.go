@@ -52,9 +52,9 @@ type Interpreter interface {
 	// Command is the interpreter's path and its arguments, the first its own
 	// name. Its program waits for Program on descriptor 3.
 	Command() (string, []string)
-	// Program is the first packet that the loader reads.
-	Program() string
-	// Settings are the language's own members of the second packet.
+	// Program are the first packets that the loader reads.
+	Program() [][]byte
+	// Settings are the language's own members of the packet after them.
 	Settings() []Entry
 }
 

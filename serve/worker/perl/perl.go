@@ -48,7 +48,7 @@ func (pl *Perl) Command() (string, []string) {
 }
 
 // Program implements lang.Interpreter.
-func (pl *Perl) Program() string { return shims.Perl }
+func (pl *Perl) Program() [][]byte { return [][]byte{[]byte(shims.Perl)} }
 
 // Settings implements lang.Interpreter.
 func (pl *Perl) Settings() []lang.Entry {

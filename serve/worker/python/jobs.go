@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"liege/serve/worker/lang"
-	"liege/serve/worker/shims"
 	"liege/vassal"
 )
 
@@ -41,8 +40,6 @@ func (py *Python) jobs() []lang.Entry {
 		message = muleMessage
 	}
 	return []lang.Entry{
-		{Name: "uwsgi_program", Value: shims.PythonUwsgi},
-		{Name: "decorators_program", Value: shims.PythonDecorators},
 		{Name: "mules", Value: len(j.Mules)},
 		{Name: "farms", Value: farms},
 		{Name: "mule_msg_size", Value: message},

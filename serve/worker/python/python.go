@@ -64,7 +64,17 @@ func (py *Python) Command() (string, []string) {
 }
 
 // Program implements lang.Interpreter.
-func (py *Python) Program() string { return shims.Python }
+func (py *Python) Program() [][]byte {
+	further := shims.ASGI
+	if py.w.Python.Gevent {
+		further = shims.Green
+	}
+	return [][]byte{
+		shims.Python(),
+		py.Dict(nil, []lang.Entry{{Name: "uwsgi_program", Value: shims.PythonUwsgi()}}),
+		py.Dict(nil, []lang.Entry{{Name: "decorators_program", Value: shims.PythonDecorators()}, {Name: "further", Value: further()}}),
+	}
+}
 
 // version is what uwsgi.version and environ["uwsgi.version"] say. Applications
 // compare it with uWSGI's.
@@ -73,10 +83,6 @@ const version = "2.0.21-liege"
 // Settings implements lang.Interpreter.
 func (py *Python) Settings() []lang.Entry {
 	a := py.w.Python
-	further := shims.ASGI
-	if a.Gevent {
-		further = shims.Green
-	}
 	return append(py.jobs(), []lang.Entry{
 		{Name: "file", Value: a.File},
 		{Name: "module", Value: a.Module},
@@ -100,7 +106,6 @@ func (py *Python) Settings() []lang.Entry {
 		{Name: "reload_on", Value: a.Tuning.ReloadOn},
 		{Name: "gevent", Value: a.Gevent},
 		{Name: "patch", Value: a.Patch},
-		{Name: "further", Value: further},
 		{Name: "watch", Value: int(a.Watch.Milliseconds())},
 		{Name: "unwatched", Value: a.Unwatched},
 	}...)

@@ -49,7 +49,7 @@ func (rb *Ruby) Command() (string, []string) {
 }
 
 // Program implements lang.Interpreter.
-func (rb *Ruby) Program() string { return shims.Ruby }
+func (rb *Ruby) Program() [][]byte { return [][]byte{[]byte(shims.Ruby)} }
 
 // Settings implements lang.Interpreter.
 func (rb *Ruby) Settings() []lang.Entry {

@@ -15,6 +15,7 @@ import marshal
 import os
 import sys
 import time
+from _frozen_importlib_external import MAGIC_NUMBER
 
 CONTROL, QUEUE, SLOTS, STDERR, DOOR = 3, 4, 5, 6, 7
 HEADER = struct.Struct('<c3xIII8s')  # type, head bytes, body bytes, argument, request
@@ -24,6 +25,18 @@ SELF = '<liege>'
 PROTOCOL = 1  # lang.Protocol
 CHEAP = 15  # of one that was not needed any more
 NO_MEMORY = 23  # the exit status of a worker that ended by a MemoryError
+
+
+# ---- parts of this program, sent as shims/packed.go says
+
+def part(packed):
+    """What this interpreter runs of a part: its code, or else its text, a str."""
+    end = 8 + int.from_bytes(packed[4:8], 'big')
+    return packed[8:end] if packed[:4] == MAGIC_NUMBER else packed[end:].decode()
+
+
+def code(program, name):
+    return compile(program, name, 'exec') if isinstance(program, str) else marshal.loads(program)
 
 
 # ---- messages for people
@@ -552,7 +565,7 @@ class Uwsgi(type(sys)):
             program = self._config.pop('uwsgi_program', None)
             if program is not None:
                 globals().update(CONFIG=self._config, uwsgi=self)
-                exec(compile(program, SELF, 'exec'), globals())
+                exec(code(program, SELF), globals())
                 fill(self)
         try:
             return self.__dict__[name]
@@ -578,7 +591,7 @@ class Decorators(object):
         return None
 
     def exec_module(self, module):
-        exec(compile(self.program, '<uwsgidecorators>', 'exec'), module.__dict__)
+        exec(code(self.program, '<uwsgidecorators>'), module.__dict__)
 
 
 def uwsgi_module(config):
@@ -1074,11 +1087,11 @@ class Worker(object):
         if asynchronous:
             if len(self.lanes) == 1:
                 say('liege: with lazy-apps it is known too late that this is an ASGI application: one request is served at a time; write asgi = MODULE:APP')
-            exec(compile(config['further'], SELF, 'exec'), globals())
+            exec(code(config['further'], SELF), globals())
             serve_asgi(self)
             return
         if config['gevent']:
-            exec(compile(config['further'], SELF, 'exec'), globals())
+            exec(code(config['further'], SELF), globals())
             serve_green(self)
             return
         threads = []
@@ -1169,7 +1182,11 @@ def main(control):
     os.close(STDERR)
     for number in (signal.SIGUSR2, signal.SIGWINCH, signal.SIGTSTP):  # the core ignores them
         signal.signal(number, signal.SIG_DFL)
-    config = marshal.loads(control.recv(1 << 18))
+    config = {}
+    while 'protocol' not in config:
+        config.update(marshal.loads(control.recv(1 << 18)))
+    for name in ('uwsgi_program', 'decorators_program', 'further'):
+        config[name] = part(config[name])
     for fd in (CONTROL, QUEUE, SLOTS) + ((DOOR,) if config['door'] else ()):
         os.set_inheritable(fd, False)
     if config['protocol'] != PROTOCOL:

@@ -7,49 +7,54 @@ package shims
 
 import _ "embed"
 
-// Python is the program of Python workers, for every Python from 3.6 on.
+// PythonSource is the program of Python workers, for every Python from 3.6 on.
 //
 //go:embed python.py
-var Python string
+var PythonSource string
 
-// PythonUwsgi is the part of it that is the uwsgi module, for applications that
-// use more of it than a few numbers.
+// PythonUwsgiSource is the part of it that is the uwsgi module, for
+// applications that use more of it than a few numbers.
 //
 //go:embed python_uwsgi.py
-var PythonUwsgi string
+var PythonUwsgiSource string
 
-// PythonDecorators is the module uwsgidecorators.
+// PythonDecoratorsSource is the module uwsgidecorators.
 //
 //go:embed uwsgidecorators.py
-var PythonDecorators string
+var PythonDecoratorsSource string
 
-// ASGI is the part of it that only asynchronous applications need.
+// ASGISource is the part of it that only asynchronous applications need.
 //
 //go:embed asgi.py
-var ASGI string
+var ASGISource string
 
-// Green is the part of it that only gevent needs.
+// GreenSource is the part of it that only gevent needs.
 //
 //go:embed green.py
-var Green string
+var GreenSource string
 
 // PythonBoot is what the interpreter is told on its command line: wait for the
-// program on file descriptor 3 and run it. The wait is what lets the core set
-// limits before anything of the application runs. A child compiles the
-// program, because what the compiler needs is never given back: 2.4 MB in each
-// process (measured, 3.11). The blanks at the end are room for the process
-// title, which is written over the command line.
+// program, Packed, on file descriptor 3 and run it. The wait is what lets the
+// core set limits before anything of the application runs. Where the program
+// has to be compiled a child does it, because what the compiler needs is never
+// given back: 2.4 MB in each process (measured, 3.11). The blanks at the end
+// are room for the process title, which is written over the command line.
 const PythonBoot = `import _socket as s,marshal as m,os,sys
 if sys.hexversion<0x3060000:sys.exit("Python 3.6 or later is needed; this is "+sys.version.split()[0])
+import _frozen_importlib_external as b
 c=s.socket(s.AF_UNIX,s.SOCK_SEQPACKET,0,3)
 t=c.recv(1<<18)
-r,w=os.pipe()
-p=os.fork()
-if p==0:
- os.write(w,m.dumps(compile(t,"<liege>","exec")));os._exit(0)
-os.close(w)
-t=b"".join(iter(lambda:os.read(r,65536),b""))
-os.close(r);os.waitpid(p,0);t=m.loads(t)
+n=8+int.from_bytes(t[4:8],"big")
+if t[:4]==b.MAGIC_NUMBER:t=t[8:n]
+else:
+ r,w=os.pipe()
+ p=os.fork()
+ if p==0:
+  os.write(w,m.dumps(compile(t[n:],"<liege>","exec")));os._exit(0)
+ os.close(w)
+ t=b"".join(iter(lambda:os.read(r,65536),b""))
+ os.close(r);os.waitpid(p,0)
+t=m.loads(t)
 exec(t)                                                                                    `
 
 // Ruby is the program of Ruby workers, for every Ruby from 1.9.3 on.
