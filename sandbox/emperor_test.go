@@ -180,6 +180,37 @@ func TestSweepAndAdopt(t *testing.T) {
 	r.nothingOfState("one-g1", "two-g1", "two-g2")
 }
 
+// A survivor keeps the limits that it has: those of two may be in force, and it
+// may use more than its own. One that cannot be adopted is ended.
+func TestAdoptAboveLimit(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.OpenTree)
+	testenv.Leaks(t)
+	dir := t.TempDir()
+	var records []Record
+	killedEmperor(t, dir, "once", func(lines *bufio.Scanner) { records = scanRecords(t, lines, 2) })
+	r := &rig{t: t, dir: dir}
+	r.m = r.manager(dir)
+	if err := r.m.Sweep(func(vassal.Name, int) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	spec := r.spec("one", 1, "wait")
+	s, err := r.m.Adopt(records[0], spec.Plan, vassal.Limits{MemoryMax: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{Sandbox: s, t: t, log: filepath.Join(dir, "one-g1.log")}
+	b.awaitOutput("waiting")
+	if err := r.m.Discard(records[1].Name, records[1].Gen); err != nil {
+		t.Errorf("discard: %v", err)
+	}
+	if testenv.Alive(records[1].PID) {
+		t.Error("the discarded generation lives")
+	}
+	b.Kill()
+	b.wait()
+	r.nothingOfState("one-g1", "two-g1", "two-g2")
+}
+
 // What Sweep spares and nobody takes over keeps Close from removing anything
 // while it lives, and goes with it afterwards.
 func TestCloseAfterSparing(t *testing.T) {

@@ -379,7 +379,15 @@ func TestOverlapLimits(t *testing.T) {
 	if m, p, c := read(); m != 128<<20 || p != 50 || c != 150_000 && !r.m.trees.v2() {
 		t.Errorf("one generation: memory %d, pids %d, cpu %d", m, p, c)
 	}
-	two := start(2)
+	limits = vassal.Limits{MemoryMax: 40 << 20, PidsMax: 20}
+	failed := start(2)
+	failed.Kill()
+	failed.wait()
+	if m, p, c := read(); m != 128<<20 || p != 50 || c != 150_000 && !r.m.trees.v2() {
+		t.Errorf("after a new one that failed: memory %d, pids %d, cpu %d, want those of the old one, which serves", m, p, c)
+	}
+	limits = vassal.Limits{MemoryMax: 128 << 20, PidsMax: 50, CPUMax: 1.5}
+	two := start(3)
 	if m, p, _ := read(); m <= 128<<20 || m > 200<<20 || p <= 50 {
 		t.Errorf("two generations: memory %d, pids %d, want more than one's", m, p)
 	}

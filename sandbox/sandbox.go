@@ -138,8 +138,9 @@ type Sandbox struct {
 	timeNS  bool
 	users   *IDMaps
 	bare    bool
-	relays  bool  // it has a relay beside it
-	memory  int64 // memory-max
+	relays  bool          // it has a relay beside it
+	memory  int64         // memory-max
+	limits  vassal.Limits // of the vassal while it is the only generation
 
 	nat       bool              // it is on the vassal's line (v.lineMu)
 	addresses network.Addresses // there

@@ -42,8 +42,8 @@ func (s *Sandbox) Record() Record {
 
 // Adopt takes over a generation that a killed Emperor left, so that it can be
 // signalled, killed and waited for. How it ends stays unknown: it is not our
-// child. plan and limits are what it was started with, for Verify and for the
-// vassal's cgroup. A Record that does not describe a live process in this
+// child. plan and limits are what it was started with, for Verify and for
+// Vassal.Settle; the vassal's cgroup stays as it is. A Record that does not describe a live process in this
 // node's cgroup is an error: use Sweep first and keep it.
 func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandbox, error) {
 	v, err := m.Vassal(r.Name)
@@ -73,7 +73,7 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 		ended: make(chan struct{}), done: make(chan struct{}),
 	}
 	close(s.reading)
-	if err := v.begin(s, limits, 0, ""); err != nil {
+	if err := v.adopt(s, limits); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
 	}
@@ -84,6 +84,19 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 	go s.pollProcess()
 	go s.supervise()
 	return s, nil
+}
+
+// Discard ends a generation that a killed Emperor left and that cannot be
+// adopted: nobody could stop it, and its listeners would be taken for ever.
+func (m *Manager) Discard(name vassal.Name, gen int) error {
+	v := &Vassal{m: m, name: name}
+	end := time.Now().Add(sweepTime)
+	id := v.gateID(gen)
+	return errors.Join(
+		m.trees.emptyBy(v.generation(gen), end), m.trees.remove(v.generation(gen)),
+		m.sweepGates(name, func(g int) bool { return g != gen }, end),
+		m.removeState(id), os.RemoveAll(m.nodesDir(id)),
+	)
 }
 
 // pollProcess waits for a first process that is not our child.

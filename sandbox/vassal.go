@@ -25,7 +25,6 @@ type Vassal struct {
 	live   map[int]*Sandbox
 	closed bool
 	rests  bool          // its cgroup and private directories were given back
-	limits vassal.Limits // of the newest generation
 	gone   Usage         // counted in generations that are gone, where the vassal's own cgroup does not count it
 	before Usage         // counted in cgroups of the vassal that were given back
 	size   int64         // of the private tmpfs
@@ -129,6 +128,17 @@ func (v *Vassal) makePrivate() error {
 	return nil
 }
 
+// resize gives the private directories the size that goes with memory-max.
+func (v *Vassal) resize(memoryMax int64) {
+	n := v.m.tmpBytes(memoryMax)
+	if n == v.size {
+		return
+	}
+	if err := unix.Mount("", v.dir(), "", unix.MS_REMOUNT|tmpfsFlags, tmpfsSize(n)); err == nil {
+		v.size = n // smaller than what is in it: EINVAL, the old size stays
+	}
+}
+
 // tmpBytes is the size of the private directories: never more than half of
 // memory-max, which counts what is in them. A vassal that fills them gets ENOSPC,
 // and still has memory to serve, and to remove something.
@@ -187,14 +197,11 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string)
 			return fmt.Errorf("private directories: %w", err)
 		}
 	}
-	if n := v.m.tmpBytes(l.MemoryMax); n != v.size {
-		if err := unix.Mount("", v.dir(), "", unix.MS_REMOUNT|tmpfsFlags, tmpfsSize(n)); err == nil {
-			v.size = n // smaller than what is in it: EINVAL, the old size stays
-		}
-	}
+	v.resize(l.MemoryMax)
 	if s.relays && l.PidsMax > 0 {
 		l.PidsMax += RelayPids
 	}
+	s.limits = l
 	raised := l
 	for gen, other := range v.live {
 		u, err := v.m.trees.usage(v.generation(gen))
@@ -218,10 +225,39 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string)
 		raised.MemoryMax = max(l.MemoryMax, min(raised.MemoryMax, ceiling))
 	}
 	if err := v.m.trees.limit(v.cgroup(), raised); err != nil {
-		return err
+		return errors.Join(err, v.settle())
 	}
-	v.live[s.gen], v.limits = s, l
+	v.live[s.gen] = s
 	return nil
+}
+
+// adopt takes in a generation that a killed Emperor started. The limits in force
+// may be those for two, and the other one may not be known yet: lowered now they
+// would kill what serves (v2), or not be taken (v1).
+func (v *Vassal) adopt(s *Sandbox, l vassal.Limits) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.closed {
+		return fmt.Errorf("vassal %s is being closed", v.name)
+	}
+	if v.live[s.gen] != nil {
+		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
+	}
+	_, err := os.Lstat(v.m.trees.procsDir(v.relay(s.gen)))
+	s.relays = err == nil
+	if s.relays && l.PidsMax > 0 {
+		l.PidsMax += RelayPids
+	}
+	s.limits, v.live[s.gen] = l, s
+	return nil
+}
+
+// Settle puts the limits of the only generation in force. Call it when all that
+// a killed Emperor left of the vassal was adopted.
+func (v *Vassal) Settle() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.settle()
 }
 
 // end takes a generation out; with the last but one the limits fall back. u is
@@ -231,10 +267,28 @@ func (v *Vassal) end(s *Sandbox, u Usage) error {
 	defer v.mu.Unlock()
 	delete(v.live, s.gen)
 	v.gone.add(u)
-	if len(v.live) > 1 {
+	return v.settle()
+}
+
+// settle puts the limits of the only generation in force, whichever it is: the
+// old one, where a new one has failed. Two keep those that begin has raised.
+// v.mu is held.
+func (v *Vassal) settle() error {
+	var only *Sandbox
+	for _, s := range v.live {
+		if s.bare {
+			continue
+		}
+		if only != nil {
+			return nil
+		}
+		only = s
+	}
+	if only == nil {
 		return nil
 	}
-	if err := v.m.trees.limit(v.cgroup(), v.limits); err != nil && !errors.Is(err, unix.EBUSY) {
+	v.resize(only.limits.MemoryMax)
+	if err := v.m.trees.limit(v.cgroup(), only.limits); err != nil && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("lower the limits of %s again: %w", v.name, err)
 	}
 	return nil

@@ -216,9 +216,10 @@ type Listener struct {
 	Protocol Protocol     `json:"protocol"`
 	Address  string       `json:"address"` // as written; after resolve as bound
 	Backlog  int          `json:"backlog,omitempty"`
-	Mode     *os.FileMode `json:"mode,omitempty"`  // chmod-socket; nil: 0777 less the umask
-	Chown    string       `json:"chown,omitempty"` // chown-socket, "user:group"
-	Key      string       `json:"key"`             // the option
+	Mode     *os.FileMode `json:"mode,omitempty"`    // chmod-socket; nil: 0777 less the umask
+	Chown    string       `json:"chown,omitempty"`   // chown-socket, "user:group"
+	ByUser   bool         `json:"by_user,omitempty"` // after resolve: nobody but the vassal's user makes it, whoever's the directory is
+	Key      string       `json:"key"`               // the option
 	At       Origin       `json:"at"`
 
 	Modifier1 uint8   `json:"modifier1,omitempty"` // who answers requests that do not say it: http-modifier1

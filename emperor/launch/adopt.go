@@ -108,13 +108,29 @@ func (l *launcher) adoptAll(ctx context.Context) []*instance {
 	for _, r := range l.survivors() {
 		in, err := l.adopt(ctx, r)
 		if err != nil {
-			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
+			l.host.Log.Warn("a survivor cannot be adopted: it ends", "vassal", l.name, "gen", r.Gen, "err", err)
+			if err := errors.Join(l.host.Sandboxes.Discard(l.name, r.Gen), l.host.Records.Remove(l.name, r.Gen)); err != nil {
+				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+			}
 			continue
 		}
 		l.takeBack(r)
 		out = append(out, in)
 	}
+	if len(out) > 0 {
+		if err := l.settle(); err != nil {
+			l.host.Log.Warn("limits after an Emperor was killed", "vassal", l.name, "err", err)
+		}
+	}
 	return out
+}
+
+func (l *launcher) settle() error {
+	v, err := l.host.Sandboxes.Vassal(l.name)
+	if err != nil {
+		return err
+	}
+	return v.Settle()
 }
 
 // survivors are the records of what may have survived: first what runs the

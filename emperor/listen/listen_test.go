@@ -50,6 +50,32 @@ func wanting(t *testing.T, file string, addrs ...string) Want {
 	return w
 }
 
+// What resolve leaves to the vassal's user, root does not make, though the
+// directory is root's alone, and could be made.
+func TestByUser(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	testenv.Leaks(t)
+	dir := "/run/liege-test-by-user"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, addr := range []string{dir + "/x.sock", dir + "/below/x.sock"} {
+		w := wanting(t, "a.ini", addr)
+		w.Listeners[0].ByUser = true
+		s := NewRegistry().Set("a")
+		if c, ps := s.Apply(t.Context(), w); c != nil || !ps.Failed() {
+			t.Errorf("%s was made", addr)
+		}
+		w.Listeners[0].ByUser = false // the control
+		c := apply(t, s, w)
+		c.Abort()
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 func apply(t *testing.T, s *Set, w Want) *Change {
 	t.Helper()
 	c, ps := s.Apply(t.Context(), w)

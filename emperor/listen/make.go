@@ -310,12 +310,7 @@ func (m *maker) abstract(l vassal.Listener) (*os.File, error) {
 
 // unix makes a socket in the file system.
 func (m *maker) unix(l vassal.Listener, k *socket) error {
-	dirs, err := makeRunDirs(parent(l.Address))
-	k.dirs = dirs
-	if err != nil {
-		return err
-	}
-	dir, err := RootOnly(parent(l.Address))
+	dir, err := m.rootDir(l, k)
 	if err == nil {
 		defer dir.Close()
 		k.file, err = asuser.BindIn(dir, base(l.Address), asuser.Rules{
@@ -337,6 +332,18 @@ func (m *maker) unix(l vassal.Listener, k *socket) error {
 		return m.answered(l, err)
 	}
 	return err
+}
+
+// rootDir opens the directory of l in which root may make a socket, and makes it
+// if it lies beneath /run; ErrShared: the vassal's user makes it.
+func (m *maker) rootDir(l vassal.Listener, k *socket) (dir *os.File, err error) {
+	if l.ByUser {
+		return nil, ErrShared
+	}
+	if k.dirs, err = makeRunDirs(parent(l.Address)); err != nil {
+		return nil, err
+	}
+	return RootOnly(parent(l.Address))
 }
 
 // staleOfRoot reports whether address is a socket of root's on which nobody

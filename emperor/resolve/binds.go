@@ -188,14 +188,22 @@ func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
 	if r.cfg.Trust.Operator {
 		return true
 	}
-	allowed := r.host.Binds
-	if allowed == nil {
-		allowed = DefaultTenantBinds
-	}
-	if !slices.ContainsFunc(allowed, func(dir string) bool { return within(p, path.Clean(dir)) }) {
-		return refuse(vassal.CodeOverCeiling, fmt.Sprintf("%s lies outside %s, where files of users may name paths", p, strings.Join(allowed, " ")), "[ceilings] bind in emperor.ini")
+	if !r.inBinds(p) {
+		return refuse(vassal.CodeOverCeiling, fmt.Sprintf("%s lies outside %s, where files of users may name paths", p, strings.Join(r.tenantBinds(), " ")), "[ceilings] bind in emperor.ini")
 	}
 	return true
+}
+
+// tenantBinds are the directories in which files of users may name paths.
+func (r *resolver) tenantBinds() []string {
+	if r.host.Binds == nil {
+		return DefaultTenantBinds
+	}
+	return r.host.Binds
+}
+
+func (r *resolver) inBinds(p string) bool {
+	return slices.ContainsFunc(r.tenantBinds(), func(dir string) bool { return within(p, path.Clean(dir)) })
 }
 
 func (r *resolver) bindHint(p string) string {

@@ -55,6 +55,7 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), "a socket in the app's directory or in /run/liege/, or [ceilings] listen in emperor.ini")
 			continue
 		}
+		l.ByUser = r.inOwn(addr)
 		r.res.Listen = append(r.res.Listen, l)
 	}
 }
@@ -124,15 +125,25 @@ func (r *resolver) mayListen(addr string) bool {
 	if r.cfg.Trust.Operator || r.host.Caller != nil {
 		return true
 	}
-	if addr[0] == '/' {
-		if slices.ContainsFunc(ownRun, func(p string) bool { return within(addr, p) }) {
-			return false
-		}
-		if within(addr, "/run/liege") || r.res.Dir != "" && within(addr, r.res.Dir) {
-			return true
-		}
+	if addr[0] == '/' && slices.ContainsFunc(ownRun, func(p string) bool { return within(addr, p) }) {
+		return false
 	}
-	return slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+	return r.ruled(addr) || r.inOwn(addr)
+}
+
+// ruled reports whether a tenant's file may have root make a socket at addr.
+func (r *resolver) ruled(addr string) bool {
+	return within(addr, "/run/liege") || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+}
+
+// inOwn reports whether addr is a socket that a tenant's file puts where its
+// user makes it: in the app's directory, which the file chose. That may be any
+// directory of the host, /run/systemd and /usr too, so root makes nothing there.
+func (r *resolver) inOwn(addr string) bool {
+	if r.cfg.Trust.Operator || r.host.Caller != nil || r.ruled(addr) || r.res.Dir == "" || !within(addr, r.res.Dir) {
+		return false
+	}
+	return r.inBinds(r.res.Dir) && !slices.ContainsFunc(r.host.Reserved, func(p string) bool { return within(addr, p) })
 }
 
 // listenRule reports whether a rule such as 127.0.0.1:1024-65535 or

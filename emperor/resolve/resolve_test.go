@@ -311,6 +311,36 @@ func TestMayListen(t *testing.T) {
 	}
 }
 
+// A user's file chooses the app's directory: root makes nothing in it.
+func TestListenInOwn(t *testing.T) {
+	cfg := config()
+	cfg.Trust = vassal.Trust{UID: 1004}
+	for _, tc := range []struct {
+		dir, addr   string
+		may, byUser bool
+	}{
+		{"/home/sammy/app", "/home/sammy/app/x.sock", true, true},
+		{"/srv", "/srv/x.sock", true, true},
+		{"/home/sammy/app", "/run/liege/x.sock", true, false},
+		{"/run", "/run/liege/x.sock", true, false},
+		{"/run", "/run/nscd/socket", false, false},
+		{"/run/systemd/userdb", "/run/systemd/userdb/x", false, false},
+		{"/usr/share", "/usr/share/x.sock", false, false},
+		{"/srv", "/srv/liege/vassals/x.sock", false, false},
+		{"/", "/x.sock", false, false},
+	} {
+		r := &resolver{cfg: cfg, res: &Result{Dir: tc.dir}, host: Host{Reserved: []string{"/srv/liege"}}}
+		if may, byUser := r.mayListen(tc.addr), r.inOwn(tc.addr); may != tc.may || byUser != tc.byUser {
+			t.Errorf("%s in %s: may %v, by the user %v; want %v, %v", tc.addr, tc.dir, may, byUser, tc.may, tc.byUser)
+		}
+	}
+	cfg.Trust = vassal.Trust{Operator: true}
+	r := &resolver{cfg: cfg, res: &Result{Dir: "/run"}}
+	if !r.mayListen("/run/x/socket") || r.inOwn("/run/x/socket") {
+		t.Error("an operator's file has root make it")
+	}
+}
+
 func TestListenersClash(t *testing.T) {
 	cfg := config()
 	cfg.Ident.User = "sammy"
