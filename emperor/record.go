@@ -131,7 +131,7 @@ func (r records) save(rec record, sure bool) error {
 		return err
 	}
 	_, err = f.Write(append(b, '\n'))
-	if sure {
+	if sure || rec.Intent != wantRun { // else what was synced before would be replaced by what may be empty after a power cut
 		err = errors.Join(err, f.Sync())
 	}
 	if err = errors.Join(err, f.Close()); err == nil {

@@ -266,7 +266,8 @@ func renamed(f File, lost map[uint64][]*entry) *entry {
 		return nil
 	}
 	for _, en := range lost[f.Inode] {
-		if en.heir == nil && en.file.Path != f.Path {
+		// A number is one file's on one file system only, and another's later.
+		if en.heir == nil && en.file.Path != f.Path && en.file.Device == f.Device && en.file.Trust == f.Trust {
 			return en
 		}
 	}

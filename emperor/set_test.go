@@ -370,6 +370,21 @@ func TestAdopt(t *testing.T) {
 	})
 }
 
+// What kept a survivor's successor from starting may pass: another is tried.
+func TestAdoptTriesAgain(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.world.survivor["v"] = &fake{gen: 7, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}}
+		s.write("v", "good hostless")
+		s.look(500 * time.Millisecond)
+		s.want("v", "running 7: no such user")
+		s.world.mu.Lock()
+		s.world.changed["host"] = true
+		s.world.mu.Unlock()
+		s.pass(CheckAgain + 2*time.Second)
+		s.want("v", "running 8")
+	})
+}
+
 // An old generation that drains keeps the new one from its timers.
 func TestAlone(t *testing.T) {
 	perform(t, Options{Concurrency: 2}, func(s *stage) {

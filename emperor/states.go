@@ -15,6 +15,9 @@ func (a *actor) serve(ctx context.Context) stateFn {
 	a.enter(control.Running)
 	a.pending = nil
 	a.settle()
+	if a.cur.prep == nil && a.w.file.Problem == nil {
+		return a.succeed(ctx)
+	}
 	var stable <-chan time.Time
 	if a.last == served {
 		stable = time.After(restartOf(a.cur.prep).StableAfter)
@@ -24,6 +27,18 @@ func (a *actor) serve(ctx context.Context) stateFn {
 		a.fails = 0
 		a.save(false)
 		a.rest(ctx, nil)
+	}
+	return a.decide
+}
+
+// succeed is serve for a survivor whose successor did not start: another is
+// tried, later each time. What is adopted serves, and hears no command.
+func (a *actor) succeed(ctx context.Context) stateFn {
+	again := time.After(min(CheckAgain<<min(a.checks, 20), CheckAgainMax))
+	a.checks++
+	if a.rest(ctx, again) {
+		a.tardy, a.retrying = true, true
+		return a.try
 	}
 	return a.decide
 }

@@ -465,7 +465,7 @@ func (s *scanner) wake(d time.Duration) { s.again = min(s.again, max(d, time.Mil
 func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
 	e.taken, e.restive = true, time.Time{}
 	e.counts = true
-	file := emperor.File{Path: p, Text: text, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777),
+	file := emperor.File{Path: p, Text: text, Device: e.sig.dev, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777),
 		Trust: vassal.Trust{Operator: e.sig.uid == 0, UID: int(e.sig.uid), GID: int(e.sig.gid)},
 		Stamp: e.sig.stamp(text, s.m.touch)}
 	if prob != nil { // nothing of it is believed
