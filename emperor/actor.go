@@ -89,6 +89,7 @@ type actor struct {
 	pending  *control.Pending
 	problems vassal.Problems
 	stuck    map[*generation]bool
+	hangs    <-chan struct{} // closed when a check that was given up has ended; nil: none was
 }
 
 // generation is one Instance and what became it.
@@ -384,33 +385,48 @@ func alongside[T any](a *actor, ctx context.Context, f func(context.Context) T) 
 // unless is alongside, but a wish that makes f pointless cancels f's context.
 // ok is false if that happened: what f returned is then the caller's to undo.
 func unless[T any](a *actor, ctx context.Context, f func(context.Context) T) (out T, ok bool) {
+	out, ok, _ = within(a, ctx, 0, f)
+	return out, ok
+}
+
+// within is unless for an f that may hang where no context reaches it, on a dead
+// network file system for instance, and that leaves nothing to undo: a patience
+// after it was cancelled it is given up, and hangs is closed if it ever ends.
+func within[T any](a *actor, ctx context.Context, patience time.Duration, f func(context.Context) T) (out T, ok bool, hangs <-chan struct{}) {
 	fctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var got T
 	done := make(chan struct{})
-	go func() { defer close(done); out = f(fctx) }()
+	go func() { defer close(done); got = f(fctx) }()
 	ok = true
+	var over <-chan time.Time
 	for {
-		switch a.next(ctx, done, nil) {
+		switch a.next(ctx, done, over) {
 		case evDone:
-			return out, ok
+			return got, ok, nil
+		case evTimer:
+			return out, false, done
 		case evWish, evEnd:
-			if a.superseded() {
+			if ok && a.superseded() {
 				ok = false
 				cancel()
+				if patience > 0 {
+					over = time.After(patience)
+				}
 			}
 		}
 	}
 }
 
 // look has Prepared.Changed asked, beside the actor. One that hangs, on a dead
-// network file system for instance, is not asked again.
+// network file system for instance, is not asked again, and waited for by nobody.
 func (a *actor) look(ctx context.Context) {
 	if a.looking || a.prep == nil || a.pending != nil || a.state == control.Stopped || a.ending {
 		return
 	}
 	a.looking = true
 	prep := a.prep
-	a.wg.Go(func() { a.looked <- prep.Changed(ctx) })
+	go func() { a.looked <- prep.Changed(ctx) }()
 }
 
 // crashed records that the generation that served ended by itself.

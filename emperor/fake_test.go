@@ -23,7 +23,7 @@ import (
 // and dies then; "never" is never ready; "fail" is not launched; "bad" is
 // refused; "alone" may not overlap; "both" may run its jobs beside another's; "rests=2s" has none any more
 // so long after Drain; "stubborn" does not drain; "stuck" does not
-// die; "hang=60s" hangs in Prepare; "drain=5s" drains that long.
+// die; "hang=60s" hangs in Prepare, "dead=60s" whatever its context says; "drain=5s" drains that long.
 type words map[string]string
 
 func parse(text string) words {
@@ -50,6 +50,7 @@ type world struct {
 	made     map[vassal.Name][]*fake
 	open     map[vassal.Name]int // Launchers not closed
 	starting int                 // between Launch and ready
+	dead     int                 // calls of Prepare that hung
 	peak     int
 	changed  map[vassal.Name]bool
 	survivor map[vassal.Name]*fake
@@ -133,8 +134,14 @@ func (l *fakeLauncher) use() func() {
 }
 
 func (l *fakeLauncher) Prepare(ctx context.Context, f File) (Prepared, vassal.Problems) {
-	defer l.use()()
 	w := parse(string(f.Text))
+	if d := w.time("dead", 0); d > 0 {
+		l.w.mu.Lock()
+		l.w.dead++
+		l.w.mu.Unlock()
+		time.Sleep(d)
+	}
+	defer l.use()()
 	if w.has("panic") {
 		panic("a defect")
 	}

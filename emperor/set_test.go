@@ -385,6 +385,30 @@ func TestAdoptTriesAgain(t *testing.T) {
 	})
 }
 
+// A check that hangs where nothing reaches it keeps no vassal from ending, and is
+// not joined by others.
+func TestCheckHangs(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "good dead=10m")
+		s.write("w", "good dead=10m")
+		s.look(time.Second)
+		s.remove("v")
+		s.write("w", "good")
+		s.look(time.Second)
+		s.want("v", "starting 0 starting") // for a while: it may end
+		s.pass(giveUp)
+		s.want("v", "none")
+		s.want("w", "failed 0: an earlier check hangs: a file system that the file names does not answer")
+		s.pass(CheckAgain + CheckAgain*2)
+		if s.world.mu.Lock(); s.world.dead != 2 {
+			t.Errorf("%d checks hang, want one of each", s.world.dead)
+		}
+		s.world.mu.Unlock()
+		s.pass(15 * time.Minute)
+		s.want("w", "running 1")
+	})
+}
+
 // An old generation that drains keeps the new one from its timers.
 func TestAlone(t *testing.T) {
 	perform(t, Options{Concurrency: 2}, func(s *stage) {

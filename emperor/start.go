@@ -145,13 +145,26 @@ type preparation struct {
 	ps   vassal.Problems
 }
 
-// prepared has a.w's file checked, beside the actor.
-func (a *actor) prepared(ctx context.Context) (preparation, bool) {
+// giveUp is how long a check that nobody needs any more may hang.
+const giveUp = 10 * time.Second
+
+// prepared has a.w's file checked, beside the actor. One at a time: a check that
+// was given up and still hangs is not joined by another.
+func (a *actor) prepared(ctx context.Context) (c preparation, ok bool) {
 	file := a.w.file
-	return unless(a, ctx, func(ctx context.Context) (c preparation) {
+	if a.hangs != nil {
+		select {
+		case <-a.hangs:
+		default:
+			return preparation{ps: vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeStartFailed, Step: "check", File: file.Path,
+				Message: "an earlier check hangs: a file system that the file names does not answer", Hint: "umount -l, or mend its server"}}}, true
+		}
+	}
+	c, ok, a.hangs = within(a, ctx, giveUp, func(ctx context.Context) (c preparation) {
 		c.prep, c.ps = a.realm.prepare(ctx, a.launch, file)
 		return c
 	})
+	return c, ok
 }
 
 // yield ends a try that a newer wish has made pointless. What was tried counts

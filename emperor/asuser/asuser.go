@@ -78,6 +78,9 @@ func Start(ctx context.Context, who Who) (*Session, error) {
 	if euid := os.Geteuid(); euid != 0 && who.UID != euid {
 		return nil, fmt.Errorf("act as uid %d: needs root", who.UID)
 	}
+	if hung.full(who.key()) {
+		return nil, errHung(who)
+	}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("act as uid %d: socketpair: %w", who.UID, err)
@@ -111,13 +114,15 @@ func Start(ctx context.Context, who Who) (*Session, error) {
 func (s *Session) Err() error { return s.dead }
 
 // Close ends the child. It waits for it, but not for one that hangs in the
-// kernel (a dead NFS server): that one is reaped when it wakes.
+// kernel (a dead NFS server): that one is reaped when it wakes, and with two of
+// them Start starts no more for the user.
 func (s *Session) Close() error {
 	err := s.conn.Close()
 	_ = s.cmd.Process.Kill() // an error says that it has ended
 	select {
 	case <-s.done:
 	case <-time.After(CallTime):
+		hung.until(s.who.key(), s.done)
 		return fmt.Errorf("act as uid %d: pid %d does not die: %w", s.who.UID, s.cmd.Process.Pid, ErrGone)
 	}
 	return err

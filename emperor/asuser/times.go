@@ -11,13 +11,17 @@ import (
 )
 
 // Times are the modification times of paths as who sees them; zero for what is
-// missing or denied. It is for questions that come again and again, for which
-// a child would be too dear: a thread of this process takes the user's file
-// system ids, without which root's rights over files are gone too
-// (setfsuid(2)), and ends.
+// missing or denied, and for all of them if one does not answer within CallTime.
+// It is for questions that come again and again, for which a child would be too
+// dear: a thread of this process takes the user's file system ids, without which
+// root's rights over files are gone too (setfsuid(2)), and ends.
 func Times(who Who, paths []string) []time.Time {
 	out := make([]time.Time, len(paths))
-	statEach(who, paths, func(i int, st *unix.Stat_t) { out[i] = time.Unix(st.Mtim.Unix()) })
+	for i, st := range stats(who, paths) {
+		if st != nil {
+			out[i] = time.Unix(st.Mtim.Unix())
+		}
+	}
 	return out
 }
 
@@ -25,34 +29,64 @@ func Times(who Who, paths []string) []time.Time {
 // what each path leads to. Empty for what is missing or denied.
 func Looks(who Who, paths []string) []string {
 	out := make([]string, len(paths))
-	statEach(who, paths, func(i int, st *unix.Stat_t) {
-		out[i] = fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
-	})
+	for i, st := range stats(who, paths) {
+		if st != nil {
+			out[i] = fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
+		}
+	}
 	return out
 }
 
-// statEach calls see for each path that is there.
-func statEach(who Who, paths []string, see func(i int, st *unix.Stat_t)) {
+// stats asks for paths: nil for what is not there. A thread that hangs is left
+// behind.
+func stats(who Who, paths []string) []*unix.Stat_t {
+	if len(paths) == 0 {
+		return nil
+	}
+	key := who.key()
+	if who.UID == 0 {
+		key = paths[0] // what hangs is one vassal's
+	}
+	if hung.full(key) {
+		return nil
+	}
+	var out []*unix.Stat_t
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if unix.Gettid() == unix.Getpid() {
-			statEach(who, paths, see) // the first thread cannot end: on another
-			runtime.UnlockOSThread()
-			return
-		}
-		if os.Geteuid() == 0 && !takeFileIDs(who) {
-			return
-		}
-		for i, p := range paths {
-			var st unix.Stat_t
-			if unix.Stat(p, &st) == nil {
-				see(i, &st)
-			}
-		}
+		out = statAll(who, paths)
 	}()
-	<-done
+	late := time.NewTimer(CallTime)
+	defer late.Stop()
+	select {
+	case <-done:
+		return out
+	case <-late.C:
+		hung.until(key, done)
+		return nil
+	}
+}
+
+// statAll is for a goroutine of its own: its thread ends with it.
+func statAll(who Who, paths []string) []*unix.Stat_t {
+	runtime.LockOSThread() // never unlocked
+	if unix.Gettid() == unix.Getpid() {
+		defer runtime.UnlockOSThread() // the first thread cannot end: on another
+		got := make(chan []*unix.Stat_t)
+		go func() { got <- statAll(who, paths) }()
+		return <-got
+	}
+	if os.Geteuid() == 0 && !takeFileIDs(who) {
+		return nil
+	}
+	out := make([]*unix.Stat_t, len(paths))
+	for i, p := range paths {
+		var st unix.Stat_t
+		if unix.Stat(p, &st) == nil {
+			out[i] = &st
+		}
+	}
+	return out
 }
 
 // takeFileIDs gives this thread who's rights over files.

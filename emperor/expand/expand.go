@@ -41,7 +41,7 @@ type Expanded struct {
 	Digest   vassal.Digest
 	Problems vassal.Problems
 	// Changed reports whether what was read besides the file itself differs
-	// now; nil: nothing was.
+	// now; nil: nothing was. It is not for several goroutines at once.
 	Changed func(context.Context) bool
 	// MemoryCeiling bounds what memory-max may be raised to while two
 	// generations live; 0: nothing.
@@ -80,10 +80,7 @@ func (x *Expander) Expand(ctx context.Context, f emperor.File) Expanded {
 	}
 	out := Expanded{Config: p.Config, Result: p.Result, Digest: p.Digest, Problems: p.Problems, MemoryCeiling: set.MemoryCeiling}
 	if len(p.Queries) > 0 {
-		out.Changed = func(ctx context.Context) bool {
-			d, err := set.digest(ctx, f)
-			return err == nil && d != p.Digest // who cannot be asked has not said that it changed
-		}
+		out.Changed = newWatch(set, f, p.Queries, p.Digest).changed
 	}
 	return out
 }

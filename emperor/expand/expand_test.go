@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"liege/emperor"
 	"liege/emperor/asuser"
 	"liege/emperor/resolve"
@@ -97,6 +99,15 @@ func TestTenantReads(t *testing.T) {
 	}
 }
 
+// children tells how much the children of this process that ended have worked.
+func children(t *testing.T) int64 {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_CHILDREN, &u); err != nil {
+		t.Fatal(err)
+	}
+	return u.Minflt
+}
+
 // What an include says belongs to the vassal: a change of it is noticed.
 func TestChanged(t *testing.T) {
 	dir := place(t)
@@ -110,8 +121,14 @@ func TestChanged(t *testing.T) {
 		if e.Problems.Failed() || e.Changed == nil || e.Digest == (vassal.Digest{}) {
 			t.Fatalf("uid %d: %v, digest %v", uid, e.Problems, e.Digest)
 		}
-		if e.Changed(t.Context()) {
-			t.Errorf("uid %d: changed, although nothing was", uid)
+		for look := range 4 {
+			before := children(t)
+			if e.Changed(t.Context()) {
+				t.Errorf("uid %d: changed, although nothing was", uid)
+			}
+			if ran, want := children(t) > before, uid != 0 && look < 2; ran != want {
+				t.Errorf("uid %d, look %d: a child read: %v, want %v", uid, look, ran, want)
+			}
 		}
 		extra := dir + "/extra.inc"
 		was, err := os.ReadFile(extra)

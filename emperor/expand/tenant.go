@@ -28,7 +28,7 @@ var errOutside = errors.New("a file of a user may read only below its own direct
 // ReadFile implements inifile.Host. Nothing that a tenant's child says makes a
 // file the operator's.
 func (h *tenantHost) ReadFile(path string) (inifile.HostFile, error) {
-	if err := h.may(path); err != nil {
+	if err := mayRead(path); err != nil {
 		return inifile.HostFile{}, err
 	}
 	b, fi, err := h.s.ReadFile(path, inifile.MaxFile)
@@ -44,7 +44,7 @@ func (h *tenantHost) ReadFile(path string) (inifile.HostFile, error) {
 
 // Stat implements inifile.Host.
 func (h *tenantHost) Stat(path string) (fs.FileInfo, error) {
-	if err := h.may(path); err != nil {
+	if err := mayRead(path); err != nil {
 		return nil, err
 	}
 	return h.s.Stat(path)
@@ -52,7 +52,7 @@ func (h *tenantHost) Stat(path string) (fs.FileInfo, error) {
 
 // Glob implements inifile.Host.
 func (h *tenantHost) Glob(pattern string) ([]string, error) {
-	if err := h.may(pattern); err != nil {
+	if err := mayRead(pattern); err != nil {
 		return nil, err
 	}
 	names, err := h.s.Glob(pattern)
@@ -75,9 +75,9 @@ func (h *tenantHost) User() (uid int, name string, gid int, group string) {
 	return h.who.UID, h.name, h.who.GID, strconv.Itoa(h.who.GID)
 }
 
-// may refuses the kernel's own file systems. All else is bounded by the rights
-// of the child.
-func (h *tenantHost) may(path string) error {
+// mayRead refuses the kernel's own file systems. All else is bounded by the
+// rights of the child.
+func mayRead(path string) error {
 	p := filepath.Clean(path)
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
 		if within(p, dir) {

@@ -85,13 +85,9 @@ func Open(path string) (*Dir, error) {
 	if err := os.MkdirAll(filepath.Join(path, "vassals"), 0o755); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	lock, err := lockIn(path)
 	if err != nil {
 		return nil, err
-	}
-	if err := take(lock); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("%s %w", path, err)
 	}
 	d := &Dir{path: path, lock: lock}
 	if err := errors.Join(d.sign(), d.unwritten()); err != nil {
@@ -105,26 +101,112 @@ func Open(path string) (*Dir, error) {
 // a child that it had forked and that has not come to its exec yet.
 const lastChild = 2 * time.Second
 
-// take locks the run directory.
-func take(lock *os.File) error {
-	for deadline := time.Now().Add(lastChild); ; time.Sleep(10 * time.Millisecond) {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("cannot be locked: %w", err)
-		}
-		b, err := io.ReadAll(io.NewSectionReader(lock, 0, 32))
+// lockIn opens and takes the lock of the run directory.
+func lockIn(path string) (*os.File, error) {
+	for {
+		lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		if err != nil {
-			return fmt.Errorf("cannot be locked: %w", err)
+			return nil, err
 		}
-		holder := strings.TrimSpace(string(b))
-		pid, err := strconv.Atoi(holder)
-		if gone := err == nil && errors.Is(unix.Kill(pid, 0), unix.ESRCH); !gone || time.Now().After(deadline) {
-			return fmt.Errorf("is in use by the Emperor with pid %s", holder)
+		holder, err := take(lock)
+		switch {
+		case err == nil && current(lock):
+			return lock, nil
+		case err == nil: // it was put aside meanwhile
+		case errors.Is(err, unix.EWOULDBLOCK) && hangsDead(holder):
+			if err = putAside(path, lock); err != nil {
+				err = fmt.Errorf("%s: the lock of the Emperor with pid %d, which is dead but for what hangs in the kernel: %w", path, holder, err)
+			}
+		case errors.Is(err, unix.EWOULDBLOCK):
+			err = fmt.Errorf("%s is in use by the Emperor with pid %d", path, holder)
+		default:
+			err = fmt.Errorf("%s cannot be locked: %w", path, err)
+		}
+		lock.Close()
+		if err != nil {
+			return nil, err
 		}
 	}
+}
+
+// take locks an open lock file. EWOULDBLOCK: holder has it.
+func take(lock *os.File) (holder int, err error) {
+	for deadline := time.Now().Add(lastChild); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return 0, err
+		}
+		b, readErr := io.ReadAll(io.NewSectionReader(lock, 0, 32))
+		if readErr != nil {
+			return 0, readErr
+		}
+		holder, convErr := strconv.Atoi(strings.TrimSpace(string(b)))
+		if gone := convErr == nil && errors.Is(unix.Kill(holder, 0), unix.ESRCH); !gone || time.Now().After(deadline) {
+			return holder, err
+		}
+	}
+}
+
+// current reports whether lock is still the lock file of its directory.
+func current(lock *os.File) bool {
+	have, err := lock.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(lock.Name())
+	return err == nil && os.SameFile(have, there)
+}
+
+// hangsDead reports whether process pid is dead but for threads that hang in the
+// kernel, on a dead server or a FUSE of a user's: SIGKILL ends those when they
+// are answered, which may be never, and what the process had open stays open. It
+// runs no code any more.
+func hangsDead(pid int) bool {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(tasks) < 2 {
+		return false
+	}
+	for _, t := range tasks {
+		state, err := stateIn(t)
+		first := filepath.Base(filepath.Dir(t)) == strconv.Itoa(pid)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil, first && state != 'Z', state != 'Z' && state != 'X' && state != 'D':
+			return false
+		}
+	}
+	return true
+}
+
+// stateIn is the state in a stat file of /proc: what follows the name, which may
+// hold anything.
+func stateIn(file string) (byte, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	i := bytes.LastIndexByte(b, ')')
+	if i < 0 || i+2 >= len(b) {
+		return 0, errors.New("not a stat file")
+	}
+	return b[i+2], nil
+}
+
+// putAside removes a lock file that nobody will ever give up. One Emperor does so
+// at a time, so that none removes the lock that another has just made.
+func putAside(path string, lock *os.File) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close() // and with it the lock on the directory
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	if !current(lock) {
+		return nil
+	}
+	return os.Remove(lock.Name())
 }
 
 // sign writes who holds the lock, and learns which boot this is.

@@ -9,11 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"liege/internal/testenv"
 	"liege/vassal"
 )
 
@@ -197,4 +200,79 @@ func TestMeter(t *testing.T) {
 		}
 		f.Close()
 	}
+}
+
+// An Emperor that was killed, one of whose threads hangs on a file system that
+// never answers, keeps nobody from taking its place; while it lives it does.
+func TestLockOfWhatHangs(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.FUSE)
+	dir := t.TempDir()
+	mount := filepath.Join(t.TempDir(), "mute")
+	if err := os.Mkdir(mount, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	mute := testenv.NewMute(t, mount, 0, true)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "LIEGE_TEST_HANGS="+dir+":"+mount)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // it has the lock
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !mute.Asked(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody asked")
+		}
+	}
+	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "in use by the Emperor with pid") {
+		t.Errorf("while it lives: %v", err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); !hangsDead(cmd.Process.Pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not hang: the test shows nothing")
+		}
+	}
+	var wg sync.WaitGroup
+	var mine atomic.Int32
+	for range 8 { // one of them
+		wg.Go(func() {
+			if d, err := Open(dir); err == nil {
+				mine.Add(1)
+				time.Sleep(200 * time.Millisecond)
+				d.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if mine.Load() != 1 {
+		t.Errorf("%d have the lock of one that is dead but for a thread", mine.Load())
+	}
+	mute.Close()
+	_ = cmd.Wait() // it was killed
+}
+
+// hang takes the lock and hangs.
+func hang(dir, mount string) {
+	if _, err := Open(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	go func() { _, _ = os.Stat(filepath.Join(mount, "x")) }()
+	fmt.Print(".")
+	select {}
+}
+
+func TestMain(m *testing.M) {
+	if dir, mount, ok := strings.Cut(os.Getenv("LIEGE_TEST_HANGS"), ":"); ok {
+		hang(dir, mount)
+	}
+	os.Exit(m.Run())
 }
