@@ -136,6 +136,7 @@ func (p *Pool) Part() {
 }
 
 func (p *Pool) part() {
+	p.parted.Store(time.Now().UnixNano())
 	for _, c := range p.calls {
 		if !c.long.Load() {
 			continue
