@@ -72,6 +72,7 @@ type lane struct {
 const (
 	headerSize = 24
 	maxHead    = 128 << 10 // of an answer's status line and fields
+	oddHead    = 16 << 20  // what is longer no application means: it ends the worker
 	laneBuffer = 16 << 10
 	pieceSize  = 64 << 10
 )

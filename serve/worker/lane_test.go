@@ -116,7 +116,8 @@ func FuzzLane(f *testing.F) {
 	})
 }
 
-// A descriptor that is no readable regular file ends the worker.
+// A descriptor that is no readable regular file fails the request; none, or more
+// than one, ends the worker.
 func TestHostileDescriptor(t *testing.T) {
 	dir := t.TempDir()
 	regular := dir + "/file"
@@ -124,20 +125,20 @@ func TestHostileDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		name  string
-		open  func() (int, error)
-		n     int
-		bad   bool
-		count int
+		name        string
+		open        func() (int, error)
+		n           int
+		breach, bad bool
+		count       int
 	}{
-		{"regular", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 1, false, 7},
-		{"write only", func() (int, error) { return unix.Open(regular, unix.O_WRONLY, 0) }, 1, true, 7},
-		{"path only", func() (int, error) { return unix.Open(regular, unix.O_PATH, 0) }, 1, true, 7},
-		{"directory", func() (int, error) { return unix.Open(dir, unix.O_RDONLY, 0) }, 1, true, 7},
-		{"device", func() (int, error) { return unix.Open("/dev/zero", unix.O_RDONLY, 0) }, 1, true, 7},
-		{"socket", func() (int, error) { return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }, 1, true, 7},
-		{"none", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 0, true, 7},
-		{"three", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 3, true, 7},
+		{"regular", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 1, false, false, 7},
+		{"write only", func() (int, error) { return unix.Open(regular, unix.O_WRONLY, 0) }, 1, false, true, 7},
+		{"path only", func() (int, error) { return unix.Open(regular, unix.O_PATH, 0) }, 1, false, true, 7},
+		{"directory", func() (int, error) { return unix.Open(dir, unix.O_RDONLY, 0) }, 1, false, true, 7},
+		{"device", func() (int, error) { return unix.Open("/dev/zero", unix.O_RDONLY, 0) }, 1, false, true, 7},
+		{"socket", func() (int, error) { return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }, 1, false, true, 7},
+		{"none", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 0, true, true, 7},
+		{"three", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 3, true, true, 7},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, other, end := laneOf(t)
@@ -173,8 +174,11 @@ func TestHostileDescriptor(t *testing.T) {
 			}
 			unix.Shutdown(int(other.Fd()), unix.SHUT_WR)
 			err = <-result
-			if _, bad := errors.AsType[*breach](err); bad != c.bad {
+			if _, broken := errors.AsType[*breach](err); broken != c.breach {
 				t.Errorf("got %v", err)
+			}
+			if failed := call.err != nil; failed != (c.bad && !c.breach) {
+				t.Errorf("the request's error is %v", call.err)
 			}
 			if s := call.spool.Load(); s != nil {
 				if err := s.rest(rec, nil); err != nil { // Serve's part

@@ -294,9 +294,13 @@ class Http(Answer):
 
     async def file(self, path):
         """Let the core send a file."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        import stat
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would have all wait
         try:
-            size = os.fstat(fd).st_size
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise ValueError('http.response.pathsend: %r is no regular file' % (path,))
+            size = info.st_size
             if self.skip or not size:
                 return await self.respond(b'', False)
             self.started = True
@@ -321,6 +325,16 @@ class Http(Answer):
             if self.head is None or not self.started:
                 say('the ASGI application returned without a response')
             await self.failed()
+
+
+def close_code(code):
+    """The code that a close is sent with (RFC 6455 7.4): 1005 and 1006 are those of a
+    close that had none, which an application may have from its own disconnect."""
+    if code in (None, 1005, 1006):
+        return 1000
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError('websocket.close: %r is no code to close with' % (code,))
+    return code
 
 
 class WebSocket(Answer):
@@ -395,7 +409,7 @@ class WebSocket(Answer):
                 data, arg = message['text'].encode('utf-8'), 1
             await self.message(bytes(data), arg)
         elif kind == 'websocket.close':
-            await self.close(message.get('code', 1000), (message.get('reason') or '').encode('utf-8'))
+            await self.close(close_code(message.get('code')), (message.get('reason') or '').encode('utf-8'))
         else:
             raise RuntimeError('a message %s is not understood' % kind)
 
