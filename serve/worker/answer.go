@@ -44,7 +44,8 @@ func (l *lane) answer(f frame) error {
 		field.Value, rest, more = strings.Cut(rest, "\x00")
 		l.fields = append(l.fields, field)
 	}
-	if f.kind == 'A' {
+	l.unframe()
+	if f.kind == 'A' && l.chunks == nil {
 		l.measure(status, f)
 	}
 	if err := l.current.head(status, reason, l.fields); err != nil {

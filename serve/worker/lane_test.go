@@ -78,6 +78,8 @@ func FuzzLane(f *testing.F) {
 	ok := []byte("200 OK\x00A\x00b")
 	seed(header('A', len(ok), 3, 3, id), ok, []byte("abc"))
 	seed(header('H', len(ok), 0, 0, id), ok, header('D', 0, 3, 0, id), []byte("abc"), header('E', 0, 0, 0, id))
+	framed := []byte("200 OK\x00Transfer-Encoding\x00chunked")
+	seed(header('H', len(framed), 3, 0, id), framed, []byte("1\r\n"), header('D', 0, 8, 0, id), []byte("a\r\n0\r\n\r"), header('E', 0, 0, 0, id))
 	seed(header('R', 0, 0, 10, id), header('E', 0, 0, 1, id))
 	seed(header('L', 0, 0, 0, 0), header('V', 0, 0, 0, id))
 	seed(header('H', len(ok), 0, 0, id), ok, header('F', 0, 16, 0, id), make([]byte, 16), []byte{0})

@@ -81,9 +81,10 @@ type proc struct {
 	open   int // lanes that have not ended
 	loaded bool
 	exit   *syscall.WaitStatus
-	gone   bool      // its place is free
-	why    string    // why we killed it
-	partBy time.Time // when it is killed because its lanes have ended
+	framed atomic.Bool // it was said that its application frames its answers
+	gone   bool        // its place is free
+	why    string      // why we killed it
+	partBy time.Time   // when it is killed because its lanes have ended
 }
 
 // number is the place of a worker.
