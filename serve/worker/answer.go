@@ -54,7 +54,8 @@ func (l *lane) answer(f frame) error {
 	return nil
 }
 
-// measure adds the Content-Length of a whole answer that names none.
+// measure adds the Content-Length of a whole answer that names none. Of one to
+// HEAD without a body nobody knows what GET's would be (RFC 9110 8.6).
 func (l *lane) measure(status int, f frame) {
 	for i := range l.fields {
 		if strings.EqualFold(l.fields[i].Name, "Content-Length") {
@@ -64,10 +65,17 @@ func (l *lane) measure(status int, f frame) {
 	if status == 204 || status == 304 {
 		return
 	}
-	n := f.size
-	if l.current.nobody {
-		n = f.arg
+	n, c := f.size, l.current
+	if c.nobody {
+		if n = f.arg; n == 0 {
+			return
+		}
 	}
+	c.mu.Lock()
+	if c.r != nil {
+		c.r.Info.Measured = true
+	}
+	c.mu.Unlock()
 	l.fields = append(l.fields, exchange.Field{Name: "Content-Length", Value: strconv.Itoa(int(n))})
 }
 

@@ -327,9 +327,17 @@ func TestContentLength(t *testing.T) {
 			t.Errorf("%s: %v, Content-Length %q, want 5", method, err, rec.field("Content-Length"))
 		}
 	}
+	req := request("GET", "/bytes", "")
+	if _, err := r.do(req); err != nil || !req.Info.Measured {
+		t.Errorf("%v, the length is not said to be the server's", err)
+	}
 	rec, err := r.do(request("GET", "/close", ""))
 	if err != nil || rec.field("Content-Length") != "" {
 		t.Errorf("stream: %v, Content-Length %q", err, rec.field("Content-Length"))
+	}
+	r = start(t, "def application(e, s):\n    s('200 OK', [])\n    return []\n", nil)
+	if rec, err := r.do(request("HEAD", "/", "")); err != nil || rec.field("Content-Length") != "" {
+		t.Errorf("HEAD without a body: %v, Content-Length %q", err, rec.field("Content-Length"))
 	}
 }
 
