@@ -606,3 +606,23 @@ func TestPosture(t *testing.T) {
 		t.Errorf("spawned %v ago", d)
 	}
 }
+
+// TestReplacedHead: an answer that was to have no body, and has one.
+func TestReplacedHead(t *testing.T) {
+	r := start(t, `
+import sys
+def application(environ, start_response):
+    start_response('204 No Content', [])
+    try:
+        raise ValueError
+    except ValueError:
+        start_response('500 Broken', [('Content-Type', 'text/plain')], sys.exc_info())
+    return [b'broken']
+`, nil)
+	for method, want := range map[string]string{"GET": "broken", "HEAD": ""} {
+		rec, err := r.do(request(method, "/", ""))
+		if err != nil || rec.status != 500 || rec.body.String() != want || rec.field("Content-Length") != "6" {
+			t.Errorf("%s: %v %d %q %v", method, err, rec.status, rec.body.String(), rec.fields)
+		}
+	}
+}
