@@ -143,7 +143,7 @@ func TestAutoGzip(t *testing.T) {
 		if r.Get("PATH_INFO") != "/plain" {
 			fields = append(fields, exchange.Field{Name: "uWSGI-Encoding", Value: "gzip"})
 		}
-		if r.Get("PATH_INFO") == "/length" {
+		if r.Info.Measured = r.Get("PATH_INFO") == "/measured"; r.Info.Measured || r.Get("PATH_INFO") == "/length" {
 			fields = append(fields, exchange.Field{Name: "Content-Length", Value: fmt.Sprint(len(text))})
 		}
 		if err := w.Head(200, "", fields); err != nil {
@@ -167,6 +167,7 @@ func TestAutoGzip(t *testing.T) {
 		{"HEAD", "/", "gzip", true},
 		{"GET", "/", "", false}, {"GET", "/", "gzip;q=0", false}, {"GET", "/", "identity", false}, {"GET", "/", "gzip;q=0, *", false},
 		{"GET", "/plain", "gzip", false}, {"GET", "/length", "gzip", false},
+		{"GET", "/measured", "gzip", true}, {"HEAD", "/measured", "gzip", true}, {"GET", "/measured", "br", false},
 	} {
 		q, _ := http.NewRequest(c.method, "http://"+addrs[0]+c.path, nil)
 		q.Header.Set("Accept-Encoding", c.accept)
@@ -181,6 +182,9 @@ func TestAutoGzip(t *testing.T) {
 		}
 		if etag := a.Header.Get("ETag"); (etag == `W/"a"`) != c.packed {
 			t.Errorf("%+v: ETag %s", c, etag)
+		}
+		if got := a.Header.Get("Content-Length"); c.packed && got != "" || c.path == "/measured" && !c.packed && got != fmt.Sprint(len(text)) {
+			t.Errorf("%+v: Content-Length %q", c, got)
 		}
 		if c.method == "HEAD" {
 			continue

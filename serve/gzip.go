@@ -15,7 +15,7 @@ import (
 
 // autoGzip compresses answers that ask for it (http-auto-gzip): a field
 // uWSGI-Encoding: gzip of the app, which is taken out, and no Content-Length
-// or Content-Encoding of its own; and the client takes gzip. As in uWSGI the
+// or Content-Encoding of the app's own; and the client takes gzip. As in uWSGI the
 // app decides: only it knows what is worth it, and what holds a secret beside
 // what the client says, which compression would let out (BREACH).
 type autoGzip struct{ next exchange.Handler }
@@ -25,7 +25,7 @@ func (a autoGzip) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if r.Header == nil { // not HTTP: what is in front does it
 		return a.next.Serve(ctx, r, w)
 	}
-	z := &gzipped{Response: w, takes: static.Accepts(r.Get("HTTP_ACCEPT_ENCODING"), "gzip"), head: r.Get("REQUEST_METHOD") == "HEAD"}
+	z := &gzipped{Response: w, r: r, takes: static.Accepts(r.Get("HTTP_ACCEPT_ENCODING"), "gzip"), head: r.Get("REQUEST_METHOD") == "HEAD"}
 	err := a.next.Serve(ctx, r, z)
 	if z.w == nil {
 		return err
@@ -44,6 +44,7 @@ var compressors = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) 
 // gzipped is a Response that may be compressed.
 type gzipped struct {
 	exchange.Response
+	r           *exchange.Request
 	takes, head bool
 	w           *gzip.Writer // nil: as it is
 }
@@ -57,10 +58,13 @@ func (z *gzipped) Head(status int, reason string, fields []exchange.Field) error
 	}
 	wants := strings.EqualFold(strings.TrimSpace(fields[i].Value), "gzip")
 	out := make([]exchange.Field, 0, len(fields)+1)
+	length := -1 // where the server's own Content-Length is
 	for _, f := range fields {
 		switch {
 		case strings.EqualFold(f.Name, mark):
 			continue
+		case z.r.Info.Measured && strings.EqualFold(f.Name, "Content-Length"):
+			length = len(out)
 		case strings.EqualFold(f.Name, "Content-Length"), strings.EqualFold(f.Name, "Content-Encoding"), strings.EqualFold(f.Name, "Content-Range"):
 			wants = false
 		}
@@ -70,6 +74,9 @@ func (z *gzipped) Head(status int, reason string, fields []exchange.Field) error
 		out = append(out, exchange.Field{Name: "Vary", Value: "Accept-Encoding"}) // the client matters, whatever it takes
 	}
 	if wants && z.takes && status != 204 && status != 304 {
+		if length >= 0 {
+			out = slices.Delete(out, length, length+1)
+		}
 		out = append(out, exchange.Field{Name: "Content-Encoding", Value: "gzip"})
 		for i := range out { // RFC 9110 8.8.3: other bytes are not the same strongly
 			if f := &out[i]; strings.EqualFold(f.Name, "ETag") && !strings.HasPrefix(f.Value, "W/") {

@@ -93,6 +93,10 @@ type Info struct {
 	// Harakiri is how long the application may take: 0: what its own part of
 	// the file says; below: for ever.
 	Harakiri time.Duration
+
+	// Measured says that the server has counted the answer's Content-Length, which
+	// the application did not name: whoever changes the body may drop it.
+	Measured bool
 }
 
 // Harakiri is how long the application may take for r, where its own part of

@@ -15,7 +15,10 @@ import (
 // protocol forbids is a breach.
 func (l *lane) answer(f frame) error {
 	if f.head > maxHead {
-		return breachf("a head of %d bytes, more than %d", f.head, maxHead)
+		if err := l.skipHead(f.head); err != nil {
+			return err
+		}
+		return l.refuse(fmt.Sprintf("the application's answer has a head of %d bytes, more than %d", f.head, maxHead))
 	}
 	if err := l.fill(int(f.head)); err != nil {
 		return err
@@ -41,7 +44,8 @@ func (l *lane) answer(f frame) error {
 		field.Value, rest, more = strings.Cut(rest, "\x00")
 		l.fields = append(l.fields, field)
 	}
-	if f.kind == 'A' {
+	l.unframe()
+	if f.kind == 'A' && l.chunks == nil {
 		l.measure(status, f)
 	}
 	if err := l.current.head(status, reason, l.fields); err != nil {
@@ -50,7 +54,8 @@ func (l *lane) answer(f frame) error {
 	return nil
 }
 
-// measure adds the Content-Length of a whole answer that names none.
+// measure adds the Content-Length of a whole answer that names none. Of one to
+// HEAD without a body nobody knows what GET's would be (RFC 9110 8.6).
 func (l *lane) measure(status int, f frame) {
 	for i := range l.fields {
 		if strings.EqualFold(l.fields[i].Name, "Content-Length") {
@@ -60,10 +65,17 @@ func (l *lane) measure(status int, f frame) {
 	if status == 204 || status == 304 {
 		return
 	}
-	n := f.size
-	if l.current.nobody {
-		n = f.arg
+	n, c := f.size, l.current
+	if c.nobody {
+		if n = f.arg; n == 0 {
+			return
+		}
 	}
+	c.mu.Lock()
+	if c.r != nil {
+		c.r.Info.Measured = true
+	}
+	c.mu.Unlock()
 	l.fields = append(l.fields, exchange.Field{Name: "Content-Length", Value: strconv.Itoa(int(n))})
 }
 
@@ -71,8 +83,12 @@ func (l *lane) measure(status int, f frame) {
 // them.
 func (l *lane) trailers(f frame) error {
 	c := l.current
-	if !c.started || f.size > maxHead {
-		return breachf("%d bytes of trailers", f.size)
+	if !c.started {
+		return breachf("trailers before the head")
+	}
+	if f.size > maxHead {
+		c.spoil(fmt.Errorf("the application's answer has %d bytes of trailers, more than %d", f.size, maxHead))
+		return l.skipHead(f.size)
 	}
 	b := make([]byte, f.size)
 	if err := l.read(b); err != nil {
@@ -102,6 +118,23 @@ func (l *lane) refuse(why string) error {
 	c.started = true
 	c.err = &exchange.StatusError{Status: 500, Err: errors.New(why)}
 	return nil
+}
+
+// skipHead throws away fields that are too many.
+func (l *lane) skipHead(n uint32) error {
+	if n > oddHead {
+		return breachf("a head of %d bytes", n)
+	}
+	return l.skip(n)
+}
+
+// spoil makes the answer one that cannot be continued, because of err.
+func (c *call) spoil(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+	}
 }
 
 // parseStatus splits "200 OK". uWSGI takes a status without a reason, and 1xx

@@ -107,6 +107,23 @@ async def application(scope, receive, send):
     elif path == '/stuck':
         import time
         time.sleep(60)
+    elif path == '/exit':
+        raise SystemExit(3)
+    elif path == '/cancel':
+        asyncio.current_task().cancel()
+        await asyncio.sleep(1)
+    elif path == '/cancelled':
+        what = scope['query_string']
+        if what == b'late':
+            await send(start)
+            await send({'type': 'http.response.body', 'body': b'half', 'more_body': True})
+        elif what == b'file':
+            await send(start)
+            asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+            await send({'type': 'http.response.pathsend', 'path': os.path.abspath('app.py')})
+        elif what == b'twice':
+            asyncio.current_task().cancel()
+        raise asyncio.CancelledError()
     elif path == '/pid':
         await text(b'%d' % os.getpid())
 `
@@ -362,5 +379,41 @@ async def application(scope, receive, send):
 	}
 	if got := r.get("/"); got != "not offered" {
 		t.Errorf("by HTTP/1.1: %q", got)
+	}
+}
+
+// TestASGICancelled: what is no Exception ends its own request too, and the lane
+// that it was on serves the next one.
+func TestASGICancelled(t *testing.T) {
+	r, events := startASGI(t, func(app *vassal.App) { app.Workers.Async = 2 })
+	pid := r.get("/pid")
+	for range 3 {
+		for _, path := range []string{"/cancelled", "/cancel", "/cancelled?twice"} {
+			if _, err := r.do(request("GET", path, "")); exchange.StatusOf(err) != 500 {
+				t.Fatalf("%s: %v", path, err)
+			}
+		}
+		if rec, err := r.do(request("GET", "/cancelled?late", "")); err == nil || rec.body.String() != "half" {
+			t.Fatalf("late: %q, %v", rec.body.String(), err)
+		}
+		if rec, err := r.do(request("GET", "/cancelled?file", "")); err != nil || rec.body.String() != asynchronous {
+			t.Fatalf("while a file is handed over: %d bytes, %v", rec.body.Len(), err)
+		}
+		if got := r.get("/pid"); got != pid {
+			t.Fatalf("worker %s instead of %s\n%s", got, pid, r.log())
+		}
+	}
+	if n := r.inFlight(); n != 0 {
+		t.Errorf("%d requests are still with the worker", n)
+	}
+	if _, err := r.do(request("GET", "/exit", "")); exchange.StatusOf(err) != 500 {
+		t.Errorf("sys.exit: %v", err)
+	}
+	eventually(t, "another worker", func() bool { return r.get("/pid") != pid })
+	if got := events(); !strings.Contains(got, "shutdown") {
+		t.Errorf("events: %q", got)
+	}
+	if log := r.log(); strings.Contains(log, "protocol") || !strings.Contains(log, "CancelledError") || !strings.Contains(log, "SystemExit: 3") {
+		t.Errorf("log:\n%s", log)
 	}
 }

@@ -117,6 +117,10 @@ func (p *Pool) Serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 // serve is Serve; with f it is a function that is called, and r has no
 // variables for it.
 func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Response, f *function) error {
+	body, err := smallBody(r) // first: nobody else waits for its client
+	if err != nil {
+		return err
+	}
 	if p.asleep.Load() {
 		p.rouse()
 	}
@@ -124,10 +128,7 @@ func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 	if err != nil {
 		return err
 	}
-	if err := p.prepare(c, r, w, p.seq.Add(1), f); err != nil {
-		p.release(c)
-		return err
-	}
+	p.prepare(c, r, w, p.seq.Add(1), f, body)
 	if _, err := p.queue.Write(c.buf); err != nil {
 		p.release(c)
 		return &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("queue of the workers: %w", err)}

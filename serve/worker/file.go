@@ -2,6 +2,7 @@ package worker
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -25,9 +26,14 @@ func (l *lane) file(f frame) error {
 	if err := l.send('G', 0, nil); err != nil {
 		return err
 	}
-	file, err := l.descriptor()
+	file, err := l.passed()
 	if err != nil {
 		return err
+	}
+	if !readable(file) {
+		file.Close()
+		c.spoil(errors.New("the application's file is no regular one that is open for reading"))
+		return nil
 	}
 	off, n := int64(binary.LittleEndian.Uint64(spec[:])), int64(binary.LittleEndian.Uint64(spec[8:]))
 	if off < 0 || n < 0 {
@@ -38,21 +44,13 @@ func (l *lane) file(f frame) error {
 	return nil
 }
 
-// descriptor receives the descriptor of a regular file open for reading.
-func (l *lane) descriptor() (*os.File, error) {
-	file, err := l.passed()
-	if err != nil {
-		return nil, err
-	}
+// readable reports whether file is a regular file open for reading.
+func readable(file *os.File) bool {
 	fd := file.Fd()
 	var st unix.Stat_t
 	flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
-	if err != nil || unix.Fstat(int(fd), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG ||
-		flags&unix.O_PATH != 0 || flags&unix.O_ACCMODE == unix.O_WRONLY {
-		file.Close()
-		return nil, breachf("a descriptor that is no readable regular file")
-	}
-	return file, nil
+	return err == nil && unix.Fstat(int(fd), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG &&
+		flags&unix.O_PATH == 0 && flags&unix.O_ACCMODE != unix.O_WRONLY
 }
 
 // passed receives one descriptor of whatever kind.

@@ -85,3 +85,43 @@ func TestGeventLife(t *testing.T) {
 		t.Errorf("without gevent: %v", err)
 	}
 }
+
+// TestGeventWebSocket: the uwsgi module's functions know whose greenlet calls
+// them, whether threads are patched or not.
+func TestGeventWebSocket(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	const text = `
+import uwsgi, gevent
+from gevent.socket import wait_read
+def application(e, start_response):
+    if e['PATH_INFO'] == '/plain':
+        start_response('200 OK', [])
+        return [b'plain']
+    uwsgi.websocket_handshake()
+    name = e['PATH_INFO'].encode()
+    while True:
+        wait_read(uwsgi.connection_fd())
+        message = uwsgi.websocket_recv_nb()
+        if message:
+            uwsgi.websocket_send(name + b' ' + message)
+`
+	for _, lines := range []string{"", "gevent-monkey-patch = true\n"} {
+		r := startLines(t, "wsgi-file = app.py\ngevent = 5\n"+lines, map[string]string{"app.py": text})
+		a, b := dial(t, r, "/a").open(), dial(t, r, "/b").open()
+		for i := range 3 {
+			for name, c := range map[string]*client{"/a": a, "/b": b} {
+				c.send(0x81, "hello")
+				if got := c.message(); got != name+" hello" {
+					t.Fatalf("%q, message %d: %q\n%s", lines, i, got, r.log())
+				}
+			}
+			if got := r.get("/plain"); got != "plain" {
+				t.Errorf("got %q", got)
+			}
+		}
+		for _, c := range []*client{a, b} {
+			c.conn.Close()
+			<-c.done
+		}
+	}
+}

@@ -67,11 +67,13 @@ type lane struct {
 	since   time.Time // the current call was claimed
 	sent    int64     // bytes of its body
 	current *call
+	chunks  *dechunker // of the current answer, if the application frames it; else nil
 }
 
 const (
 	headerSize = 24
 	maxHead    = 128 << 10 // of an answer's status line and fields
+	oddHead    = 16 << 20  // what is longer no application means: it ends the worker
 	laneBuffer = 16 << 10
 	pieceSize  = 64 << 10
 )
@@ -265,6 +267,7 @@ func (l *lane) handle(f frame) error {
 // done ends the current call.
 func (l *lane) done(failed bool) {
 	c := l.current
+	l.unframed(failed)
 	l.account()
 	if failed {
 		l.p.stats[l.proc.number-1].errors.Add(1)
@@ -356,7 +359,7 @@ func (l *lane) body(f frame) error {
 		l.r += len(b)
 		left -= int64(len(b))
 		l.sent += int64(len(b))
-		if !l.current.write(b, all) {
+		if !l.pass(b, all) {
 			if err := l.stop(f.kind); err != nil {
 				return err
 			}

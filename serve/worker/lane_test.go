@@ -78,6 +78,8 @@ func FuzzLane(f *testing.F) {
 	ok := []byte("200 OK\x00A\x00b")
 	seed(header('A', len(ok), 3, 3, id), ok, []byte("abc"))
 	seed(header('H', len(ok), 0, 0, id), ok, header('D', 0, 3, 0, id), []byte("abc"), header('E', 0, 0, 0, id))
+	framed := []byte("200 OK\x00Transfer-Encoding\x00chunked")
+	seed(header('H', len(framed), 3, 0, id), framed, []byte("1\r\n"), header('D', 0, 8, 0, id), []byte("a\r\n0\r\n\r"), header('E', 0, 0, 0, id))
 	seed(header('R', 0, 0, 10, id), header('E', 0, 0, 1, id))
 	seed(header('L', 0, 0, 0, 0), header('V', 0, 0, 0, id))
 	seed(header('H', len(ok), 0, 0, id), ok, header('F', 0, 16, 0, id), make([]byte, 16), []byte{0})
@@ -88,9 +90,7 @@ func FuzzLane(f *testing.F) {
 		defer end()
 		c := <-l.p.free
 		rec := &recorder{keep: true}
-		if err := l.p.prepare(c, request("POST", "/", "body"), rec, 1, nil); err != nil {
-			t.Fatal(err)
-		}
+		l.p.prepare(c, request("POST", "/", "body"), rec, 1, nil, []byte("body"))
 		if c.index != 0 {
 			t.Fatalf("call %d", c.index)
 		}
@@ -116,7 +116,8 @@ func FuzzLane(f *testing.F) {
 	})
 }
 
-// A descriptor that is no readable regular file ends the worker.
+// A descriptor that is no readable regular file fails the request; none, or more
+// than one, ends the worker.
 func TestHostileDescriptor(t *testing.T) {
 	dir := t.TempDir()
 	regular := dir + "/file"
@@ -124,29 +125,27 @@ func TestHostileDescriptor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		name  string
-		open  func() (int, error)
-		n     int
-		bad   bool
-		count int
+		name        string
+		open        func() (int, error)
+		n           int
+		breach, bad bool
+		count       int
 	}{
-		{"regular", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 1, false, 7},
-		{"write only", func() (int, error) { return unix.Open(regular, unix.O_WRONLY, 0) }, 1, true, 7},
-		{"path only", func() (int, error) { return unix.Open(regular, unix.O_PATH, 0) }, 1, true, 7},
-		{"directory", func() (int, error) { return unix.Open(dir, unix.O_RDONLY, 0) }, 1, true, 7},
-		{"device", func() (int, error) { return unix.Open("/dev/zero", unix.O_RDONLY, 0) }, 1, true, 7},
-		{"socket", func() (int, error) { return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }, 1, true, 7},
-		{"none", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 0, true, 7},
-		{"three", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 3, true, 7},
+		{"regular", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 1, false, false, 7},
+		{"write only", func() (int, error) { return unix.Open(regular, unix.O_WRONLY, 0) }, 1, false, true, 7},
+		{"path only", func() (int, error) { return unix.Open(regular, unix.O_PATH, 0) }, 1, false, true, 7},
+		{"directory", func() (int, error) { return unix.Open(dir, unix.O_RDONLY, 0) }, 1, false, true, 7},
+		{"device", func() (int, error) { return unix.Open("/dev/zero", unix.O_RDONLY, 0) }, 1, false, true, 7},
+		{"socket", func() (int, error) { return unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0) }, 1, false, true, 7},
+		{"none", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 0, true, true, 7},
+		{"three", func() (int, error) { return unix.Open(regular, unix.O_RDONLY, 0) }, 3, true, true, 7},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l, other, end := laneOf(t)
 			defer end()
 			call := <-l.p.free
 			rec := &recorder{keep: true}
-			if err := l.p.prepare(call, request("GET", "/", ""), rec, 1, nil); err != nil {
-				t.Fatal(err)
-			}
+			l.p.prepare(call, request("GET", "/", ""), rec, 1, nil, nil)
 			fd, err := c.open()
 			if err != nil {
 				t.Fatal(err)
@@ -173,8 +172,11 @@ func TestHostileDescriptor(t *testing.T) {
 			}
 			unix.Shutdown(int(other.Fd()), unix.SHUT_WR)
 			err = <-result
-			if _, bad := errors.AsType[*breach](err); bad != c.bad {
+			if _, broken := errors.AsType[*breach](err); broken != c.breach {
 				t.Errorf("got %v", err)
+			}
+			if failed := call.err != nil; failed != (c.bad && !c.breach) {
+				t.Errorf("the request's error is %v", call.err)
 			}
 			if s := call.spool.Load(); s != nil {
 				if err := s.rest(rec, nil); err != nil { // Serve's part
@@ -208,9 +210,7 @@ func TestHostileTakeover(t *testing.T) {
 			l, other, end := laneOf(t)
 			defer end()
 			call := <-l.p.free
-			if err := l.p.prepare(call, request("GET", "/", ""), &recorder{}, 1, nil); err != nil {
-				t.Fatal(err)
-			}
+			l.p.prepare(call, request("GET", "/", ""), &recorder{}, 1, nil, nil)
 			done := make(chan error, 1)
 			go func() { done <- l.run() }()
 			frame := make([]byte, headerSize)
@@ -252,9 +252,7 @@ func TestLaneClips(t *testing.T) {
 	defer end()
 	c := <-l.p.free
 	rec := &recorder{keep: true}
-	if err := l.p.prepare(c, request("GET", "/", ""), rec, 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	l.p.prepare(c, request("GET", "/", ""), rec, 1, nil, nil)
 	head := "200 OK\x00Content-Length\x003"
 	other.Write(append(append(header('A', len(head), 6, 6, c.id), head...), "abcdef"...))
 	unix.Shutdown(int(other.Fd()), unix.SHUT_WR)

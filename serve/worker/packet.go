@@ -21,11 +21,7 @@ import (
 // or else a request's variables, with what the language adds.
 
 // prepare makes c the call of r, or of a function, and its packet.
-func (p *Pool) prepare(c *call, r *exchange.Request, w exchange.Response, seq uint64, f *function) error {
-	body, err := smallBody(r)
-	if err != nil {
-		return err
-	}
+func (p *Pool) prepare(c *call, r *exchange.Request, w exchange.Response, seq uint64, f *function, body []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.id = seq<<16 | uint64(c.index)
@@ -43,7 +39,6 @@ func (p *Pool) prepare(c *call, r *exchange.Request, w exchange.Response, seq ui
 		c.vars = c.buf
 		c.buf = p.lang.Dict(nil, []lang.Entry{{Name: "liege.id", Value: lang.ID(c.id)}, {Name: "liege.large", Value: true}})
 	}
-	return nil
 }
 
 // smallBody reads a body that fits a packet: so a worker is not held up by a

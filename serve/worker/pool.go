@@ -92,6 +92,7 @@ type Pool struct {
 	seq             atomic.Uint64
 	waiting         atomic.Int64
 	spooled         atomic.Int64 // bytes of buffers of answers that their clients have not taken
+	parted          atomic.Int64 // when the core began to drain, in Unix nanoseconds; 0: it has not
 	parked          atomic.Int64 // calls that are out of use because their workers are
 	asleep          atomic.Bool  // no worker runs: the next request wakes them
 	wake            chan struct{}

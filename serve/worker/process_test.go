@@ -369,7 +369,7 @@ func TestHostileWorker(t *testing.T) {
 		"another call":   {pack('A', 6, 0, 0, 1<<40|1) + `+b'200 OK'`, "unknown request"},
 		"unknown call":   {pack('A', 6, 0, 0, 1<<16|0xfff0) + `+b'200 OK'`, "unknown request"},
 		"huge head":      {pack('H', 1<<31, 0, 0, 0) + `[:16]+` + own, "a head of"},
-		"head too large": {pack('H', maxHead+1, 0, 0, 0) + `[:16]+` + own, "a head of"},
+		"head too large": {pack('H', oddHead+1, 0, 0, 0) + `[:16]+` + own, "a head of"},
 		"body first":     {pack('D', 0, 3, 0, 0) + `[:16]+` + own + `+b'abc'`, "a body before"},
 		"end first":      {pack('E', 0, 0, 0, 0) + `[:16]+` + own, "an end without"},
 		"file first":     {pack('F', 0, 16, 0, 0) + `[:16]+` + own + `+bytes(16)`, "a file without"},

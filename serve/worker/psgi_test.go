@@ -380,3 +380,36 @@ func BenchmarkPSGI(b *testing.B) {
 		}
 	})
 }
+
+// TestPSGIUnicode: an application that has made its handles :utf8, and one whose
+// exceptions have no text, get their lines into the log and their requests answered.
+func TestPSGIUnicode(t *testing.T) {
+	r := startPSGI(t, `
+use strict; use warnings; use utf8;
+use open qw(:std :utf8);
+binmode STDERR, ':utf8';
+{ package Mute; use overload '""' => sub { die "no text" }, fallback => 1; }
+sub {
+    my $env = shift;
+    my $path = $env->{PATH_INFO};
+    if ($path eq '/die') { die "died: \x{263a}" }
+    if ($path eq '/mute') { die bless {}, 'Mute' }
+    if ($path eq '/log') { $env->{'psgi.errors'}->print("logged: \x{263a}"); push @{ $env->{'psgix.cleanup.handlers'} }, sub { die bless {}, 'Mute' } }
+    [200, [], [$$]];
+};
+`, nil)
+	pid := r.get("/log")
+	for _, path := range []string{"/die", "/mute"} {
+		if _, err := r.do(request("GET", path, "")); exchange.StatusOf(err) != 500 {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if got := r.get("/"); got != pid {
+		t.Errorf("worker %s instead of %s", got, pid)
+	}
+	for _, want := range []string{"died: \u263a", "logged: \u263a", "an exception of Mute"} {
+		if !strings.Contains(r.log(), want) {
+			t.Errorf("log without %q:\n%s", want, r.log())
+		}
+	}
+}

@@ -639,3 +639,36 @@ func BenchmarkRack(b *testing.B) {
 		}
 	})
 }
+
+// TestRackFinished: what an application wants called when a request is over is,
+// and its body is closed, however the request ended.
+func TestRackFinished(t *testing.T) {
+	r := startRack(t, `
+run(lambda do |env|
+  path = env['PATH_INFO']
+  next [200, {}, [File.exist?('said') ? File.read('said') : '']] if path == '/said'
+  say = lambda { |text| File.write('said', text, :mode => 'a') }
+  env['rack.response_finished'] << lambda { |e, status, headers, error| say.call("#{path} #{status.inspect} #{headers.class} #{error.class};") }
+  raise 'on purpose' if path == '/raise'
+  if path == '/hijack'
+    io = env['rack.hijack'].call
+    io.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    io.close
+  end
+  body = Object.new
+  body.define_singleton_method(:each) { |&b| b.call('ok'); raise ArgumentError if path == '/half' }
+  body.define_singleton_method(:close) { say.call('closed ') }
+  [200, {}, body]
+end)
+`, nil)
+	for _, path := range []string{"/ok", "/raise", "/hijack", "/half"} {
+		rec, err := r.do(request("GET", path, ""))
+		if failed := path == "/raise" || path == "/half"; (err != nil) != failed || path != "/raise" && rec.body.String() != "ok" {
+			t.Errorf("%s: %q, %v", path, rec.body.String(), err)
+		}
+	}
+	want := "closed /ok 200 Hash NilClass;/raise nil NilClass RuntimeError;closed /hijack 200 Hash NilClass;closed /half 200 Hash ArgumentError;"
+	if got := r.get("/said"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}

@@ -196,3 +196,40 @@ func TestSpoolIsBounded(t *testing.T) {
 		t.Errorf("%d bytes are kept for nobody", n)
 	}
 }
+
+// told says that somebody reads.
+type told struct {
+	*stalled
+	begun chan<- struct{}
+}
+
+func (s *told) Read(p []byte) (int, error) {
+	s.begun <- struct{}{}
+	return s.stalled.Read(p)
+}
+
+// TestSlowSmallBodies: clients that send a small body slowly take no place of the
+// requests that the workers could be at.
+func TestSlowSmallBodies(t *testing.T) {
+	r := start(t, slow, nil)
+	var all sync.WaitGroup
+	var clients []*stalled
+	begun := make(chan struct{}, len(r.calls)+5)
+	for range cap(begun) {
+		req := request("POST", "/read", "")
+		s := newStalled(nil)
+		req.Length, req.Body = 10, &told{s, begun}
+		clients = append(clients, s)
+		all.Go(func() { _ = r.Serve(t.Context(), req, &recorder{}) })
+	}
+	for range len(r.calls) { // as many as wait at once with a place for each
+		<-begun
+	}
+	if got := r.get("/"); got != "hello" {
+		t.Errorf("got %q", got)
+	}
+	for _, s := range clients {
+		s.Close()
+	}
+	all.Wait()
+}

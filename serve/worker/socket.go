@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -67,17 +68,20 @@ type socket struct {
 
 // upgrade makes the request a WebSocket and serves it to its end.
 func (l *lane) upgrade(f frame) error {
-	fields, protocol, err := l.socketFields(f)
-	if err != nil {
-		return err
-	}
 	c := l.current
 	c.mu.Lock()
 	r, w, started := c.r, c.w, c.started
 	c.started = true
 	c.mu.Unlock()
-	if started {
-		return breachf("a WebSocket after a head")
+	if started || f.size != 0 {
+		return breachf("a WebSocket after a head, or with a body")
+	}
+	fields, protocol, err := l.socketFields(f)
+	if _, ok := errors.AsType[*exchange.StatusError](err); ok {
+		return l.refuseSocket(err)
+	}
+	if err != nil {
+		return err
 	}
 	stream, err := accept(r, w, protocol, fields)
 	if err != nil {
@@ -136,6 +140,7 @@ func (p *Pool) Part() {
 }
 
 func (p *Pool) part() {
+	p.parted.Store(time.Now().UnixNano())
 	for _, c := range p.calls {
 		if !c.long.Load() {
 			continue
@@ -150,10 +155,14 @@ func (p *Pool) part() {
 	}
 }
 
-// socketFields reads the head of U: fields, among which the subprotocol.
+// socketFields reads the head of U: fields, among which the subprotocol. What is
+// wrong with them is the application's failure, a StatusError.
 func (l *lane) socketFields(f frame) (fields []exchange.Field, protocol string, err error) {
-	if f.size != 0 || f.head > maxHead {
-		return nil, "", breachf("a WebSocket with a body, or a head of %d bytes", f.head)
+	if f.head > maxHead {
+		if err := l.skipHead(f.head); err != nil {
+			return nil, "", err
+		}
+		return nil, "", &exchange.StatusError{Status: 500, Err: fmt.Errorf("the application's WebSocket has a head of %d bytes, more than %d", f.head, maxHead)}
 	}
 	if err := l.fill(int(f.head)); err != nil {
 		return nil, "", err
@@ -165,7 +174,7 @@ func (l *lane) socketFields(f frame) (fields []exchange.Field, protocol string, 
 		var ok bool
 		x.Name, text, _ = strings.Cut(text, "\x00")
 		if x.Value, text, ok = strings.Cut(text, "\x00"); !ok {
-			return nil, "", breachf("half a field of a WebSocket")
+			return nil, "", &exchange.StatusError{Status: 500, Err: errors.New("the application's WebSocket has a NUL in a header field")}
 		}
 		switch {
 		case strings.EqualFold(x.Name, "Sec-WebSocket-Protocol"):
@@ -305,7 +314,7 @@ func (s *socket) close(f frame) error {
 	}
 	code := int(f.arg)
 	if !websocket.Valid(code) && code != websocket.None {
-		return breachf("close code %d", code)
+		code = websocket.Normal
 	}
 	s.part(code, strings.ToValidUTF8(string(reason), ""))
 	return nil

@@ -24,7 +24,7 @@ const (
 	servingMax  = 2 * time.Second        // for one that died of a request (uWSGI's forkbomb-delay)
 	youth       = time.Second            // a worker that lives longer forgets earlier failures
 	partingTime = time.Second            // between a worker's last word and its end
-	exitTime    = 2 * time.Second        // for atexit functions, once nothing is in flight
+	exitTime    = 2 * time.Second        // what a worker has at least to end, and at most while it loads
 	settleTime  = time.Second            // for a thread to note which request it took
 	loadTime    = 60 * time.Second       // where LoadTimeout is not set
 )
@@ -81,9 +81,10 @@ type proc struct {
 	open   int // lanes that have not ended
 	loaded bool
 	exit   *syscall.WaitStatus
-	gone   bool      // its place is free
-	why    string    // why we killed it
-	partBy time.Time // when it is killed because its lanes have ended
+	framed atomic.Bool // it was said that its application frames its answers
+	gone   bool        // its place is free
+	why    string      // why we killed it
+	partBy time.Time   // when it is killed because its lanes have ended
 }
 
 // number is the place of a worker.
@@ -110,7 +111,8 @@ type supervisor struct {
 	ready    bool
 	err      error
 	stopping bool
-	stopBy   time.Time
+	stopBy   time.Time // when the workers are killed
+	loadBy   time.Time // when those are that have not loaded
 	tick     time.Time // of harakiri
 	table    []byte
 	probe    uint64
@@ -208,15 +210,21 @@ func (s *supervisor) due(now time.Time) time.Time {
 		return false
 	}
 	for _, pr := range s.procs {
-		if at(pr.partBy) {
-			pr.kill()
-			s.gone(pr, nil)
+		if !at(pr.partBy) {
+			continue
 		}
+		if s.stopping && now.Before(s.stopBy) && pr.alive() { // atexit functions, threads
+			pr.partBy = now.Add(partingTime)
+			at(pr.partBy)
+			continue
+		}
+		pr.kill()
+		s.gone(pr, nil)
 	}
 	s.sidesDue(now, at)
 	s.restsDue()
 	if s.stopping {
-		s.stopDue(now, at)
+		s.stopDue(at)
 		return next
 	}
 	if s.load == nil && at(orNow(s.loadAt, now)) {
@@ -255,42 +263,6 @@ func orNow(t, now time.Time) time.Time {
 		return now
 	}
 	return t
-}
-
-// stop lets the workers finish what is in flight, at most for grace.
-func (s *supervisor) stop(grace time.Duration) {
-	if s.stopping {
-		return
-	}
-	s.stopping = true
-	s.stopBy = time.Now().Add(grace)
-	close(s.p.closed)
-	s.askSides("")
-	// Workers read the end of the queue once they have emptied it, and leave.
-	s.p.queue.CloseWrite()
-}
-
-// stopDue ends what has to end now.
-func (s *supervisor) stopDue(now time.Time, at func(time.Time) bool) {
-	if s.p.inFlight() == 0 && s.stopBy.After(now.Add(exitTime)) {
-		s.stopBy = now.Add(exitTime)
-	} else if s.p.inFlight() > 0 {
-		at(now.Add(50 * time.Millisecond))
-	}
-	if len(s.procs) > 0 && at(s.stopBy) {
-		for _, pr := range s.procs {
-			pr.kill()
-			s.gone(pr, nil)
-		}
-		for _, c := range s.p.calls {
-			c.cut(c.live.Load())
-		}
-		s.stopBy = now.Add(time.Second)
-		at(s.stopBy)
-	}
-	if len(s.procs) == 0 && s.load != nil && !s.load.ending && !s.sidesLeft("") {
-		s.load.end()
-	}
 }
 
 // fail ends a pool that is not ready.
@@ -472,6 +444,11 @@ func ended(status *syscall.WaitStatus) string {
 	default:
 		return fmt.Sprintf("exited with status %d", status.ExitStatus())
 	}
+}
+
+// alive reports whether the worker has not ended yet.
+func (pr *proc) alive() bool {
+	return pr.pidfd >= 0 && unix.PidfdSendSignal(pr.pidfd, 0, nil, 0) == nil
 }
 
 // kill ends the worker at once.

@@ -327,9 +327,17 @@ func TestContentLength(t *testing.T) {
 			t.Errorf("%s: %v, Content-Length %q, want 5", method, err, rec.field("Content-Length"))
 		}
 	}
+	req := request("GET", "/bytes", "")
+	if _, err := r.do(req); err != nil || !req.Info.Measured {
+		t.Errorf("%v, the length is not said to be the server's", err)
+	}
 	rec, err := r.do(request("GET", "/close", ""))
 	if err != nil || rec.field("Content-Length") != "" {
 		t.Errorf("stream: %v, Content-Length %q", err, rec.field("Content-Length"))
+	}
+	r = start(t, "def application(e, s):\n    s('200 OK', [])\n    return []\n", nil)
+	if rec, err := r.do(request("HEAD", "/", "")); err != nil || rec.field("Content-Length") != "" {
+		t.Errorf("HEAD without a body: %v, Content-Length %q", err, rec.field("Content-Length"))
 	}
 }
 
@@ -596,5 +604,25 @@ func TestPosture(t *testing.T) {
 	}
 	if d := time.Since(r.Stats().Workers[0].Spawned); d > time.Minute || d < 0 {
 		t.Errorf("spawned %v ago", d)
+	}
+}
+
+// TestReplacedHead: an answer that was to have no body, and has one.
+func TestReplacedHead(t *testing.T) {
+	r := start(t, `
+import sys
+def application(environ, start_response):
+    start_response('204 No Content', [])
+    try:
+        raise ValueError
+    except ValueError:
+        start_response('500 Broken', [('Content-Type', 'text/plain')], sys.exc_info())
+    return [b'broken']
+`, nil)
+	for method, want := range map[string]string{"GET": "broken", "HEAD": ""} {
+		rec, err := r.do(request(method, "/", ""))
+		if err != nil || rec.status != 500 || rec.body.String() != want || rec.field("Content-Length") != "6" {
+			t.Errorf("%s: %v %d %q %v", method, err, rec.status, rec.body.String(), rec.fields)
+		}
 	}
 }

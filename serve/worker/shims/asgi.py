@@ -148,6 +148,7 @@ class Answer(object):
         self.head = None
         self.started = self.over = self.gone = False
         self.waiter = None
+        self.passing = None  # the task that hands a file over
         self.news = []  # what the core said and nobody waited for
         lane.request = self
 
@@ -188,7 +189,7 @@ class Answer(object):
         if self.started and not self.gone:
             self.lane.readable()
             await asyncio.sleep(0)  # an application that only writes is not alone
-        if self.gone:
+        if self.gone or self.over:  # ended by another task meanwhile
             raise Aborted(errno.EPIPE, 'the client went away')
         size = len(data)
         if self.skip:
@@ -208,7 +209,13 @@ class Answer(object):
             self.over = True
             await self.lane.send(self.frame(b'E'))
 
+    def settled(self):
+        """Whether nothing more comes of this request, in either direction."""
+        return self.over
+
     async def failed(self):
+        if self.passing is not None:  # the core waits for a descriptor, and takes nothing else
+            await asyncio.wait([self.passing])
         if not self.over:
             self.over = True
             await self.lane.send(self.frame(b'E', 1))
@@ -287,18 +294,22 @@ class Http(Answer):
 
     async def file(self, path):
         """Let the core send a file."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        import stat
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would have all wait
         try:
-            size = os.fstat(fd).st_size
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise ValueError('http.response.pathsend: %r is no regular file' % (path,))
+            size = info.st_size
             if self.skip or not size:
                 return await self.respond(b'', False)
             self.started = True
-            await asyncio.shield(self.server.loop.create_task(self.pass_file(fd, size)))
+            self.passing = self.server.loop.create_task(self.pass_file(os.dup(fd), size))
+            await asyncio.shield(self.passing)
         finally:
             os.close(fd)
 
     async def pass_file(self, fd, size):
-        fd = os.dup(fd)
         try:
             self.lane.listen()
             await self.lane.send(self.frame(b'H', 0, self.head) + self.frame(b'F', 0, b'', struct.pack('<QQ', 0, size)))
@@ -316,6 +327,16 @@ class Http(Answer):
             await self.failed()
 
 
+def close_code(code):
+    """The code that a close is sent with (RFC 6455 7.4): 1005 and 1006 are those of a
+    close that had none, which an application may have from its own disconnect."""
+    if code in (None, 1005, 1006):
+        return 1000
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ValueError('websocket.close: %r is no code to close with' % (code,))
+    return code
+
+
 class WebSocket(Answer):
     """States: asked, open, closed (by whom does not matter)."""
 
@@ -323,6 +344,7 @@ class WebSocket(Answer):
         self.begin(server, lane, env)
         self.state = 'new'
         self.parts = []
+        self.accepted = False  # the core was told so
         self.said = False  # the client's end was handed to the application
         self.heard = False  # the core has sent the last of it
 
@@ -387,7 +409,7 @@ class WebSocket(Answer):
                 data, arg = message['text'].encode('utf-8'), 1
             await self.message(bytes(data), arg)
         elif kind == 'websocket.close':
-            await self.close(message.get('code', 1000), (message.get('reason') or '').encode('utf-8'))
+            await self.close(close_code(message.get('code')), (message.get('reason') or '').encode('utf-8'))
         else:
             raise RuntimeError('a message %s is not understood' % kind)
 
@@ -411,6 +433,7 @@ class WebSocket(Answer):
             for name, value in message.get('headers') or ():
                 parts += [bytes(name), bytes(value)]
             self.state = 'open'
+            self.accepted = True
             self.lane.listen()
             await self.lane.send(self.frame(b'U', 0, b''.join(p + b'\0' for p in parts)))
             if self.server.leaving:
@@ -425,12 +448,26 @@ class WebSocket(Answer):
         else:
             raise RuntimeError('%s came before websocket.accept' % kind)
 
-    async def ended(self):
-        if self.state in ('open', 'closed') and not self.over:
+    def settled(self):
+        return self.over and (self.heard or not self.accepted)
+
+    async def failed(self):
+        if self.state in ('open', 'closed'):
+            await self.part(1)
+        else:
+            await Answer.failed(self)
+
+    async def part(self, failed):
+        """End an open WebSocket: the lane is free when the core has sent the last of it."""
+        if not self.over:
             self.over = True
-            await self.lane.send(self.frame(b'E'))
-            while not self.heard:
-                await self.wait()
+            await self.lane.send(self.frame(b'E', failed))
+        while self.accepted and not self.heard:
+            await self.wait()
+
+    async def ended(self):
+        if self.state in ('open', 'closed'):
+            await self.part(0)
         elif not self.over:
             say('the ASGI application returned without an answer to the WebSocket')
             await self.failed()
@@ -465,7 +502,7 @@ class Lifespan(object):
         scope = {'type': 'lifespan', 'asgi': {'version': '3.0', 'spec_version': '2.0'}, 'state': self.state}
         try:
             await self.app(scope, self.receive, self.send)
-        except Exception as e:
+        except (Exception, asyncio.CancelledError) as e:
             if self.known:
                 say(trace(e))
         for future in (self.started, self.stopped):
@@ -565,9 +602,7 @@ class Server(object):
         else:
             if not self.idle:
                 self.rest()
-            task = self.loop.create_task(self.serve(lane, env))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self.track(self.serve(lane, env))
             if self.worker.left > 0:
                 self.worker.left -= 1
                 if self.worker.left == 0:
@@ -575,15 +610,15 @@ class Server(object):
 
     async def serve(self, lane, env):
         """Answer one request."""
-        request = None
+        request, id, called = None, env['liege.id'], False
         try:
             if env.get('liege.large'):
                 env = await self.variables(lane, env)
             if 'liege.rpc' in env:
-                request = Request(lane.sock, env['liege.id'], False)
-                status = answer_call(request, env['liege.rpc'], env['liege.args'])
+                status = answer_call(Request(lane.sock, id, False), env['liege.rpc'], env['liege.args'])
                 if status:
                     os._exit(status)
+                called = True
                 return
             if env.get('HTTP_UPGRADE', '').lower() == 'websocket' and env.get('REQUEST_METHOD') == 'GET':
                 request, kind = WebSocket(self, lane, env), 'websocket'
@@ -592,30 +627,55 @@ class Server(object):
                 request, kind = Http(self, lane, env), 'http'
             await self.call(request, scope_of(env, kind, self.lifespan.state))
         except Aborted:
-            await request.failed() if request else None
+            pass
         except MemoryError as e:
             say(trace(e))
             os._exit(NO_MEMORY)
-        except OSError as e:
-            say(trace(e))  # of a lane: the core is gone, or will end this worker
+        except (Exception, asyncio.CancelledError) as e:
+            say(trace(e))
         finally:
             self.sockets.discard(request)
+            if called or lane.flushing is None and request is not None and request.settled():
+                self.free(lane)
+            else:  # in a task of its own: this one may be cancelled again
+                self.track(self.settle(lane, id, request))
+
+    async def settle(self, lane, id, request):
+        """End a request that the application has left open."""
+        try:
+            if request is None:
+                await lane.send(HEADER.pack(b'E', 0, 0, 1, id))
+            else:
+                await request.failed()
             while lane.flushing is not None:
                 await asyncio.shield(lane.flushing)
-            lane.request = None
-            lane.deaf()
-            self.idle.append(lane)
-            self.take()
+        except OSError as e:
+            say(trace(e))  # the core is gone, or will end this worker
+        self.free(lane)
+
+    def free(self, lane):
+        lane.request = None
+        lane.deaf()
+        self.idle.append(lane)
+        self.take()
+
+    def track(self, work):
+        """Run work, which the worker waits for before it ends."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     async def call(self, request, scope):
         try:
             await self.app(scope, request.receive, request.send)
         except Aborted:
             pass
-        except Exception as e:
-            if not (isinstance(e, OSError) and request.gone):
+        except GeneratorExit:  # the loop has ended
+            raise
+        except BaseException as e:  # CancelledError is no Exception since 3.8
+            if not (isinstance(e, (OSError, asyncio.CancelledError)) and request.gone):
                 say(trace(e))
-                if replaces(e):
+                if replaces(e) or isinstance(e, (SystemExit, KeyboardInterrupt)):
                     self.leave()
             if not isinstance(request, WebSocket) or request.state not in ('open', 'closed'):
                 if MANNERS['show'] and not request.started:

@@ -17,6 +17,9 @@ class GreenLane(object):
         self.fd = sock.fileno()
         self.put = put
 
+    def fileno(self):
+        return self.fd
+
     def recv(self, size, flags=0):
         while True:
             try:

@@ -31,12 +31,19 @@ my ($RECVMSG, $SENDMSG, $SIGNALFD) = @{ $NUMBERS{ (POSIX::uname())[4] } || [] };
 
 # ---- messages for people
 
-# Write whole lines to the log with one write, so that they stay whole.
+# Write whole lines to the log with one write, so that they stay whole. Not by
+# STDERR: it is the application's, and syswrite dies where it is :utf8 (since 5.30).
 sub say_line {
     my $text = join '', map { defined $_ ? $_ : '' } @_;
     utf8::encode($text) if utf8::is_utf8($text);
     $text .= "\n" unless $text =~ /\n\z/;
-    syswrite STDERR, $text;
+    POSIX::write(2, $text, length $text);
+}
+
+# Say what was thrown, of which the text may be code of the application's.
+sub say_error {
+    my $error = shift;
+    eval { say_line("$error"); 1 } or say_line('an exception of ' . ref($error) . ', of which the text cannot be had');
 }
 
 # psgi.errors: the log.
@@ -517,12 +524,12 @@ sub serve {
     $env->{'psgix.io'} = Liege::IO::offer($request) if $OFFER;
     if (!eval { answer($request, $app->($env)); 1 }) {
         my $error = $@;
-        say_line(ref $error ? "$error" : $error) unless !ref $error && $error eq $GONE;
+        say_error($error) unless !ref $error && $error eq $GONE;
         $request->finish(1);
     }
     $input->finish if $ask eq '1';
     for my $handler (@$handlers) {
-        eval { $handler->($env); 1 } or say_line("$@");
+        eval { $handler->($env); 1 } or say_error($@);
     }
     !$env->{'psgix.harakiri.commit'};
 }
@@ -544,7 +551,7 @@ sub call_rpc {
         1;
     };
     return if $ok;
-    say_line("$@");
+    say_error($@);
     $request->finish(1);
 }
 
@@ -734,8 +741,8 @@ sub become_worker {
         $app = eval { load($config) };
         if (!$app) { hello($lane, 'N', failure($@)); return 0 }
     }
-    for my $file (@{ $config->{exec_post_fork} }) { eval { run_file($file); 1 } or say_line(ref $@ eq 'ARRAY' ? $@->[1] : "$@") }
-    for my $f (@POSTFORK) { eval { $f->(); 1 } or say_line("$@") }
+    for my $file (@{ $config->{exec_post_fork} }) { eval { run_file($file); 1 } or say_error(ref $@ eq 'ARRAY' ? $@->[1] : $@) }
+    for my $f (@POSTFORK) { eval { $f->(); 1 } or say_error($@) }
     report_code($config, $control) if $control;
     hello($lane, 'L', '');
     loop($config, $app, $order, $lane, $control);

@@ -198,7 +198,7 @@ def replaces(exc):
 
 
 class Request(object):
-    __slots__ = ('lane', 'id', 'head', 'started', 'left', 'skip', 'aborted', 'over')
+    __slots__ = ('lane', 'id', 'head', 'started', 'left', 'bare', 'skip', 'aborted', 'over')
 
     def __init__(self, lane, id, head_only):
         self.lane = lane
@@ -206,6 +206,7 @@ class Request(object):
         self.head = None  # the status line and fields, encoded
         self.started = False  # they are on their way
         self.left = -1  # bytes that Content-Length still allows; -1: not said
+        self.bare = head_only  # whatever the status
         self.skip = head_only  # no body is sent
         self.aborted = False
         self.over = False  # the core counts it as answered
@@ -233,8 +234,7 @@ class Request(object):
         except TypeError:
             raise TypeError('start_response: header names and values must be str')
         self.left = left
-        if status[:3] in ('204', '304'):
-            self.skip = True
+        self.skip = self.bare or status[:3] in ('204', '304')
         if not MANNERS['delay'] and not self.started:
             self.started = True
             self.lane.sendall(HEADER.pack(b'H', len(self.head), 0, 0, self.id) + self.head)
@@ -447,7 +447,7 @@ def serve(app, base, env, lane):
     if env.get('liege.large'):
         env = request.environ()
         env.pop('liege.id', None)
-        request.skip = env.get('REQUEST_METHOD') == 'HEAD'
+        request.bare = request.skip = env.get('REQUEST_METHOD') == 'HEAD'
         body = env.get('wsgi.input')
     if LOADED:
         LOADED[0](request, env)

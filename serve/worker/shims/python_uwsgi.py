@@ -726,7 +726,16 @@ def mem():
 
 # ---- the request
 
-CURRENT = _thread._local()
+def own():
+    """An object whose attributes are each thread's own; under gevent each greenlet's,
+    also where the application has not patched threads."""
+    if not CONFIG['gevent']:
+        return _thread._local()
+    import gevent.local
+    return gevent.local.local()
+
+
+CURRENT = own()
 REQUESTS = [0]
 
 

@@ -545,15 +545,15 @@ module Liege
 
   # ---- serving
 
-  # Call the application and send what it answers.
-  def self.answer(app, env, request, input)
+  # Call the application and send what it answers, which is kept in reply.
+  def self.answer(app, env, request, input, reply)
     status, headers, body = *app.call(env)
-    return if request.over # hijacked
-    if status.nil? && headers.nil?
-      raise TypeError, 'the application returned nothing; want [status, headers, body]'
-    end
-    failure = nil
+    reply.replace([status, headers])
     begin
+      return if request.over # hijacked
+      if status.nil? && headers.nil?
+        raise TypeError, 'the application returned nothing; want [status, headers, body]'
+      end
       request.head(status, headers)
       hijack = headers['rack.hijack'] if headers.respond_to?(:[]) && !headers.is_a?(Array)
       if hijack
@@ -561,22 +561,20 @@ module Liege
       else
         send_body(request, input, body)
       end
-    rescue Exception => failure
-      raise
     ensure
+      body.close if body.respond_to?(:close)
+    end
+  end
+
+  # Call what the application wants called when a request is over, however it ended.
+  def self.finished(env, reply, failure)
+    done = env['rack.response_finished']
+    return if !done || done.empty?
+    done.reverse.each do |f|
       begin
-        body.close if body.respond_to?(:close)
-      ensure
-        done = env['rack.response_finished']
-        if done && !done.empty?
-          done.reverse.each do |f|
-            begin
-              f.call(env, status, headers, failure)
-            rescue StandardError => e
-              say(trace(e))
-            end
-          end
-        end
+        f.call(env, reply[0], reply[1], failure)
+      rescue StandardError => e
+        say(trace(e))
       end
     end
   end
@@ -671,19 +669,21 @@ module Liege
     env['rack.input'] = input
     env['rack.response_finished'] = []
     env['rack.hijack'] = lambda { env['rack.hijack_io'] ||= request.hijack }
+    reply, failure = [], nil
     begin
-      answer(app, env, request, input)
-    rescue Aborted
+      answer(app, env, request, input, reply)
+    rescue Aborted => failure
       request.finish(true)
-    rescue Exception => e
-      say(trace(e))
+    rescue Exception => failure
+      say(trace(failure))
       begin
         request.finish(true)
       rescue SystemCallError
         exit!(1)
       end
-      return fate(e)
+      return fate(failure)
     ensure
+      finished(env, reply, failure)
       input.finish if body == true
     end
     0
