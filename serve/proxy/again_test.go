@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"liege/serve/direct"
 )
 
 // TestAgain: a request goes over a connection that waited for it whole or not at
@@ -42,7 +44,7 @@ func TestAgain(t *testing.T) {
 				_, _ = io.WriteString(peer, c.answer)
 				got <- string(b[:n])
 			}()
-			nc := &conn{Conn: own, silence: time.Second}
+			nc := &conn{Conn: own, own: direct.New(own), silence: time.Second}
 			if err := nc.again([]byte(c.request)); !errors.Is(err, c.want) || c.want == nil && err != nil {
 				t.Errorf("%v, want %v", err, c.want)
 			}

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -11,7 +10,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"liege/serve/direct"
 )
 
 // Connections that wait for another request: how many to one server, to all,
@@ -70,41 +69,34 @@ var errStale = errors.New("the idle connection has ended, or something has come 
 // came before: so the look that finds nothing stands for the attempt to read
 // with which each wait for an answer begins otherwise.
 func (c *conn) again(request []byte) error {
-	sc, ok := c.Conn.(syscall.Conn)
-	if !ok {
+	if c.own == nil {
 		return errStale
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return err
 	}
 	c.arm()
 	sent, looked := 0, false
-	var failed error
-	err = raw.Read(func(fd uintptr) bool {
+	var errno syscall.Errno
+	stale := false
+	err := c.own.Raw().Read(func(fd uintptr) bool {
 		if looked {
 			return true
 		}
 		looked = true
-		var b [1]byte
-		if _, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); err != unix.EAGAIN {
-			failed = errStale
-			return true
-		}
-		n, err := unix.SendmsgN(int(fd), request, nil, nil, unix.MSG_NOSIGNAL)
-		switch err {
-		case nil:
-			sent = n
-		case unix.EAGAIN, unix.EINTR:
-		default:
-			failed = os.NewSyscallError("sendmsg", err)
+		if stale = !direct.Silent(fd); !stale {
+			sent, errno = direct.Send(fd, request)
 		}
 		return sent < len(request) // else wait
 	})
-	if err == nil && failed == nil && sent < len(request) {
+	switch {
+	case err != nil:
+		return err
+	case stale:
+		return errStale
+	case errno != 0 && errno != syscall.EAGAIN:
+		return os.NewSyscallError("sendto", errno)
+	case sent < len(request):
 		_, err = c.Write(request[sent:])
 	}
-	return cmp.Or(failed, err)
+	return err
 }
 
 // put keeps nc, or closes it if there are enough.

@@ -128,7 +128,7 @@ func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 		p.release(c)
 		return err
 	}
-	if _, err := p.queue.Write(c.buf); err != nil {
+	if _, err := p.requests.Write(c.buf); err != nil {
 		p.release(c)
 		return &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("queue of the workers: %w", err)}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/direct"
 	"liege/serve/exchange"
 )
 
@@ -54,12 +55,13 @@ type lane struct {
 	slot   int
 	thread int // of its worker, from 0
 	conn   *net.UnixConn
-	memory *os.File // the slots
+	own    *direct.Conn // the same
+	memory *os.File     // the slots
 
 	in      []byte // in[r:n] is read and not yet used
 	r, n    int
 	lent    *[]byte    // in is of it: for a large answer, one of spoolBuffers
-	own     []byte     // what in was before
+	usual   []byte     // what in was before
 	wmu     sync.Mutex // of writing: out, told
 	out     []byte
 	fields  []exchange.Field
@@ -97,6 +99,7 @@ func breachf(format string, a ...any) error { return &breach{fmt.Sprintf(format,
 // run serves the lane until the worker ends or breaks the protocol; it is
 // io.EOF in the first case.
 func (l *lane) run() error {
+	l.own = direct.New(l.conn)
 	l.in = make([]byte, headerSize) // most of an asynchronous worker's lanes are never used
 	for {
 		f, err := l.header()
@@ -281,7 +284,7 @@ func (l *lane) done(failed bool) {
 // widen makes in, of which nothing is left to be used, large for a while.
 func (l *lane) widen() {
 	if len(l.in) < spoolBuffer {
-		l.lent, l.own = spoolBuffers.Get().(*[]byte), l.in
+		l.lent, l.usual = spoolBuffers.Get().(*[]byte), l.in
 		l.in = (*l.lent)[:spoolBuffer]
 	}
 }
@@ -292,7 +295,7 @@ func (l *lane) narrow() {
 	switch {
 	case l.lent != nil:
 		spoolBuffers.Put(l.lent)
-		l.in, l.lent, l.own = l.own, nil, nil
+		l.in, l.lent, l.usual = l.usual, nil, nil
 	case len(l.in) > laneBuffer: // a large head
 		l.in = make([]byte, laneBuffer)
 	}
@@ -326,7 +329,7 @@ func (l *lane) fill(want int) error {
 		l.in = append(l.in, make([]byte, want-len(l.in))...)
 	}
 	for l.n < want {
-		n, err := l.conn.Read(l.in[l.n:])
+		n, err := l.own.Read(l.in[l.n:])
 		l.n += n
 		if err != nil {
 			if errors.Is(err, io.EOF) && l.n > 0 {
@@ -342,7 +345,7 @@ func (l *lane) fill(want int) error {
 func (l *lane) read(b []byte) error {
 	n := copy(b, l.in[l.r:l.n])
 	l.r += n
-	_, err := io.ReadFull(l.conn, b[n:])
+	_, err := io.ReadFull(l.own, b[n:])
 	return err
 }
 
@@ -434,7 +437,7 @@ func (l *lane) write(kind byte, arg uint32, id uint64, body []byte) error {
 		return err
 	}
 	l.out = append(l.out, body...)
-	_, err := l.conn.Write(l.out)
+	_, err := l.own.Write(l.out)
 	return err
 }
 
