@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"liege/serve/api"
@@ -13,6 +11,7 @@ import (
 	"liege/serve/exchange"
 	"liege/serve/front"
 	"liege/serve/metrics"
+	"liege/serve/worker"
 )
 
 // stats is what a stats listener sends: the names, and what they mean, are
@@ -190,7 +189,8 @@ func (c *Core) worker(w *exchange.WorkerStats, modifier int) workerStats {
 		o.AverageRT = o.RunningTime / int64(w.Requests)
 	}
 	if w.PID > 0 {
-		o.VSZ, o.RSS = memoryOf(w.PID)
+		size, resident := worker.MemoryOf(w.PID)
+		o.VSZ, o.RSS = uint64(size), uint64(resident)
 	}
 	for i, t := range w.Threads {
 		core := coreStats{ID: i, Requests: t.Requests, Vars: []string{}}
@@ -200,23 +200,6 @@ func (c *Core) worker(w *exchange.WorkerStats, modifier int) workerStats {
 		o.Cores = append(o.Cores, core)
 	}
 	return o
-}
-
-// memoryOf is the size of a process's address space and of what of it is in
-// memory, in bytes (proc(5), statm); 0 where /proc does not say.
-func memoryOf(pid int) (size, resident uint64) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
-	if err != nil {
-		return 0, 0
-	}
-	f := strings.Fields(string(b))
-	if len(f) < 2 {
-		return 0, 0
-	}
-	size, _ = strconv.ParseUint(f[0], 10, 64)
-	resident, _ = strconv.ParseUint(f[1], 10, 64)
-	page := uint64(os.Getpagesize())
-	return size * page, resident * page
 }
 
 func unix(t time.Time) int64 {

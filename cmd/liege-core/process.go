@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"syscall"
@@ -281,19 +279,6 @@ func (p *process) count(quit <-chan struct{}) {
 			return
 		}
 	}
-}
-
-// When a core gives memory back: after a while without requests, if there were
-// some before. On a host of thousands of vassals most are at rest.
-const (
-	restAfter    = 5 * time.Second
-	worthTidying = 100
-)
-
-// giveBack returns to the system what the heap holds and does not use.
-func giveBack() {
-	runtime.GC()         // sync.Pool keeps its buffers through one collection
-	debug.FreeOSMemory() // and not through the second
 }
 
 // ready is told that the application is loaded. What the file's reader warned

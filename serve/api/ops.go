@@ -150,7 +150,7 @@ func (c *client) workers() bool {
 		if w.Requests > 0 {
 			rt = w.Running.Microseconds() / int64(w.Requests)
 		}
-		size, resident := memoryOf(w.PID)
+		size, resident := worker.MemoryOf(w.PID)
 		for _, n := range []int64{int64(w.ID), int64(w.PID), int64(w.Requests), int64(w.Delta), int64(w.Errors),
 			w.Running.Microseconds(), spawned, respawns, int64(w.Sent), rt, resident, size} {
 			c.a.number(n)

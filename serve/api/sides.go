@@ -1,9 +1,6 @@
 package api
 
 import (
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -184,16 +181,4 @@ func (h *Host) Sides() (mules []MuleStats, spoolers []SpoolerStats) {
 		spoolers = append(spoolers, s)
 	}
 	return mules, spoolers
-}
-
-// memoryOf is the size of a process's address space and of what of it is in
-// memory, in bytes (proc(5), statm); 0 where /proc does not say.
-func memoryOf(pid int) (size, resident int64) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
-	if f := strings.Fields(string(b)); pid > 0 && err == nil && len(f) >= 2 {
-		size, _ = strconv.ParseInt(f[0], 10, 64)
-		resident, _ = strconv.ParseInt(f[1], 10, 64)
-	}
-	page := int64(os.Getpagesize())
-	return size * page, resident * page
 }

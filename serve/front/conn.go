@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"liege/serve/direct"
 	"liege/serve/exchange"
 	"liege/vassal"
 )
@@ -40,6 +41,7 @@ type conn struct {
 	s    *Server
 	nc   net.Conn
 	raw  syscall.RawConn // nil: no sendfile
+	own  *direct.Conn    // nil: bytes of nc are not those of a socket
 	peer [4]exchange.Var // REMOTE_ADDR, REMOTE_PORT, SERVER_NAME, SERVER_PORT
 
 	modifier2 uint8 // of the last packet
@@ -81,6 +83,7 @@ func (s *Server) newConn(nc net.Conn, proto vassal.Protocol) *conn {
 			c.raw = raw
 		}
 	}
+	c.own = direct.New(nc)
 	if !gateway(proto) {
 		addr, port := hostPort(nc.RemoteAddr())
 		_, local := hostPort(nc.LocalAddr())
@@ -179,13 +182,29 @@ func (c *conn) fill(limit int) error {
 			return errLargeHead
 		}
 	}
-	n, err := c.nc.Read(c.buf[c.w:])
+	n, err := c.receive(c.buf[c.w:])
 	c.w += n
 	if n > 0 {
 		return nil
 	}
 	if err == nil {
 		return io.ErrNoProgress
+	}
+	return err
+}
+
+func (c *conn) receive(p []byte) (int, error) {
+	if c.own != nil {
+		return c.own.Read(p)
+	}
+	return c.nc.Read(p)
+}
+
+func (c *conn) send(p []byte) (err error) {
+	if c.own != nil {
+		_, err = c.own.Write(p)
+	} else {
+		_, err = c.nc.Write(p)
 	}
 	return err
 }
@@ -200,7 +219,7 @@ func (c *conn) readBody(p []byte) (int, error) {
 	}
 	c.arm(busy, c.s.limits.BodyTimeout)
 	if len(p) >= len(c.buf) {
-		return c.nc.Read(p)
+		return c.receive(p)
 	}
 	c.r, c.w = 0, 0
 	if err := c.fill(len(c.buf)); err != nil {
@@ -244,7 +263,7 @@ func (c *conn) write(p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), maxWrite)
 		c.armWrite()
-		if _, err := c.nc.Write(p[:n]); err != nil {
+		if err := c.send(p[:n]); err != nil {
 			return errClientGone
 		}
 		p = p[n:]

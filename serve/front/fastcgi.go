@@ -46,7 +46,7 @@ var (
 // specification's FCGI_CANT_MPX_CONN; no web server tries).
 func (c *conn) serveFastCGI(ctx context.Context, nph bool) {
 	f := &fcgiConn{Conn: c.nc, c: c}
-	c.nc, c.raw = f, nil // no sendfile(2): the bytes go in records
+	c.nc, c.raw, c.own = f, nil, nil // no sendfile(2): the bytes go in records
 	style := statusField
 	if nph {
 		style = statusLine

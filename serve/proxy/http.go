@@ -39,7 +39,7 @@ func (c *Client) HTTP(ctx context.Context, r *exchange.Request, w exchange.Respo
 	}
 	m := r.Get("REQUEST_METHOD")
 	again := (m == "GET" || m == "HEAD" || m == "OPTIONS") && r.Length == 0 && !upgrade
-	for tried := false; ; tried = true {
+	for tried := false; ; {
 		nc, old, err := c.get(ctx, t.Address, again)
 		if err != nil && tried { // it is not Unsent any more
 			err = fmt.Errorf("%w, and then: %s", errNoAnswer, err.Error())
@@ -47,13 +47,14 @@ func (c *Client) HTTP(ctx context.Context, r *exchange.Request, w exchange.Respo
 		if err != nil {
 			return upstream(t.Address, err)
 		}
-		x := trip{c: c, r: r, w: w, nc: nc, method: m, upgrade: upgrade}
-		err = x.do(ctx, request)
-		if !x.heard && old && err != nil && exchange.StatusOf(err) == 502 && ctx.Err() == nil {
-			again = false // once: over a new connection
-			continue
+		x := trip{c: c, r: r, w: w, nc: nc, old: old, method: m, upgrade: upgrade}
+		switch err = x.do(ctx, request); {
+		case errors.Is(err, errStale): // the next one
+		case !x.heard && old && err != nil && exchange.StatusOf(err) == 502 && ctx.Err() == nil:
+			again, tried = false, true // once: over a new connection
+		default:
+			return err
 		}
-		return err
 	}
 }
 
@@ -63,6 +64,7 @@ type trip struct {
 	r       *exchange.Request
 	w       exchange.Response
 	nc      *conn
+	old     bool // nc was used before
 	method  string
 	upgrade bool
 	heard   bool // something of the answer has come
@@ -79,13 +81,22 @@ func (x *trip) do(ctx context.Context, request []byte) error {
 		}
 		nc.Close()
 	}()
-	if x.r.Length == 0 {
-		if _, err := nc.Write(request); err != nil {
-			return upstream(nc.addr, err)
-		}
-		return x.answer(ctx)
+	var err error
+	switch {
+	case x.r.Length != 0:
+		return x.withBody(ctx, request)
+	case x.old:
+		err = nc.again(request)
+	default:
+		_, err = nc.Write(request)
 	}
-	return x.withBody(ctx, request)
+	switch {
+	case errors.Is(err, errStale):
+		return err
+	case err != nil:
+		return upstream(nc.addr, err)
+	}
+	return x.answer(ctx)
 }
 
 // withBody sends the request by a goroutine of its own, which is gone when it

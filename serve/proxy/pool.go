@@ -3,12 +3,14 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"liege/serve/direct"
 )
 
 // Connections that wait for another request: how many to one server, to all,
@@ -31,7 +33,7 @@ type pool struct {
 // get returns a connection that was used before, or a new one.
 func (c *Client) get(ctx context.Context, addr string, used bool) (nc *conn, old bool, err error) {
 	if used {
-		if nc := c.pool.take(addr); nc != nil {
+		if nc := c.pool.last(addr); nc != nil {
 			return nc, true, nil
 		}
 	}
@@ -40,19 +42,6 @@ func (c *Client) get(ctx context.Context, addr string, used bool) (nc *conn, old
 		nc.br = bufio.NewReaderSize(nc, 16<<10)
 	}
 	return nc, false, err
-}
-
-// take returns a connection that nothing has come on since: a server that ends
-// it, or says 408 first, has nothing to do with the next request, and what it
-// sent behind an answer that may have no body must not be the next answer.
-func (p *pool) take(addr string) *conn {
-	for {
-		nc := p.last(addr)
-		if nc == nil || nc.silent() {
-			return nc
-		}
-		nc.Close()
-	}
 }
 
 func (p *pool) last(addr string) *conn {
@@ -68,23 +57,46 @@ func (p *pool) last(addr string) *conn {
 	return nc
 }
 
-// silent reports whether a connection is open and nothing is there to be read.
-func (c *conn) silent() bool {
-	sc, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return false
+// errStale is that of a connection that cannot be used again: nothing was sent.
+var errStale = errors.New("the idle connection has ended, or something has come on it")
+
+// again sends a request over a connection that was used before, and waits until
+// there is something to be read. errStale: a server that ends the connection, or
+// says 408 first, has nothing to do with this request, and what it sent behind
+// an answer that may have no body must not be the next answer.
+//
+// All is done within one Read of the poller, which has forgotten by then what
+// came before: so the look that finds nothing stands for the attempt to read
+// with which each wait for an answer begins otherwise.
+func (c *conn) again(request []byte) error {
+	if c.own == nil {
+		return errStale
 	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return false
-	}
-	quiet := false
-	err = raw.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		quiet = err == unix.EAGAIN
+	c.arm()
+	sent, looked := 0, false
+	var errno syscall.Errno
+	stale := false
+	err := c.own.Raw().Read(func(fd uintptr) bool {
+		if looked {
+			return true
+		}
+		looked = true
+		if stale = !direct.Silent(fd); !stale {
+			sent, errno = direct.Send(fd, request)
+		}
+		return sent < len(request) // else wait
 	})
-	return quiet && err == nil
+	switch {
+	case err != nil:
+		return err
+	case stale:
+		return errStale
+	case errno != 0 && errno != syscall.EAGAIN:
+		return os.NewSyscallError("sendto", errno)
+	case sent < len(request):
+		_, err = c.Write(request[sent:])
+	}
+	return err
 }
 
 // put keeps nc, or closes it if there are enough.

@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"liege/serve/direct"
 	"liege/serve/exchange"
 )
 
@@ -67,7 +68,7 @@ func (c *Client) dial(ctx context.Context, addr string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: nc, addr: addr, silence: c.limits.Silence}, nil
+	return &conn{Conn: nc, own: direct.New(nc), addr: addr, silence: c.limits.Silence}, nil
 }
 
 // connect connects to HOST:PORT, to the unix socket at a path, or to the
@@ -105,6 +106,7 @@ func Unreached(err error) bool {
 // each read and write begins it anew.
 type conn struct {
 	net.Conn
+	own     *direct.Conn // nil: it was not made here
 	addr    string
 	silence time.Duration
 	by      atomic.Int64 // the deadline that is set
@@ -130,11 +132,17 @@ func (c *conn) arm() {
 
 func (c *conn) Read(p []byte) (int, error) {
 	c.arm()
+	if c.own != nil {
+		return c.own.Read(p)
+	}
 	return c.Conn.Read(p)
 }
 
 func (c *conn) Write(p []byte) (int, error) {
 	c.arm()
+	if c.own != nil {
+		return c.own.Write(p)
+	}
 	return c.Conn.Write(p)
 }
 

@@ -129,7 +129,7 @@ func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 		return err
 	}
 	p.prepare(c, r, w, p.seq.Add(1), f, body)
-	if _, err := p.queue.Write(c.buf); err != nil {
+	if _, err := p.requests.Write(c.buf); err != nil {
 		p.release(c)
 		return &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("queue of the workers: %w", err)}
 	}

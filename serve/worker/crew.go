@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -251,7 +249,7 @@ func (s *supervisor) watchMemory() {
 		return
 	}
 	for _, pr := range s.procs {
-		size, resident := memoryOf(int(pr.pid.Load()))
+		size, resident := MemoryOf(int(pr.pid.Load()))
 		switch {
 		case pr.why != "" || pr.gone:
 		case w.EvilRSS > 0 && resident >= w.EvilRSS:
@@ -262,21 +260,6 @@ func (s *supervisor) watchMemory() {
 			pr.kill()
 		}
 	}
-}
-
-// memoryOf is the size of a process's address space and of what of it is in
-// memory, in bytes (proc(5), statm); 0 where /proc does not say.
-func memoryOf(pid int) (size, resident int64) {
-	if pid <= 1 {
-		return 0, 0
-	}
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/statm")
-	if f := strings.Fields(string(b)); err == nil && len(f) >= 2 {
-		size, _ = strconv.ParseInt(f[0], 10, 64)
-		resident, _ = strconv.ParseInt(f[1], 10, 64)
-	}
-	page := int64(os.Getpagesize())
-	return size * page, resident * page
 }
 
 // spawn has the loader fork worker i+1.

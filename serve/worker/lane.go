@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/direct"
 	"liege/serve/exchange"
 )
 
@@ -54,10 +55,13 @@ type lane struct {
 	slot   int
 	thread int // of its worker, from 0
 	conn   *net.UnixConn
-	memory *os.File // the slots
+	own    *direct.Conn // the same
+	memory *os.File     // the slots
 
 	in      []byte // in[r:n] is read and not yet used
 	r, n    int
+	lent    *[]byte    // in is of it: for a large answer, one of spoolBuffers
+	usual   []byte     // what in was before
 	wmu     sync.Mutex // of writing: out, told
 	out     []byte
 	fields  []exchange.Field
@@ -75,7 +79,7 @@ const (
 	maxHead    = 128 << 10 // of an answer's status line and fields
 	oddHead    = 16 << 20  // what is longer no application means: it ends the worker
 	laneBuffer = 16 << 10
-	pieceSize  = 64 << 10
+	pieceSize  = spoolBuffer // of a body, at once
 )
 
 // laneTimeout is how long a worker may leave what it asked for unread.
@@ -97,6 +101,7 @@ func breachf(format string, a ...any) error { return &breach{fmt.Sprintf(format,
 // run serves the lane until the worker ends or breaks the protocol; it is
 // io.EOF in the first case.
 func (l *lane) run() error {
+	l.own = direct.New(l.conn)
 	l.in = make([]byte, headerSize) // most of an asynchronous worker's lanes are never used
 	for {
 		f, err := l.header()
@@ -273,10 +278,30 @@ func (l *lane) done(failed bool) {
 		l.p.stats[l.proc.number-1].errors.Add(1)
 	}
 	l.current = nil
-	if len(l.in) > laneBuffer && l.r == l.n {
-		l.in, l.r, l.n = make([]byte, laneBuffer), 0, 0
+	if l.r == l.n {
+		l.narrow()
 	}
 	l.p.finish(c, failed)
+}
+
+// widen makes in, of which nothing is left to be used, large for a while.
+func (l *lane) widen() {
+	if len(l.in) < spoolBuffer {
+		l.lent, l.usual = spoolBuffers.Get().(*[]byte), l.in
+		l.in = (*l.lent)[:spoolBuffer]
+	}
+}
+
+// narrow ends that. Nothing of in is used any more.
+func (l *lane) narrow() {
+	l.r, l.n = 0, 0
+	switch {
+	case l.lent != nil:
+		spoolBuffers.Put(l.lent)
+		l.in, l.lent, l.usual = l.usual, nil, nil
+	case len(l.in) > laneBuffer: // a large head
+		l.in = make([]byte, laneBuffer)
+	}
 }
 
 // header reads the next frame's header.
@@ -307,7 +332,7 @@ func (l *lane) fill(want int) error {
 		l.in = append(l.in, make([]byte, want-len(l.in))...)
 	}
 	for l.n < want {
-		n, err := l.conn.Read(l.in[l.n:])
+		n, err := l.own.Read(l.in[l.n:])
 		l.n += n
 		if err != nil {
 			if errors.Is(err, io.EOF) && l.n > 0 {
@@ -323,7 +348,7 @@ func (l *lane) fill(want int) error {
 func (l *lane) read(b []byte) error {
 	n := copy(b, l.in[l.r:l.n])
 	l.r += n
-	_, err := io.ReadFull(l.conn, b[n:])
+	_, err := io.ReadFull(l.own, b[n:])
 	return err
 }
 
@@ -348,8 +373,8 @@ func (l *lane) body(f frame) error {
 	for left > 0 {
 		if l.r == l.n {
 			l.r, l.n = 0, 0
-			if left > laneBuffer && len(l.in) < pieceSize {
-				l.in = make([]byte, pieceSize)
+			if left > laneBuffer {
+				l.widen()
 			}
 			if err := l.fill(1); err != nil {
 				return err
@@ -395,13 +420,13 @@ func (l *lane) send(kind byte, arg uint32, body []byte) error {
 	return l.write(kind, arg, l.current.id, body)
 }
 
-// write is send with wmu held.
+// write is send with wmu held. A small body goes out in one piece with its
+// header; a large one is not copied.
 func (l *lane) write(kind byte, arg uint32, id uint64, body []byte) error {
 	l.out = append(l.out[:0], kind, 0, 0, 0, 0, 0, 0, 0)
 	l.out = binary.LittleEndian.AppendUint32(l.out, uint32(len(body)))
 	l.out = binary.LittleEndian.AppendUint32(l.out, arg)
 	l.out = binary.LittleEndian.AppendUint64(l.out, id)
-	l.out = append(l.out, body...)
 	by := time.Now().Add(laneTimeout)
 	if kind == 'M' { // nobody asked for it
 		by = time.Time{}
@@ -409,10 +434,13 @@ func (l *lane) write(kind byte, arg uint32, id uint64, body []byte) error {
 	if err := l.conn.SetWriteDeadline(by); err != nil {
 		return err
 	}
-	_, err := l.conn.Write(l.out)
-	if cap(l.out) > laneBuffer {
-		l.out = nil
+	if len(body) > laneBuffer {
+		parts := net.Buffers{l.out, body}
+		_, err := parts.WriteTo(l.conn)
+		return err
 	}
+	l.out = append(l.out, body...)
+	_, err := l.own.Write(l.out)
 	return err
 }
 
@@ -421,12 +449,14 @@ func (l *lane) request(f frame) error {
 	if f.size != 0 {
 		return breachf("a wish for a body with a body")
 	}
-	buf := make([]byte, min(f.arg, pieceSize))
-	n, err := l.current.read(buf)
+	buf := spoolBuffers.Get().(*[]byte)
+	defer spoolBuffers.Put(buf)
+	piece := (*buf)[:min(f.arg, pieceSize)]
+	n, err := l.current.read(piece)
 	if err != nil {
 		return l.send('B', 1, nil)
 	}
-	return l.send('B', 0, buf[:n])
+	return l.send('B', 0, piece[:n])
 }
 
 // read reads from the request's body; 0 bytes are its end.

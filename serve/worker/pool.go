@@ -47,6 +47,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/direct"
 	"liege/serve/exchange"
 	"liege/serve/worker/lang"
 	"liege/vassal"
@@ -84,6 +85,7 @@ type Pool struct {
 	calls           []*call
 	free            chan *call
 	queue           *net.UnixConn // requests go in here; set before the first call is freed
+	requests        *direct.Conn  // the same
 	ready           chan vassal.Problems
 	closed          chan struct{} // no more requests are taken
 	over            chan struct{} // Run is about to return

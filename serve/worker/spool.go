@@ -16,13 +16,13 @@ import (
 // them the worker waits, as it would for any reader that is slower.
 const (
 	spoolBuffer = 64 << 10        // bytes of a buffer, and what is handed to the client at once
-	spoolEach   = 5 * spoolBuffer // that one answer may have: 256 KiB, whatever little is in the client's hands
+	spoolEach   = 5 * spoolBuffer // that one answer may have: 320 KiB, with the buffer in the client's hands
 	spoolAll    = 16 << 20        // that all answers of an application may have, beyond one buffer each
-	fileSize    = spoolEach       // what an open file counts as
+	fileSize    = spoolEach       // what an open file counts as: nothing comes behind it before it is sent
 	maxDirect   = 12 << 10        // of a whole answer: a Response keeps so much until Flush
 )
 
-// spoolBuffers holds buffers of spools. It is a cache.
+// spoolBuffers holds buffers of spools and lanes. It is a cache.
 var spoolBuffers = sync.Pool{New: func() any { b := make([]byte, 0, spoolBuffer); return &b }}
 
 // spool has what a worker sent of a body and its client has not taken yet. The

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"liege/serve/direct"
 	"liege/serve/worker/lang"
 	"liege/vassal"
 )
@@ -131,7 +132,7 @@ func (s *supervisor) open() error {
 	if err != nil {
 		return err
 	}
-	s.p.queue, s.other = conn, other
+	s.p.queue, s.p.requests, s.other = conn, direct.New(conn), other
 	threads := s.p.most
 	// Four times as many places as workers: one that dies keeps its own until
 	// the answers it has left behind are sent.
