@@ -148,7 +148,7 @@ type Trailerer interface {
 }
 
 // SendTrailers sends fields behind the body where w can: a client by HTTP/1.1
-// gets none.
+// gets them if it has said that it takes them, and the length is not declared.
 func SendTrailers(w Response, fields []Field) {
 	if t, ok := w.(Trailerer); ok {
 		t.Trailers(fields)

@@ -61,7 +61,7 @@ func TestH2Variables(t *testing.T) {
 	}
 	want := []string{"REQUEST_METHOD=POST", "REQUEST_URI=/a%20b/./c/../d//e?x=%20y", "PATH_INFO=/a b/d//e", "QUERY_STRING=x=%20y",
 		"SERVER_PROTOCOL=HTTP/2.0", "SCRIPT_NAME=", "REQUEST_SCHEME=https", "REMOTE_ADDR=127.0.0.1", "SERVER_NAME=shop", "HTTPS=on",
-		"CONTENT_LENGTH=3", "HTTP_HOST=Example.com:80", "HTTP_ACCEPT_ENCODING=identity", "CONTENT_TYPE=text/plain", "HTTP_COOKIE=a=1; b=2", "HTTP_HTTPS=off", "HTTP_REMOTE_USER=root",
+		"CONTENT_LENGTH=3", "HTTP_HOST=Example.com:80", "HTTP_TE=trailers", "HTTP_ACCEPT_ENCODING=identity", "CONTENT_TYPE=text/plain", "HTTP_COOKIE=a=1; b=2", "HTTP_HTTPS=off", "HTTP_REMOTE_USER=root",
 		"HTTP_USER_AGENT=t", "HTTP_X_A=1, 2", "length=3", "body=abc", ""}
 	if d := cmp.Diff(want, lines); d != "" {
 		t.Error(d)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -259,6 +261,66 @@ func itoa(n int64) string {
 		b = append([]byte{byte('0' + n%10)}, b...)
 		if n /= 10; n == 0 {
 			return string(b)
+		}
+	}
+}
+
+// TestTrailers: fields behind a body in chunks, for a client by HTTP/1.1 that has
+// said that it takes them, and never what only a head may say.
+func TestTrailers(t *testing.T) {
+	var status int
+	var head, behind []exchange.Field
+	var parts []string
+	r := serve(t, vassal.HTTP, keepAlive, func(ctx context.Context, req *exchange.Request, w exchange.Response) error {
+		err := answerWith(status, "", head, nil, parts...)(ctx, req, w)
+		exchange.SendTrailers(w, behind)
+		return err
+	})
+	for _, c := range []struct {
+		request, length, want string
+		status                int
+		parts                 []string
+	}{
+		{"GET / HTTP/1.1\r\nTE: trailers\r\nConnection: TE", "", "2\r\nhi\r\n0\r\nX-Sum: 1 2\r\nx-b: \r\n\r\n", 200, []string{"hi"}},
+		{"GET / HTTP/1.1\r\nTE: gzip;q=0.5, Trailers;q=1", "", "1\r\na\r\n1\r\nb\r\n0\r\nX-Sum: 1 2\r\nx-b: \r\n\r\n", 200, []string{"a", "<flush>", "b", "<flush>"}},
+		{"GET / HTTP/1.1\r\nTE: trailers", "", "0\r\nX-Sum: 1 2\r\nx-b: \r\n\r\n", 200, nil},
+		{"GET / HTTP/1.1\r\nTE: trailers", "2", "hi", 200, []string{"hi"}},
+		{"GET / HTTP/1.1\r\nTE: trailers", "", "", 204, nil},
+		{"HEAD / HTTP/1.1\r\nTE: trailers", "", "", 200, []string{"hi"}},
+		{"GET / HTTP/1.1\r\nTE: gzip", "", "hi", 200, []string{"hi"}},
+		{"GET / HTTP/1.1", "", "1\r\na\r\n0\r\n\r\n", 200, []string{"a", "<flush>"}},
+		{"GET / HTTP/1.0\r\nTE: trailers", "", "hi", 200, []string{"hi"}},
+	} {
+		status, parts, head = c.status, c.parts, nil
+		if c.length != "" {
+			head = fields("Content-Length", c.length)
+		}
+		behind = fields("X-Sum", " 1 2", "Content-Length", "9", "Transfer-Encoding", "x", "Set-Cookie", "a=b", "content-type", "text/html", "Trailer", "y", "bad name", "z", "X-C", "a\r\nb", "x-b", "")
+		got := ask(t, r.addr, c.request+"\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if _, body, _ := strings.Cut(got, "\r\n\r\n"); body != c.want {
+			t.Errorf("%q, length %q: %q, want %q", c.request, c.length, got, c.want)
+		}
+	}
+	// What another's reader makes of it, and that the connection goes on.
+	status, parts, head = 200, []string{"hello"}, fields("Trailer", "X-Sum")
+	c := &http.Client{Transport: &http.Transport{}}
+	defer c.CloseIdleConnections()
+	for i := range 2 {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+r.addr+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("TE", "trailers")
+		reused := false
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) { reused = g.Reused }}))
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || string(body) != "hello" || res.Trailer.Get("X-Sum") != "1 2" || len(res.Trailer) != 2 || reused != (i > 0) {
+			t.Errorf("%d: %q %v, trailers %v, reused %v", i, body, err, res.Trailer, reused)
 		}
 	}
 }
