@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"os"
 	"path/filepath"
 	"strings"
@@ -551,4 +553,35 @@ func TestH2StreamLimit(t *testing.T) {
 	if refused != 1 {
 		t.Errorf("%d of four were refused, want one", refused)
 	}
+}
+
+// TestH2Informational: responses before the answer; their fields are not of it.
+func TestH2Informational(t *testing.T) {
+	testenv.Leaks(t)
+	s := serveTLS(t, vassal.HTTPS, keepAlive, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		exchange.SendInformational(w, 103, fields("Link", "</a>; rel=preload", "Content-Length", "7", "Connection", "x"))
+		exchange.SendInformational(w, 101, nil)
+		return answerWith(200, "", fields("X-A", "b"), nil, "hello")(context.Background(), nil, w)
+	}, nil)
+	var said []string
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		said = append(said, fmt.Sprint(code, h))
+		return nil
+	}})
+	req, err := http.NewRequestWithContext(ctx, "GET", "https://"+s.addr+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.httpClient(t)
+	res, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if want := "[103 map[Link:[</a>; rel=preload]]]"; err != nil || res.ProtoMajor != 2 || string(b) != "hello" || fmt.Sprint(said) != want || res.Header.Get("Link") != "" || res.Header.Get("X-A") != "b" {
+		t.Errorf("%v %q, %v, want %s; %v", err, b, said, want, res.Header)
+	}
+	c.CloseIdleConnections()
+	s.stop()
 }

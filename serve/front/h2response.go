@@ -274,18 +274,37 @@ func (r *h2response) Trailers(fields []exchange.Field) {
 var headOnly = []string{"authorization", "cache-control", "content-encoding", "content-range", "content-type", "expect", "host", "location", "pragma",
 	"proxy-authenticate", "proxy-authorization", "range", "set-cookie", "vary", "www-authenticate"}
 
-// trailersAmong are the fields that may come behind a body: those that are valid
-// and say nothing about the framing, the body's type or who may have it, which
-// who reads only the head would miss (RFC 9110 6.5.1).
-func trailersAmong(fields []exchange.Field) (out []exchange.Field) {
+// trailersAmong are the fields that may come behind a body: those that say
+// nothing about the body's type or who may have it, which who reads only the
+// head would miss (RFC 9110 6.5.1).
+func trailersAmong(fields []exchange.Field) []exchange.Field {
+	return slices.DeleteFunc(looseFields(fields), func(f exchange.Field) bool { return slices.Contains(headOnly, strings.ToLower(f.Name)) })
+}
+
+// looseFields are the fields that are valid and do not concern the framing or
+// the connection: those that may come outside an answer's head.
+func looseFields(fields []exchange.Field) (out []exchange.Field) {
 	for i := range fields {
 		f := &fields[i]
 		value, own, err := checkField(f)
-		if err == nil && own == notOwn && !oneConnection(f.Name) && !slices.Contains(headOnly, strings.ToLower(f.Name)) {
+		if err == nil && own == notOwn && !oneConnection(f.Name) {
 			out = append(out, exchange.Field{Name: f.Name, Value: value})
 		}
 	}
 	return out
+}
+
+// Inform implements exchange.Informer.
+func (r *h2response) Inform(status int, fields []exchange.Field) {
+	if r.begun || r.started || status < 102 || status > 199 {
+		return
+	}
+	h := r.w.Header()
+	for _, f := range looseFields(fields) {
+		h.Add(f.Name, f.Value)
+	}
+	r.w.WriteHeader(status)
+	clear(h) // they are of this one
 }
 
 // Watch implements exchange.Watcher: HTTP/2 tells it at any time.

@@ -419,6 +419,23 @@ func (r *response) sendContinue() error {
 	return r.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
+// Inform implements exchange.Informer. The client may be slow to take it: that
+// is its answer's time.
+func (r *response) Inform(status int, fields []exchange.Field) {
+	r.gate.Lock()
+	defer r.gate.Unlock()
+	if r.begun || r.minor == 0 || r.gateway || r.broken != nil || status < 102 || status > 199 {
+		return
+	}
+	out := fmt.Appendf(r.out[:0], "HTTP/1.1 %d %s\r\n", status, exchange.Reason(status))
+	for _, f := range looseFields(fields) {
+		out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
+	}
+	r.out = append(out, "\r\n"...)
+	r.broken = r.c.write(r.out)
+	r.out = r.out[:0]
+}
+
 // finish completes the answer after the backend returned err, and returns
 // what the access log should say went wrong.
 func (r *response) finish(err error) error {
@@ -476,8 +493,7 @@ func (r *response) complete() error {
 // 9112 7.1.2).
 func (r *response) lastChunk() {
 	r.out = append(r.out, "0\r\n"...)
-	for i := range r.behind {
-		f := &r.behind[i]
+	for _, f := range r.behind {
 		r.out = append(append(append(append(r.out, f.Name...), ": "...), f.Value...), "\r\n"...)
 	}
 	r.out = append(r.out, "\r\n"...)

@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptrace"
@@ -321,6 +322,27 @@ func TestTrailers(t *testing.T) {
 		res.Body.Close()
 		if err != nil || string(body) != "hello" || res.Trailer.Get("X-Sum") != "1 2" || len(res.Trailer) != 2 || reused != (i > 0) {
 			t.Errorf("%d: %q %v, trailers %v, reused %v", i, body, err, res.Trailer, reused)
+		}
+	}
+}
+
+// TestInformational: responses before the answer, to clients by HTTP/1.1 only.
+func TestInformational(t *testing.T) {
+	r := serve(t, vassal.HTTP, keepAlive, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		exchange.SendInformational(w, 103, fields("Link", "</a>; rel=preload", "Content-Length", "7", "Transfer-Encoding", "chunked", "bad name", "x", "X-B", "a\r\nb"))
+		exchange.SendInformational(w, 101, fields("Upgrade", "x"))
+		exchange.SendInformational(w, 102, nil)
+		if err := w.Head(200, "", fields("X-A", "b")); err != nil {
+			return err
+		}
+		exchange.SendInformational(w, 103, nil)
+		_, err := io.WriteString(w, "hello")
+		return err
+	})
+	const final = "HTTP/1.%d 200 OK\r\nX-A: b\r\nContent-Length: 5\r\n%s\r\nhello"
+	for minor, want := range []string{fmt.Sprintf(final, 0, ""), "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + fmt.Sprintf(final, 1, "Connection: close\r\n")} {
+		if got := undated(ask(t, r.addr, fmt.Sprintf("GET / HTTP/1.%d\r\nHost: x\r\nConnection: close\r\n\r\n", minor))); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }
