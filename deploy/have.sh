@@ -14,6 +14,7 @@ for p in uwsgi nginx curl perl lua php-cgi node dpkg rpm mmdebstrap; do
 	if command -v $p >/dev/null; then have=$have,$p; fi
 done
 if [ -x /usr/bin/ruby ] && [ -x /usr/bin/bundle ] && [ -d /usr/share/doc/ruby-rack ]; then have=$have,ruby; fi
+if [ -x /usr/bin/java ] && [ -x /usr/bin/javac ]; then have=$have,java; fi
 if [ -e /usr/share/perl5/Plack/Util.pm ]; then have=$have,plack; fi
 if [ -e /usr/share/wordpress/wp-content/themes/twentytwentythree ] && [ -x /usr/sbin/mariadbd ]; then have=$have,wordpress; fi
 for m in flask django starlette gevent grpc; do

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // handOver is an app whose jobs note what they do, and wait until the test lets
@@ -194,5 +195,58 @@ func TestHandOver(t *testing.T) {
 	}
 	if left := processesOf(t, r.dir); len(left) > 0 {
 		t.Errorf("stopped, and there are %v", left)
+	}
+}
+
+// TestHandOverAlone: with overlap = no a command that runs when a reload comes
+// ends in peace, beside the daemon that it may need, and the next generation
+// begins only then; one that takes longer than the drain is asked to end.
+func TestHandOverAlone(t *testing.T) {
+	r := newRealm(t)
+	r.write("notes/.keep", "")
+	r.give("notes", nobody, nobody)
+	r.write("app/app.py", "import os\nopen(os.environ['NOTES'], 'a').write('loaded %s\\n' % os.environ['GEN'])\n"+hello("here"))
+	r.write("app/command", `note() { echo "$1 $GEN" >>$NOTES; }
+trap 'note asked; exit' TERM
+note begun
+until [ -e $NOTES-go ]; do sleep 0.05; done
+kill -0 $(cat $NOTES-daemon) && note daemon
+note done
+`)
+	notes := func(name string) string {
+		b, _ := os.ReadFile(filepath.Join(r.dir, "notes", name))
+		return strings.ReplaceAll(string(b), "\n", ", ")
+	}
+	drop := func(name, lines, gen string) {
+		r.drop(name, "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/app.py\nbind = DIR/notes\noverlap = no\nenv = GEN="+gen+"\nenv = NOTES=DIR/notes/"+name+
+			"\ntouch-exec = DIR/notes/"+name+"-flag exec sh ./command\nattach-daemon = echo $$ >DIR/notes/"+name+"-daemon; exec sleep 10000\n"+lines)
+	}
+	vassals := map[string]string{"patient": "", "short": "drain-timeout = 11\n"} // a command gets ten seconds less
+	for name, lines := range vassals {
+		drop(name, lines, "a")
+	}
+	for name := range vassals {
+		r.up(name)
+		r.until("the daemon of "+name, func() bool { b, _ := os.ReadFile(filepath.Join(r.dir, "notes", name+"-daemon")); return len(b) > 1 })
+		var touched time.Time
+		r.until("the command of "+name, func() bool { // whenever the files are looked at first
+			if time.Since(touched) > 5*time.Second {
+				touched = time.Now()
+				r.write("notes/"+name+"-flag", touched.String())
+			}
+			return strings.Contains(notes(name), "begun")
+		})
+	}
+	for name, lines := range vassals {
+		drop(name, lines, "b")
+	}
+	r.until("the reload", func() bool { return r.status("patient").State != "running" })
+	time.Sleep(300 * time.Millisecond) // in which nothing may happen
+	r.write("notes/patient-go", "")
+	for name, want := range map[string]string{"patient": "loaded a, begun a, daemon a, done a, loaded b, ", "short": "loaded a, begun a, asked a, loaded b, "} {
+		r.up(name)
+		if got := notes(name); got != want {
+			t.Errorf("%s: %s; want %s", name, got, want)
+		}
 	}
 }

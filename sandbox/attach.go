@@ -34,11 +34,12 @@ func (st *starting) binds() []Mount {
 }
 
 // cgroupBinds shows the generation its own cgroup, read-only, where runtimes
-// look for their limits. On v2 libcontainer mounts it.
+// look for their limits. A JVM believes none of them unless cpuset is there too
+// (cgroupSubsystem_linux.cpp). On v2 libcontainer mounts it.
 func (st *starting) cgroupBinds() []Mount {
 	var ms []Mount
 	seen := map[string]bool{}
-	for _, c := range []string{"memory", "cpu", "cpuacct", "pids"} {
+	for _, c := range []string{"memory", "cpu", "cpuacct", "cpuset", "pids"} {
 		mount := st.m.trees.v1[c]
 		if mount == "" || seen[mount] {
 			continue

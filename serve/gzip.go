@@ -132,6 +132,11 @@ func (z *gzipped) Close() error {
 // Trailers implements exchange.Trailerer.
 func (z *gzipped) Trailers(fields []exchange.Field) { exchange.SendTrailers(z.Response, fields) }
 
+// Inform implements exchange.Informer.
+func (z *gzipped) Inform(status int, fields []exchange.Field) {
+	exchange.SendInformational(z.Response, status, fields)
+}
+
 // Watch implements exchange.Watcher.
 func (z *gzipped) Watch(left func()) (stop func()) { return exchange.Watch(z.Response, left) }
 

@@ -24,6 +24,9 @@ type life struct {
 // makeHooks has the pool call those that come around its life.
 func (c *Core) makeHooks(out io.Writer) {
 	c.life = &life{Runner: hook.New(c.app, c.pool, out, c.log), begun: make(chan struct{}), loaded: make(chan struct{}, 1), seen: map[int]int{}}
+	if c.life.Runner != nil {
+		c.life.Alarm = c.alarm
+	}
 	pool, ok := c.pool.(interface{ Live(worker.Life) })
 	if c.life.Runner == nil || !ok {
 		close(c.life.begun)

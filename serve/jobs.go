@@ -2,11 +2,13 @@ package serve
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"sync"
 
 	"liege/serve/api"
 	"liege/serve/front"
+	"liege/serve/worker"
 )
 
 // makeAPI makes what the application's processes ask of the core.
@@ -18,6 +20,37 @@ func (c *Core) makeAPI() {
 	c.api = api.New(c.app, c.caches, pool, c.log)
 	c.api.Metrics = c.metrics
 	c.api.Queue = func() int { return queued(c.listeners.Load()) }
+	c.api.Full = c.full
+}
+
+// alarm raises an alarm.
+func (c *Core) alarm(name, text string) {
+	if c.api == nil {
+		c.log.Warn("alarm", "name", name, "text", text, "err", "no alarm line has this name")
+		return
+	}
+	c.api.Alarm(name, text)
+}
+
+// full says which queue has no place left: a listener's in the kernel, or that
+// of the requests which wait for a worker.
+func (c *Core) full() string {
+	most := worker.MaxWaiting(c.app)
+	for _, crew := range c.crews() {
+		if crew.Queued >= most {
+			return fmt.Sprintf("*** the queue of requests is full: %d wait for a worker ***", most)
+		}
+	}
+	ls := c.listeners.Load()
+	if ls == nil {
+		return ""
+	}
+	for _, l := range *ls {
+		if waiting, most := front.Queue(l); most > 0 && waiting >= most {
+			return fmt.Sprintf("*** listen queue of socket %q full: %d ***", l.Addr(), most)
+		}
+	}
+	return ""
 }
 
 // queued is how many connections wait to be accepted.

@@ -96,6 +96,11 @@ uwsgi.rpc_list()
 uwsgi.rpc(b'', b'f', b'1', b'2')
 uwsgi.call(b'f', b'1')
 uwsgi.call(b'nof')
+uwsgi.register_rpc('number', lambda *a: 5)
+uwsgi.rpc(b'', b'number')
+[type(e).__name__ for e in wrong( lambda: uwsgi.cache_set('a', 1), lambda: uwsgi.cache_set('a', None), lambda: uwsgi.cache_get(1), lambda: uwsgi.cache_exists(7), lambda: uwsgi.cache_set('a', 'b', 'x'), lambda: uwsgi.cache_set('a', 'b', None), lambda: uwsgi.cache_inc('a', 'x'), lambda: uwsgi.lock('x'), lambda: uwsgi.lock(99), lambda: uwsgi.lock(-1), lambda: uwsgi.unlock(99), lambda: uwsgi.is_locked(99), lambda: uwsgi.signal('x'), lambda: uwsgi.register_signal('x', '', print), lambda: uwsgi.add_timer(17, 'x'), lambda: uwsgi.add_timer('x', 1), lambda: uwsgi.add_file_monitor(17, 5), lambda: uwsgi.mule_msg(5), lambda: uwsgi.mule_msg(b'x', 'nosuch'), lambda: uwsgi.farm_msg('f1', 5), lambda: uwsgi.metric_set('mine', 'x'), lambda: uwsgi.metric_get(5), lambda: uwsgi.alarm('nope', 5), lambda: uwsgi.spool({b'a': 1}), lambda: uwsgi.spool('x'), lambda: uwsgi.i_am_the_lord())]
+uwsgi.i_am_the_lord('x'), uwsgi.lord_scroll('x'), uwsgi.scrolls('x')
+uwsgi.cache_get('a'), uwsgi.cache_exists('a')
 uwsgi.set_user_harakiri(0)
 uwsgi.set_warning_message('x')
 uwsgi.is_connected(999)`
@@ -104,7 +109,7 @@ uwsgi.is_connected(999)`
 // do, in a worker of each.
 func TestModuleDifferential(t *testing.T) {
 	testenv.Need(t, testenv.Uwsgi, testenv.Python3)
-	program := "import os, uwsgi\ndef hook():\n if uwsgi.worker_id() != 1: return\n out = []\n for x in open(os.environ['EXPR']).read().splitlines():\n" +
+	program := "import os, uwsgi\ndef wrong(*calls):\n for f in calls:\n  try: f(); yield None\n  except Exception as e: yield e\ndef hook():\n if uwsgi.worker_id() != 1: return\n out = []\n for x in open(os.environ['EXPR']).read().splitlines():\n" +
 		"  try: v = repr(eval(x))\n  except Exception as e: v = 'raise %s: %s' % (type(e).__name__, e)\n  out.append(x + ' -> ' + v)\n" +
 		" open(os.environ['OUT'] + '.tmp', 'w').write('\\n'.join(out)); os.rename(os.environ['OUT'] + '.tmp', os.environ['OUT'])\n" +
 		"uwsgi.post_fork_hook = hook\ndef application(e, s): pass\n"

@@ -147,7 +147,7 @@ func (c *Core) inFront(h exchange.Handler) (exchange.Handler, error) {
 	switch {
 	case !app.Routing.Empty():
 		c.proxy = proxy.New(proxy.Limits{Silence: app.HTTP.WriteTimeout}, c.log)
-		cfg := route.Config{App: app, Next: h, Stats: c.pool.Stats, Proxy: c.proxy, Cache: c.caches, Metrics: c.metrics, Log: c.log}
+		cfg := route.Config{App: app, Next: h, Stats: c.pool.Stats, Proxy: c.proxy, Cache: c.caches, Metrics: c.metrics, Alarm: c.alarm, Log: c.log}
 		if app.Workers != nil {
 			cfg.Call = c.pool
 		}

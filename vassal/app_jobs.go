@@ -16,12 +16,17 @@ type Jobs struct {
 	Crons    []Cron    `json:"crons,omitempty"`
 	Timers   []Timer   `json:"timers,omitempty"`
 	Touches  []Touch   `json:"touches,omitempty"`
+	Alarms   []Alarm   `json:"alarms,omitempty"`
 	Locks    int       `json:"locks,omitempty"` // beside lock 0, which is always there
 
 	CronHarakiri time.Duration `json:"cron_harakiri,omitempty"`
 	MuleHarakiri time.Duration `json:"mule_harakiri,omitempty"` // longest message or signal
 	MuleMercy    time.Duration `json:"mule_mercy,omitempty"`    // for a mule to end; 0: the default
 	MuleMessage  int           `json:"mule_message,omitempty"`  // longest message, in bytes; 0: 65536
+
+	AlarmFreq time.Duration `json:"alarm_freq,omitempty"` // between two equal alarms; 0: 3 s
+	AlarmSize int           `json:"alarm_size,omitempty"` // longest text, in bytes; 0: 8192
+	OnFull    []string      `json:"on_full,omitempty"`    // alarms of a full queue of requests
 
 	// Limits are those of the app: of cron commands.
 	Limits *ProcessLimits `json:"limits,omitempty"`
@@ -97,6 +102,16 @@ type Touch struct {
 	Mules    bool   `json:"mules,omitempty"`    // replace them
 	Spoolers bool   `json:"spoolers,omitempty"` // replace them
 	At       Origin `json:"at"`
+}
+
+// Alarm says whom to tell when an alarm is raised: at most one of Command,
+// Signal and Mule is set, and without any it is the log.
+type Alarm struct {
+	Name    string `json:"name"`
+	Command string `json:"command,omitempty"` // for the shell; the text is its input
+	Signal  *int   `json:"signal,omitempty"`
+	Mule    int    `json:"mule,omitempty"` // from 1
+	At      Origin `json:"at"`
 }
 
 // Due reports whether the cron runs in the minute of t: the fields are t's

@@ -63,6 +63,7 @@ const (
 	PHP         Feature = "php-cgi"
 	WordPress   Feature = "wordpress" // Debian's, with php-mysql, and the programs of MariaDB
 	Node        Feature = "node"
+	Java        Feature = "java" // that of a JDK, 11 or later
 	Dpkg        Feature = "dpkg"
 	RPM         Feature = "rpm"
 	Mmdebstrap  Feature = "mmdebstrap"
@@ -174,6 +175,8 @@ func Have(f Feature) error {
 		return errors.Join(haveFile("/usr/bin/ruby"), haveFile("/usr/bin/bundle"), haveGlob("/usr/share/rubygems-integration/all/gems/rack-2.*/lib/rack/lint.rb"))
 	case WordPress:
 		return errors.Join(haveFile("/usr/share/wordpress/wp-content/themes/twentytwentythree"), haveGlob("/usr/lib/php/*/mysqli.so"), havePrograms("/usr/sbin/mariadbd", "mariadb-install-db", "mariadb"))
+	case Java:
+		return errors.Join(haveFile("/usr/bin/java"), haveFile("/usr/bin/javac"))
 	case Plack:
 		return errors.Join(haveFile("/usr/bin/perl"), haveFile("/usr/share/perl5/Plack/Util.pm"))
 	case Uwsgi, Nginx, Curl, Perl, Lua, PHP, Node, Dpkg, RPM, Mmdebstrap:

@@ -64,7 +64,10 @@ type Host struct {
 	Reload func()     // asks for another generation; nil: nobody can
 	Stop   func()     // ends the vassal; nil: nobody can
 	Queue  func() int // connections that wait to be accepted; nil: 0
-	Stdout *os.File   // of cron commands
+	// Full says which queue of requests is full, for alarm-backlog; empty: none.
+	// nil: nobody knows.
+	Full   func() string
+	Stdout *os.File // of cron commands
 	// Metrics are the vassal's; nil: none.
 	Metrics *metrics.Set
 
@@ -88,6 +91,7 @@ type Host struct {
 	locks   locks
 	boxes   boxes
 	signals signals
+	alarms  alarms
 	crons   []cronState
 	sides   sides
 }
@@ -109,6 +113,7 @@ func New(app *vassal.App, caches *cache.Set, pool Workers, log *slog.Logger) *Ho
 	h.locks.init(h.jobs.Locks)
 	h.boxes.init(&h.jobs)
 	h.signals.init()
+	h.alarms.init(len(h.jobs.Alarms))
 	h.sides.init()
 	for i := range h.jobs.Timers {
 		t := &h.jobs.Timers[i]
@@ -187,6 +192,10 @@ func (h *Host) Run(ctx context.Context) {
 		all.Go(func() { h.admit(ctx, d) })
 	}
 	all.Go(func() { h.runSignals(ctx) })
+	all.Go(func() { h.runAlarms(ctx) })
+	if h.Full != nil && len(h.jobs.OnFull) > 0 {
+		all.Go(func() { h.watchQueue(ctx) })
+	}
 	<-ctx.Done()
 	for _, d := range h.doors {
 		d.conn.Close()

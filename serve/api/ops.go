@@ -217,9 +217,9 @@ func (c *client) stop() bool {
 	return true
 }
 
-// alarm writes an alarm to the log: there is nobody else to tell.
+// alarm is uwsgi.alarm.
 func (c *client) alarm() bool {
-	c.h.log.Warn("alarm", "name", clip(c.f.text(0)), "text", clip(c.f.text(1)))
+	c.h.Alarm(c.f.text(0), c.f.text(1))
 	return true
 }
 

@@ -73,7 +73,7 @@ const (
 	opQueue   = 'q' // → connections that wait n
 	opReload  = 'l' // a new generation
 	opStop    = 'o' // the vassal ends
-	opAlarm   = 'a' // name, text: goes to the log
+	opAlarm   = 'a' // name, text
 )
 
 // frame is a request, or an answer. Its fields point into buf.

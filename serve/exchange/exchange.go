@@ -152,10 +152,26 @@ type Trailerer interface {
 }
 
 // SendTrailers sends fields behind the body where w can: a client by HTTP/1.1
-// gets none.
+// gets them if it has said that it takes them, and the length is not declared.
 func SendTrailers(w Response, fields []Field) {
 	if t, ok := w.(Trailerer); ok {
 		t.Trailers(fields)
+	}
+}
+
+// An Informer is a Response that can send informational ones before the answer
+// (RFC 9110 15.2), such as 103 Early Hints.
+type Informer interface {
+	// Inform is called before Head, with a status of 102 to 199. What is no
+	// valid field is left out.
+	Inform(status int, fields []Field)
+}
+
+// SendInformational sends an informational response where w can: no client by
+// HTTP/1.0 understands one, and no gateway passes one on.
+func SendInformational(w Response, status int, fields []Field) {
+	if i, ok := w.(Informer); ok {
+		i.Inform(status, fields)
 	}
 }
 

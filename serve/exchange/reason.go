@@ -5,6 +5,7 @@ func Reason(status int) string { return reasons[status] }
 
 // reasons are those of RFC 9110 and of the IANA registry.
 var reasons = map[int]string{
+	102: "Processing", 103: "Early Hints",
 	200: "OK", 201: "Created", 202: "Accepted", 203: "Non-Authoritative Information", 204: "No Content",
 	205: "Reset Content", 206: "Partial Content", 207: "Multi-Status", 208: "Already Reported", 226: "IM Used",
 	300: "Multiple Choices", 301: "Moved Permanently", 302: "Found", 303: "See Other", 304: "Not Modified",

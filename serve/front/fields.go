@@ -13,6 +13,7 @@ const (
 	hTransferEncoding
 	hHost
 	hExpect
+	hTE
 	hConnection
 	hCookie
 	hUpgrade // HTTP_UPGRADE where the connection may be upgraded
@@ -39,7 +40,7 @@ var names = map[string]knownName{
 	"cookie":              {hCookie, "HTTP_COOKIE"},
 	"keep-alive":          {hDropped, ""},
 	"proxy-connection":    {hDropped, ""},
-	"te":                  {hDropped, ""},
+	"te":                  {hTE, ""},
 	"trailer":             {hDropped, ""},
 	"upgrade":             {hUpgrade, ""},
 	"http2-settings":      {hDropped, ""},

@@ -183,7 +183,7 @@ func TestVariables(t *testing.T) {
 	}
 	want := []string{"REQUEST_METHOD=POST", "REQUEST_URI=/a%20b/./c/../d//e?x=%20y", "PATH_INFO=/a b/d//e", "QUERY_STRING=x=%20y",
 		"SERVER_PROTOCOL=HTTP/1.1", "SCRIPT_NAME=", "REQUEST_SCHEME=http", "REMOTE_ADDR=127.0.0.1", "SERVER_NAME=shop",
-		"CONTENT_LENGTH=3", "HTTP_HOST=Example.com:80", "HTTP_USER_AGENT=t", "HTTP_X_A=1, 2", "HTTP_COOKIE=a=1; b=2",
+		"CONTENT_LENGTH=3", "HTTP_HOST=Example.com:80", "HTTP_TE=trailers", "HTTP_USER_AGENT=t", "HTTP_X_A=1, 2", "HTTP_COOKIE=a=1; b=2",
 		"CONTENT_TYPE=text/plain", "HTTP_HTTPS=on", "HTTP_REMOTE_USER=root", "HTTP_A_VERY_LONG_HEADER_FIELD_NAME_INDEED_IT_IS=v",
 		"length=3", "body=abc", ""}
 	if d := cmp.Diff(want, lines); d != "" {

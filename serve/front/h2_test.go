@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,7 +63,7 @@ func TestH2Variables(t *testing.T) {
 	}
 	want := []string{"REQUEST_METHOD=POST", "REQUEST_URI=/a%20b/./c/../d//e?x=%20y", "PATH_INFO=/a b/d//e", "QUERY_STRING=x=%20y",
 		"SERVER_PROTOCOL=HTTP/2.0", "SCRIPT_NAME=", "REQUEST_SCHEME=https", "REMOTE_ADDR=127.0.0.1", "SERVER_NAME=shop", "HTTPS=on",
-		"CONTENT_LENGTH=3", "HTTP_HOST=Example.com:80", "HTTP_ACCEPT_ENCODING=identity", "CONTENT_TYPE=text/plain", "HTTP_COOKIE=a=1; b=2", "HTTP_HTTPS=off", "HTTP_REMOTE_USER=root",
+		"CONTENT_LENGTH=3", "HTTP_HOST=Example.com:80", "HTTP_TE=trailers", "HTTP_ACCEPT_ENCODING=identity", "CONTENT_TYPE=text/plain", "HTTP_COOKIE=a=1; b=2", "HTTP_HTTPS=off", "HTTP_REMOTE_USER=root",
 		"HTTP_USER_AGENT=t", "HTTP_X_A=1, 2", "length=3", "body=abc", ""}
 	if d := cmp.Diff(want, lines); d != "" {
 		t.Error(d)
@@ -551,4 +553,35 @@ func TestH2StreamLimit(t *testing.T) {
 	if refused != 1 {
 		t.Errorf("%d of four were refused, want one", refused)
 	}
+}
+
+// TestH2Informational: responses before the answer; their fields are not of it.
+func TestH2Informational(t *testing.T) {
+	testenv.Leaks(t)
+	s := serveTLS(t, vassal.HTTPS, keepAlive, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		exchange.SendInformational(w, 103, fields("Link", "</a>; rel=preload", "Content-Length", "7", "Connection", "x"))
+		exchange.SendInformational(w, 101, nil)
+		return answerWith(200, "", fields("X-A", "b"), nil, "hello")(context.Background(), nil, w)
+	}, nil)
+	var said []string
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+		said = append(said, fmt.Sprint(code, h))
+		return nil
+	}})
+	req, err := http.NewRequestWithContext(ctx, "GET", "https://"+s.addr+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.httpClient(t)
+	res, err := c.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if want := "[103 map[Link:[</a>; rel=preload]]]"; err != nil || res.ProtoMajor != 2 || string(b) != "hello" || fmt.Sprint(said) != want || res.Header.Get("Link") != "" || res.Header.Get("X-A") != "b" {
+		t.Errorf("%v %q, %v, want %s; %v", err, b, said, want, res.Header)
+	}
+	c.CloseIdleConnections()
+	s.stop()
 }

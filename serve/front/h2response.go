@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -266,14 +267,44 @@ func (r *h2response) complete() error {
 
 // Trailers implements exchange.Trailerer.
 func (r *h2response) Trailers(fields []exchange.Field) {
-	r.behind = r.behind[:0]
+	r.behind = trailersAmong(fields)
+}
+
+// headOnly are fields that no trailer may be, beside those of the framing.
+var headOnly = []string{"authorization", "cache-control", "content-encoding", "content-range", "content-type", "expect", "host", "location", "pragma",
+	"proxy-authenticate", "proxy-authorization", "range", "set-cookie", "vary", "www-authenticate"}
+
+// trailersAmong are the fields that may come behind a body: those that say
+// nothing about the body's type or who may have it, which who reads only the
+// head would miss (RFC 9110 6.5.1).
+func trailersAmong(fields []exchange.Field) []exchange.Field {
+	return slices.DeleteFunc(looseFields(fields), func(f exchange.Field) bool { return slices.Contains(headOnly, strings.ToLower(f.Name)) })
+}
+
+// looseFields are the fields that are valid and do not concern the framing or
+// the connection: those that may come outside an answer's head.
+func looseFields(fields []exchange.Field) (out []exchange.Field) {
 	for i := range fields {
 		f := &fields[i]
 		value, own, err := checkField(f)
 		if err == nil && own == notOwn && !oneConnection(f.Name) {
-			r.behind = append(r.behind, exchange.Field{Name: f.Name, Value: value})
+			out = append(out, exchange.Field{Name: f.Name, Value: value})
 		}
 	}
+	return out
+}
+
+// Inform implements exchange.Informer.
+func (r *h2response) Inform(status int, fields []exchange.Field) {
+	if r.begun || r.started || status < 102 || status > 199 {
+		return
+	}
+	h := r.w.Header()
+	for _, f := range looseFields(fields) {
+		h.Add(f.Name, f.Value)
+	}
+	r.w.WriteHeader(status)
+	clear(h) // they are of this one
 }
 
 // Watch implements exchange.Watcher: HTTP/2 tells it at any time.

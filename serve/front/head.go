@@ -23,6 +23,7 @@ type head struct {
 	expect    bool // Expect: 100-continue
 	close     bool // Connection: close
 	keepAlive bool // Connection: keep-alive
+	trailers  bool // TE: trailers
 	upgrade   bool // Connection: upgrade, and the request may become a tunnel
 }
 
@@ -211,6 +212,11 @@ func (h *head) take(k known, value string) error {
 			return errExpect
 		}
 		h.expect = true
+	case hTE:
+		for v := range strings.SplitSeq(value, ",") {
+			v, _, _ = strings.Cut(v, ";")
+			h.trailers = h.trailers || strings.EqualFold(trim(v), "trailers")
+		}
 	case hConnection:
 		for v := range strings.SplitSeq(value, ",") {
 			switch v = trim(v); {

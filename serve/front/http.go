@@ -174,6 +174,7 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 		c.req.Body = &c.body
 	}
 	c.res.begin(h.minor, c.s.limits.KeepAlive && h.keep(), h.method == "HEAD", false)
+	c.res.trailing = h.trailers && h.minor == 1
 	c.answer(ctx)
 	keep := c.res.keep
 	c.done()
@@ -244,6 +245,9 @@ func (c *conn) variablesOf(h *head, v []exchange.Var, proto string) ([]exchange.
 	}
 	if h.upgrade { // RFC 9110 7.8: without the option of Connection, Upgrade means nothing
 		v = append(v, exchange.Var{Name: "HTTP_CONNECTION", Value: "Upgrade"})
+	}
+	if h.trailers {
+		v = append(v, exchange.Var{Name: "HTTP_TE", Value: "trailers"})
 	}
 	own := len(v)
 	for i := range h.fields {

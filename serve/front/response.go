@@ -45,8 +45,11 @@ type response struct {
 	single  bool // the connection cannot become a tunnel
 	ended   bool // the protocol itself says where a body of unknown length ends
 	cut     bool // the answer ended before its end
-	headReq bool // the method is HEAD
-	keep    bool // the connection may go on
+	// trailing: the client takes fields behind a body in chunks.
+	trailing bool
+	behind   []exchange.Field
+	headReq  bool // the method is HEAD
+	keep     bool // the connection may go on
 
 	status  int
 	begun   bool // Head was called
@@ -72,6 +75,7 @@ func (r *response) begin(minor int, keep, headReq, gateway bool) {
 	defer r.gate.Unlock()
 	r.minor, r.keep, r.headReq, r.gateway = minor, keep, headReq, gateway
 	r.style, r.single, r.ended, r.cut = statusLine, false, false, false
+	r.trailing, r.behind = false, nil
 	r.status, r.begun, r.framing, r.framed, r.started = 0, false, undecided, false, false
 	r.length, r.sent, r.dated, r.broken = -1, 0, false, nil
 	r.headLen, r.nfields, r.filed = 0, 0, false
@@ -415,6 +419,23 @@ func (r *response) sendContinue() error {
 	return r.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
+// Inform implements exchange.Informer. The client may be slow to take it: that
+// is its answer's time.
+func (r *response) Inform(status int, fields []exchange.Field) {
+	r.gate.Lock()
+	defer r.gate.Unlock()
+	if r.begun || r.minor == 0 || r.gateway || r.broken != nil || status < 102 || status > 199 {
+		return
+	}
+	out := fmt.Appendf(r.out[:0], "HTTP/1.1 %d %s\r\n", status, exchange.Reason(status))
+	for _, f := range looseFields(fields) {
+		out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
+	}
+	r.out = append(out, "\r\n"...)
+	r.broken = r.c.write(r.out)
+	r.out = r.out[:0]
+}
+
 // finish completes the answer after the backend returned err, and returns
 // what the access log should say went wrong.
 func (r *response) finish(err error) error {
@@ -444,6 +465,15 @@ func (r *response) complete() error {
 		return r.broken
 	case !r.begun:
 		return bad(errNoAnswer)
+	case !r.framed && r.framing == undecided && len(r.behind) > 0:
+		r.frame()
+		if len(r.body) > 0 { // an empty chunk is the last one
+			r.chunk(int64(len(r.body)))
+			r.emit(r.body)
+			r.body = r.body[:0]
+			r.endChunk()
+		}
+		r.lastChunk()
 	case !r.framed && r.framing == undecided:
 		r.length = r.sent
 		r.frame()
@@ -452,18 +482,36 @@ func (r *response) complete() error {
 	case !r.framed:
 		r.frame()
 	case r.framing == chunks:
-		r.out = append(r.out, "0\r\n\r\n"...)
+		r.lastChunk()
 	case r.framing == counted && r.sent < r.length:
 		return bad(errShortBody)
 	}
 	return r.broken
 }
 
+// lastChunk queues the end of a body in chunks, with the fields behind it (RFC
+// 9112 7.1.2).
+func (r *response) lastChunk() {
+	r.out = append(r.out, "0\r\n"...)
+	for _, f := range r.behind {
+		r.out = append(append(append(append(r.out, f.Name...), ": "...), f.Value...), "\r\n"...)
+	}
+	r.out = append(r.out, "\r\n"...)
+}
+
+// Trailers implements exchange.Trailerer. A client that has not said that it
+// takes them gets none (RFC 9110 6.5.1).
+func (r *response) Trailers(fields []exchange.Field) {
+	if r.trailing {
+		r.behind = trailersAmong(fields)
+	}
+}
+
 // errorPage answers err instead of what the backend began.
 func (r *response) errorPage(err error) error {
 	status, page, fields, refused := r.c.s.errorAnswer(err)
 	r.begun, r.framed, r.framing, r.broken = false, false, undecided, nil
-	r.length, r.sent, r.dated, r.body = -1, 0, false, r.body[:0]
+	r.length, r.sent, r.dated, r.body, r.behind = -1, 0, false, r.body[:0], nil
 	if refused {
 		r.keep = false // a refusal: where the next request begins is not known
 	}

@@ -3,7 +3,10 @@ package front
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -259,6 +262,87 @@ func itoa(n int64) string {
 		b = append([]byte{byte('0' + n%10)}, b...)
 		if n /= 10; n == 0 {
 			return string(b)
+		}
+	}
+}
+
+// TestTrailers: fields behind a body in chunks, for a client by HTTP/1.1 that has
+// said that it takes them, and never what only a head may say.
+func TestTrailers(t *testing.T) {
+	var status int
+	var head, behind []exchange.Field
+	var parts []string
+	r := serve(t, vassal.HTTP, keepAlive, func(ctx context.Context, req *exchange.Request, w exchange.Response) error {
+		err := answerWith(status, "", head, nil, parts...)(ctx, req, w)
+		exchange.SendTrailers(w, behind)
+		return err
+	})
+	for _, c := range []struct {
+		request, length, want string
+		status                int
+		parts                 []string
+	}{
+		{"GET / HTTP/1.1\r\nTE: trailers\r\nConnection: TE", "", "2\r\nhi\r\n0\r\nX-Sum: 1 2\r\nx-b: \r\n\r\n", 200, []string{"hi"}},
+		{"GET / HTTP/1.1\r\nTE: gzip;q=0.5, Trailers;q=1", "", "1\r\na\r\n1\r\nb\r\n0\r\nX-Sum: 1 2\r\nx-b: \r\n\r\n", 200, []string{"a", "<flush>", "b", "<flush>"}},
+		{"GET / HTTP/1.1\r\nTE: trailers", "", "0\r\nX-Sum: 1 2\r\nx-b: \r\n\r\n", 200, nil},
+		{"GET / HTTP/1.1\r\nTE: trailers", "2", "hi", 200, []string{"hi"}},
+		{"GET / HTTP/1.1\r\nTE: trailers", "", "", 204, nil},
+		{"HEAD / HTTP/1.1\r\nTE: trailers", "", "", 200, []string{"hi"}},
+		{"GET / HTTP/1.1\r\nTE: gzip", "", "hi", 200, []string{"hi"}},
+		{"GET / HTTP/1.1", "", "1\r\na\r\n0\r\n\r\n", 200, []string{"a", "<flush>"}},
+		{"GET / HTTP/1.0\r\nTE: trailers", "", "hi", 200, []string{"hi"}},
+	} {
+		status, parts, head = c.status, c.parts, nil
+		if c.length != "" {
+			head = fields("Content-Length", c.length)
+		}
+		behind = fields("X-Sum", " 1 2", "Content-Length", "9", "Transfer-Encoding", "x", "Set-Cookie", "a=b", "content-type", "text/html", "Trailer", "y", "bad name", "z", "X-C", "a\r\nb", "x-b", "")
+		got := ask(t, r.addr, c.request+"\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if _, body, _ := strings.Cut(got, "\r\n\r\n"); body != c.want {
+			t.Errorf("%q, length %q: %q, want %q", c.request, c.length, got, c.want)
+		}
+	}
+	// What another's reader makes of it, and that the connection goes on.
+	status, parts, head = 200, []string{"hello"}, fields("Trailer", "X-Sum")
+	c := &http.Client{Transport: &http.Transport{}}
+	defer c.CloseIdleConnections()
+	for i := range 2 {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://"+r.addr+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("TE", "trailers")
+		reused := false
+		req = req.WithContext(httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) { reused = g.Reused }}))
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || string(body) != "hello" || res.Trailer.Get("X-Sum") != "1 2" || len(res.Trailer) != 2 || reused != (i > 0) {
+			t.Errorf("%d: %q %v, trailers %v, reused %v", i, body, err, res.Trailer, reused)
+		}
+	}
+}
+
+// TestInformational: responses before the answer, to clients by HTTP/1.1 only.
+func TestInformational(t *testing.T) {
+	r := serve(t, vassal.HTTP, keepAlive, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		exchange.SendInformational(w, 103, fields("Link", "</a>; rel=preload", "Content-Length", "7", "Transfer-Encoding", "chunked", "bad name", "x", "X-B", "a\r\nb"))
+		exchange.SendInformational(w, 101, fields("Upgrade", "x"))
+		exchange.SendInformational(w, 102, nil)
+		if err := w.Head(200, "", fields("X-A", "b")); err != nil {
+			return err
+		}
+		exchange.SendInformational(w, 103, nil)
+		_, err := io.WriteString(w, "hello")
+		return err
+	})
+	const final = "HTTP/1.%d 200 OK\r\nX-A: b\r\nContent-Length: 5\r\n%s\r\nhello"
+	for minor, want := range []string{fmt.Sprintf(final, 0, ""), "HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + fmt.Sprintf(final, 1, "Connection: close\r\n")} {
+		if got := undated(ask(t, r.addr, fmt.Sprintf("GET / HTTP/1.%d\r\nHost: x\r\nConnection: close\r\n\r\n", minor))); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -46,6 +46,9 @@ type Runner struct {
 	out   io.Writer // what print says
 	log   *slog.Logger
 
+	// Alarm raises an alarm; nil: hooks cannot.
+	Alarm func(name, text string)
+
 	busy chan struct{} // holds one while a phase runs
 	base string        // the application's directory
 
@@ -187,6 +190,12 @@ func (r *Runner) do(ctx context.Context, c action.Call, env []string) error {
 			_, err := r.pool.Call(ctx, c.Text, c.Args)
 			return err == nil, err
 		})
+	case action.Alarm:
+		if r.Alarm == nil {
+			return errors.New("there are no alarms")
+		}
+		r.Alarm(c.Path, c.Text)
+		return nil
 	case action.WaitSocket:
 		return again(ctx, func() (bool, error) { return accepts(ctx, c.Text) })
 	case action.WaitFS, action.WaitFile, action.WaitDir, action.WaitMount:

@@ -74,7 +74,7 @@ func TestActions(t *testing.T) {
 		{"mkdir", "d", ""}, {"mkdir", "d", ""}, {"rmdir", "d", ""}, {"rmdir", "d", "no such file"}, {"create", "f", ""}, {"writen", "f a b", ""}, {"append", "f c", ""},
 		{"chmod", "f 2640", ""}, {"sticky", "f", ""}, {"unlink", "f", ""}, {"unlink", "f", "no such file"}, {"write", "/proc/none x", "no such file"},
 		{"writefifo", "none x", "no such file"}, {"exit", "4", "ends the start, as it says: status 4"}, {"cd", "none", "no such file"}, {"print", "text", ""},
-		{"rpc", "f a b", ""}, {"rpc", "g", "no such function"}, {"retryrpc", "late x", ""}, {"retryrpc", "g", "took longer than 100ms"},
+		{"alarm", "a b c", "raised a: b c"}, {"rpc", "f a b", ""}, {"rpc", "g", "no such function"}, {"retryrpc", "late x", ""}, {"retryrpc", "g", "took longer than 100ms"},
 		{"wait_for_socket", ln.Addr().String(), ""}, {"wait_for_socket", "/nowhere/sock", "took longer than 100ms"},
 		{"wait_for_dir", "/proc", ""}, {"wait_for_file", "/proc", "took longer than 100ms"}, {"wait_for_mountpoint", "/proc", ""}, {"wait_for_fs", "/proc/version", ""},
 	} {
@@ -93,7 +93,12 @@ func TestActions(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		raised := ""
+		r.Alarm = func(name, text string) { raised = "raised " + name + ": " + text }
 		err := r.Run(t.Context(), vassal.PostApp)
+		if raised != "" {
+			err = explain(&r.hooks[0], errors.New(raised))
+		}
 		if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%s:%s: %v, want %q", c.action, c.arg, err, c.err)
 		}

@@ -32,7 +32,7 @@ var compilers = map[string]func(r *rl) (act, error){
 	"continue": always(leave), "last": always(leave),
 	"donotoffload": always(next), "flush": always(next), "fixcl": always(next), "forcecl": always(next), "chunked": always(next), "offload": always(next),
 	"setmodifier1": setmodifier1, "setmodifier2": always(next),
-	"signal": signal, "harakiri": harakiri,
+	"signal": signal, "alarm": alarm, "harakiri": harakiri,
 	"break": breakAction, "return": returnAction, "break-with-status": returnAction, "goto": gotoAction,
 	"log": logAction, "logvar": logvar, "donotlog": donotlog, "addvar": addvar,
 	"addheader": addheader, "delheader": delheader, "remheader": delheader, "clearheaders": clearheaders, "resetheaders": clearheaders,

@@ -157,6 +157,19 @@ func signal(r *rl) (act, error) {
 	}, err
 }
 
+// alarm raises an alarm.
+func alarm(r *rl) (act, error) {
+	name, text, _ := strings.Cut(r.ActionArg, " ")
+	t, err := r.template(text)
+	if r.h.cfg.Alarm == nil {
+		err = fmt.Errorf("there are no alarms")
+	}
+	return func(x *run) verdict {
+		x.h.cfg.Alarm(name, t.Expand(x))
+		return next
+	}, err
+}
+
 // harakiri bounds the time that the application may take.
 func harakiri(r *rl) (act, error) {
 	limit, _ := route.Harakiri(r.Rule)

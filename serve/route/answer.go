@@ -325,6 +325,11 @@ func (x *run) Trailers(fields []exchange.Field) {
 	}
 }
 
+// Inform implements exchange.Informer.
+func (x *run) Inform(status int, fields []exchange.Field) {
+	exchange.SendInformational(x.w, status, fields)
+}
+
 // Watch implements exchange.Watcher.
 func (x *run) Watch(left func()) (stop func()) { return exchange.Watch(x.w, left) }
 

@@ -55,9 +55,10 @@ type Config struct {
 	Call    Caller           // nil: there is no application
 	Stats   func() exchange.Stats
 	Proxy   *proxy.Client
-	Signal  func(int) error // raises a signal of the application; nil: there is none
-	Cache   *cache.Set      // nil: none
-	Metrics *metrics.Set    // nil: none
+	Signal  func(int) error         // raises a signal of the application; nil: there is none
+	Alarm   func(name, text string) // raises one; nil: rules cannot
+	Cache   *cache.Set              // nil: none
+	Metrics *metrics.Set            // nil: none
 	Log     *slog.Logger
 }
 

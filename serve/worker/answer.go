@@ -90,13 +90,9 @@ func (l *lane) trailers(f frame) error {
 		c.spoil(fmt.Errorf("the application's answer has %d bytes of trailers, more than %d", f.size, maxHead))
 		return l.skipHead(f.size)
 	}
-	b := make([]byte, f.size)
-	if err := l.read(b); err != nil {
+	fields, err := l.pairs(f)
+	if err != nil {
 		return err
-	}
-	var fields []exchange.Field
-	for words := strings.Split(string(b), "\x00"); len(words) >= 2; words = words[2:] {
-		fields = append(fields, exchange.Field{Name: words[0], Value: words[1]})
 	}
 	c.lock(writing)
 	defer c.unlock()
@@ -104,6 +100,39 @@ func (l *lane) trailers(f frame) error {
 		exchange.SendTrailers(c.w, fields)
 	}
 	return nil
+}
+
+// inform hands on an informational response. Whoever cannot send it drops it.
+func (l *lane) inform(f frame) error {
+	c := l.current
+	if c.started || f.arg < 102 || f.arg > 199 {
+		return breachf("an informational response %d out of turn", f.arg)
+	}
+	fields, err := l.pairs(f)
+	if err != nil {
+		return err
+	}
+	c.lock(writing)
+	defer c.unlock()
+	if c.w != nil && c.err == nil {
+		exchange.SendInformational(c.w, int(f.arg), fields)
+	}
+	return nil
+}
+
+// pairs reads the body of a frame that holds fields.
+func (l *lane) pairs(f frame) (fields []exchange.Field, err error) {
+	if f.size > maxHead {
+		return nil, breachf("%d bytes of fields, more than %d", f.size, maxHead)
+	}
+	b := make([]byte, f.size)
+	if err := l.read(b); err != nil {
+		return nil, err
+	}
+	for words := strings.Split(string(b), "\x00"); len(words) >= 2; words = words[2:] {
+		fields = append(fields, exchange.Field{Name: words[0], Value: words[1]})
+	}
+	return fields, nil
 }
 
 // refuse makes the current answer a 500 and goes on reading what the worker

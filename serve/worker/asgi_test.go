@@ -362,15 +362,8 @@ async def application(scope, receive, send):
     await send({'type': 'http.response.trailers', 'headers': [(b'x-a', b'1')], 'more_trailers': True})
     await send({'type': 'http.response.trailers', 'headers': [(b'x-b', said)]})
 `, nil)
-	for path, size := range map[string]int{"/": 3, "/long": 300003} {
-		req := request("GET", path, "")
-		req.Set("SERVER_PROTOCOL", "HTTP/2.0")
-		w := &trailed{}
-		w.keep = true
-		err := r.Serve(t.Context(), req, w)
-		if want := "[{x-a 1} {x-b http.response.body came out of turn}]"; err != nil || w.status != 200 || w.body.Len() != size || fmt.Sprint(w.behind) != want {
-			t.Errorf("%s: %v %d, %d bytes, %v, want %s", path, err, w.status, w.body.Len(), w.behind, want)
-		}
+	for _, how := range [][2]string{{"SERVER_PROTOCOL", "HTTP/2.0"}, {"HTTP_TE", "trailers"}} {
+		testASGITrailers(t, r, how)
 	}
 	req := request("GET", "/none", "")
 	req.Set("SERVER_PROTOCOL", "HTTP/2.0")
@@ -415,5 +408,18 @@ func TestASGICancelled(t *testing.T) {
 	}
 	if log := r.log(); strings.Contains(log, "protocol") || !strings.Contains(log, "CancelledError") || !strings.Contains(log, "SystemExit: 3") {
 		t.Errorf("log:\n%s", log)
+	}
+}
+
+func testASGITrailers(t *testing.T, r *running, how [2]string) {
+	for path, size := range map[string]int{"/": 3, "/long": 300003} {
+		req := request("GET", path, "")
+		req.Set(how[0], how[1])
+		w := &trailed{}
+		w.keep = true
+		err := r.Serve(t.Context(), req, w)
+		if want := "[{x-a 1} {x-b http.response.body came out of turn}]"; err != nil || w.status != 200 || w.body.Len() != size || fmt.Sprint(w.behind) != want {
+			t.Errorf("%s: %v %d, %d bytes, %v, want %s", path, err, w.status, w.body.Len(), w.behind, want)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"liege/serve/exchange"
+	"liege/vassal"
 )
 
 const (
@@ -29,6 +30,14 @@ const (
 	// no line (listen) allows more.
 	maxWaiting = 1024
 )
+
+// MaxWaiting is how many requests may wait for a worker of app.
+func MaxWaiting(app *vassal.App) int {
+	if app.Workers == nil {
+		return maxWaiting
+	}
+	return max(maxWaiting, app.Workers.Waiting)
+}
 
 type callState uint8
 
@@ -178,7 +187,7 @@ func (p *Pool) acquire(ctx context.Context) (*call, error) {
 	default:
 	}
 	defer p.waiting.Add(-1)
-	if n := p.waiting.Add(1); n > int64(max(maxWaiting, p.w.Waiting)) {
+	if n := p.waiting.Add(1); n > int64(MaxWaiting(p.app)) {
 		return nil, &exchange.StatusError{Status: 503, RetryAfter: time.Second,
 			Err: fmt.Errorf("all workers are busy and %d requests wait", n-1)}
 	}

@@ -92,7 +92,9 @@ func TestAutoreload(t *testing.T) {
 					return ok
 				}
 			}
-			for i, name := range []string{"app.py", "one.py", "late.py", "other.py"} {
+			// late.py is imported by a request alone: a worker tells of it. It comes
+			// first, because after a change all files beside the application's are known.
+			for i, name := range []string{"late.py", "app.py", "one.py", "other.py"} {
 				q := p
 				if name == "other.py" {
 					q = p.fleet.pools[1]

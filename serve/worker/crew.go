@@ -166,15 +166,15 @@ func (s *supervisor) awake(now time.Time) {
 // overload time there are more, when more than one has been idle for it there
 // is one less, and one that is idle is left alone.
 func (s *supervisor) spare(c *vassal.Cheaper) {
-	busy, here := 0, 0
+	here := 0
 	for i := range s.numbers {
 		if pr := s.numbers[i].proc; pr != nil && pr.loaded {
 			here++
-			if s.p.stats[i].busy.Load() >= int64(s.p.lanesEach()) {
-				busy++
-			}
 		}
 	}
+	// Who is free takes what is queued: so many are at something, though of a
+	// request nothing may have come back yet.
+	busy := min(here, s.p.inFlight()/s.p.lanesEach())
 	overload := c.Overload
 	if overload <= 0 {
 		overload = defaultOverload

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"testing"
@@ -84,6 +85,22 @@ func TestIdle(t *testing.T) {
 		}
 		eventually(t, "two workers", func() bool { return r.accepting() == 2 })
 	}
+}
+
+// TestCheaperSlow: a worker that is at a request is busy though it has sent
+// nothing of an answer yet, and those that wait behind it get others.
+func TestCheaperSlow(t *testing.T) {
+	r := start(t, processes, func(a *vassal.App) {
+		a.Drain, a.Workers.Processes, a.Workers.Cheaper = time.Second, 2, vassal.Cheaper{Least: 1, Overload: time.Second}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	for range 2 {
+		load.Go(func() { _ = r.Serve(ctx, request("GET", "/sleep?60", ""), &recorder{}) }) // is cancelled
+	}
+	eventually(t, "another worker", func() bool { return r.accepting() == 2 })
+	cancel()
+	load.Wait()
 }
 
 // TestCheap: no worker before the first request.

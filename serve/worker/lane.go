@@ -33,6 +33,7 @@ import (
 //	A  a whole answer: head, body        argument: size of the body had it not been a HEAD
 //	H  head and first piece of the body
 //	D  a piece of the body
+//	I  an informational response before the answer, argument: its status; body as of T
 //	T  fields behind the body; body: name, NUL, value, NUL and so on
 //	F  a file; body: offset, length      then, after G, a byte with its descriptor
 //	J  takes the connection over; then, after G, a byte with the descriptor of a
@@ -249,6 +250,8 @@ func (l *lane) handle(f frame) error {
 		}
 		l.done(f.arg != 0)
 		return nil
+	case 'I':
+		return l.inform(f)
 	case 'T':
 		return l.trailers(f)
 	case 'F':

@@ -149,6 +149,19 @@ sub { my $env = shift;
     if ($path eq '/kill') { kill KILL => $$ }
     if ($path eq '/sleep') { sleep 60 }
     if ($path eq '/pid') { return [200, [@text], [$$]] }
+    if ($path eq '/hints') {
+        my $inform = $env->{'psgix.informational'} or return [200, [], ['not offered']];
+        $inform->(103, [Link => '</a.css>; rel=preload', 'X-A', 1]);
+        $inform->(102, []);
+        my @said = map { my ($status, $headers) = @$_; eval { $inform->($status, $headers) }; $@ } [200, []], [101, []], [103, {}];
+        return sub {
+            my $w = $_[0]->([200, []]);
+            $w->write('x');
+            eval { $inform->(103, []) };
+            $w->write(join '', @said, $@);
+            $w->close;
+        };
+    }
     if ($path eq '/cleanup') { push @{ $env->{'psgix.cleanup.handlers'} }, sub { $cleaned = "$_[0]{PATH_INFO}" }; return [200, [], ['ok']] }
     if ($path eq '/cleaned') { return [200, [], [$cleaned]] }
     if ($path eq '/harakiri') { $env->{'psgix.harakiri.commit'} = 1; return [200, [], [$$]] }
@@ -196,6 +209,18 @@ func TestPSGIAnswers(t *testing.T) {
 	}
 	if got := r.get("/cleaned"); got != "/cleanup" {
 		t.Errorf("cleanup handlers: %q", got)
+	}
+	w := &informed{}
+	w.keep = true
+	err := r.Serve(t.Context(), request("GET", "/hints", ""), w)
+	want := "xthe status is '200', not 102 to 199\nthe status is '101', not 102 to 199\nthe headers are no array\nthe answer has begun: nothing can come before it\n"
+	if got := w.body.String(); err != nil || got != want || fmt.Sprint(w.before) != "[103 [{Link </a.css>; rel=preload} {X-A 1}] 102 []]" {
+		t.Errorf("informational: %v %q, %v", err, got, w.before)
+	}
+	old := request("GET", "/hints", "")
+	old.Set("SERVER_PROTOCOL", "HTTP/1.0")
+	if rec, err := r.do(old); err != nil || rec.body.String() != "not offered" {
+		t.Errorf("informational, by HTTP/1.0: %v %q", err, rec.body.String())
 	}
 	if got := r.get("/harakiri"); got != pid {
 		t.Errorf("harakiri: %q, want %q", got, pid)
@@ -412,4 +437,14 @@ sub {
 			t.Errorf("log without %q:\n%s", want, r.log())
 		}
 	}
+}
+
+// informed is an answer before which others may come.
+type informed struct {
+	recorder
+	before []any
+}
+
+func (w *informed) Inform(status int, fields []exchange.Field) {
+	w.before = append(w.before, status, fields)
 }

@@ -56,6 +56,7 @@ const (
 	WaitSocket Kind = "wait_for_socket" // ADDRESS
 	RPC        Kind = "rpc"             // FUNCTION [ARG…] of the application
 	RetryRPC   Kind = "retryrpc"        // the same, until it works
+	Alarm      Kind = "alarm"           // NAME TEXT
 	Exit       Kind = "exit"            // [CODE]
 	Setcon     Kind = "callret"         // setcon CONTEXT
 	Rmdir      Kind = "rmdir"
@@ -66,7 +67,7 @@ const (
 // documentation. The functions of call are Functions.
 func Kinds() []Kind {
 	return []Kind{Exec, Safeexec, Write, Writen, Append, Appendn, Create, WriteFIFO, SpinFIFO, Mkdir, Rmdir, Unlink,
-		Chown, Chown2, Chmod, Sticky, Mount, Umount, Hostname, Cd, Umask, Putenv, Print, WaitFS, WaitFile, WaitDir, WaitMount, WaitSocket, RPC, RetryRPC, Exit, Setcon}
+		Chown, Chown2, Chmod, Sticky, Mount, Umount, Hostname, Cd, Umask, Putenv, Print, WaitFS, WaitFile, WaitDir, WaitMount, WaitSocket, RPC, RetryRPC, Alarm, Exit, Setcon}
 }
 
 // spellings are other names of the same actions.
@@ -74,7 +75,6 @@ var spellings = map[string]Kind{"chdir": Cd, "log": Print, "creat": Create}
 
 // refused are actions of uWSGI and of its plugins that there are not, and why.
 var refused = map[string]string{
-	"alarm":       "there are no alarms; use exec",
 	"unix_signal": "the signals of the core have fixed meanings; only hook-master-start = unix_signal:N gracefully_kill_them_all is known, and always so",
 	"ffi":         "no code of libraries is loaded; use exec",
 	"tcc":         "no code is compiled into the process; use exec",
@@ -84,7 +84,7 @@ var refused = map[string]string{
 // Call is an action with its arguments. Which fields are set depends on Kind.
 type Call struct {
 	Kind        Kind
-	Path        string   // FILE, DIR, FIFO, WHERE
+	Path        string   // FILE, DIR, FIFO, WHERE; NAME of Alarm
 	Text        string   // COMMAND, TEXT, NAME, NAME=VALUE, CONTEXT, ADDRESS, FUNCTION, mount data
 	Args        []string // of RPC
 	Mode        uint32   // of Chmod and Umask
@@ -152,7 +152,7 @@ var usage = map[Kind]string{
 	Hostname: "hostname:NAME", Cd: "cd:DIR", Putenv: "putenv:NAME=VALUE", Unlink: "unlink:FILE",
 	Print: "print:TEXT", WaitFS: "wait_for_fs:PATH", WaitFile: "wait_for_file:FILE", WaitDir: "wait_for_dir:DIR",
 	WaitMount: "wait_for_mountpoint:DIR", WaitSocket: "wait_for_socket:ADDRESS",
-	RPC: "rpc:FUNCTION [ARG…]", RetryRPC: "retryrpc:FUNCTION [ARG…]", Exit: "exit:[CODE]", Setcon: "callret:setcon CONTEXT",
+	RPC: "rpc:FUNCTION [ARG…]", RetryRPC: "retryrpc:FUNCTION [ARG…]", Alarm: "alarm:NAME TEXT", Exit: "exit:[CODE]", Setcon: "callret:setcon CONTEXT",
 	Rmdir: "rmdir:DIR", Umask: "umask:MASK",
 }
 
@@ -166,7 +166,7 @@ func (c *Call) parse(arg string) error {
 		}
 	case Print:
 		c.Text = arg
-	case Write, Writen, Append, Appendn, WriteFIFO, SpinFIFO:
+	case Write, Writen, Append, Appendn, WriteFIFO, SpinFIFO, Alarm:
 		var ok bool
 		c.Path, c.Text, ok = strings.Cut(strings.TrimLeft(arg, " \t"), " ")
 		if c.Path == "" || !ok && c.Kind != Writen && c.Kind != Appendn {

@@ -69,6 +69,10 @@ func (c *Call) barred(phase vassal.Phase, place vassal.Place) string {
 		if place != vassal.AtCore || phase == vassal.PreApp || phase == vassal.AsUserAtexit {
 			return "asks the application, which does not run in this phase; use hook-post-app or hook-accepting"
 		}
+	case Alarm:
+		if place != vassal.AtCore {
+			return "is raised by the core, which does not run in this phase; use hook-pre-app or a later one"
+		}
 	case Umask:
 		if place == vassal.AtCore {
 			return "would change the core; use the option umask"

@@ -145,6 +145,7 @@ type decoder struct {
 
 	cache    caching
 	job      vassal.Jobs
+	raises   []raising // what raises alarms
 	metrics  vassal.Metrics
 	measured bool // there are metrics
 
@@ -276,6 +277,7 @@ func (d *decoder) apply(v value) bool {
 		d.metric,
 		d.modifiers,
 		d.jobs,
+		d.alarms,
 		d.front,
 		d.identity,
 		d.guard,

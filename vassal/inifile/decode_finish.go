@@ -36,6 +36,7 @@ func (d *decoder) finish() {
 	d.finishOwn()
 	d.finishWaits()
 	d.finishHooks()
+	d.finishAlarms()
 	d.finishRoot()
 }
 

@@ -167,7 +167,7 @@ func (d *decoder) cron(v value) {
 		return
 	}
 	if c.Command = rest; v.opt.Name == "curl-cron" {
-		c.Command = "exec curl -sS --max-time " + curlTime + " -- '" + strings.ReplaceAll(rest, "'", `'\''`) + "'"
+		c.Command = "exec curl -sS --max-time " + curlTime + " -- " + quoted(rest)
 	}
 	d.job.Crons = append(d.job.Crons, c)
 }
@@ -263,7 +263,7 @@ func (d *decoder) finishJobs() {
 			}
 		}
 	}
-	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+j.Locks == 0 {
+	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+len(j.Alarms)+j.Locks == 0 {
 		return
 	}
 	if len(j.Mules)+len(j.Spoolers) > 0 && d.cfg.App.Workers != nil && d.cfg.App.Workers.Language != "python" {

@@ -377,6 +377,11 @@ func TestWorks(t *testing.T) {
 			base += "cache2 = name=a,items=10\n"
 			value = map[string]string{"add-cache-item": "a=b", "check-cache": "a"}[o.Name]
 			value = gocmp.Or(value, "/srv/a/b")
+		case "alarm":
+			value = "down log:"
+		case "alarm-backlog":
+			base += "alarm = down log:\n"
+			value = "down"
 		case "cgi":
 			base += "http-socket-modifier1 = 9\n"
 		case "exec", "rack", "rails", "psgi", "eval", "paste", "pecan":

@@ -55,12 +55,12 @@ var actions = map[string]action{
 	"cacheset": {check: keyed(CacheSet, "key", "value")}, "cachevar": {check: keyed(CacheVar, "key", "var")},
 	"cacheinc": {check: keyed(CacheMath, "key")}, "cachedec": {check: keyed(CacheMath, "key")},
 	"cachemul": {check: keyed(CacheMath, "key")}, "cachediv": {check: keyed(CacheMath, "key")},
-	"signal": {check: signal}, "harakiri": {check: harakiri},
+	"signal": {check: signal}, "alarm": {check: alarm}, "harakiri": {check: harakiri},
 	"metricinc": {check: math}, "metricdec": {check: math}, "metricmul": {check: math}, "metricdiv": {check: math}, "metricset": {check: math},
 
 	"goon":           {why: noPlugin},
-	"disableheaders": {why: "every answer has a head"}, "alarm": {why: "there are no alarms yet"},
-	"chdir": {why: "the working directory is one for all requests"}, "setprocname": {why: "the process is one for all requests"},
+	"disableheaders": {why: "every answer has a head"},
+	"chdir":          {why: "the working directory is one for all requests"}, "setprocname": {why: "the process is one for all requests"},
 	"sethome": {why: noDynamic}, "setfile": {why: noDynamic},
 	"access": {why: noPlugin}, "redis": {why: noPlugin}, "redis-continue": {why: noPlugin}, "redisstore": {why: noPlugin}, "memcached": {why: noPlugin},
 	"memcached-continue": {why: noPlugin}, "memcachedstore": {why: noPlugin}, "radius": {why: noPlugin}, "ldapauth": {why: noPlugin},
@@ -415,6 +415,14 @@ func signal(arg string, _ bool) error {
 		return fmt.Errorf("%.20q is not a signal", arg)
 	}
 	return nil
+}
+
+func alarm(arg string, captures bool) error {
+	name, text, ok := strings.Cut(arg, " ")
+	if !ok || name == "" {
+		return fmt.Errorf("want NAME TEXT")
+	}
+	return templates(captures, text)
 }
 
 // maxHarakiri of a request, in seconds.

@@ -111,8 +111,8 @@ def scope_of(env, kind, state):
     if kind == 'http':
         scope['method'] = env.get('REQUEST_METHOD', 'GET')
         scope['extensions'] = {'http.response.pathsend': {}}
-        if scope['http_version'] == '2':
-            scope['extensions']['http.response.trailers'] = {}  # clients by HTTP/1.1 get none
+        if scope['http_version'] == '2' or env.get('HTTP_TE') == 'trailers' and scope['http_version'] == '1.1':
+            scope['extensions']['http.response.trailers'] = {}  # other clients get none
     else:
         scope['scheme'] = 'wss' if scheme == 'https' else 'ws'
         names = env.get('HTTP_SEC_WEBSOCKET_PROTOCOL', '')

@@ -272,6 +272,17 @@ sub hijack {
     $self->[OVER] = 1;
 }
 
+# psgix.informational: a response of its own before the answer.
+sub inform {
+    my ($self, $status, $headers) = @_;
+    die "the status is " . (defined $status ? "'$status'" : 'undefined') . ", not 102 to 199\n" unless defined $status && $status =~ /\A1(?:0[2-9]|[1-9][0-9])\z/;
+    die "the headers are no array\n" unless ref $headers eq 'ARRAY';
+    die "the answer has begun: nothing can come before it\n" if $self->[STARTED] || $self->[OVER];
+    my $fields = join '', map { (defined $_ ? $_ : '') . "\0" } @$headers, @$headers % 2 ? '' : ();
+    utf8::downgrade($fields, 1) or utf8::encode($fields) if utf8::is_utf8($fields);
+    $self->put('I', '', $fields, $status);
+}
+
 # Let the core send the rest of a file; false: it is not one.
 sub file {
     my ($self, $fh) = @_;
@@ -522,6 +533,7 @@ sub serve {
     my $input = $env->{'psgi.input'} = Liege::Input->new($ask eq '1' ? $request : undef, $body);
     my $handlers = $env->{'psgix.cleanup.handlers'} = [];
     $env->{'psgix.io'} = Liege::IO::offer($request) if $OFFER;
+    $env->{'psgix.informational'} = sub { $request->inform(@_) } if ($env->{SERVER_PROTOCOL} || '') ne 'HTTP/1.0';
     if (!eval { answer($request, $app->($env)); 1 }) {
         my $error = $@;
         say_error($error) unless !ref $error && $error eq $GONE;

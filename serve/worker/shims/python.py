@@ -493,7 +493,8 @@ RPC = {}  # name, as bytes: function
 
 
 def as_bytes(text):
-    return text.encode() if isinstance(text, str) else bytes(text)
+    # bytes(7) would be seven NULs
+    return text.encode() if isinstance(text, str) else bytes(memoryview(text))
 
 
 def register_rpc(name, func, args=0):
@@ -513,10 +514,10 @@ def call_rpc(name, *args):
         return None
     try:
         result = func(*[as_bytes(a) for a in args])
+        return None if result is None else as_bytes(result)
     except Exception as e:
         say(trace(e))
         return None
-    return None if result is None else as_bytes(result)
 
 
 def rpc(node, name, *args):

@@ -2,6 +2,8 @@
 # python.py at the first use of anything that it provides. Its protocol is
 # drawn in serve/api/wire.go.
 
+import _operator as operator
+
 DOOR_VERSION = b'\1'
 SIZE, NUMBER = struct.Struct('<I'), struct.Struct('<q')
 OK, NONE, BAD = 0, 1, 2
@@ -95,7 +97,7 @@ def ask(op, *fields):
 
 def number(n):
     try:
-        return NUMBER.pack(n)
+        return NUMBER.pack(operator.index(n))
     except struct.error:
         raise ValueError('%r is not a number of 64 bits' % (n,))
 
@@ -170,6 +172,12 @@ def is_locked(n=0):
 
 # ---- signals and what raises them
 
+def signal_number(n):
+    if not 0 <= operator.index(n) <= 255:
+        raise ValueError('a signal is 0 to 255')
+    return number(n)
+
+
 def register_signal(n, target, function):
     if not 0 <= n <= 255 or not callable(function):
         say('uwsgi.register_signal(%r): a signal is 0 to 255 and has a function' % (n,))
@@ -186,10 +194,9 @@ def register_signal(n, target, function):
 def raise_signal(n, node=None):
     if node:
         raise NotImplementedError('signals are not sent to other instances')
-    if not 0 <= n <= 255:
-        raise ValueError('a signal is 0 to 255')
+    raised = signal_number(n)
     try:
-        ask(115, number(n))
+        ask(115, raised)
     except ValueError as e:
         say('uwsgi.signal(%d): %s' % (n, e))
 
@@ -224,24 +231,30 @@ def called_signal(n):
 RPC[b'\0signal'] = called_signal
 
 
+def milliseconds_of(seconds):
+    if not isinstance(seconds, float):
+        seconds = operator.index(seconds)
+    return number(int(seconds * 1000))
+
+
 def add_timer(n, seconds):
-    ask(84, number(n), number(int(seconds * 1000)), number(0))
+    ask(84, signal_number(n), milliseconds_of(seconds), number(0))
 
 
 def add_ms_timer(n, milliseconds):
-    ask(84, number(n), number(milliseconds), number(0))
+    ask(84, signal_number(n), number(milliseconds), number(0))
 
 
 def add_rb_timer(n, seconds, iterations=0):
-    ask(84, number(n), number(int(seconds * 1000)), number(max(iterations, 0)))
+    ask(84, signal_number(n), milliseconds_of(seconds), number(max(iterations, 0)))
 
 
 def add_cron(n, minute, hour, day, month, week):
-    return yes(ask(99, *[number(v) for v in (n, minute, hour, day, month, week)]))
+    return yes(ask(99, signal_number(n), *[number(v) for v in (minute, hour, day, month, week)]))
 
 
 def add_file_monitor(n, path):
-    ask(70, number(n), os.fsencode(os.path.abspath(path)))
+    ask(70, signal_number(n), os.fsencode(os.path.abspath(path)))
 
 
 # ---- what the core tells this process
@@ -339,7 +352,7 @@ def listening(queue, wake):
 
 def mule_msg(message, mule=0):
     if isinstance(mule, (str, bytes)):
-        raise NotImplementedError('mules are named by their numbers')
+        raise ValueError('invalid mule: mules are named by their numbers')
     if not CONFIG['mules']:
         raise ValueError('no mule configured')
     if not 0 <= mule <= CONFIG['mules']:
@@ -1008,6 +1021,7 @@ def fill(module):
         request_id=lambda: REQUESTS[0], cl=lambda: int(environ().get('CONTENT_LENGTH') or 0),
         micros=lambda: int(time.time() * 1000000), alarm=lambda name, text: ask(97, as_bytes(name), as_bytes(text)) and None,
         ready=lambda: True, accepting=lambda on=True: None, suspend=lambda: None, logsize=lambda: 0,
+        i_am_the_lord=lambda legion: False, lord_scroll=lambda legion: None, scrolls=lambda legion: None,  # there are no legions
         spooler_pids=lambda: side_pids(b's'), spooler_pid=lambda: (side_pids(b's') or [0])[0],
         set_warning_message=lambda text: say(text_of(text)) or True, mule_msg_recv_size=lambda: CONFIG['mule_msg_size'])
     for name in '''sharedarea_read sharedarea_write sharedarea_read8 sharedarea_write8 sharedarea_read16 sharedarea_write16
@@ -1017,7 +1031,7 @@ def fill(module):
             queue_push queue_pop queue_pull queue_last queue_get queue_set queue_slot queue_pull_slot
             chunked_read_nb disconnect ready_fd close send recv connect
             async_sleep async_connect wait_fd_read wait_fd_write green_schedule
-            log_this_request add_var route extract embedded_data i_am_the_lord lord_scroll scrolls
+            log_this_request add_var route extract embedded_data
             snmp_set_community snmp_set_counter32 snmp_set_counter64 snmp_set_gauge'''.split():
         provided.setdefault(name, later(name))
     for name, value in provided.items():
