@@ -255,6 +255,39 @@ func (w *world) hasGen(sub string, n vassal.Name, gen int) bool {
 	return err == nil
 }
 
+// TestHandOver: an Emperor that hands over ends at once and well, its vassals
+// serve on and have saved what they count, and the next one takes them over.
+func TestHandOver(t *testing.T) {
+	w := newWorld(t)
+	names := []vassal.Name{"one", "two"}
+	for _, n := range names {
+		w.vassal("a/vassals/" + string(n) + ".ini")
+	}
+	a := w.emperor("a")
+	pids := w.ready("a", names...)
+	if code := a.end(syscall.SIGUSR2); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+	if now := w.ready("a", names...); !slices.Equal(now, pids) {
+		t.Errorf("%v serve now, before %v", now, pids)
+	}
+	for i, n := range names {
+		if _, err := record.StartTime(pids[i]); err != nil {
+			t.Errorf("%s does not outlive its Emperor: %v", n, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(w.dir, "a/state/v-"+string(n)+".json")); err != nil || strings.Contains(string(b), `"cpu_usec":0,"requests"`) {
+			t.Errorf("%s: what it counts is not saved: %v %s", n, err, b)
+		}
+	}
+	a = w.emperor("a")
+	w.until(func() bool {
+		return len(w.ready("a", names...)) == 2 && w.hasGen("a", "one", 2) && w.hasGen("a", "two", 2)
+	})
+	if code := a.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+}
+
 // A survivor whose file was removed meanwhile is ended by the next Emperor.
 func TestOrphan(t *testing.T) {
 	w := newWorld(t)

@@ -58,7 +58,8 @@ emperor.ini, else /etc/vassals), in the foreground.
   --cgroup PATH        of a delegated unit, for the vassals (default: the Emperor's own)
   --log-format FORMAT  of its own log: text or json
 
-Signals: TERM and INT drain all vassals and exit; HUP reads emperor.ini again.`,
+Signals: TERM and INT drain all vassals and exit; HUP reads emperor.ini again; USR2
+exits and leaves the vassals to the next Emperor (liege handover).`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {

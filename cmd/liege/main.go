@@ -76,7 +76,7 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("run", a.emperorCmd(), a.serveCmd())
+	add("run", a.emperorCmd(), a.handoverCmd(), a.serveCmd())
 	add("look", a.lsCmd(), a.statusCmd(), a.logsCmd(), a.waitCmd(), a.enterCmd(), a.versionCmd())
 	add("act", a.actCmds()...)
 	add("files", a.checkCmd(), a.explainCmd(), a.optionsCmd(), a.policyCmd(), a.pluginCmd())
