@@ -43,6 +43,9 @@ func (a *app) logOf(ctx context.Context, vassal string) (v control.Vassal, err e
 		if r.Vassal != nil && r.Vassal.Log != nil {
 			v = *r.Vassal
 		}
+		if r.Problem != nil { // no such vassal
+			return &control.Error{Code: r.Code, Problem: *r.Problem}
+		}
 		return nil
 	})
 	if err != nil && control.ExitCode(err) == exitNoEmperor {
