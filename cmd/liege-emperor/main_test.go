@@ -64,10 +64,19 @@ func TestLoad(t *testing.T) {
 	if diff := cmp.Diff([]string{"/from/flag", "/from/file", "/a", fmt.Sprint(float64(1 << 30))}, got); diff != "" {
 		t.Error(diff)
 	}
-	write(t, file, "[emperor]\nstart-concurrency = many\n")
+	write(t, file, "[emperor]\nstart-concurrency = many\n[ceiling]\nmemory-max = 1G\n")
 	_, _, err = load(flags{config: file})
-	if e, ok := errors.AsType[*exitError](err); !ok || e.code != exitConfig || !strings.Contains(err.Error(), file+":2") {
+	e, ok := errors.AsType[*exitError](err)
+	if !ok || e.code != exitConfig || e.hint != "liege check "+file {
 		t.Errorf("a wrong line: %v", err)
+	}
+	var all []string
+	for _, p := range problems(err) {
+		all = append(all, p.Error())
+	}
+	want := []string{file + ":2: start-concurrency: \"many\" is not a number", file + ":3: unknown section [ceiling]; did you mean [ceilings]?"}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Error(diff)
 	}
 	if _, _, err = load(flags{config: file + ".none"}); err == nil {
 		t.Error("a file that was named and is missing: no error")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -81,7 +82,10 @@ func (r *realm) reread(ctx context.Context) {
 	}
 	cfg, ps, err := load(r.flags)
 	if err != nil {
-		r.log.Error("emperor.ini is not used: the settings stay as they were", "err", err)
+		r.log.Error("emperor.ini is not used: the settings stay as they were", "errors", len(problems(err)), "hint", "liege check "+cmp.Or(r.flags.config, defaultConfig))
+		for _, p := range problems(err) {
+			r.log.Error(p.Error(), "hint", p.Hint)
+		}
 	} else {
 		for _, p := range ps {
 			if p.Severity == vassal.Warning {

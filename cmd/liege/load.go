@@ -66,6 +66,9 @@ func (a *app) newLoader(o checkOptions) (*loader, error) {
 	return l, nil
 }
 
+// config is the path of the operator's settings.
+func (l *loader) config() string { return or(l.opts.config, defaultConfig) }
+
 // readRegular reads a regular file of at most inifile.MaxFile bytes, and never
 // waits.
 func readRegular(path string) ([]byte, error) {
@@ -144,6 +147,10 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		}
 	} else if text, err = readRegular(path); err != nil {
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
+	}
+	if path == l.config() || inifile.IsEmperor(text) {
+		_, ps := inifile.DecodeEmperor(path, text)
+		return checked{File: path, Problems: ps}, nil
 	}
 	as := l.opts.as
 	if as == "" {

@@ -163,7 +163,8 @@ func EmperorOptions() []EmperorOption {
 // read too for the keys that an Emperor of uWSGI knows.
 func DecodeEmperor(file string, text []byte) (EmperorConfig, vassal.Problems) {
 	d := &emperorDecoder{decoder: decoder{f: &File{Source: Source{Path: file, Trust: vassal.Trust{Operator: true}}}}, c: DefaultEmperorConfig(), text: text}
-	for _, section := range []string{"uwsgi", "emperor", "ceilings", "defaults"} {
+	d.unknownSections()
+	for _, section := range emperorSections {
 		for _, s := range d.lines(section) {
 			d.key(section, s)
 		}
