@@ -21,7 +21,9 @@ var broken = vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, F
 func (court) Vassals(context.Context) []control.Vassal {
 	return []control.Vassal{{Name: "shop", State: control.Failed}}
 }
-func (court) Refresh(context.Context) error { return nil }
+func (c court) VassalsOf(ctx context.Context, _ int) []control.Vassal { return c.Vassals(ctx) }
+func (court) Users() []int                                            { return []int{os.Geteuid()} }
+func (court) Refresh(context.Context) error                           { return nil }
 func (court) Act(_ context.Context, name string, r control.Request, _ string) control.Outcome {
 	if r.Verb == control.Stop {
 		return control.Outcome{OK: true, Text: name + ": stopped, generation 1"}
