@@ -52,6 +52,7 @@ const (
 	CodeNoSuchGroup   = "no-such-group"
 	CodeNoSuchPath    = "no-such-path"
 	CodeNotVisible    = "not-visible"
+	CodeNoAccess      = "no-access"
 	CodeRefusedPath   = "refused-path"
 	CodeUntrusted     = "untrusted-file"
 	CodeBadName       = "bad-name"
@@ -175,6 +176,7 @@ var codes = []Code{
 	{CodeNoSuchGroup, "The group does not exist on this host."},
 	{CodeNoSuchPath, "A path that the file names does not exist on this host."},
 	{CodeNotVisible, "Something that the app will look for exists on the host and is not visible inside."},
+	{CodeNoAccess, "The vassal's user may not enter its app's directory, or not read its app's file: mode and owner keep it out."},
 	{CodeRefusedPath, "A path is too wide, or belongs to the system or to Liege, and is never bound."},
 	{CodeUntrusted, "The file is writable by others, has several links, or is reached through a link that others can move; it is not read."},
 	{CodeBadName, "The file's name cannot be a vassal's name."},

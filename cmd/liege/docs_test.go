@@ -111,7 +111,9 @@ func TestDocs(t *testing.T) {
 			}
 			var out, said bytes.Buffer
 			code := run(t.Context(), []string{"check", "--syntax", "--json", "-"}, stdio{strings.NewReader(given), &out, &said})
-			var got struct{ Files []struct{ Problems vassal.Problems } }
+			var got struct {
+				Files []struct{ Problems vassal.Problems }
+			}
 			if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got.Files) != 1 {
 				t.Fatalf("%s:%d: %d %s %v", e.page, e.line, code, &said, err)
 			}

@@ -266,7 +266,7 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 	if p.Result != nil && s.Host.Caller == nil { // liege serve reads them at the start
 		var more vassal.Problems
 		c.certs, more = certificates(ctx, p.Result)
-		c.Problems = append(c.Problems, more...)
+		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result)...)
 	}
 	for _, q := range p.Queries {
 		if q.Kind == "file" && !slices.Contains(c.reads, q.Name) {

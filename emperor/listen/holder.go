@@ -2,8 +2,10 @@ package listen
 
 import (
 	"bufio"
+	"encoding/hex"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,14 +43,7 @@ func holder(address string) (who, hint string) {
 		if err != nil || err2 != nil {
 			break
 		}
-		suffix := fmt.Sprintf(":%04X", n)
-		for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-			scanTable(table, func(f []string) {
-				if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
-					inodes["socket:["+f[9]+"]"] = true
-				}
-			})
-		}
+		inodes = listening(uint16(n), func(netip.Addr) bool { return true })
 	}
 	has := socketOwner(inodes)
 	if len(inodes) == 0 {
@@ -57,6 +52,57 @@ func holder(address string) (who, hint string) {
 		}
 	}
 	return has.advice()
+}
+
+// listening are the TCP sockets that listen on a port, at an address that is
+// wanted.
+func listening(port uint16, wanted func(netip.Addr) bool) map[string]bool {
+	inodes := map[string]bool{}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		scanTable(table, func(f []string) {
+			if len(f) < 10 || f[3] != "0A" {
+				return
+			}
+			host, p, _ := strings.Cut(f[1], ":")
+			if n, err := strconv.ParseUint(p, 16, 16); err != nil || uint16(n) != port {
+				return
+			}
+			if a, ok := tableAddr(host); ok && wanted(a) {
+				inodes["socket:["+f[9]+"]"] = true
+			}
+		})
+	}
+	return inodes
+}
+
+// tableAddr is an address of proc_net_tcp(5): words of four bytes, each as this
+// little-endian host has it in memory.
+func tableAddr(s string) (netip.Addr, bool) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b)%4 != 0 {
+		return netip.Addr{}, false
+	}
+	for i := 0; i < len(b); i += 4 {
+		slices.Reverse(b[i : i+4])
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return a.Unmap(), ok
+}
+
+// Rival says who listens already where want would, on this host's network: a
+// program, or the vassal called vassal. Both are empty if nobody is seen there,
+// or the Emperor itself, which does not tell whose socket it keeps. Who is not
+// root sees its own processes alone.
+func Rival(want netip.AddrPort) (who, vassal string) {
+	inodes := listening(want.Port(), func(a netip.Addr) bool {
+		return a == want.Addr() || a.IsUnspecified() && (a.Is6() || want.Addr().Is4()) || want.Addr().IsUnspecified() && a.Is4() == want.Addr().Is4()
+	})
+	o := socketOwner(inodes)
+	if o.pid == 0 || o.vassal == "" && strings.HasPrefix(o.command, "liege-") {
+		return "", ""
+	}
+	who, _ = o.advice()
+	return who, o.vassal
 }
 
 // owner is a process that has a socket open; pid 0: none is seen.

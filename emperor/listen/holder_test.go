@@ -1,6 +1,8 @@
 package listen
 
 import (
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -35,6 +37,30 @@ func TestAdvice(t *testing.T) {
 	} {
 		if got := vassalOf(groups); got != want {
 			t.Errorf("%q: vassal %q, want %q", groups, got, want)
+		}
+	}
+}
+
+// TestRival: a port is taken only where the address is the same, or a part.
+func TestRival(t *testing.T) {
+	for on, want := range map[string]map[string]bool{
+		"127.0.0.1:0": {"127.0.0.1": true, "127.0.0.2": false, "0.0.0.0": true, "::1": false},
+		"0.0.0.0:0":   {"127.0.0.1": true, "0.0.0.0": true, "::1": false},
+	} {
+		ln, err := net.Listen("tcp4", on)
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := netip.MustParseAddrPort(ln.Addr().String()).Port()
+		for addr, taken := range want {
+			who, _ := Rival(netip.AddrPortFrom(netip.MustParseAddr(addr), port))
+			if (who != "") != taken {
+				t.Errorf("%s listens, %s: %q, want %v", on, addr, who, taken)
+			}
+		}
+		ln.Close()
+		if who, _ := Rival(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)); who != "" {
+			t.Errorf("nobody listens: %q", who)
 		}
 	}
 }
