@@ -279,6 +279,17 @@ func TestStories(t *testing.T) {
 		if n := s.world.starts("v"); n < 100 || n > 1+10+600/6+5 {
 			s.Errorf("%d starts, want about 110", n)
 		}
+	}}, {"what a start that fails uses is counted", func(s *stage) {
+		s.write("v", "crash")
+		s.look(sec / 2)
+		f := s.world.latest("v")
+		f.mu.Lock()
+		f.usage = Usage{CPUUsec: 700, OOMKills: 1}
+		f.mu.Unlock()
+		s.pass(sec)
+		if v := record0(s, "v"); v.CPUUsec != 700 || v.OOMKills != 1 {
+			s.Errorf("cpu_usec %d, oom_kills %d; want 700, 1", v.CPUUsec, v.OOMKills)
+		}
 	}}, {"what the host lacked comes true", func(s *stage) {
 		s.write("v", "hostless")
 		s.look(sec)
