@@ -53,7 +53,7 @@ func (a *app) pluginCmd() *cobra.Command {
 		Use: "plugin", Short: "register interpreters that vassal files name by plugin = NAME",
 		Args: noSuchCommand, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(a.pluginBuildCmd())
+	c.AddCommand(a.pluginBuildCmd(), a.pluginListCmd())
 	return c
 }
 
