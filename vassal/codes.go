@@ -104,6 +104,14 @@ const (
 	CodeNotDone       = "not-done"
 	CodeLastLines     = "last-lines"
 
+	// The command.
+	CodeUsage       = "usage"
+	CodeFailed      = "failed"
+	CodeNotFound    = "not-found"
+	CodeUnwritable  = "unwritable"
+	CodeNoLog       = "no-log"
+	CodeInterrupted = "interrupted"
+
 	// SELinux policy modules.
 	CodeBadPolicy    = "bad-policy"
 	CodeNoPolicy     = "no-policy"
@@ -218,6 +226,13 @@ var codes = []Code{
 	{CodeControlSocket, "The control socket cannot be made."},
 	{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 	{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},
+	{CodeUsage, "The command line is wrong: an unknown command or flag, a word too many or too few."},
+	{CodeFailed, "The command failed at run time; the message says why."},
+	{CodeNotFound, "A file, a directory or a program that the command needs is not there."},
+	{CodeUnwritable, "A file that the command was to write cannot be written."},
+	{CodeNoLog, "The vassal has no log yet."},
+	{CodeInterrupted, "liege serve was ended before it was ready."},
+
 	{CodeBadPolicy, "An SELinux policy module, its file contexts or what it is to be made of has a mistake."},
 	{CodeNoPolicy, "No SELinux policy is installed there, or one that cannot be read."},
 	{CodeNoTool, "A program that changes or compiles the policy is not installed; the hint names its package."},

@@ -78,12 +78,12 @@ const maxPage = 40 << 10
 func readPage(file string) ([]byte, error) {
 	f, err := regular.Open(file)
 	if err != nil {
-		return nil, exitWith(exitNone, "not-found", "--page "+err.Error(), "")
+		return nil, exitWith(exitNone, vassal.CodeNotFound, "--page "+err.Error(), "")
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxPage+1))
 	if err != nil {
-		return nil, exitWith(exitFailed, "not-readable", "--page "+err.Error(), "")
+		return nil, exitWith(exitFailed, vassal.CodeUnreadable, "--page "+err.Error(), "")
 	}
 	if len(text) > maxPage {
 		return nil, usageError(fmt.Sprintf("--page %s: longer than %d bytes", file, maxPage), "")

@@ -117,7 +117,7 @@ func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
 		p := filepath.Join(arg, e.Name())
 		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(p) != ".ini" {
 			if slices.Contains([]string{".yml", ".yaml", ".xml", ".json", ".js"}, filepath.Ext(p)) {
-				out = append(out, checked{File: p, Problems: vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeUntrusted, File: p, Message: "not supported: write ini"}}})
+				out = append(out, checked{File: p, Problems: vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeNotSupported, File: p, Message: "not supported: write ini"}}})
 			}
 			continue
 		}

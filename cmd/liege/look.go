@@ -137,7 +137,7 @@ func (a *app) statusCmd() *cobra.Command {
 			}
 			switch {
 			case len(args) == 1 && len(all) == 0:
-				return exitWith(exitNone, "no-such-vassal", "no such vassal: "+args[0], "liege ls")
+				return exitWith(exitNone, vassal.CodeNoSuchVassal, "no such vassal: "+args[0], "liege ls")
 			case a.json && len(args) == 1:
 				return json.NewEncoder(a.out).Encode(all[0])
 			case a.json:
