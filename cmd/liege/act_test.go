@@ -19,7 +19,7 @@ type court struct{}
 var broken = vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, File: "/v/shop.ini", Line: 3, Key: "processes", Message: "no number", Hint: "processes = 2"}
 
 func (court) Vassals(context.Context) []control.Vassal {
-	return []control.Vassal{{Name: "shop", State: control.Failed}}
+	return []control.Vassal{{Name: "halt", State: control.Stopped}, {Name: "shop", State: control.Failed}}
 }
 func (c court) VassalsOf(ctx context.Context, _ int) []control.Vassal { return c.Vassals(ctx) }
 func (court) Users() []int                                            { return []int{os.Geteuid()} }
@@ -75,7 +75,9 @@ func TestReasons(t *testing.T) {
 		{"wait shop failed --json", 0, `{"problems":[]}`, ""},
 		{"reload shop", 1, "", "liege: shop: reload: failed\n  /v/shop.ini:3: processes: no number\n  hint: processes = 2\n"},
 		{"reload shop --json", 1, `[{"name":"shop","ok":false,"problem":` + problem + `}]`, ""},
-		{"stop --all --json", 0, `[{"name":"shop","ok":true,"problem":null}]`, ""},
+		{"reload halt", 1, "", "liege: halt: reload: failed\n  /v/shop.ini:3: processes: no number\n  hint: processes = 2\n"},
+		{"reload h*", 0, "halt: is stopped, and left alone\n", ""},
+		{"stop shop --json", 0, `[{"name":"shop","ok":true,"problem":null}]`, ""},
 		{"stop --all shop --json", 64, `{"problems":[{"severity":"error","code":"usage","file":null,"line":null,"key":null,"step":null,"message":"stop: names and --all together","hint":null}]}`, ""},
 		{"stop shop --json --run-dir " + dir + "/none", 69, `{"problems":[{"severity":"error","code":"no-emperor"`, ""},
 	} {

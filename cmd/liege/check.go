@@ -53,6 +53,9 @@ func (a *app) checkCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if len(more) == 0 && !a.json {
+					fmt.Fprintf(a.out, "%s: no vassal files: names that end in .ini and do not begin with a dot\n", arg)
+				}
 				all = append(all, more...)
 			}
 			clashes(all)

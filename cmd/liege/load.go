@@ -168,7 +168,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		}
 		trust, said = vassal.Trust{UID: u.UID, GID: u.GID}, "a file of "+u.Name
 	}
-	c := l.prepare(ctx, as, inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
+	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
 	c.trust = said
 	if path != "-" && l.opts.as == "" && l.opts.tenant == "" && !l.opts.syntax {
 		if p := dirmon.Judge(as, l.emperor.Vassals, l.emperor.Tyrant); p != nil {

@@ -192,7 +192,7 @@ func (a *app) one(ctx context.Context, v control.Vassal) {
 		row("last exit", "%s", exitText(*v.LastExit))
 	}
 	if v.Suspended != nil {
-		row("suspended", "%d %s, by %s", v.Suspended.Status, v.Suspended.Reason, v.Suspended.By)
+		row("suspended", "%s, by %s", strings.TrimSpace(fmt.Sprintf("%d %s", v.Suspended.Status, v.Suspended.Reason)), v.Suspended.By)
 	}
 	row("stopped by", "%s", deref(v.StoppedBy))
 	row("log", "%s", deref(v.Log))

@@ -64,6 +64,13 @@ func (s *Server) answer(ctx, base context.Context, r Request, p peer, w *replies
 	for _, v := range all {
 		private[v.Name] = !full && v.Private
 	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		why := leftAlone(r, all, n)
+		if why != "" {
+			w.send(Reply{Name: n, OK: true, Text: n + ": " + why + ", and left alone"})
+		}
+		return why != ""
+	})
 	code := s.each(ctx, r, p, names, func(rep Reply) {
 		if rep.Problem != nil && private[rep.Name] {
 			p := veil(*rep.Problem)
@@ -160,6 +167,19 @@ func pick(r Request, all []Vassal, future bool) (names, missing []string) {
 		}
 	}
 	return names, missing
+}
+
+// leftAlone says why a wish for many does not concern the vassal called name: it
+// is not for those that somebody stopped or suspended, unless they are named.
+func leftAlone(r Request, all []Vassal, name string) string {
+	if slices.Contains(r.Names, name) || r.Verb != Reload && r.Verb != Restart && r.Verb != Start {
+		return ""
+	}
+	i := slices.IndexFunc(all, func(v Vassal) bool { return v.Name == name })
+	if i >= 0 && (all[i].State == Suspended || all[i].State == Stopped && r.Verb != Start) {
+		return "is " + string(all[i].State)
+	}
+	return ""
 }
 
 func match(pattern, name string) bool {
