@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -142,5 +143,37 @@ func TestEmperorKilled(t *testing.T) {
 	if old := *v.PID; now.PID == nil || *now.PID == old {
 		r.until("the survivor is replaced", func() bool { v := r.status("hello"); return v.PID != nil && *v.PID != old })
 	}
+	stop()
+}
+
+// TestLiegeHandover: the Emperor ends because it is told to, nobody's request
+// is lost, and the command returns when another one has followed.
+func TestLiegeHandover(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("still here"))
+	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
+	v := r.up("hello")
+	stop := r.loop(v.Listen[0])
+	type result struct {
+		out  string
+		code int
+	}
+	told := make(chan result, 1)
+	go func() {
+		out, code := r.try("handover", "--timeout", patience)
+		told <- result{out, code}
+	}()
+	if err := r.cmd.Wait(); err != nil {
+		t.Errorf("the Emperor ended with %v", err)
+	}
+	if code, body := r.get(v.Listen[0], "/"); code != 200 || body != "still here" {
+		t.Errorf("between the two: %d %q", code, body)
+	}
+	r.start()
+	if got := <-told; got.code != 0 || !strings.Contains(got.out, fmt.Sprintf("the Emperor is pid %d now", r.cmd.Process.Pid)) {
+		t.Errorf("liege handover: exit %d\n%s", got.code, got.out)
+	}
+	r.until("the survivor is replaced", func() bool { now := r.status("hello"); return now.PID != nil && *now.PID != *v.PID })
+	r.up("hello")
 	stop()
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,8 +47,41 @@ func (e *Emperor) Alive(ctx context.Context) error {
 // Vassals implements control.Backend.
 func (e *Emperor) Vassals(ctx context.Context) []control.Vassal {
 	p, _ := e.public.get()
-	var waits []<-chan struct{}
+	return e.view(ctx, p.others, slices.Collect(maps.Values(p.actors)))
+}
+
+// VassalsOf implements control.Backend.
+func (e *Emperor) VassalsOf(ctx context.Context, user int) []control.Vassal {
+	p, _ := e.public.get()
+	var actors []*actor
 	for _, a := range p.actors {
+		if rep, _ := a.board.get(); slices.Contains(rep.vassal.Users, user) {
+			actors = append(actors, a)
+		}
+	}
+	others := slices.DeleteFunc(slices.Clone(p.others), func(v control.Vassal) bool { return !slices.Contains(v.Users, user) })
+	// It may have become another's meanwhile.
+	return slices.DeleteFunc(e.view(ctx, others, actors), func(v control.Vassal) bool { return !slices.Contains(v.Users, user) })
+}
+
+// Users implements control.Backend.
+func (e *Emperor) Users() []int {
+	p, _ := e.public.get()
+	var users []int
+	for _, v := range p.others {
+		users = append(users, v.Users...)
+	}
+	for _, a := range p.actors {
+		rep, _ := a.board.get()
+		users = append(users, rep.vassal.Users...)
+	}
+	return users
+}
+
+// view is others, and actors as they are now, in the order of their names.
+func (e *Emperor) view(ctx context.Context, others []control.Vassal, actors []*actor) []control.Vassal {
+	var waits []<-chan struct{}
+	for _, a := range actors {
 		rep, next := a.board.get()
 		if rep.vassal.State == control.Running && time.Since(rep.sampled) > freshUsage {
 			ring(a.poke)
@@ -67,13 +101,17 @@ func (e *Emperor) Vassals(ctx context.Context) []control.Vassal {
 			break
 		}
 	}
-	return e.list()
+	return listed(others, actors)
 }
 
 func (e *Emperor) list() []control.Vassal {
 	p, _ := e.public.get()
-	out := slices.Clone(p.others)
-	for _, a := range p.actors {
+	return listed(p.others, slices.Collect(maps.Values(p.actors)))
+}
+
+func listed(others []control.Vassal, actors []*actor) []control.Vassal {
+	out := slices.Clone(others)
+	for _, a := range actors {
 		rep, _ := a.board.get()
 		out = append(out, rep.vassal)
 	}
@@ -167,6 +205,9 @@ func apply(w *wish, r control.Request, by string) (refusal, hint string) {
 		} else if !edited {
 			w.force = w.turn
 		}
+	}
+	if r.Paced { // due as an edit of the file is, not before others and not as often as one likes
+		return "", ""
 	}
 	w.control = w.turn
 	if edited && w.control != w.force {

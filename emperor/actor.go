@@ -32,8 +32,9 @@ type actor struct {
 	name   vassal.Name
 	box    *box
 	board  *board[report]
-	poke   chan struct{} // capacity 1: somebody wants fresh usage
-	legacy chan Launcher // capacity 1: from the vassal whose file is now this one's; nil: nothing to wait for
+	poke   chan struct{}      // capacity 1: somebody wants fresh usage
+	saves  chan chan struct{} // the counters are to be saved, and the channel closed then
+	legacy chan Launcher      // capacity 1: from the vassal whose file is now this one's; nil: nothing to wait for
 
 	launch   Launcher      // nil: closed
 	cur      *generation   // the one that serves
@@ -123,8 +124,8 @@ func newActor(r *realm, f File) *actor {
 		realm: r, name: f.Name, launch: r.launcher(f.Name), credit: paceBurst, creditAt: time.Now(),
 		box:   newBox(wish{file: f, fileAt: time.Now()}),
 		board: newBoard(report{vassal: expected(r, f)}),
-		poke:  make(chan struct{}, 1),
-		gone:  make(chan *generation), rests: make(chan *generation), slow: make(chan *generation),
+		poke:  make(chan struct{}, 1), saves: make(chan chan struct{}),
+		gone: make(chan *generation), rests: make(chan *generation), slow: make(chan *generation),
 		looked:  make(chan bool, 1),
 		abandon: make(chan struct{}),
 		stuck:   map[*generation]bool{},
@@ -341,6 +342,10 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 		case <-a.poke:
 			a.sample()
 			a.publish()
+		case done := <-a.saves:
+			a.sample()
+			a.save(false)
+			close(done)
 		case <-a.tick.C:
 			if a.cur != nil {
 				a.sample()

@@ -263,6 +263,33 @@ func TestStories(t *testing.T) {
 		if got := s.act("v", control.Reload); !strings.HasPrefix(got, "0 ") {
 			s.Error(got)
 		}
+	}}, {"reloads by a vassal's own user have the pace of edits", func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * sec)
+		own := control.Request{Verb: control.Reload, Paced: true}
+		if o := s.e.Act(s.ctx, "v", own, "uid 7"); !o.OK {
+			s.Errorf("%+v", o)
+		}
+		s.want("v", "running 2")
+		own.NoWait = true
+		for range 300 { // ten minutes
+			s.e.Act(s.ctx, "v", own, "uid 7")
+			s.look(2 * sec)
+		}
+		if n := s.world.starts("v"); n < 100 || n > 1+10+600/6+5 {
+			s.Errorf("%d starts, want about 110", n)
+		}
+	}}, {"what a start that fails uses is counted", func(s *stage) {
+		s.write("v", "crash")
+		s.look(sec / 2)
+		f := s.world.latest("v")
+		f.mu.Lock()
+		f.usage = Usage{CPUUsec: 700, OOMKills: 1}
+		f.mu.Unlock()
+		s.pass(sec)
+		if v := record0(s, "v"); v.CPUUsec != 700 || v.OOMKills != 1 {
+			s.Errorf("cpu_usec %d, oom_kills %d; want 700, 1", v.CPUUsec, v.OOMKills)
+		}
 	}}, {"what the host lacked comes true", func(s *stage) {
 		s.write("v", "hostless")
 		s.look(sec)

@@ -175,6 +175,7 @@ func fileView(f File, owner func(int) string) control.Vassal {
 	if !f.Trust.Operator && f.Trust.UID > 0 {
 		v.Users = []int{f.Trust.UID}
 	}
+	v.Private = f.Trust.Operator && f.Mode&0o004 == 0
 	return v
 }
 

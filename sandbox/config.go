@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -323,12 +324,23 @@ func (st *starting) translate(err error) error {
 	switch {
 	case strings.Contains(text, "OOM-killed"):
 		return fmt.Errorf("out of memory before anything of it ran: memory-max is %d bytes", st.spec.Limits.MemoryMax)
+	case errors.Is(err, unix.ENOSPC) && st.m.full(err):
+		return fmt.Errorf("no room in the run directory %s, or no inodes (df -h, df -i): %w", st.m.dir, err)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
 	case errors.Is(err, unix.EAGAIN):
 		return fmt.Errorf("no more processes or memory for it: %w", err)
 	}
 	return &initError{err}
+}
+
+// full reports whether it is the run directory that err, ENOSPC, is about.
+func (m *Manager) full(err error) bool {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return strings.HasPrefix(e.Path, m.dir+"/")
+	}
+	var st unix.Statfs_t
+	return unix.Statfs(m.dir, &st) == nil && st.Blocks > 0 && (st.Bavail == 0 || st.Files > 0 && st.Ffree == 0)
 }
 
 // initError leaves out the layers that libcontainer names.

@@ -52,6 +52,7 @@ const (
 	CodeNoSuchGroup   = "no-such-group"
 	CodeNoSuchPath    = "no-such-path"
 	CodeNotVisible    = "not-visible"
+	CodeNoAccess      = "no-access"
 	CodeRefusedPath   = "refused-path"
 	CodeUntrusted     = "untrusted-file"
 	CodeBadName       = "bad-name"
@@ -102,6 +103,14 @@ const (
 	CodeNotSaved      = "not-saved"
 	CodeNotDone       = "not-done"
 	CodeLastLines     = "last-lines"
+
+	// The command.
+	CodeUsage       = "usage"
+	CodeFailed      = "failed"
+	CodeNotFound    = "not-found"
+	CodeUnwritable  = "unwritable"
+	CodeNoLog       = "no-log"
+	CodeInterrupted = "interrupted"
 
 	// SELinux policy modules.
 	CodeBadPolicy    = "bad-policy"
@@ -175,6 +184,7 @@ var codes = []Code{
 	{CodeNoSuchGroup, "The group does not exist on this host."},
 	{CodeNoSuchPath, "A path that the file names does not exist on this host."},
 	{CodeNotVisible, "Something that the app will look for exists on the host and is not visible inside."},
+	{CodeNoAccess, "The vassal's user may not enter its app's directory, or not read its app's file: mode and owner keep it out."},
 	{CodeRefusedPath, "A path is too wide, or belongs to the system or to Liege, and is never bound."},
 	{CodeUntrusted, "The file is writable by others, has several links, or is reached through a link that others can move; it is not read."},
 	{CodeBadName, "The file's name cannot be a vassal's name."},
@@ -216,6 +226,13 @@ var codes = []Code{
 	{CodeControlSocket, "The control socket cannot be made."},
 	{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 	{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},
+	{CodeUsage, "The command line is wrong: an unknown command or flag, a word too many or too few."},
+	{CodeFailed, "The command failed at run time; the message says why."},
+	{CodeNotFound, "A file, a directory or a program that the command needs is not there."},
+	{CodeUnwritable, "A file that the command was to write cannot be written."},
+	{CodeNoLog, "The vassal has no log yet."},
+	{CodeInterrupted, "liege serve was ended before it was ready."},
+
 	{CodeBadPolicy, "An SELinux policy module, its file contexts or what it is to be made of has a mistake."},
 	{CodeNoPolicy, "No SELinux policy is installed there, or one that cannot be read."},
 	{CodeNoTool, "A program that changes or compiles the policy is not installed; the hint names its package."},

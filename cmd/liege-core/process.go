@@ -15,6 +15,7 @@ import (
 
 	"liege/serve"
 	"liege/serve/control"
+	"liege/serve/worker/lang"
 	"liege/vassal"
 )
 
@@ -107,7 +108,7 @@ func (p *process) build(a arguments) error {
 	if p.app.Dir != "" {
 		if err := os.Chdir(p.app.Dir); err != nil {
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotVisible, Step: "chdir", Message: err.Error(),
-				Hint: "is the directory bound into the sandbox, and may the user enter it?"}
+				Hint: lang.AccessHint(err.Error(), "is the directory bound into the sandbox, and may the user enter it?")}
 		}
 	}
 	if p.listeners, err = listeners(p.app.Listen); err != nil {

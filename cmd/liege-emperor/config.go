@@ -36,7 +36,7 @@ func load(f flags) (inifile.EmperorConfig, vassal.Problems, error) {
 	default:
 		cfg, ps = inifile.DecodeEmperor(path, text)
 		if ps.Failed() {
-			return cfg, nil, &exitError{exitConfig, ps.First().Hint, ps}
+			return cfg, nil, &exitError{exitConfig, "liege check " + path, ps}
 		}
 	}
 	for _, o := range []struct {

@@ -15,12 +15,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"liege/emperor/asuser"
 	"liege/sandbox"
+	"liege/vassal"
 )
 
 // version is set by the linker.
@@ -69,8 +71,13 @@ func run(ctx context.Context, args []string) int {
 	case err == nil, errors.Is(err, pflag.ErrHelp):
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "liege: emperor: %v\n", err)
 	e, ok := errors.AsType[*exitError](err)
+	for _, p := range problems(err) {
+		fmt.Fprintf(os.Stderr, "liege: emperor: %s\n", p.Error())
+		if p.Hint != "" {
+			fmt.Fprintf(os.Stderr, "  hint: %s\n", p.Hint)
+		}
+	}
 	if !ok {
 		return exitFailed
 	}
@@ -78,6 +85,16 @@ func run(ctx context.Context, args []string) int {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", e.hint)
 	}
 	return e.code
+}
+
+// problems are all errors in err: a file that is wrong keeps the host down, and
+// is mended at once only if all of it is told.
+func problems(err error) vassal.Problems {
+	ps, ok := errors.AsType[vassal.Problems](err)
+	if !ok {
+		return vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeStartFailed, Message: err.Error()}}
+	}
+	return slices.DeleteFunc(slices.Clone(ps), func(p vassal.Problem) bool { return p.Severity != vassal.Error })
 }
 
 func start(ctx context.Context, args []string) error {

@@ -64,10 +64,19 @@ func TestLoad(t *testing.T) {
 	if diff := cmp.Diff([]string{"/from/flag", "/from/file", "/a", fmt.Sprint(float64(1 << 30))}, got); diff != "" {
 		t.Error(diff)
 	}
-	write(t, file, "[emperor]\nstart-concurrency = many\n")
+	write(t, file, "[emperor]\nstart-concurrency = many\n[ceiling]\nmemory-max = 1G\n")
 	_, _, err = load(flags{config: file})
-	if e, ok := errors.AsType[*exitError](err); !ok || e.code != exitConfig || !strings.Contains(err.Error(), file+":2") {
+	e, ok := errors.AsType[*exitError](err)
+	if !ok || e.code != exitConfig || e.hint != "liege check "+file {
 		t.Errorf("a wrong line: %v", err)
+	}
+	var all []string
+	for _, p := range problems(err) {
+		all = append(all, p.Error())
+	}
+	want := []string{file + ":2: start-concurrency: \"many\" is not a number", file + ":3: unknown section [ceiling]; did you mean [ceilings]?"}
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Error(diff)
 	}
 	if _, _, err = load(flags{config: file + ".none"}); err == nil {
 		t.Error("a file that was named and is missing: no error")
@@ -253,6 +262,39 @@ func (w *world) until(ok func() bool) {
 func (w *world) hasGen(sub string, n vassal.Name, gen int) bool {
 	_, err := os.Stat(filepath.Join(w.dir, sub, "run/vassals", n.Dir(), fmt.Sprintf("gen-%d.json", gen)))
 	return err == nil
+}
+
+// TestHandOver: an Emperor that hands over ends at once and well, its vassals
+// serve on and have saved what they count, and the next one takes them over.
+func TestHandOver(t *testing.T) {
+	w := newWorld(t)
+	names := []vassal.Name{"one", "two"}
+	for _, n := range names {
+		w.vassal("a/vassals/" + string(n) + ".ini")
+	}
+	a := w.emperor("a")
+	pids := w.ready("a", names...)
+	if code := a.end(syscall.SIGUSR2); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
+	if now := w.ready("a", names...); !slices.Equal(now, pids) {
+		t.Errorf("%v serve now, before %v", now, pids)
+	}
+	for i, n := range names {
+		if _, err := record.StartTime(pids[i]); err != nil {
+			t.Errorf("%s does not outlive its Emperor: %v", n, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(w.dir, "a/state/v-"+string(n)+".json")); err != nil || strings.Contains(string(b), `"cpu_usec":0,"requests"`) {
+			t.Errorf("%s: what it counts is not saved: %v %s", n, err, b)
+		}
+	}
+	a = w.emperor("a")
+	w.until(func() bool {
+		return len(w.ready("a", names...)) == 2 && w.hasGen("a", "one", 2) && w.hasGen("a", "two", 2)
+	})
+	if code := a.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("ended with %d", code)
+	}
 }
 
 // A survivor whose file was removed meanwhile is ended by the next Emperor.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -18,11 +19,16 @@ import (
 // patience is how soon a second signal is taken for the first one again.
 const patience = 3 * time.Second
 
-// signals obeys signals (CONTRACT 17) until ctx is done; stop begins the end.
-func (r *realm) signals(ctx context.Context, stop func()) {
-	signal.Ignore(unix.SIGUSR2, unix.SIGTSTP, unix.SIGPIPE)
+// saveTime is how long the vassals may take to save what they count before the
+// Emperor hands over.
+const saveTime = 2 * time.Second
+
+// signals obeys signals (CONTRACT 17) until ctx is done; stop begins the end,
+// and leave is the end in which the vassals go on.
+func (r *realm) signals(ctx context.Context, stop, leave func()) {
+	signal.Ignore(unix.SIGTSTP, unix.SIGPIPE)
 	got := make(chan os.Signal, 16)
-	signal.Notify(got, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGWINCH)
+	signal.Notify(got, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
 	defer signal.Stop(got)
 	var first time.Time
 	for {
@@ -39,6 +45,16 @@ func (r *realm) signals(ctx context.Context, stop func()) {
 			for _, line := range r.emperor.Lines() {
 				r.log.Info(line)
 			}
+		case unix.SIGUSR2:
+			if !first.IsZero() || r.flags.one != "" {
+				continue // it ends, and they with it; or nobody would follow
+			}
+			r.log.Info("hands over: the vassals go on serving, and the next Emperor takes them over")
+			sctx, cancel := context.WithTimeout(ctx, saveTime)
+			r.emperor.Save(sctx)
+			cancel()
+			leave()
+			return
 		case unix.SIGWINCH:
 			if err := r.emperor.Refresh(ctx); err != nil {
 				r.log.Warn("rescan", "err", err)
@@ -66,7 +82,10 @@ func (r *realm) reread(ctx context.Context) {
 	}
 	cfg, ps, err := load(r.flags)
 	if err != nil {
-		r.log.Error("emperor.ini is not used: the settings stay as they were", "err", err)
+		r.log.Error("emperor.ini is not used: the settings stay as they were", "errors", len(problems(err)), "hint", "liege check "+cmp.Or(r.flags.config, defaultConfig))
+		for _, p := range problems(err) {
+			r.log.Error(p.Error(), "hint", p.Hint)
+		}
 	} else {
 		for _, p := range ps {
 			if p.Severity == vassal.Warning {
@@ -74,7 +93,7 @@ func (r *realm) reread(ctx context.Context) {
 			}
 		}
 		if keys := fixed(r.cfg, cfg); len(keys) > 0 {
-			r.log.Warn("these keys of emperor.ini have changed and are used only after a restart", "keys", keys, "hint", "systemctl restart liege: no request is lost")
+			r.log.Warn("these keys of emperor.ini have changed and are used only after a restart", "keys", keys, "hint", "liege handover")
 		}
 		r.expander.Set(r.machine.settings(cfg))
 	}

@@ -69,8 +69,15 @@ func supervise(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(r.run(ctx), r.close())
+	if err = r.run(ctx); errors.Is(err, errHandedOver) {
+		return nil // what close would undo is the next one's
+	}
+	return errors.Join(err, r.close())
 }
+
+// errHandedOver says that this Emperor ends as if it had been killed: goroutines
+// still look after vassals, and only the end of the process ends them.
+var errHandedOver = errors.New("handed over")
 
 // newRealm makes everything that run needs.
 func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Monitor, tee *terminal) (r *realm, err error) {
@@ -149,10 +156,14 @@ func (r *realm) close() error {
 }
 
 // run supervises until ctx is done or a signal asks for the end, and every
-// vassal has drained.
-func (r *realm) run(ctx context.Context) error {
+// vassal has drained; or until it hands over.
+func (r *realm) run(ctx context.Context) (err error) {
 	ctx, stop := context.WithCancel(ctx)
-	defer stop()
+	defer func() {
+		if !errors.Is(err, errHandedOver) { // else it would have the vassals drained
+			stop()
+		}
+	}()
 	gid, err := groupID(r.cfg.ControlGroup)
 	if err != nil {
 		return &exitError{exitConfig, "", err}
@@ -172,13 +183,13 @@ func (r *realm) run(ctx context.Context) error {
 	// The socket answers until the last vassal has drained.
 	serving, quiet := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	ended := make(chan error, 1)
+	ended, over, left := make(chan error, 1), make(chan error, 1), make(chan struct{})
 	wg.Go(func() { ended <- server.Serve(serving, ln) })
 	wg.Go(func() {
 		r.signals(serving, func() {
 			r.launch.Sockets.Leave()
 			stop()
-		})
+		}, func() { close(left) })
 	})
 	wg.Go(func() { r.notify(serving) })
 	wg.Go(func() { r.keepHouse(ctx) })
@@ -190,7 +201,13 @@ func (r *realm) run(ctx context.Context) error {
 		}
 	})
 	r.log.Info("Emperor", "version", version, "vassals", r.cfg.Vassals, "run-dir", r.cfg.RunDir)
-	err = r.emperor.Run(ctx)
+	go func() { over <- r.emperor.Run(ctx) }()
+	select {
+	case err = <-over:
+	case <-left:
+		quiet() // a wish from now on is the next one's
+		return errHandedOver
+	}
 	_ = r.hooks(context.WithoutCancel(ctx), vassal.EmperorEnd) // failures are logged
 	quiet()
 	wg.Wait()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -77,12 +78,12 @@ const maxPage = 40 << 10
 func readPage(file string) ([]byte, error) {
 	f, err := regular.Open(file)
 	if err != nil {
-		return nil, exitWith(exitNone, "not-found", "--page "+err.Error(), "")
+		return nil, exitWith(exitNone, vassal.CodeNotFound, "--page "+err.Error(), "")
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxPage+1))
 	if err != nil {
-		return nil, exitWith(exitFailed, "not-readable", "--page "+err.Error(), "")
+		return nil, exitWith(exitFailed, vassal.CodeUnreadable, "--page "+err.Error(), "")
 	}
 	if len(text) > maxPage {
 		return nil, usageError(fmt.Sprintf("--page %s: longer than %d bytes", file, maxPage), "")
@@ -109,31 +110,39 @@ func (a *app) do(cmd *cobra.Command, req control.Request, args []string) error {
 	all := []outcome{}
 	err := control.Call(cmd.Context(), control.Socket(a.runDir), req, func(r control.Reply) error {
 		all = append(all, outcome{r.Name, r.OK, r.Problem})
-		if a.json {
-			return nil
-		}
-		if r.OK {
-			fmt.Fprintln(a.out, r.Text)
-			return nil
-		}
-		fmt.Fprintf(a.err, "liege: %s\n", r.Text)
-		if r.Problem != nil {
-			if said := r.Problem.Error(); !strings.Contains(r.Text, said) && r.Problem.Code != vassal.CodeNoSuchVassal {
-				fmt.Fprintf(a.err, "  %s\n", said)
-			}
-			printHint(a.err, r.Problem.Hint)
+		if !a.json {
+			a.tell(r)
 		}
 		return nil
 	})
-	if a.json && len(all) > 0 {
-		if e := json.NewEncoder(a.out).Encode(all); e != nil {
-			return e
-		}
-		if err != nil {
-			return &exit{code: control.ExitCode(err), problems: vassal.AsProblems(err, "", "failed"), shown: true}
-		}
+	if !a.json || err != nil && len(all) == 0 { // the request as a whole failed
+		return err
 	}
-	return err
+	if e, ok := errors.AsType[*control.Error](err); err != nil && !(ok && e.Said) { // the rest is not known
+		all = append(all, outcome{Problem: vassal.AsProblems(err, "", vassal.CodeNotDone).First()})
+	}
+	if e := json.NewEncoder(a.out).Encode(all); e != nil {
+		return e
+	}
+	if err != nil {
+		return &exit{code: control.ExitCode(err), shown: true}
+	}
+	return nil
+}
+
+// tell prints how it went for one vassal, for people.
+func (a *app) tell(r control.Reply) {
+	if r.OK {
+		fmt.Fprintln(a.out, r.Text)
+		return
+	}
+	fmt.Fprintf(a.err, "liege: %s\n", r.Text)
+	if r.Problem != nil {
+		if said := r.Problem.Error(); !strings.Contains(r.Text, said) && r.Problem.Code != vassal.CodeNoSuchVassal {
+			fmt.Fprintf(a.err, "  %s\n", said)
+		}
+		printHint(a.err, r.Problem.Hint)
+	}
 }
 
 func (a *app) waitCmd() *cobra.Command {
@@ -144,12 +153,26 @@ func (a *app) waitCmd() *cobra.Command {
 		Args: usage(cobra.ExactArgs(2)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req.Names, req.Goal = names(args[:1]), args[1]
-			return control.Call(cmd.Context(), control.Socket(a.runDir), req, func(r control.Reply) error {
-				if r.Text != "" && !a.json {
-					fmt.Fprintln(a.out, r.Text)
+			var why vassal.Problems
+			err := control.Call(cmd.Context(), control.Socket(a.runDir), req, func(r control.Reply) error {
+				if !a.json {
+					a.tell(r)
+				}
+				if r.Problem != nil {
+					why = append(why, *r.Problem)
 				}
 				return nil
 			})
+			if !a.json {
+				return err
+			}
+			if e, ok := errors.AsType[*control.Error](err); ok && e.Said && len(why) > 0 {
+				return &exit{code: e.Code, problems: why}
+			}
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(a.out).Encode(map[string]any{"problems": nonNil(why)})
 		},
 	}
 	c.Flags().DurationVar(&req.Timeout, "timeout", 10*time.Second, "how long to wait")

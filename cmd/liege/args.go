@@ -35,7 +35,7 @@ func parseServe(args []string) (serveLine, error) {
 	l.at = len(l.settings)
 	cwd, err := os.Getwd()
 	if err != nil {
-		return l, exitWith(exitFailed, "no-directory", "the current directory is gone", "cd to another")
+		return l, exitWith(exitFailed, vassal.CodeNotFound, "the current directory is gone", "cd to another")
 	}
 	l.cwd = cwd
 	for i := 0; i < len(args); i++ {

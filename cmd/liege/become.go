@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"liege/vassal"
 )
 
 // sibling finds another program of Liege: beside this one, or in
@@ -27,7 +29,7 @@ func sibling(program string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", exitWith(exitFailed, "not-installed", fmt.Sprintf("%s is neither beside %s nor in ../libexec/liege", program, self), "make build, or install the package")
+	return "", exitWith(exitFailed, vassal.CodeNotFound, fmt.Sprintf("%s is neither beside %s nor in ../libexec/liege", program, self), "make build, or install the package")
 }
 
 // become replaces this process by another program of Liege. It returns only
@@ -39,9 +41,9 @@ func become(program string, args, env []string) error {
 	}
 	err = syscall.Exec(path, append([]string{program}, args...), env)
 	if errors.Is(err, fs.ErrPermission) {
-		return exitWith(exitDenied, "not-permitted", "not permitted to run "+path, "")
+		return exitWith(exitDenied, vassal.CodeNotPermitted, "not permitted to run "+path, "")
 	}
-	return exitWith(exitFailed, "exec", fmt.Sprintf("%s: %v", path, err), "")
+	return exitWith(exitFailed, vassal.CodeFailed, fmt.Sprintf("%s: %v", path, err), "")
 }
 
 func (a *app) emperorCmd() *cobra.Command {
@@ -58,7 +60,8 @@ emperor.ini, else /etc/vassals), in the foreground.
   --cgroup PATH        of a delegated unit, for the vassals (default: the Emperor's own)
   --log-format FORMAT  of its own log: text or json
 
-Signals: TERM and INT drain all vassals and exit; HUP reads emperor.ini again.`,
+Signals: TERM and INT drain all vassals and exit; HUP reads emperor.ini again; USR2
+exits and leaves the vassals to the next Emperor (liege handover).`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, arg := range args {
@@ -67,7 +70,7 @@ Signals: TERM and INT drain all vassals and exit; HUP reads emperor.ini again.`,
 				}
 			}
 			if os.Geteuid() != 0 {
-				return exitWith(exitDenied, "needs-root", "emperor: needs root: it makes namespaces and cgroups", "liege serve FILE")
+				return exitWith(exitDenied, vassal.CodeNeedsRoot, "emperor: needs root: it makes namespaces and cgroups", "liege serve FILE")
 			}
 			return become("liege-emperor", args, os.Environ())
 		},

@@ -37,10 +37,13 @@ func (a *app) checkCmd() *cobra.Command {
 	var o checkOptions
 	c := &cobra.Command{
 		Use: "check FILE|DIR…|-", Short: "every problem of vassal files at once; starts nothing",
-		Long: "Check vassal files as a start would, binding and starting nothing. Of a directory, also find what\nclashes between its files and say what is skipped. - reads standard input.",
+		Long: "Check vassal files as a start would, binding and starting nothing. Of a directory, also find what\nclashes between its files and say what is skipped. - reads standard input. An emperor.ini is\nchecked as one.",
 		Args: usage(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := a.newLoader(o)
+			if slices.Equal(args, []string{or(o.config, defaultConfig)}) {
+				l, err = &loader{app: a, opts: o}, nil // what is wrong with it is the answer
+			}
 			if err != nil {
 				return err
 			}
@@ -49,6 +52,9 @@ func (a *app) checkCmd() *cobra.Command {
 				more, err := l.files(cmd.Context(), arg)
 				if err != nil {
 					return err
+				}
+				if len(more) == 0 && !a.json {
+					fmt.Fprintf(a.out, "%s: no vassal files: names that end in .ini and do not begin with a dot\n", arg)
 				}
 				all = append(all, more...)
 			}

@@ -38,7 +38,7 @@ func exitWith(code int, word, msg, hint string) error {
 	return &exit{code: code, problems: vassal.Problems{{Severity: vassal.Error, Code: word, Message: msg, Hint: hint}}}
 }
 
-func usageError(msg, hint string) error { return exitWith(exitUsage, "usage", msg, hint) }
+func usageError(msg, hint string) error { return exitWith(exitUsage, vassal.CodeUsage, msg, hint) }
 
 // usage makes a mistake in the arguments a usage error.
 func usage(args cobra.PositionalArgs) cobra.PositionalArgs {
@@ -57,7 +57,7 @@ func (a *app) finish(err error) int {
 	}
 	e, ok := errors.AsType[*exit](err)
 	if !ok {
-		e = &exit{code: exitFailed, problems: vassal.AsProblems(err, "", "failed")}
+		e = &exit{code: exitFailed, problems: vassal.AsProblems(err, "", vassal.CodeFailed)}
 		if c, ok := errors.AsType[*control.Error](err); ok {
 			e.code, e.shown = c.Code, c.Said
 		}

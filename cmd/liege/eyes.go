@@ -13,6 +13,7 @@ import (
 	"liege/emperor/control"
 	"liege/emperor/listen"
 	"liege/emperor/resolve"
+	"liege/vassal"
 	"liege/vassal/regular"
 )
 
@@ -141,11 +142,11 @@ func patiently(ctx context.Context, longest time.Duration, do func() error) erro
 func whyNot(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission) && os.Geteuid() == 0:
-		return exitWith(exitDenied, "not-permitted", path+" is not root's alone, and the vassal's user may not read it", "read it as somebody who may: runuser -u USER -- cat "+path)
+		return exitWith(exitDenied, vassal.CodeNotPermitted, path+" is not root's alone, and the vassal's user may not read it", "read it as somebody who may: runuser -u USER -- cat "+path)
 	case errors.Is(err, fs.ErrPermission):
-		return exitWith(exitDenied, "not-permitted", "not permitted to read "+path, "sudo")
+		return exitWith(exitDenied, vassal.CodeNotPermitted, "not permitted to read "+path, "sudo")
 	case errors.Is(err, fs.ErrNotExist):
-		return exitWith(exitNone, "not-found", path+" does not exist", "")
+		return exitWith(exitNone, vassal.CodeNotFound, path+" does not exist", "")
 	}
-	return exitWith(exitNone, "not-found", fmt.Sprintf("%s: %s", path, plain(err)), "")
+	return exitWith(exitNone, vassal.CodeNotFound, fmt.Sprintf("%s: %s", path, plain(err)), "")
 }

@@ -66,6 +66,9 @@ func (a *app) newLoader(o checkOptions) (*loader, error) {
 	return l, nil
 }
 
+// config is the path of the operator's settings.
+func (l *loader) config() string { return or(l.opts.config, defaultConfig) }
+
 // readRegular reads a regular file of at most inifile.MaxFile bytes, and never
 // waits.
 func readRegular(path string) ([]byte, error) {
@@ -114,7 +117,7 @@ func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
 		p := filepath.Join(arg, e.Name())
 		if strings.HasPrefix(e.Name(), ".") || filepath.Ext(p) != ".ini" {
 			if slices.Contains([]string{".yml", ".yaml", ".xml", ".json", ".js"}, filepath.Ext(p)) {
-				out = append(out, checked{File: p, Problems: vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeUntrusted, File: p, Message: "not supported: write ini"}}})
+				out = append(out, checked{File: p, Problems: vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeNotSupported, File: p, Message: "not supported: write ini"}}})
 			}
 			continue
 		}
@@ -145,6 +148,10 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	} else if text, err = readRegular(path); err != nil {
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
 	}
+	if path == l.config() || inifile.IsEmperor(text) {
+		_, ps := inifile.DecodeEmperor(path, text)
+		return checked{File: path, Problems: ps}, nil
+	}
 	as := l.opts.as
 	if as == "" {
 		as = map[bool]string{true: "stdin.ini", false: path}[path == "-"]
@@ -161,7 +168,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		}
 		trust, said = vassal.Trust{UID: u.UID, GID: u.GID}, "a file of "+u.Name
 	}
-	c := l.prepare(ctx, as, inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
+	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
 	c.trust = said
 	if path != "-" && l.opts.as == "" && l.opts.tenant == "" && !l.opts.syntax {
 		if p := dirmon.Judge(as, l.emperor.Vassals, l.emperor.Tyrant); p != nil {
@@ -259,7 +266,7 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 	if p.Result != nil && s.Host.Caller == nil { // liege serve reads them at the start
 		var more vassal.Problems
 		c.certs, more = certificates(ctx, p.Result)
-		c.Problems = append(c.Problems, more...)
+		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result)...)
 	}
 	for _, q := range p.Queries {
 		if q.Kind == "file" && !slices.Contains(c.reads, q.Name) {

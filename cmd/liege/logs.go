@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"liege/emperor/control"
+	"liege/vassal"
 )
 
 const defaultLogDir = "/var/log/liege"
@@ -38,21 +39,24 @@ func (a *app) logsCmd() *cobra.Command {
 
 // logOf asks where the lines went, and as whom the vassal runs; without an
 // Emperor they are where they usually go, if there are any.
-func (a *app) logOf(ctx context.Context, vassal string) (v control.Vassal, err error) {
-	err = control.Call(ctx, control.Socket(a.runDir), control.Request{Verb: control.Status, Names: []string{vassal}}, func(r control.Reply) error {
+func (a *app) logOf(ctx context.Context, name string) (v control.Vassal, err error) {
+	err = control.Call(ctx, control.Socket(a.runDir), control.Request{Verb: control.Status, Names: []string{name}}, func(r control.Reply) error {
 		if r.Vassal != nil && r.Vassal.Log != nil {
 			v = *r.Vassal
+		}
+		if r.Problem != nil { // no such vassal
+			return &control.Error{Code: r.Code, Problem: *r.Problem}
 		}
 		return nil
 	})
 	if err != nil && control.ExitCode(err) == exitNoEmperor {
-		usual := filepath.Join(defaultLogDir, vassal+".log")
+		usual := filepath.Join(defaultLogDir, name+".log")
 		if _, statErr := os.Stat(usual); statErr == nil {
 			return control.Vassal{Log: &usual}, nil
 		}
 	}
 	if err == nil && v.Log == nil {
-		return v, exitWith(exitNone, "no-log", vassal+": has no log yet", "liege status "+vassal)
+		return v, exitWith(exitNone, vassal.CodeNoLog, name+": has no log yet", "liege status "+name)
 	}
 	return v, err
 }

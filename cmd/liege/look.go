@@ -137,7 +137,7 @@ func (a *app) statusCmd() *cobra.Command {
 			}
 			switch {
 			case len(args) == 1 && len(all) == 0:
-				return exitWith(exitNone, "no-such-vassal", "no such vassal: "+args[0], "liege ls")
+				return exitWith(exitNone, vassal.CodeNoSuchVassal, "no such vassal: "+args[0], "liege ls")
 			case a.json && len(args) == 1:
 				return json.NewEncoder(a.out).Encode(all[0])
 			case a.json:
@@ -192,7 +192,7 @@ func (a *app) one(ctx context.Context, v control.Vassal) {
 		row("last exit", "%s", exitText(*v.LastExit))
 	}
 	if v.Suspended != nil {
-		row("suspended", "%d %s, by %s", v.Suspended.Status, v.Suspended.Reason, v.Suspended.By)
+		row("suspended", "%s, by %s", strings.TrimSpace(fmt.Sprintf("%d %s", v.Suspended.Status, v.Suspended.Reason)), v.Suspended.By)
 	}
 	row("stopped by", "%s", deref(v.StoppedBy))
 	row("log", "%s", deref(v.Log))

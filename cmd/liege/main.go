@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -67,7 +68,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError(err.Error(), "liege help "+cmd.Name())
+		return usageError(flagError(err), "liege help "+cmd.Name())
 	})
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "look", Title: "Look:"}, &cobra.Group{ID: "act", Title: "Act on vassals:"}, &cobra.Group{ID: "files", Title: "Files:"})
 	add := func(group string, cmds ...*cobra.Command) {
@@ -76,12 +77,29 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add("run", a.emperorCmd(), a.serveCmd())
+	add("run", a.emperorCmd(), a.handoverCmd(), a.serveCmd())
 	add("look", a.lsCmd(), a.statusCmd(), a.logsCmd(), a.waitCmd(), a.enterCmd(), a.versionCmd())
 	add("act", a.actCmds()...)
 	add("files", a.checkCmd(), a.explainCmd(), a.optionsCmd(), a.policyCmd(), a.pluginCmd())
 	root.SetHelpCommand(a.helpCmd(root))
 	return root
+}
+
+// flagError is what is wrong with a flag, without the words of the packages that
+// read numbers and times.
+func flagError(err error) string {
+	text, why, ok := strings.Cut(err.Error(), " flag: ")
+	switch {
+	case !ok:
+		return err.Error()
+	case strings.HasPrefix(why, "strconv.ParseBool"):
+		return text + ": want true or false"
+	case strings.HasPrefix(why, "strconv."):
+		return text + ": want a number"
+	case strings.HasPrefix(why, "time: "):
+		return text + ": want a time, such as 500ms, 10s or 2m"
+	}
+	return err.Error()
 }
 
 // noSuchCommand answers a word that is no command.

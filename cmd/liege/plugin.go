@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"liege/vassal"
 	"liege/vassal/inifile"
 )
 
@@ -53,7 +54,7 @@ func (a *app) pluginCmd() *cobra.Command {
 		Use: "plugin", Short: "register interpreters that vassal files name by plugin = NAME",
 		Args: noSuchCommand, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	c.AddCommand(a.pluginBuildCmd())
+	c.AddCommand(a.pluginBuildCmd(), a.pluginListCmd())
 	return c
 }
 
@@ -123,7 +124,7 @@ func (a *app) pluginBuild(ctx context.Context, word, name, dir string, with map[
 	g.Name = name
 	file := filepath.Join(dir, name+inifile.RegistrationSuffix)
 	if err := replace(file, g.Text()); err != nil {
-		return exitWith(exitFailed, "unwritable", err.Error(), "--plugins-dir DIRECTORY")
+		return exitWith(exitFailed, vassal.CodeUnwritable, err.Error(), "--plugins-dir DIRECTORY")
 	}
 	return a.registered(g, file, said)
 }
@@ -136,7 +137,7 @@ func (f *family) find(named string) (string, error) {
 			_, err = exec.LookPath(p)
 		}
 		if err != nil {
-			return "", exitWith(exitNone, "no-interpreter", err.Error(), "")
+			return "", exitWith(exitNone, vassal.CodeNoInterpreter, err.Error(), "")
 		}
 		return p, nil
 	}
@@ -147,7 +148,7 @@ func (f *family) find(named string) (string, error) {
 			}
 		}
 	}
-	return "", exitWith(exitNone, "no-interpreter", "no "+f.program[0]+" in PATH", "--"+f.aliases[0]+" /path/to/bin/"+f.program[0])
+	return "", exitWith(exitNone, vassal.CodeNoInterpreter, "no "+f.program[0]+" in PATH", "--"+f.aliases[0]+" /path/to/bin/"+f.program[0])
 }
 
 // probeTime is how long an interpreter may take to tell its version.
@@ -165,7 +166,7 @@ func (f *family) ask(ctx context.Context, program string) (inifile.Registration,
 		if i := strings.LastIndexByte(last, '\n'); i >= 0 {
 			last = last[i+1:]
 		}
-		return inifile.Registration{}, nil, exitWith(exitFailed, "no-interpreter", fmt.Sprintf("%s: %v %.300s", program, err, last), "")
+		return inifile.Registration{}, nil, exitWith(exitFailed, vassal.CodeNoInterpreter, fmt.Sprintf("%s: %v %.300s", program, err, last), "")
 	}
 	said := probed(out.String())
 	if f.name == "php" {
@@ -202,11 +203,11 @@ func probedPHP(text string) map[string]string {
 // check refuses what Liege cannot run.
 func (f *family) check(g *inifile.Registration, said map[string]string) error {
 	bad := func(why, hint string) error {
-		return exitWith(exitFailed, "no-interpreter", fmt.Sprintf("%s is %s %s: %s", g.Interpreter, f.aliases[0], g.Version, why), hint)
+		return exitWith(exitFailed, vassal.CodeNoInterpreter, fmt.Sprintf("%s is %s %s: %s", g.Interpreter, f.aliases[0], g.Version, why), hint)
 	}
 	var major, minor, patch int
 	if n, err := fmt.Sscanf(g.Version, "%d.%d.%d", &major, &minor, &patch); n < 2 {
-		return exitWith(exitFailed, "no-interpreter", fmt.Sprintf("%s does not say which version of %s it is: %v", g.Interpreter, f.aliases[0], err), "")
+		return exitWith(exitFailed, vassal.CodeNoInterpreter, fmt.Sprintf("%s does not say which version of %s it is: %v", g.Interpreter, f.aliases[0], err), "")
 	}
 	older := func(a, b, c int) bool {
 		return slices.Compare([]int{major, minor, patch}, []int{a, b, c}) < 0

@@ -175,7 +175,7 @@ func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, erro
 		g.kill()
 		<-g.done
 		change.Abort()
-		return nil, exitWith(exitFailed, "interrupted", "ended by "+sig.String()+" before it was ready", "")
+		return nil, exitWith(exitFailed, vassal.CodeInterrupted, "ended by "+sig.String()+" before it was ready", "")
 	}
 	change.Commit()
 	for _, l := range r.App.Listen {

@@ -35,7 +35,7 @@ func (a *app) versionCmd() *cobra.Command {
 			case err != nil: // that is about the Emperor; the question was answered
 				fmt.Fprintln(a.out, "the Emperor that runs is not known:", err)
 			case running.Version != version:
-				fmt.Fprintf(a.out, "the Emperor that runs is %s: another than this binary\n  hint: systemctl restart liege\n", running.Version)
+				fmt.Fprintf(a.out, "the Emperor that runs is %s: another than this binary\n  hint: liege handover\n", running.Version)
 			default:
 				fmt.Fprintln(a.out, "the Emperor that runs is the same")
 			}

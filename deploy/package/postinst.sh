@@ -6,7 +6,8 @@
 #
 # What a start needs is made (group, directories, SELinux module, labels); the
 # service is enabled, and started on Debian, as is the custom there. It is
-# never restarted: that drains every web application of the host.
+# never restarted: that drains every web application of the host, and a handover,
+# which does not, starts a successor of each. The operator says when.
 set -eu
 
 case ${1:-} in
@@ -83,7 +84,7 @@ start() {
 	booted || return 0
 	systemctl --system daemon-reload || true
 	if [ -n "${2:-}" ] && systemctl --quiet is-active liege.service; then
-		echo "liege: the Emperor that runs is the old one; hint: systemctl restart liege" >&2
+		echo "liege: the Emperor that runs is the old one; hint: liege handover" >&2
 	elif have deb-systemd-invoke; then
 		deb-systemd-invoke start liege.service ||
 			echo "liege: the service did not start; hint: journalctl -u liege" >&2

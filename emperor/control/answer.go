@@ -11,10 +11,11 @@ import (
 	"liege/vassal"
 )
 
-// answer deals with one request of p.
-func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies, files []*os.File) {
+// answer deals with one request of p. ctx ends with its client, base with the
+// server.
+func (s *Server) answer(ctx, base context.Context, r Request, p peer, w *replies, files []*os.File) {
 	class, _ := ClassOf(r.Verb)
-	full := p.uid == 0 || s.Group >= 0 && slices.Contains(p.groups, uint32(s.Group))
+	full := s.full(p)
 	if class == Admin && p.uid != 0 {
 		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "only root may do that")
 		return
@@ -28,8 +29,8 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies, file
 		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
 		defer cancel()
 	}
-	if !full && !s.knows(ctx, p) {
-		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "sudo, or be in the control group")
+	if !full && class > Mend {
+		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "a vassal's own user may look at it and reload it; sudo, or be in the control group")
 		return
 	}
 	if r.Verb == Enter {
@@ -38,21 +39,18 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies, file
 	}
 	switch r.Verb {
 	case Reload, Restart, Start, Resume, Wait:
-		rctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
-		err := s.Backend.Refresh(rctx)
-		cancel()
-		if err != nil {
+		if err := s.refresh(ctx, base, full); err != nil {
 			w.fail(75, vassal.CodeTimedOut, string(r.Verb)+": the vassal files were not read in time", "")
 			return
 		}
 	}
-	all := s.Backend.Vassals(ctx)
-	if !full {
-		all = slices.DeleteFunc(all, func(v Vassal) bool { return !slices.Contains(v.Users, int(p.uid)) })
-	}
-	if !full && class > Mend {
-		w.fail(77, vassal.CodeNotPermitted, string(r.Verb)+": not permitted", "a vassal's own user may look at it and reload it; sudo, or be in the control group")
-		return
+	var all []Vassal
+	if full {
+		all = s.Backend.Vassals(ctx)
+	} else {
+		for _, v := range s.Backend.VassalsOf(ctx, int(p.uid)) {
+			all = append(all, veiled(v))
+		}
 	}
 	if class == Read && r.Verb != Wait {
 		s.show(r, all, w)
@@ -62,7 +60,24 @@ func (s *Server) answer(ctx context.Context, r Request, p peer, w *replies, file
 	for _, n := range missing {
 		w.send(noSuch(n))
 	}
-	code := s.each(ctx, r, p, names, w)
+	private := map[string]bool{}
+	for _, v := range all {
+		private[v.Name] = !full && v.Private
+	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		why := leftAlone(r, all, n)
+		if why != "" {
+			w.send(Reply{Name: n, OK: true, Text: n + ": " + why + ", and left alone"})
+		}
+		return why != ""
+	})
+	code := s.each(ctx, r, p, names, func(rep Reply) {
+		if rep.Problem != nil && private[rep.Name] {
+			p := veil(*rep.Problem)
+			rep.Problem = &p
+		}
+		w.send(rep)
+	})
 	if len(missing) > 0 {
 		code = max(code, 66)
 	}
@@ -84,11 +99,6 @@ func (s *Server) enterVassal(ctx context.Context, r Request, p peer, w *replies,
 		w.send(Reply{Name: name, OK: true, Code: o.Code})
 	}
 	w.send(Reply{Name: name, OK: o.OK, Code: o.Code, Text: o.Text, Problem: o.Problem, Done: true})
-}
-
-// knows reports whether p runs a vassal: such a user may see its own.
-func (s *Server) knows(ctx context.Context, p peer) bool {
-	return slices.ContainsFunc(s.Backend.Vassals(ctx), func(v Vassal) bool { return slices.Contains(v.Users, int(p.uid)) })
 }
 
 // show answers list, status and logs.
@@ -159,6 +169,19 @@ func pick(r Request, all []Vassal, future bool) (names, missing []string) {
 	return names, missing
 }
 
+// leftAlone says why a wish for many does not concern the vassal called name: it
+// is not for those that somebody stopped or suspended, unless they are named.
+func leftAlone(r Request, all []Vassal, name string) string {
+	if slices.Contains(r.Names, name) || r.Verb != Reload && r.Verb != Restart && r.Verb != Start {
+		return ""
+	}
+	i := slices.IndexFunc(all, func(v Vassal) bool { return v.Name == name })
+	if i >= 0 && (all[i].State == Suspended || all[i].State == Stopped && r.Verb != Start) {
+		return "is " + string(all[i].State)
+	}
+	return ""
+}
+
 func match(pattern, name string) bool {
 	if pattern == name {
 		return true
@@ -171,7 +194,7 @@ func isPattern(s string) bool { return strings.ContainsAny(s, "*?[\\") }
 
 // each passes r on to every name, as many at once as may start at once, and
 // returns the worst code.
-func (s *Server) each(ctx context.Context, r Request, p peer, names []string, w *replies) int {
+func (s *Server) each(ctx context.Context, r Request, p peer, names []string, send func(Reply)) int {
 	var (
 		wg    sync.WaitGroup
 		mu    sync.Mutex
@@ -189,7 +212,7 @@ func (s *Server) each(ctx context.Context, r Request, p peer, names []string, w 
 			mu.Lock()
 			worst = max(worst, 75)
 			mu.Unlock()
-			w.send(Reply{Name: n, Code: 75, Text: n + ": not begun in time"})
+			send(Reply{Name: n, Code: 75, Text: n + ": not begun in time"})
 			continue
 		}
 		wg.Go(func() {
@@ -210,7 +233,7 @@ func (s *Server) each(ctx context.Context, r Request, p peer, names []string, w 
 			mu.Lock()
 			worst = max(worst, o.Code)
 			mu.Unlock()
-			w.send(Reply{Name: n, OK: o.OK, Code: o.Code, Text: o.Text, Problem: o.Problem})
+			send(Reply{Name: n, OK: o.OK, Code: o.Code, Text: o.Text, Problem: o.Problem})
 		})
 	}
 	wg.Wait()

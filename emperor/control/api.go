@@ -88,6 +88,7 @@ type Request struct {
 	Root    bool     `json:"root,omitempty"`
 
 	Began time.Time `json:"-"` // set by the server: when it came
+	Paced bool      `json:"-"` // likewise: a vassal's own user wishes it, whose wishes are as an edit of the file
 }
 
 // Reply is one line of the answer. The last has Done.
@@ -174,6 +175,8 @@ type Vassal struct {
 	// Users may see and reload the vassal: the one it runs as and, of a
 	// tenant's file, the owner.
 	Users []int `json:"-"`
+	// Private says that not everybody may read its file, which Users do not own.
+	Private bool `json:"-"`
 }
 
 // Exit is vassal.Exit in the form of ls and status.

@@ -52,6 +52,17 @@ func (b *backend) Vassals(context.Context) []Vassal {
 	}
 }
 
+func (b *backend) VassalsOf(ctx context.Context, user int) []Vassal {
+	return slices.DeleteFunc(b.Vassals(ctx), func(v Vassal) bool { return !slices.Contains(v.Users, user) })
+}
+
+func (b *backend) Users() (users []int) {
+	for _, v := range b.Vassals(context.Background()) {
+		users = append(users, v.Users...)
+	}
+	return users
+}
+
 func (b *backend) Refresh(context.Context) error { return nil }
 func (b *backend) Concurrency() int              { return 2 }
 
@@ -118,9 +129,6 @@ func serve(t *testing.T, b Backend, group int) (socket string) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	if err := os.Chmod(socket, 0o666); err != nil {
-		t.Fatal(err)
-	}
 	return socket
 }
 
@@ -221,7 +229,10 @@ func TestWho(t *testing.T) {
 		{root, Request{Verb: List, Names: []string{"x"}}, "66 x"},
 		{root, Request{Verb: Wait, Names: []string{"new"}, Goal: "running"}, "0 new"},
 		{root, Request{Verb: Stop}, "64"},
-		{other, Request{Verb: About}, "0"},
+		{other, Request{Verb: About}, "77"},
+		{owner, Request{Verb: About}, "0"},
+		{owner, Request{Verb: Enter, Names: []string{"alices"}}, "77"},
+		{owner, Request{Verb: Start, All: true}, "77"},
 	} {
 		if got := ask(t, dialAs(t, socket, tt.who.uid, tt.who.gid, tt.who.groups...), tt.r); got != tt.want {
 			t.Errorf("%s: %s %v: got %q, want %q", tt.who.name, tt.r.Verb, tt.r.Names, got, tt.want)
@@ -235,7 +246,7 @@ func TestSocketMode(t *testing.T) {
 	for _, tt := range []struct {
 		gid  int
 		mode os.FileMode
-	}{{-1, 0o600}, {staff, 0o660}} {
+	}{{-1, 0o666}, {staff, 0o666}} {
 		ln, err := Listen(Socket(dir), tt.gid) // the second replaces what the first left
 		if err != nil {
 			t.Fatal(err)
@@ -371,27 +382,77 @@ func TestBadClients(t *testing.T) {
 	c.Close()
 }
 
+// Whoever may not do everything shares few places, and has a rate; those who
+// run no vassal have nothing. Root and the group get through all that.
 func TestManyClients(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	testenv.Leaks(t)
-	socket := serve(t, &backend{}, -1)
+	socket := serve(t, &backend{}, staff)
 	var idle []net.Conn
 	defer func() {
 		for _, c := range idle {
 			c.Close()
 		}
 	}()
-	for range 2 * MaxUserClients {
+	for range 3 * MaxStrangers {
 		idle = append(idle, dialAs(t, socket, mallory, mallory))
 	}
-	if got := ask(t, dialAs(t, socket, mallory, mallory), Request{Verb: About}); got != "75" {
-		t.Errorf("one more of mallory's: got %q, want 75", got)
+	for range 2 * MaxUserClients {
+		idle = append(idle, dialAs(t, socket, alice, alice))
 	}
-	if got := ask(t, dialAs(t, socket, alice, alice), Request{Verb: List}); got != "0 alices" {
-		t.Errorf("alice: got %q", got)
+	if got := ask(t, dialAs(t, socket, alice, alice), Request{Verb: List}); got != "75" {
+		t.Errorf("one more of alice's: got %q, want 75", got)
 	}
-	if got := ask(t, dialAs(t, socket, 0, 0), Request{Verb: List}); got != "0 alices blog shop" {
-		t.Errorf("root: got %q", got)
+	if got := ask(t, dialAs(t, socket, mallory, mallory), Request{Verb: List}); got != "77" {
+		t.Errorf("mallory: got %q, want 77", got)
+	}
+	for who, want := range map[int]string{33: "0 blog shop", 0: "0 alices blog shop"} {
+		if got := ask(t, dialAs(t, socket, who, who), Request{Verb: List}); got != want {
+			t.Errorf("%d: got %q, want %q", who, got, want)
+		}
+	}
+	if got := ask(t, dialAs(t, socket, mallory, staff), Request{Verb: List}); got != "0 alices blog shop" {
+		t.Errorf("the group: got %q", got)
+	}
+	busy := 0
+	for range 3 * strangerBurst {
+		if got := ask(t, dialAs(t, socket, 33, 33), Request{Verb: List}); got == "75" {
+			busy++
+		}
+	}
+	if busy == 0 {
+		t.Errorf("%d requests of one user in a moment were all answered", 3*strangerBurst)
+	}
+}
+
+// TestTurnedAway: who runs no vassal is answered before it has said anything.
+func TestTurnedAway(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	socket := serve(t, &backend{}, -1)
+	c := dialAs(t, socket, mallory, mallory)
+	defer c.Close()
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil || !strings.Contains(line, `"code":77`) || strings.Contains(line, "shop") {
+		t.Errorf("got %q, %v", line, err)
+	}
+}
+
+// TestVeiled: a user who may not read the file of its vassal learns where
+// something is wrong, and not what stands there.
+func TestVeiled(t *testing.T) {
+	wrong := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, File: "/etc/vassals/x.ini", Line: 3, Key: "env", Message: "secret", Hint: "secret"}
+	printed := vassal.Problem{Severity: vassal.Note, Code: vassal.CodeLastLines, Message: "its own"}
+	v := Vassal{Problems: []vassal.Problem{wrong, printed}, Error: &wrong}
+	if got := veiled(v); got.Error.Message != "secret" {
+		t.Errorf("a file that everybody may read: %+v", got.Error)
+	}
+	v.Private = true
+	got := veiled(v)
+	if b, err := json.Marshal(got); err != nil || bytes.Contains(b, []byte("secret")) || got.Error.Line != 3 || got.Problems[1].Message != "its own" {
+		t.Errorf("%s %v", b, err)
+	}
+	if wrong.Message != "secret" || v.Problems[0].Message != "secret" {
+		t.Error("the original was changed")
 	}
 }
 

@@ -74,19 +74,21 @@ func peerGroups(fd int) ([]uint32, error) {
 	}
 }
 
+// maxWaiting is how many connections may wait to be accepted, which takes no
+// longer than to see whose they are.
+const maxWaiting = 4096
+
 // Socket is the path of the control socket of the Emperor at runDir.
 func Socket(runDir string) string { return filepath.Join(runDir, "control.sock") }
 
-// Listen makes the control socket at path: mode 0660 root:gid, or 0600 if gid
-// is negative. Mode and owner are set before the socket can be reached: it is
-// bound under another name and renamed. What a dead Emperor left there is
+// Listen makes the control socket at path, owned by root and the group gid, if
+// that is not negative. Everybody may connect, since a vassal's own user may ask
+// about it; SO_PEERCRED decides who may what. The owner is set before the socket
+// can be reached: it is bound under another name and renamed. What a dead Emperor left there is
 // replaced; the caller holds the lock of the run directory, so that a living
 // one's is not.
 func Listen(path string, gid int) (*net.UnixListener, error) {
-	mode, group := fs.FileMode(0o600), 0
-	if gid >= 0 {
-		mode, group = 0o660, gid
-	}
+	group := max(gid, 0)
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
 		return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeControlSocket, File: path,
 			Message: "exists and is not a socket", Hint: "remove it, or use another --run-dir"}
@@ -101,9 +103,6 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 	}
 	f := os.NewFile(uintptr(fd), path)
 	defer f.Close()
-	if err := unix.Fchmod(fd, uint32(mode)&0o600); err != nil { // before bind: never wider for a moment
-		return nil, fmt.Errorf("control socket: mode: %w", err)
-	}
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: hidden}); err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
@@ -113,10 +112,10 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 			return nil, err
 		}
 	}
-	if err := os.Chmod(hidden, mode); err != nil {
+	if err := os.Chmod(hidden, 0o666); err != nil {
 		return nil, err
 	}
-	if err := unix.Listen(fd, MaxClients); err != nil {
+	if err := unix.Listen(fd, maxWaiting); err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
 	if err := os.Rename(hidden, path); err != nil {

@@ -23,8 +23,7 @@ import (
 
 // Limits of the server.
 const (
-	MaxClients     = 128             // connections at once
-	MaxUserClients = 16              // connections at once of one uid other than 0
+	MaxClients     = 128             // connections at once of root and the control group
 	RequestTime    = 5 * time.Second // for the request line to arrive
 	ReplyTime      = 5 * time.Second // for the client to take one reply
 	DefaultTimeout = 60 * time.Second
@@ -45,6 +44,10 @@ type Outcome struct {
 type Backend interface {
 	// Vassals returns every vassal in name order.
 	Vassals(ctx context.Context) []Vassal
+	// VassalsOf returns those that user may see, in name order.
+	VassalsOf(ctx context.Context, user int) []Vassal
+	// Users returns who may see a vassal, some more than once. It is fast.
+	Users() []int
 	// Refresh reads the vassal files anew: what they say now is known to the
 	// calls that follow.
 	Refresh(ctx context.Context) error
@@ -71,8 +74,12 @@ type Server struct {
 	Log     *slog.Logger
 
 	mu      sync.Mutex
-	clients map[uint32]int // by uid
-	total   int
+	total   int                  // clients that may do everything
+	strange int                  // and those that may not
+	users   map[uint32]*stranger // by uid
+	usersAt time.Time            // when it was looked up who they are
+	looking *shared              // nil: nobody waits for a look at the files
+	looked  time.Time
 }
 
 // Serve answers the connections of ln until ctx is done, then closes ln and
@@ -103,25 +110,26 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 		// Counted here and not by the client's goroutine, so that who came
 		// first is let in first.
 		p, err := peerOf(c)
-		in := err == nil && s.enter(p.uid)
+		code, word, message, hint := 77, vassal.CodeNotPermitted, "who asks cannot be told", ""
+		if err == nil {
+			code, word, message, hint = s.admit(p)
+		}
+		if code != 0 { // no goroutine, and no wait: the reply fits into the socket
+			(&replies{conn: c}).fail(code, word, message, hint)
+			c.Close()
+			continue
+		}
 		wg.Go(func() {
 			defer c.Close()
-			w := &replies{conn: c}
-			switch {
-			case err != nil:
-				w.fail(77, vassal.CodeNotPermitted, "who asks cannot be told: "+err.Error(), "")
-			case !in:
-				w.fail(75, vassal.CodeBusy, "too many requests at once", "try again in a moment")
-			default:
-				defer s.leave(p.uid)
-				s.client(ctx, c, p, w)
-			}
+			defer s.leave(p)
+			s.client(ctx, c, p, &replies{conn: c})
 		})
 	}
 }
 
 // client serves one connection of p, which was let in.
 func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies) {
+	base := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
@@ -139,6 +147,9 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies
 		return
 	}
 	c.SetReadDeadline(time.Time{})
+	if r.Paced = !s.full(p); r.Paced {
+		r.Timeout = min(r.Timeout, StrangerTime)
+	}
 	if r.Verb != Enter { // that takes as long as somebody sits there
 		in.close()
 		w.end = time.Now().Add(cmp.Or(r.Timeout, time.Hour) + ReplyTime)
@@ -150,34 +161,11 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies
 		defer cancel()
 		_, _ = c.Read(make([]byte, 1)) // an error, the end or a byte: it is over in any case
 	}()
-	s.answer(ctx, r, p, w, in.files)
+	s.answer(ctx, base, r, p, w, in.files)
 	in.close()
 	c.CloseRead()
 	c.Close()
 	<-hungUp
-}
-
-func (s *Server) enter(uid uint32) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.clients == nil {
-		s.clients = map[uint32]int{}
-	}
-	if s.total >= MaxClients || uid != 0 && (s.clients[uid] >= MaxUserClients || s.total >= MaxClients*3/4) {
-		return false
-	}
-	s.clients[uid]++
-	s.total++
-	return true
-}
-
-func (s *Server) leave(uid uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.total--
-	if s.clients[uid]--; s.clients[uid] == 0 {
-		delete(s.clients, uid)
-	}
 }
 
 // readLine returns the first line of r without its end, of at most limit

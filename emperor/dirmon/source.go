@@ -71,6 +71,21 @@ func (s source) names(path string) bool {
 	return filepath.Dir(path) == s.path
 }
 
+// NameOf is what an Emperor with these sources calls the vassal of the file at
+// path, which is absolute: the first source that names it decides. It may be no
+// name that can be used.
+func NameOf(path string, sources []string) string {
+	for _, text := range sources {
+		s, err := parseSource(text, "/")
+		if err != nil || !s.names(path) || !s.glob {
+			continue
+		}
+		comps := strings.Split(strings.Trim(path, "/"), "/")
+		return globName(s.parts, comps[len(comps)-len(s.parts):])
+	}
+	return strings.TrimSuffix(filepath.Base(path), ".ini")
+}
+
 func wild(s string) bool { return strings.ContainsAny(s, "*?[\\") }
 
 // globName is the name of the vassal whose file a pattern found: what the

@@ -1,11 +1,13 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -381,14 +383,22 @@ func (in *instance) why() vassal.Problems {
 	var ps vassal.Problems
 	select {
 	case f := <-in.box.Failure():
-		ps = append(ps, stageProblem(f, in.p.Config.File))
+		ps = append(ps, in.barred(f, stageProblem(f, in.p.Config.File)))
 	default:
 	}
 	in.mu.Lock()
 	ps = append(ps, in.said...)
 	in.mu.Unlock()
 	if in.exit.OOM {
-		ps = append(ps, in.problem(vassal.CodeOOM, in.exit.Reason, in.p.Config.Limits.MemoryMaxAt))
+		hint := in.memoryHint()
+		for i := range ps { // the core does not know how much it may have
+			if ps[i].Code == vassal.CodeOOM && !strings.HasPrefix(ps[i].Hint, "limit-") {
+				ps[i].Hint = hint
+			}
+		}
+		p := in.problem(vassal.CodeOOM, in.exit.Reason, in.p.Config.Limits.MemoryMaxAt)
+		p.Hint = hint
+		ps = append(ps, p)
 	}
 	if len(ps) == 0 && !in.asked.Load() {
 		reason := in.exit.Reason
@@ -409,6 +419,33 @@ func (in *instance) why() vassal.Problems {
 		}
 	}
 	return ps
+}
+
+// memoryHint names the limit that the kernel killed for, and its line.
+func (in *instance) memoryHint() string {
+	l := in.p.Config.Limits
+	if l.MemoryMax == 0 {
+		return "the host, or a cgroup above, had no more memory: memory-max bounds one vassal"
+	}
+	hint := fmt.Sprintf("memory-max = %dM is its limit", l.MemoryMax>>20)
+	if at := l.MemoryMaxAt; at.Line > 0 {
+		hint += fmt.Sprintf(" (%s:%d)", cmp.Or(at.File, in.p.Config.File), at.Line)
+	}
+	return hint
+}
+
+// barred gives p, which is about f, the line and the remedy where the vassal's
+// user was kept out of its directory: the check has seen why.
+func (in *instance) barred(f *stage.Failure, p vassal.Problem) vassal.Problem {
+	if !strings.HasPrefix(f.What, "chdir ") || in.p.Result == nil {
+		return p
+	}
+	i := slices.IndexFunc(in.p.Result.Problems, func(seen vassal.Problem) bool { return seen.Code == vassal.CodeNoAccess })
+	if i >= 0 {
+		seen := in.p.Result.Problems[i]
+		p.Code, p.File, p.Line, p.Key, p.Hint = seen.Code, seen.File, seen.Line, seen.Key, seen.Hint
+	}
+	return p
 }
 
 func (in *instance) problem(code, msg string, at vassal.Origin) vassal.Problem {

@@ -2,12 +2,17 @@ package listen
 
 import (
 	"bufio"
+	"encoding/hex"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"liege/vassal"
 )
 
 // unseen is who has an address that no process seen here has.
@@ -38,32 +43,91 @@ func holder(address string) (who, hint string) {
 		if err != nil || err2 != nil {
 			break
 		}
-		suffix := fmt.Sprintf(":%04X", n)
-		for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-			scanTable(table, func(f []string) {
-				if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
-					inodes["socket:["+f[9]+"]"] = true
-				}
-			})
-		}
+		inodes = listening(uint16(n), func(netip.Addr) bool { return true })
 	}
-	pid, command := socketOwner(inodes)
+	has := socketOwner(inodes)
 	if len(inodes) == 0 {
-		if pid, command = socketOwner(like); pid != 0 {
-			return "a vassal, or another Liege, listens there", "name another address"
+		if has = socketOwner(like); has.pid != 0 {
+			return "a vassal, or another Liege, listens there", "liege ls says which has it; liege stop NAME, or name another address"
 		}
 	}
-	if pid == 0 {
+	return has.advice()
+}
+
+// listening are the TCP sockets that listen on a port, at an address that is
+// wanted.
+func listening(port uint16, wanted func(netip.Addr) bool) map[string]bool {
+	inodes := map[string]bool{}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		scanTable(table, func(f []string) {
+			if len(f) < 10 || f[3] != "0A" {
+				return
+			}
+			host, p, _ := strings.Cut(f[1], ":")
+			if n, err := strconv.ParseUint(p, 16, 16); err != nil || uint16(n) != port {
+				return
+			}
+			if a, ok := tableAddr(host); ok && wanted(a) {
+				inodes["socket:["+f[9]+"]"] = true
+			}
+		})
+	}
+	return inodes
+}
+
+// tableAddr is an address of proc_net_tcp(5): words of four bytes, each as this
+// little-endian host has it in memory.
+func tableAddr(s string) (netip.Addr, bool) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b)%4 != 0 {
+		return netip.Addr{}, false
+	}
+	for i := 0; i < len(b); i += 4 {
+		slices.Reverse(b[i : i+4])
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return a.Unmap(), ok
+}
+
+// Rival says who listens already where want would, on this host's network: a
+// program, or the vassal called vassal. Both are empty if nobody is seen there,
+// or the Emperor itself, which does not tell whose socket it keeps. Who is not
+// root sees its own processes alone.
+func Rival(want netip.AddrPort) (who, vassal string) {
+	inodes := listening(want.Port(), func(a netip.Addr) bool {
+		return a == want.Addr() || a.IsUnspecified() && (a.Is6() || want.Addr().Is4()) || want.Addr().IsUnspecified() && a.Is4() == want.Addr().Is4()
+	})
+	o := socketOwner(inodes)
+	if o.pid == 0 || o.vassal == "" && strings.HasPrefix(o.command, "liege-") {
+		return "", ""
+	}
+	who, _ = o.advice()
+	return who, o.vassal
+}
+
+// owner is a process that has a socket open; pid 0: none is seen.
+type owner struct {
+	pid     int
+	command string
+	vassal  string // whose it is, by its cgroup
+}
+
+// advice says who it is, and what to do about it. Neither an Emperor nor a core
+// is to be killed: the one has the sockets of all vassals, the other comes back.
+func (o owner) advice() (who, hint string) {
+	switch {
+	case o.pid == 0:
 		return unseen, "ss -ltnp shows who; another network namespace or container may have it"
-	}
-	hint = fmt.Sprintf("stop it (kill %d), or name another address", pid)
-	if pid == os.Getpid() { // at an address that includes this one
-		hint = "name another address"
-	}
-	if strings.HasPrefix(command, "uwsgi") {
+	case o.vassal != "":
+		return fmt.Sprintf("vassal %s (pid %d, %s) listens there", o.vassal, o.pid, o.command), fmt.Sprintf("liege ls; liege stop %s, or name another address", o.vassal)
+	case o.pid == os.Getpid(), strings.HasPrefix(o.command, "liege-"):
+		return fmt.Sprintf("pid %d (%s) listens there, for a vassal", o.pid, o.command), "liege ls says which has it; liege stop NAME, or name another address"
+	case strings.HasPrefix(o.command, "uwsgi"):
 		hint = "systemctl stop uwsgi uwsgi-emperor, or name another address"
+	default:
+		hint = fmt.Sprintf("stop it (kill %d), or name another address", o.pid)
 	}
-	return fmt.Sprintf("pid %d (%s) listens there", pid, command), hint
+	return fmt.Sprintf("pid %d (%s) listens there", o.pid, o.command), hint
 }
 
 // scanTable calls f with the fields of each line of a file of /proc/net.
@@ -78,34 +142,69 @@ func scanTable(name string, f func(fields []string)) {
 	}
 }
 
-// socketOwner finds the first process that has one of the sockets open.
-func socketOwner(inodes map[string]bool) (pid int, command string) {
+// socketOwner finds a process that has one of the sockets open: one of a vassal
+// if there is one, for the Emperor has a vassal's sockets too.
+func socketOwner(inodes map[string]bool) (found owner) {
 	if len(inodes) == 0 {
-		return 0, ""
+		return owner{}
 	}
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0, ""
+		return owner{}
 	}
 	for _, p := range procs {
 		pid, err := strconv.Atoi(p.Name())
-		if err != nil {
+		if err != nil || !hasSocket(pid, inodes) {
 			continue
 		}
-		dir := "/proc/" + p.Name()
-		fds, err := os.ReadDir(dir + "/fd")
-		if err != nil {
-			continue // it is gone, or not for us to see
+		o := ownerOf(pid)
+		if o.vassal != "" {
+			return o
 		}
-		for _, fd := range fds {
-			if to, err := os.Readlink(dir + "/fd/" + fd.Name()); err == nil && inodes[to] {
-				comm, err := os.ReadFile(dir + "/comm")
-				if err != nil {
-					comm = []byte("?")
-				}
-				return pid, strings.TrimSpace(string(comm))
-			}
+		if found.pid == 0 {
+			found = o
 		}
 	}
-	return 0, ""
+	return found
+}
+
+func hasSocket(pid int, inodes map[string]bool) bool {
+	dir := fmt.Sprintf("/proc/%d/fd/", pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return false // it is gone, or not for us to see
+	}
+	return slices.ContainsFunc(fds, func(fd os.DirEntry) bool {
+		to, err := os.Readlink(dir + fd.Name())
+		return err == nil && inodes[to]
+	})
+}
+
+func ownerOf(pid int) owner {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	comm, err := os.ReadFile(dir + "comm")
+	if err != nil {
+		comm = []byte("?")
+	}
+	groups, err := os.ReadFile(dir + "cgroup")
+	if err != nil {
+		groups = nil // it is gone
+	}
+	return owner{pid: pid, command: strings.TrimSpace(string(comm)), vassal: vassalOf(string(groups))}
+}
+
+// vassalOf is the vassal in whose cgroup, …/vassals/v-NAME, a process is that
+// has these groups (proc_pid_cgroup(5)).
+func vassalOf(groups string) string {
+	_, rest, ok := strings.Cut(groups, "/vassals/v-")
+	if !ok {
+		return ""
+	}
+	if end := strings.IndexAny(rest, "/\n"); end >= 0 {
+		rest = rest[:end]
+	}
+	if _, err := vassal.ParseName(rest); err != nil {
+		return ""
+	}
+	return rest
 }

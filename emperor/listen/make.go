@@ -265,7 +265,12 @@ func (m *maker) lookup(address string) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, 2*time.Second)
+	return Lookup(m.ctx, host, port)
+}
+
+// Lookup is the address of a host that has a name.
+func Lookup(ctx context.Context, host, port string) (netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	r := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("not in /etc/hosts")

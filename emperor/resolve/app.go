@@ -78,6 +78,14 @@ func (r *resolver) python(w *vassal.Workers) {
 	w.Python = &p
 	if w.Interpreter == "" {
 		w.Interpreter = r.interpreter(p)
+		return
+	}
+	if x, err := r.look(w.Interpreter); err != nil || !x.info.Mode().IsRegular() || x.info.Mode()&0o111 == 0 {
+		at, key := p.At, "interpreter"
+		if i := slices.IndexFunc(r.cfg.Jail.Named, func(b vassal.Bind) bool { return b.Key == key }); i >= 0 {
+			at = r.cfg.Jail.Named[i].At
+		}
+		r.fail(vassal.CodeNoInterpreter, at, key, w.Interpreter+" does not exist, or cannot be executed", "virtualenv = DIR, or without the line: "+defaultPython)
 	}
 }
 
@@ -91,6 +99,8 @@ func (r *resolver) appFile(file string, at vassal.Origin, key string) string {
 		r.fail(vassal.CodeNoSuchPath, at, key, reason(file, err), "")
 	} else if !walked.info.Mode().IsRegular() {
 		r.fail(vassal.CodeNoSuchPath, at, key, file+" is not a regular file", "")
+	} else {
+		r.access(walked, at, key)
 	}
 	return file
 }

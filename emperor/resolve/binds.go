@@ -85,6 +85,7 @@ func (r *resolver) directory() {
 		return
 	}
 	r.res.Dir = w.path
+	r.access(w, at, key)
 }
 
 // binds resolves every path that the file names, and drops what is visible

@@ -45,6 +45,8 @@ func (r *resolver) language(w *vassal.Workers) {
 		r.fail(vassal.CodeNoSuchPath, at, key, reason(file, err), "")
 	} else if !walked.info.Mode().IsRegular() {
 		r.fail(vassal.CodeNoSuchPath, at, key, file+" is not a regular file", "")
+	} else {
+		r.access(walked, at, key)
 	}
 	each := func(ps []string) []string {
 		out := slices.Clone(ps)

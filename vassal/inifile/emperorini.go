@@ -129,7 +129,7 @@ func EmperorOptions() []EmperorOption {
 		{"emperor", "state-dir", String, false, "/var/lib/liege", "Directory of what survives a reboot."},
 		{"emperor", "cgroup", String, false, "the Emperor's own", "Cgroup of a unit with Delegate=yes below which the vassals' cgroups are made, so that systemd can start a killed Emperor again while they run (operations.md)."},
 		{"emperor", "log-format", String, false, "text", "Format of the Emperor's own log: text or json."},
-		{"emperor", "control-group", String, false, "", "Group that may use control.sock besides root."},
+		{"emperor", "control-group", String, false, "", "Group that may do with control.sock what root may, but enter; a user who runs a vassal sees and reloads that without it."},
 		{"emperor", "start-concurrency", Int, false, "number of CPUs", "How many vassals may be between decision and ready at once."},
 		{"emperor", "touch", String, false, "reload", "What a changed time alone does: reload or ignore."},
 		{"emperor", "rescan", Duration, false, "3", "Longest time until a change is seen where the file system does not announce it."},
@@ -163,7 +163,8 @@ func EmperorOptions() []EmperorOption {
 // read too for the keys that an Emperor of uWSGI knows.
 func DecodeEmperor(file string, text []byte) (EmperorConfig, vassal.Problems) {
 	d := &emperorDecoder{decoder: decoder{f: &File{Source: Source{Path: file, Trust: vassal.Trust{Operator: true}}}}, c: DefaultEmperorConfig(), text: text}
-	for _, section := range []string{"uwsgi", "emperor", "ceilings", "defaults"} {
+	d.unknownSections()
+	for _, section := range emperorSections {
 		for _, s := range d.lines(section) {
 			d.key(section, s)
 		}

@@ -1,6 +1,7 @@
 package inifile
 
 import (
+	"cmp"
 	"encoding/json"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type Option struct {
 	Plugin  string // the uWSGI plugin it belongs to; empty: its core
 	Since   string // "uwsgi 2.0", "uwsgi 2.1" or "liege"
 	Doc     string // one sentence
+	Section string // of emperor.ini; empty: [vassal] or [uwsgi] of a vassal's file
 }
 
 // Type is the shape of an option's value.
@@ -207,6 +209,7 @@ func (o Option) MarshalJSON() ([]byte, error) {
 		Plugin  *string  `json:"plugin"`
 		Since   string   `json:"since"`
 		Doc     string   `json:"doc"`
+		Section string   `json:"section"` // "vassal", for which [uwsgi] does too, or one of emperor.ini
 	}{o.Name, append([]string{}, o.Alias()...), text(o.Short), o.Group, o.Type, text(o.Unit), text(o.Default), repeat, o.Class,
-		text(o.Effect), o.Tenant, text(string(o.Path)), text(o.Plugin), o.Since, o.Doc})
+		text(o.Effect), o.Tenant, text(string(o.Path)), text(o.Plugin), o.Since, o.Doc, cmp.Or(o.Section, "vassal")})
 }

@@ -36,7 +36,7 @@ func TestUpgrade(t *testing.T) {
 	emperor := h.emperor()
 	h.write(settings, strings.Replace(string(before), "memory-max = 512M", "memory-max = 96M", 1))
 
-	if said := h.run("dpkg", "--install", h.newer()); !strings.Contains(said, "hint: systemctl restart liege") {
+	if said := h.run("dpkg", "--install", h.newer()); !strings.Contains(said, "hint: liege handover") {
 		t.Errorf("an upgrade under a running Emperor does not say that it is the old one:\n%s", said)
 	}
 	if got := h.run("dpkg-query", "--show", "--showformat=${Status} ${Version}", "liege"); !strings.HasPrefix(got, "install ok installed") || !strings.HasSuffix(got, "+newer") {
@@ -61,6 +61,18 @@ func TestUpgrade(t *testing.T) {
 	if got := h.status("foo").MemoryMaxBytes; got == nil || *got != 96<<20 {
 		t.Errorf("the next generation's memory-max is %v, want 96M", got)
 	}
+
+	// The installed one takes over, and a client notices nothing.
+	serving := h.status("foo")
+	stop := h.loop(serving.Listen[0])
+	h.run("liege", "handover")
+	if h.emperor() == emperor {
+		t.Error("the Emperor is the same process after liege handover")
+	}
+	if now := h.replaced(serving); now.Listen[0] != serving.Listen[0] {
+		t.Errorf("it listens on %v now, was %v", now.Listen, serving.Listen)
+	}
+	stop()
 }
 
 // TestRemoval: a removal drains the vassals and leaves nothing running, mounted

@@ -24,7 +24,7 @@ func MemoryHint(w *vassal.Workers) string {
 			return hint
 		}
 	}
-	return "memory-max ="
+	return "more by memory-max =; liege explain FILE says how much it may have, and which line"
 }
 
 // HintOf is the catalogue's hint for what an exception says (CONTRACT 15).

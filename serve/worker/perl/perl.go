@@ -98,9 +98,9 @@ func (pl *Perl) Problem(text string) *vassal.Problem {
 	case "callable":
 		return pl.error(vassal.CodeNoCallable, message, "the last value of an app.psgi is the application, sub { … }")
 	case "file":
-		return pl.error(vassal.CodeAppNotFound, message, "check psgi and chdir; a path outside the app's directory needs a bind =")
+		return pl.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check psgi and chdir; a path outside the app's directory needs a bind ="))
 	case "dir":
-		return pl.error(vassal.CodeAppNotFound, message, "check chdir")
+		return pl.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check chdir"))
 	case "syntax":
 		return pl.error(vassal.CodeImportError, message, lang.SyntaxHint(pl.interpreter+" -c", message))
 	case "exception":

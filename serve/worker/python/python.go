@@ -167,9 +167,9 @@ func (py *Python) explain(words []string) *vassal.Problem {
 		}
 		return py.error(vassal.CodeNoCallable, message, hint)
 	case "file":
-		return py.error(vassal.CodeAppNotFound, message, "check wsgi-file and chdir; a path outside the app's directory needs a bind =")
+		return py.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check wsgi-file and chdir; a path outside the app's directory needs a bind ="))
 	case "dir":
-		return py.error(vassal.CodeAppNotFound, message, "check chdir")
+		return py.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check chdir"))
 	case "memory":
 		return py.error(vassal.CodeOOM, message, lang.MemoryHint(py.w))
 	case "asgi":

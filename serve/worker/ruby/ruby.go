@@ -97,9 +97,9 @@ func (rb *Ruby) Problem(text string) *vassal.Problem {
 	case "callable":
 		return rb.error(vassal.CodeNoCallable, message, "a config.ru ends with run and the application")
 	case "file":
-		return rb.error(vassal.CodeAppNotFound, message, "check rack and chdir; a path outside the app's directory needs a bind =")
+		return rb.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check rack and chdir; a path outside the app's directory needs a bind ="))
 	case "dir":
-		return rb.error(vassal.CodeAppNotFound, message, "check chdir")
+		return rb.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check chdir"))
 	case "memory":
 		return rb.error(vassal.CodeOOM, message, lang.MemoryHint(rb.w))
 	case "syntax":
