@@ -186,14 +186,9 @@ func (s *start) blocked() vassal.Problems {
 	if s.spec.NAT == nil {
 		return nil
 	}
-	var out vassal.Problems
-	at := s.p.Config.Jail.NetAt
-	for _, chain := range network.Blocked() {
-		p := vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNotReachable, File: cmp.Or(at.File, s.p.Config.File), Line: at.Line, Key: "net", Step: "network",
-			Message: fmt.Sprintf("the host's firewall drops what passes through it unless a rule says otherwise (%s)", chain),
-			Hint:    "accept there what comes from the interfaces lg*, and answers to them (network.md)"}
+	out := s.p.Result.Blocked(network.Blocked())
+	for _, p := range out {
 		s.l.log.Note("%s", p.Error())
-		out = append(out, p)
 	}
 	return out
 }
