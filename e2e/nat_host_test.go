@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 
 	"liege/internal/testnet"
 	"liege/vassal"
@@ -104,5 +106,50 @@ func TestNATCheck(t *testing.T) {
 	r.liege("reload", "shop")
 	if warned() {
 		t.Error("status says it, with the rules of the manual")
+	}
+}
+
+// TestNATServe: root's liege serve gives a file its way out too, beside an
+// Emperor and with another address, and takes nothing of that one's with it.
+func TestNATServe(t *testing.T) {
+	const site, metadata = "198.51.100.7:443", "169.254.169.254:80"
+	r, w := natRealm(t, "198.51.100.7", "169.254.169.254")
+	r.begin()
+	w.Serve(w.World, site)
+	w.Serve(w.World, metadata)
+	r.nat("shop", "")
+	r.up("shop")
+	file := r.write("one/one.ini", "[uwsgi]\n"+strings.NewReplacer("DIR", r.dir, "NAME", "one").Replace(natLines))
+	links := func() (n int) {
+		w.In(w.Host, func() error {
+			all, err := netlink.LinkList()
+			n = len(all)
+			return err
+		})
+		return n
+	}
+	before := links()
+	var s *served
+	w.In(w.Host, func() error { s = serve(t, r.dir, 0, file); return nil })
+	s.await("msg=serves", 1)
+	for to, want := range map[string]string{site: testnet.HostAt + " hello", metadata: "ConnectionRefusedError: Connection refused"} {
+		if got := r.call("one", to); got != want {
+			t.Errorf("one to %s: %q, want %q", to, got, want)
+		}
+	}
+	if shop := r.status("shop").Addresses[0]; links() != before+1 || strings.Contains(s.text(), "nat, "+shop+",") {
+		t.Errorf("%d interfaces, were %d; shop has %s:\n%s", links(), before, shop, s.text())
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("exit %d:\n%s", code, s.text())
+	}
+	if now := links(); now != before {
+		t.Errorf("%d interfaces are left, were %d", now, before)
+	}
+	if got := r.call("shop", site); got != testnet.HostAt+" hello" {
+		t.Errorf("the other one afterwards: %q", got)
 	}
 }
