@@ -218,7 +218,7 @@ func TestHookOrder(t *testing.T) {
 			shown = append(shown, strings.Fields(line[i+1:])[0])
 		}
 	}
-	if i := strings.Index(strings.Join(shown, " "), "hook-accepting "); i < 0 || len(shown) != 24+22 || shown[0] != "emperor.ini" || shown[len(shown)-1] != "call-as-user-atexit" {
+	if i := strings.Index(strings.Join(shown, " "), "hook-accepting "); i < 0 || len(shown) != 25+22 || shown[0] != "emperor.ini" || shown[len(shown)-1] != "call-as-user-atexit" {
 		t.Errorf("explain shows %d: %v", len(shown), shown)
 	}
 }

@@ -14,38 +14,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"liege/internal/testenv"
+	"liege/internal/testposture"
 )
 
 var update = flag.Bool("update", false, "rewrite goldens")
-
-// callNumbers are the system calls of this machine, for the probe.
-func callNumbers(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile("../sandbox/seccomp/calls_" + runtime.GOARCH + ".txt")
-	if err != nil {
-		t.Fatal(err) // no filter is made for this architecture, and nothing starts
-	}
-	var all []string
-	for line := range strings.Lines(string(text)) {
-		name, n, _ := strings.Cut(strings.TrimSpace(line), " ")
-		all = append(all, name+"="+n)
-	}
-	return strings.Join(all, ",")
-}
-
-// hostSpaces are the namespaces of this process.
-func hostSpaces(t *testing.T) string {
-	t.Helper()
-	var all []string
-	for _, name := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
-		to, err := os.Readlink("/proc/self/ns/" + name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, name+"="+to)
-	}
-	return strings.Join(all, ",")
-}
 
 // TestPosture: what a worker has and may do, compared with a golden. Every
 // attempt gets through outside, made by the same program as root: a probe that
@@ -63,7 +35,7 @@ func TestPosture(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := fmt.Sprintf("liege-posture-%d", os.Getpid())
-	var hosts []string
+	var hosts []string // an abstract socket, an address
 	for _, x := range [][2]string{{"unix", "@" + name}, {"tcp4", "127.0.0.1:0"}} {
 		l, err := net.Listen(x[0], x[1])
 		if err != nil {
@@ -72,9 +44,13 @@ func TestPosture(t *testing.T) {
 		defer l.Close()
 		hosts = append(hosts, strings.TrimPrefix(l.Addr().String(), "@"))
 	}
-	env := []string{
-		"PROBE_CALLS=" + callNumbers(t), "PROBE_NS=" + hostSpaces(t), "PROBE_TOP=" + r.dir,
-		"PROBE_HOST=" + strings.Join(append(hosts, filepath.Join(r.run, "control.sock"), secret, neighbour), ","),
+	calls, err := os.ReadFile("../sandbox/seccomp/calls_" + runtime.GOARCH + ".txt")
+	if err != nil {
+		t.Fatal(err) // no filter is made for this architecture, and nothing starts
+	}
+	env, err := testposture.Environ(string(calls), r.dir, [5]string{hosts[0], hosts[1], filepath.Join(r.run, "control.sock"), secret, neighbour})
+	if err != nil {
+		t.Fatal(err)
 	}
 	lines := "uid = nobody\ngid = nogroup\nno-initgroups = true\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/app.py\n"
 	for _, kv := range env {

@@ -298,6 +298,9 @@ const (
 	gateTime  = 5 * time.Second
 )
 
+// Alive reports whether the relay runs.
+func (g *Gate) Alive() bool { return len(g.m.trees.pids(g.cgroup)) > 0 }
+
 // finish asks a relay to end that nobody else has asked: that of a survivor.
 func (g *Gate) finish() {
 	for _, pid := range g.m.trees.pids(g.cgroup) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -32,7 +33,14 @@ func (c *Core) makeHooks(out io.Writer) {
 		close(c.life.begun)
 		return
 	}
+	var mule func(context.Context, int) error
+	if c.life.Has(vassal.AsMule) {
+		mule = func(ctx context.Context, n int) error {
+			return c.life.Run(ctx, vassal.AsMule, "LIEGE_MULE="+strconv.Itoa(n))
+		}
+	}
 	pool.Live(worker.Life{
+		Mule: mule,
 		Before: func(ctx context.Context) error {
 			err := c.life.Run(c.life.ctx(ctx), vassal.PreApp)
 			if c.life.ctx(ctx).Err() != nil {

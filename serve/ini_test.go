@@ -24,6 +24,11 @@ func decode(t testing.TB, lines string) (*vassal.App, vassal.Problems) {
 		t.Fatalf("%s\n%v", lines, ps)
 	}
 	cfg.App.Listen, cfg.App.Hostname, cfg.App.Name = cfg.Listen, "shop", "shop"
+	for _, h := range cfg.Hooks {
+		if h.Phase.Place() == vassal.AtCore {
+			cfg.App.Hooks = append(cfg.App.Hooks, h)
+		}
+	}
 	return &cfg.App, ps
 }
 

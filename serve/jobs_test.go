@@ -462,3 +462,55 @@ func TestRuleSignals(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// TestMuleHooks: hook-as-mule has ended before a mule's process does anything,
+// each time; one that fails keeps that mule back, and is tried again.
+func TestMuleHooks(t *testing.T) {
+	s := newJobSite(t, "hook-as-mule = exec:echo try $LIEGE_MULE >> notes; [ $LIEGE_MULE = 1 ] || [ -e go ]\nhook-as-mule = appendn:notes done\n")
+	s.core.Alone()
+	s.await("forked mule1")
+	s.until("a second try", func() bool { return strings.Count(s.notes(), "try 2") > 1 })
+	order := func(want ...string) {
+		t.Helper()
+		rest := s.notes()
+		for _, line := range want {
+			var ok bool
+			if _, rest, ok = strings.Cut(rest, line+"\n"); !ok {
+				t.Fatalf("no %q in its place; the notes are\n%s", line, s.notes())
+			}
+		}
+	}
+	order("try 1", "done", "forked mule1")
+	if got := s.notes(); strings.Contains(got, "forked mule2") || strings.Count(got, "done") != 1 {
+		t.Errorf("the notes are\n%s", got)
+	}
+	if b, _ := os.ReadFile(s.log); !strings.Contains(string(b), "a mule does not start") || !strings.Contains(string(b), "exit status 1") {
+		t.Error("nothing tells of the failure")
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.await("forked mule2")
+	order("done", "done", "forked mule2")
+	s.until("the mule's pid", func() bool { return s.stats().Mules[0].PID > 0 })
+	syscall.Kill(s.stats().Mules[0].PID, syscall.SIGKILL)
+	s.until("another mule", func() bool { return strings.Count(s.notes(), "forked mule1") == 2 })
+	order("forked mule2", "try 1", "done", "forked mule1")
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMuleHookEnds: a stop waits for no hook of a mule, nor does a mule start after it.
+func TestMuleHookEnds(t *testing.T) {
+	s := newJobSite(t, "hook-as-mule = exec:echo $$ >> hooks; exec sleep 1000\n")
+	s.core.Alone()
+	s.until("the hook", func() bool { _, err := os.Stat(filepath.Join(s.dir, "hooks")); return err == nil })
+	began := time.Now()
+	if err := s.stop(); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > 4*time.Second || strings.Contains(s.notes(), "forked mule") {
+		t.Errorf("it took %v; the notes are\n%s", d, s.notes())
+	}
+}

@@ -192,7 +192,7 @@ var codes = []Code{
 	{CodeNoSELinux, "The file asks for an SELinux context, and the kernel or the loaded policy does not have it."},
 	{CodeListenInUse, "The address is taken: by another vassal, another line, or another program."},
 	{CodeListen, "The listener cannot be made: no such directory, no permission, a file system without sockets."},
-	{CodeNotReachable, "A value of env names an address that the vassal's network does not reach."},
+	{CodeNotReachable, "The vassal's network does not reach an address that a value of env names, or something of the host stands in its way: a firewall, a relay that has ended."},
 	{CodeCannotConnect, "No web server's user of this host can connect to the socket: its mode, its owner or a directory on the way stops them."},
 	{CodeNoLimit, "The kernel of this host, or the device that is named, has no such limit: the vassal does not start with less."},
 	{CodeNeedsRoot, "liege serve was not started as root, and the file asks for what only root can do."},

@@ -49,6 +49,7 @@ const (
 	AcceptingOnce  Phase = "accepting-once"
 	Accepting1     Phase = "accepting1"
 	Accepting1Once Phase = "accepting1-once"
+	AsMule         Phase = "as-mule"
 	Touched        Phase = "touch"
 	EmperorLost    Phase = "emperor-lost"
 	EmperorReload  Phase = "emperor-reload"
@@ -88,6 +89,7 @@ var phases = []phase{
 	{AsUser, AtUser, false},
 	{PreApp, AtCore, false}, {PostApp, AtCore, false}, {MasterStart, AtCore, false}, {PostFork, AtCore, false},
 	{Accepting, AtCore, false}, {AcceptingOnce, AtCore, false}, {Accepting1, AtCore, false}, {Accepting1Once, AtCore, false},
+	{AsMule, AtCore, false},
 	{Touched, AtCore, true}, {EmperorLost, AtCore, true}, {EmperorReload, AtCore, true}, {EmperorStop, AtCore, true},
 	{AsUserAtexit, AtCore, true},
 	{EmperorEnd, OfEmperor, true},

@@ -14,6 +14,7 @@ import (
 
 	"liege/emperor/dirmon"
 	"liege/emperor/resolve"
+	hostnet "liege/sandbox/network"
 	"liege/selinux"
 	"liege/vassal"
 	"liege/vassal/inifile"
@@ -267,6 +268,9 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 		var more vassal.Problems
 		c.certs, more = certificates(ctx, p.Result)
 		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result)...)
+		if p.Result.NAT != nil && os.Geteuid() == 0 { // others are not told
+			c.Problems = append(append(c.Problems, p.Result.Blocked(hostnet.Blocked())...), p.Result.WillForward(hostnet.Unforwarded())...)
+		}
 	}
 	for _, q := range p.Queries {
 		if q.Kind == "file" && !slices.Contains(c.reads, q.Name) {

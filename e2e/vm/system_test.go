@@ -21,8 +21,8 @@ const everything = "guest,enforcing,selinux,root,sysresource,opentree,nftables,c
 // Tests that have nothing to do with cgroups are run in one of the two boots:
 // where the controllers are changes nothing for them.
 const (
-	onlyV2     = "Upgrade|ContextRefused|EveryProcessHasItsDomain|Places|DenialSeen|NAT|Quota"
-	onlyHybrid = "Removal|Categories|Permissive|HooksStayWhereTheyAre|CoreNotExecutable|BrokenEdit"
+	onlyV2     = "Upgrade|ContextRefused|EveryProcessHasItsDomain|Places|DenialSeen|Quota|Enter|Golden"
+	onlyHybrid = "Removal|Categories|Permissive|HooksStayWhereTheyAre|CoreNotExecutable|BrokenEdit|Stored|ConnectUser"
 )
 
 // tooLong are the tests of TestPolicyChanges.
@@ -146,7 +146,15 @@ func guestPayload(t *testing.T, w *Work, tests, have, choice string) string {
 		t.Fatal(err)
 	}
 	text := fmt.Sprintf("#!/bin/bash\nexport TEST_HAVE=%s\nexec ./guest.test -test.v -test.timeout 9m %s\n", have, choice)
-	if err := errors.Join(os.Link(tests, filepath.Join(dir, "guest.test")), os.WriteFile(filepath.Join(dir, "run.sh"), []byte(text), 0o755)); err != nil {
+	err = os.Mkdir(filepath.Join(dir, "posture"), 0o755)
+	for name, from := range map[string]string{"golden.txt": "../testdata/posture/golden.txt", "probe.py": "../testdata/posture/probe.py", "calls.txt": "../../sandbox/seccomp/calls_amd64.txt"} {
+		var b []byte
+		if err == nil {
+			b, err = os.ReadFile(from)
+		}
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, "posture", name), b, 0o644))
+	}
+	if err := errors.Join(err, os.Link(tests, filepath.Join(dir, "guest.test")), os.WriteFile(filepath.Join(dir, "run.sh"), []byte(text), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	return dir

@@ -169,7 +169,11 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 	in := newInstance(ctx, l, p, r.Gen)
 	in.record, in.box, in.log = r, box, l.log
 	if v, err := l.host.Sandboxes.Vassal(l.name); err == nil && !sr.Bare {
-		in.relay = v.Gate(r.Gen) // it serves on, if there is one
+		gate := v.Gate(r.Gen) // it serves on, if there is one
+		in.relay = gate
+		if r.Relay {
+			in.gate = gate
+		}
 	}
 	in.ready <- nil
 	heard := make(chan struct{})

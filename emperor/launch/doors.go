@@ -57,6 +57,7 @@ func (s *start) doors(ctx context.Context, in *instance) error {
 	if err != nil || len(to) == 0 {
 		return err
 	}
+	in.relayed = true
 	d := &s.spec.Doors
 	// Whether an app may connect to a TCP port is asked of its own domain, where
 	// it connects. A unix socket asks whose it is: it is the vassal's own.
@@ -159,6 +160,24 @@ func (in *instance) closeRelay() {
 	}
 }
 
+// relayGone says that the relay of a survivor has ended. Its listeners were its
+// own and its Emperor's, so no other can take its place: only the successor's.
+func (in *instance) relayGone() vassal.Problems {
+	if in.gate == nil || in.asked.Load() || in.gate.Alive() {
+		return nil
+	}
+	select {
+	case <-in.done: // the relay goes with it
+		return nil
+	default:
+	}
+	p := vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNotReachable, File: in.record.File, Key: "connect", Step: "network",
+		Message: "its relay has ended, and the Emperor that could start it again too: what its connect lines name is not reached until its successor is ready",
+		Hint:    "mend what keeps the successor from starting"}
+	in.relaySaid.Do(func() { in.log.Note("%s", p.Error()) })
+	return vassal.Problems{p}
+}
+
 // reaches says where the vassal may connect to, as the first line of its log.
 func reaches(r *resolve.Result) string {
 	named := r.Reaches()
@@ -186,14 +205,9 @@ func (s *start) blocked() vassal.Problems {
 	if s.spec.NAT == nil {
 		return nil
 	}
-	var out vassal.Problems
-	at := s.p.Config.Jail.NetAt
-	for _, chain := range network.Blocked() {
-		p := vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNotReachable, File: cmp.Or(at.File, s.p.Config.File), Line: at.Line, Key: "net", Step: "network",
-			Message: fmt.Sprintf("the host's firewall drops what passes through it unless a rule says otherwise (%s)", chain),
-			Hint:    "accept there what comes from the interfaces lg*, and answers to them (network.md)"}
+	out := s.p.Result.Blocked(network.Blocked())
+	for _, p := range out {
 		s.l.log.Note("%s", p.Error())
-		out = append(out, p)
 	}
 	return out
 }

@@ -35,8 +35,12 @@ type instance struct {
 	control *channel.Channel // nil: adopted
 	record  record.Record
 	box     *sandbox.Sandbox
-	relay   closer   // nil: none
-	bounded *os.File // the app's directory, which has a quota; nil: none
+	relay   closer        // nil: none
+	relayed bool          // there was to be one before it ran
+	gate    *sandbox.Gate // of one that is adopted with a relay; nil: none
+
+	relaySaid sync.Once // relayGone, in the log
+	bounded   *os.File  // the app's directory, which has a quota; nil: none
 
 	began    time.Time       // Launch
 	hello    atomic.Int64    // nanoseconds from that until its core ran; 0: not yet

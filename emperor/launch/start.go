@@ -385,7 +385,7 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 	rec := record.Record{
 		Name: in.l.name, Gen: in.gen, File: in.p.Config.File, PID: r.PID, Cgroup: r.Cgroup,
 		Digest: in.p.Digest().String(), Drain: in.p.Config.Restart.DrainTimeout, UID: in.p.Result.UID,
-		Limits: in.p.Result.Config.Limits, Box: box,
+		Limits: in.p.Result.Config.Limits, Box: box, Relay: in.relayed,
 	}
 	for i, b := range bound {
 		k := recorded(b)

@@ -57,7 +57,8 @@ type Record struct {
 	Drain     time.Duration   `json:"drain"`    // how long it may take to finish
 	UID       int             `json:"uid"`
 	Limits    vassal.Limits   `json:"limits"`
-	Box       json.RawMessage `json:"box,omitempty"` // what package sandbox wants to know again
+	Box       json.RawMessage `json:"box,omitempty"`   // what package sandbox wants to know again
+	Relay     bool            `json:"relay,omitempty"` // a liege-relay stands beside it
 	Listeners []Listener      `json:"listeners"`
 }
 

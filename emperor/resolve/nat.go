@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -87,6 +88,36 @@ func (r *resolver) nat() {
 	if len(n.Servers) > 0 && !slices.ContainsFunc(n.Servers, func(s netip.Addr) bool { return n.Policy.Allows(netip.AddrPortFrom(s, 53)) }) {
 		r.nameless()
 	}
+}
+
+// Blocked warns about the firewall of others that stands in the way of
+// net = nat: chains are those of network.Blocked.
+func (r *Result) Blocked(chains []string) (out vassal.Problems) {
+	if r.NAT == nil {
+		return nil
+	}
+	for _, chain := range chains {
+		out = append(out, r.aboutNet(vassal.Warning, fmt.Sprintf("the host's firewall drops what passes through it unless a rule says otherwise (%s)", chain),
+			"accept there what comes from the interfaces lg*, and answers to them (network.md)"))
+	}
+	return out
+}
+
+// WillForward notes what the first start changes for the whole host: settings
+// are those of network.Unforwarded.
+func (r *Result) WillForward(settings []string) (out vassal.Problems) {
+	if r.NAT == nil {
+		return nil
+	}
+	for _, name := range settings {
+		out = append(out, r.aboutNet(vassal.Note, name+" is 0: nothing passes through the host; the first start sets it to 1", ""))
+	}
+	return out
+}
+
+func (r *Result) aboutNet(sev vassal.Severity, msg, hint string) vassal.Problem {
+	at := r.Config.Jail.NetAt
+	return vassal.Problem{Severity: sev, Code: vassal.CodeNotReachable, File: cmp.Or(at.File, r.Config.File), Line: at.Line, Key: "net", Step: "network", Message: msg, Hint: hint}
 }
 
 func (r *resolver) nameless() {

@@ -169,33 +169,6 @@ func IPv6() error {
 	return nil
 }
 
-// Blocked names the chains of others that drop what passes through the host
-// unless they know it, and so what vassals send.
-func Blocked() []string {
-	out := legacyDrops()
-	conn, err := nftables.New()
-	if err != nil {
-		return out
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return out
-	}
-	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Type != nftables.ChainTypeFilter || c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop {
-			continue
-		}
-		if name := families[c.Table.Family]; name != "" {
-			out = append(out, fmt.Sprintf("table %s %s, chain %s", name, c.Table.Name, c.Name))
-		}
-	}
-	return out
-}
-
-var families = map[nftables.TableFamily]string{ //nolint:gochecknoglobals // a constant
-	nftables.TableFamilyINet: "inet", nftables.TableFamilyIPv4: "ip", nftables.TableFamilyIPv6: "ip6",
-}
-
 // clash says which of the host's routes leads to where a vassal's address is.
 func clash(a netip.Addr) error {
 	rs, err := netlink.RouteList(nil, unix.AF_INET)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -301,31 +300,6 @@ func TestClash(t *testing.T) {
 	if got := w.count(); got != before {
 		t.Errorf("left: %s, want %s", got, before)
 	}
-}
-
-// Another's chain that drops what passes is told.
-func TestBlocked(t *testing.T) {
-	w := newWorld(t)
-	w.In(w.Host, func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		if got := Blocked(); len(got) > 0 {
-			t.Errorf("blocked by %v", got)
-		}
-		drop := nftables.ChainPolicyDrop
-		table := conn.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
-		conn.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &drop})
-		conn.AddChain(&nftables.Chain{Name: "INPUT", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &drop})
-		if err := conn.Flush(); err != nil {
-			return err
-		}
-		if diff := cmp.Diff([]string{"table ip filter, chain FORWARD"}, Blocked()); diff != "" {
-			t.Error(diff)
-		}
-		return nil
-	})
 }
 
 // A kernel that refuses is an error that says what it was about and what is

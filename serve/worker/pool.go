@@ -115,6 +115,10 @@ type Life struct {
 	Before func(context.Context) error // when programs can be started, before the application is loaded; an error is Run's
 	After  func()                      // when the application is gone and programs can still be started, if Before was well
 	Loaded func()                      // when a worker has become ready; it must not wait
+	// Mule is called before each process of a mule, which is not started before
+	// it returns, nor after an error: then it is tried again later. ctx is done
+	// when the process is no longer wanted.
+	Mule func(ctx context.Context, number int) error
 }
 
 // Live sets what is called in the course of Run. Call it before Run.

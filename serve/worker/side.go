@@ -58,6 +58,8 @@ type side struct {
 	born    time.Time
 	pidfd   int
 	asked   bool      // to end
+	prepare func()    // ends what runs before the process (Life.Mule); nil: nothing does
+	may     bool      // that is done: it may start
 	killBy  time.Time // when it is killed, because it was asked
 	fails   int
 	next    time.Time
@@ -174,7 +176,7 @@ func (p *Pool) Signal(ctx context.Context, pool, n int) error {
 }
 
 // sidesDue starts, and ends, the side processes that are due.
-func (s *supervisor) sidesDue(now time.Time, at func(time.Time) bool) {
+func (s *supervisor) sidesDue(ctx context.Context, now time.Time, at func(time.Time) bool) {
 	for _, x := range s.p.sides {
 		switch {
 		case x.serial != 0:
@@ -185,9 +187,41 @@ func (s *supervisor) sidesDue(now time.Time, at func(time.Time) bool) {
 					s.sideGone(x, nil)
 				}
 			}
+		case x.prepare != nil:
 		case s.ready && !s.stopping && s.p.may(x.kind).Load() && s.load != nil && s.load.loaded && at(orNow(x.next, now)):
+			if x.kind == Mule && s.p.life.Mule != nil && !x.may {
+				s.prepareSide(ctx, x)
+				continue
+			}
+			x.may = false
 			s.spawnSide(x, now)
 		}
+	}
+}
+
+// prepareSide has done what comes before a mule.
+func (s *supervisor) prepareSide(ctx context.Context, x *side) {
+	ctx, cancel := context.WithCancel(ctx)
+	x.prepare, x.asked = cancel, false
+	s.p.lanes.Go(func() {
+		err := s.p.life.Mule(ctx, x.number)
+		s.p.post(event{kind: evSideMay, side: x, err: err})
+	})
+}
+
+// sidePrepared takes note of its end.
+func (s *supervisor) sidePrepared(x *side, err error) {
+	x.prepare()
+	x.prepare = nil
+	switch now := time.Now(); {
+	case x.asked: // it was not wanted any more
+		x.asked, x.next = false, now
+	case err != nil:
+		x.fails++
+		x.next = now.Add(backoff(x.fails))
+		s.p.log.Error("a "+string(x.kind)+" does not start", "number", x.number, "err", err, "again", x.next.Sub(now).Round(time.Millisecond))
+	default:
+		x.may = true
 	}
 }
 
@@ -264,6 +298,12 @@ func (x *side) signal(sig syscall.Signal) {
 
 // ask asks a side process to end.
 func (x *side) ask(now time.Time) {
+	x.may = false
+	if x.prepare != nil {
+		x.asked = true
+		x.prepare()
+		return
+	}
 	if x.serial == 0 || x.asked {
 		return
 	}
@@ -311,7 +351,7 @@ func (s *supervisor) orphanSides(ld *loader) {
 // every kind.
 func (s *supervisor) sidesLeft(kind SideKind) bool {
 	for _, x := range s.p.sides {
-		if x.serial != 0 && (kind == "" || x.kind == kind) {
+		if (x.serial != 0 || x.prepare != nil) && (kind == "" || x.kind == kind) {
 			return true
 		}
 	}

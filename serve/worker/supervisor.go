@@ -47,6 +47,7 @@ const (
 	evRenew   // those of kind text are to be replaced
 	evRest    // those of kind text are to end; none is closed when they have
 	evSideEnd // the one with serial probe is gone
+	evSideMay // side may start; not with err
 )
 
 type event struct {
@@ -57,6 +58,7 @@ type event struct {
 	probe uint64
 	err   error
 	none  chan struct{}
+	side  *side
 }
 
 // post hands e to the supervisor.
@@ -171,7 +173,7 @@ func (s *supervisor) run(ctx context.Context) error {
 	defer timer.Stop()
 	done := ctx.Done()
 	for {
-		next := s.due(time.Now())
+		next := s.due(ctx, time.Now())
 		if s.stopping && len(s.procs) == 0 && s.load == nil && !s.sidesLeft("") {
 			return s.err
 		}
@@ -196,7 +198,7 @@ func (s *supervisor) run(ctx context.Context) error {
 }
 
 // due does what the time asks for, and returns when to look again.
-func (s *supervisor) due(now time.Time) time.Time {
+func (s *supervisor) due(ctx context.Context, now time.Time) time.Time {
 	next := now.Add(time.Hour)
 	at := func(t time.Time) bool {
 		if t.IsZero() {
@@ -222,7 +224,7 @@ func (s *supervisor) due(now time.Time) time.Time {
 		pr.kill()
 		s.gone(pr, nil)
 	}
-	s.sidesDue(now, at)
+	s.sidesDue(ctx, now, at)
 	s.restsDue()
 	if s.stopping {
 		s.stopDue(at)
@@ -299,6 +301,8 @@ func (s *supervisor) handle(e event) {
 		if x := s.sideBySerial(e.probe); x != nil {
 			s.sideGone(x, nil)
 		}
+	case evSideMay:
+		s.sidePrepared(e.side, e.err)
 	case evLaneEnd:
 		s.laneEnded(e.proc, e.err)
 	case evControl:

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -88,6 +89,37 @@ func TestConnect(t *testing.T) {
 	h.write("/srv/foo/app.py", string(hostile)+"\n")
 	h.run("liege", "reload", "foo")
 	h.does(addr, tcpProbe(named), "b'served'")
+}
+
+// TestConnectUser: under enforcement the relay of a user's file looks the path of
+// a unix socket up itself, and reaches what [ceilings] allow and no link.
+func TestConnectUser(t *testing.T) {
+	h := newHost(t)
+	const settings, dir = "/etc/liege/emperor.ini", "/run/guest-connect-user"
+	before, err := os.ReadFile(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		h.write(settings, string(before))
+		h.run("systemctl", "reload", "liege")
+	})
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h.write(settings, strings.Replace(string(before), "[ceilings]\n", "[ceilings]\nlisten = 127.0.0.1:0\nconnect = unix:"+dir+"/*\n", 1))
+	h.run("systemctl", "reload", "liege")
+	named := service(t, "unix", dir+"/named.sock")
+	if err := errors.Join(os.Chmod(named, 0o777), os.Symlink(named, dir+"/link.sock")); err != nil {
+		t.Fatal(err)
+	}
+	h.hostile("/srv/foo", "foo")
+	h.dropAs("foo", "foo", "chdir = /srv/foo\nwsgi-file = app.py\nhttp = 127.0.0.1:0\nconnect = unix:"+named+" unix:"+dir+"/link.sock\n")
+	v := h.up("foo")
+	h.does(v.Listen[0], unixProbe(named), "b'served'")
+	h.does(v.Listen[0], unixProbe(dir+"/link.sock"), "b''")
+	h.until("the log says why", func() bool { return strings.Contains(h.run("liege", "logs", "foo"), "a link is on the way") })
 }
 
 func tcpProbe(to string) string {

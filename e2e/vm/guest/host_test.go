@@ -161,6 +161,21 @@ func (h *host) drop(name, lines string) {
 	h.replace(path, "[uwsgi]\n"+lines)
 }
 
+// dropAs is drop of a file that belongs to a user.
+func (h *host) dropAs(user, name, lines string) {
+	h.Helper()
+	path := filepath.Join(vassals, name+".ini")
+	h.files = append(h.files, path)
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, []byte("[uwsgi]\n"+lines), 0o644); err != nil {
+		h.Fatal(err)
+	}
+	h.run("chown", user+":", tmp)
+	if err := os.Rename(tmp, path); err != nil {
+		h.Fatal(err)
+	}
+}
+
 // up waits until the file's present content serves.
 func (h *host) up(name string) control.Vassal {
 	h.Helper()

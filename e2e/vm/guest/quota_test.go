@@ -104,4 +104,23 @@ func TestQuota(t *testing.T) {
 	if text := h.run("liege", "status", "foo"); !strings.Contains(text, "of 100 files") {
 		t.Errorf("liege status does not say it:\n%s", text)
 	}
+
+	// Without the lines nothing is bounded any more, whatever number the files
+	// still carry; and that number is what bounds them again.
+	h.drop("foo", appLines("foo"))
+	v = h.up("foo")
+	said(v.Listen, "/fill", "done")
+	said(v.Listen, "/many", "done")
+	if v := h.status("foo"); v.DiskMaxBytes != nil || v.DiskInodesMax != nil {
+		t.Errorf("status has limits that are lifted: %+v", v)
+	}
+	h.drop("foo", appLines("foo", "disk-quota = 24M"))
+	v = h.up("foo")
+	said(v.Listen, "/fill", "done")
+	h.until("what was written meanwhile is counted", func() bool {
+		v := h.status("foo")
+		return v.DiskBytes != nil && *v.DiskBytes > 16<<20 && v.DiskInodesMax == nil
+	})
+	h.drop("foo", appLines("foo", "disk-quota = 8M"))
+	said(h.up("foo").Listen, "/fill", "EDQUOT")
 }
