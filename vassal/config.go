@@ -12,6 +12,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -62,6 +63,9 @@ type Config struct {
 	File   string // the path under which the monitor found it
 	Digest Digest
 	Trust  Trust
+	// Lent are the lines of an operator's file that somebody else's file gave, in
+	// part or whole: they may do what a line of a tenant's file may.
+	Lent []Origin
 
 	Ident   Ident
 	Guard   Guard
@@ -79,6 +83,9 @@ type Config struct {
 	HookTime    time.Duration // that one hook may take
 	HookDaemons bool          // what hooks inside leave running is kept
 }
+
+// Tenant reports whether the line at o may do only what a tenant's may.
+func (c *Config) Tenant(o Origin) bool { return !c.Trust.Operator || slices.Contains(c.Lent, o) }
 
 // Ident says who the application is once its privileges are dropped
 // (CONTRACT 7). Empty: the file does not say.
@@ -218,6 +225,7 @@ type Listener struct {
 	Backlog  int          `json:"backlog,omitempty"`
 	Mode     *os.FileMode `json:"mode,omitempty"`    // chmod-socket; nil: 0777 less the umask
 	Chown    string       `json:"chown,omitempty"`   // chown-socket, "user:group"
+	Tenant   bool         `json:"tenant,omitempty"`  // after resolve: a tenant's line says so
 	ByUser   bool         `json:"by_user,omitempty"` // after resolve: nobody but the vassal's user makes it, whoever's the directory is
 	Key      string       `json:"key"`               // the option
 	At       Origin       `json:"at"`

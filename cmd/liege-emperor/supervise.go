@@ -126,6 +126,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	}
 	given := fdstore.Given()
 	sockets := listen.NewRegistry()
+	sockets.Lives = lives
 	if f.one == "" { // whose records go with it
 		sockets.Store = fdstore.Open(given)
 	}

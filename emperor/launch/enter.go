@@ -40,7 +40,7 @@ func (in *instance) Enter(ctx context.Context, e emperor.Entry) (int, error) {
 			return 0, foreign(string(in.l.name), r.Root.Source, why)
 		}
 		g.Root, g.Dir = true, "/"
-		g.Env = append(slices.Clone(r.Plan.HookEnv), "HOME=/", "USER=root", "LOGNAME=root", "SHELL=/bin/sh")
+		g.Env = append(slices.Clone(r.Plan.HookEnv), "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/sh")
 	}
 	if len(e.Command) > 0 {
 		g.Args = append([]string{"sh", "-c", enterCommand, "sh"}, e.Command...)

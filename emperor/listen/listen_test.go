@@ -76,6 +76,20 @@ func TestByUser(t *testing.T) {
 	}
 }
 
+// The name of a vassal in /run/liege is that vassal's, also while it is stopped.
+func TestNameOf(t *testing.T) {
+	reg := NewRegistry()
+	reg.Lives = func(n vassal.Name) bool { return n == "shop" || n == "evil" }
+	for addr, want := range map[string]vassal.Name{
+		"/run/liege/shop.sock": "shop", "/run/liege/shop/a.sock": "shop", "/run/liege/shop": "shop",
+		"/run/liege/evil.sock": "", "/run/liege/other.sock": "", "/run/other/shop.sock": "", "127.0.0.1:80": "",
+	} {
+		if got := reg.nameOf(addr, reg.Set("evil")); got != want {
+			t.Errorf("%s: kept for %q, want %q", addr, got, want)
+		}
+	}
+}
+
 func apply(t *testing.T, s *Set, w Want) *Change {
 	t.Helper()
 	c, ps := s.Apply(t.Context(), w)

@@ -345,6 +345,9 @@ func (m *maker) rootDir(l vassal.Listener, k *socket) (dir *os.File, err error) 
 	if l.ByUser {
 		return nil, ErrShared
 	}
+	if other := m.set.reg.nameOf(l.Address, m.set); l.Tenant && other != "" {
+		return nil, problem(l, vassal.CodeListenInUse, fmt.Sprintf("%s is kept for vassal %s, whose name it has", l.Address, other), "/run/liege/"+string(m.set.name)+".sock")
+	}
 	if k.dirs, err = makeRunDirs(parent(l.Address)); err != nil {
 		return nil, err
 	}
@@ -441,7 +444,7 @@ func (m *maker) owner(l vassal.Listener) (uid, gid int, err error) {
 	if err != nil {
 		return -1, -1, problem(l, vassal.CodeListen, fmt.Sprintf("chown-socket = %s: %v", l.Chown, err), "")
 	}
-	if !m.want.Trusted && (uid >= 0 && uid != m.want.UID || gid >= 0 && gid != m.want.GID && !slices.Contains(m.want.Groups, gid)) {
+	if (!m.want.Trusted || l.Tenant) && (uid >= 0 && uid != m.want.UID || gid >= 0 && gid != m.want.GID && !slices.Contains(m.want.Groups, gid)) {
 		return -1, -1, problem(l, vassal.CodeListen, fmt.Sprintf("chown-socket = %s: a user's file may name only a group that the user is in", l.Chown),
 			fmt.Sprintf("sudo chown root %s", m.want.File))
 	}

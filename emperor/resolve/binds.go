@@ -73,6 +73,7 @@ func (r *resolver) directory() {
 	} else if _, cgi := r.cgiDir(); r.cfg.Jail.Chdir == "" && cgi.Line > 0 {
 		at, key = cgi, "cgi"
 	}
+	r.dirAt = at
 	w, err := r.find(dir)
 	if err != nil {
 		if key != "cgi" { // else cgi says so
@@ -92,7 +93,7 @@ func (r *resolver) directory() {
 // anyway.
 func (r *resolver) binds() {
 	if dir := r.appDir(); dir != "" && r.res.Dir != "" && r.cfg.Jail.AutoBind {
-		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.cfg.Jail.ChdirAt}, false, false)
+		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.dirAt}, false, false)
 	}
 	for _, b := range r.cfg.Jail.Binds {
 		r.bind(b, true, false)
@@ -137,6 +138,9 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	target := w.path
 	if elsewhere {
 		target = r.abs(b.Target)
+		if r.cfg.Tenant(b.At) && !r.mayCover(b.At, b.Key, target, w.info.IsDir()) {
+			return
+		}
 		if target == "/" || target == "/dev" || slices.ContainsFunc(notOver, func(dir string) bool { return within(target, dir) }) {
 			r.fail(vassal.CodeRefusedPath, b.At, b.Key, "nothing can be put at "+target+", which Liege fills", "name another place for it")
 			return
@@ -147,10 +151,33 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	if !r.placeInTree(b.At, b.Key, target) || !r.mayMap(b, w) {
 		return
 	}
+	led = led || r.cfg.Trust.Operator && r.cfg.Tenant(b.At) // root goes nowhere for it
 	r.res.Binds = append(r.res.Binds, Bind{
 		Source: w.path, Target: target, Writable: b.Access != vassal.ReadOnly, Dir: w.info.IsDir(), Recurse: b.Recursive, NoExec: b.NoExec, IDMap: b.IDMap, UID: w.uid, GID: w.gid,
 		Tenant: led || w.tenant || w.uid != 0, Led: led || w.led, Device: w.dev, Inode: w.ino, Why: b.Key, At: b.At,
 	})
+}
+
+// mayCover reports whether a tenant's line may put something at target. Root runs
+// programs of the sandbox's (hooks, liege enter --root), and hooks of the
+// operator's work on paths in it: what they find there must not be a tenant's.
+func (r *resolver) mayCover(at vassal.Origin, key, target string, dir bool) bool {
+	refuse := func(why, hint string) bool {
+		r.fail(vassal.CodeRefusedPath, at, key, fmt.Sprintf("a file of a user can put nothing at %s: %s", target, why), hint)
+		return false
+	}
+	if slices.ContainsFunc(append([]string{"/root"}, treeDirs...), func(d string) bool { return within(target, d) || within(d, target) }) {
+		return refuse("the system's own programs and settings are there", "a place below /srv or /opt")
+	}
+	if strings.HasPrefix(target, "/.") || !dir && strings.Count(target, "/") == 1 {
+		return refuse("a shell of root's may look there", "a place below /srv or /opt")
+	}
+	for _, h := range r.cfg.Hooks {
+		if slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) && !r.cfg.Tenant(h.At) {
+			return refuse(fmt.Sprintf("a hook of root's works inside (%s:%d)", r.at(h.At).File, h.At.Line), "bind = PATH without another target")
+		}
+	}
+	return true
 }
 
 // visible reports whether p is part of what every vassal sees.
@@ -176,7 +203,8 @@ func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
 			return refuse(vassal.CodeRefusedPath, fmt.Sprintf("%s cannot be made visible: it is, holds or lies in %s", p, dir), "name a narrower path")
 		}
 	}
-	if !explicit || !r.cfg.Trust.Operator {
+	tenant := r.cfg.Tenant(b.At)
+	if !explicit || tenant {
 		if strings.Count(p, "/") == 1 {
 			return refuse(vassal.CodeRefusedPath, p+" is not made visible by itself: it is a directory of the root", "name a narrower path, or "+r.bindHint(p))
 		}
@@ -186,7 +214,7 @@ func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
 			}
 		}
 	}
-	if r.cfg.Trust.Operator {
+	if !tenant {
 		return true
 	}
 	if !r.inBinds(p) {

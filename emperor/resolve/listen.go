@@ -51,11 +51,12 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeListenInUse, l.At, l.Key, fmt.Sprintf("%s speaks %s by %s (%s:%d) and cannot speak %s too", addr, o.Protocol, o.Key, r.at(o.At).File, o.At.Line, l.Protocol), "")
 			continue
 		}
-		if !r.mayListen(addr) {
+		if !r.mayListen(addr, l.At) {
 			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), "a socket in the app's directory or in /run/liege/, or [ceilings] listen in emperor.ini")
 			continue
 		}
-		l.ByUser = r.inOwn(addr)
+		l.Tenant = r.host.Caller == nil && r.cfg.Tenant(l.At)
+		l.ByUser = l.Tenant && r.inOwn(addr)
 		r.res.Listen = append(r.res.Listen, l)
 	}
 }
@@ -120,9 +121,9 @@ func (r *resolver) unix(p string) (string, error) {
 // ownRun is what of /run/liege is the Emperor's, or has a meaning inside.
 var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
 
-// mayListen applies [ceilings] listen to tenants' files.
-func (r *resolver) mayListen(addr string) bool {
-	if r.cfg.Trust.Operator || r.host.Caller != nil {
+// mayListen applies [ceilings] listen to tenants' lines.
+func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
+	if !r.cfg.Tenant(at) || r.host.Caller != nil {
 		return true
 	}
 	if addr[0] == '/' && slices.ContainsFunc(ownRun, func(p string) bool { return within(addr, p) }) {
@@ -133,14 +134,14 @@ func (r *resolver) mayListen(addr string) bool {
 
 // ruled reports whether a tenant's file may have root make a socket at addr.
 func (r *resolver) ruled(addr string) bool {
-	return within(addr, "/run/liege") || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+	return strings.HasPrefix(addr, "/run/liege/") || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
 }
 
-// inOwn reports whether addr is a socket that a tenant's file puts where its
+// inOwn reports whether addr is a socket that a tenant's line puts where its
 // user makes it: in the app's directory, which the file chose. That may be any
 // directory of the host, /run/systemd and /usr too, so root makes nothing there.
 func (r *resolver) inOwn(addr string) bool {
-	if r.cfg.Trust.Operator || r.host.Caller != nil || r.ruled(addr) || r.res.Dir == "" || !within(addr, r.res.Dir) {
+	if r.ruled(addr) || r.res.Dir == "" || !within(addr, r.res.Dir) {
 		return false
 	}
 	return r.inBinds(r.res.Dir) && !slices.ContainsFunc(r.host.Reserved, func(p string) bool { return within(addr, p) })

@@ -149,7 +149,7 @@ func Resolve(ctx context.Context, cfg vassal.Config, h Host) *Result {
 	if r.res.Net == "" {
 		r.res.Net = "none"
 	}
-	for _, step := range []func(){r.identity, r.root, r.directory, r.system, r.binds, r.tmpfs, r.userNS, r.network, r.connections, r.nat, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.limits, r.plan, r.caller, r.missing, r.reach} {
+	for _, step := range []func(){r.identity, r.root, r.directory, r.system, r.binds, r.tmpfs, r.foreignHooks, r.userNS, r.network, r.connections, r.nat, r.listeners, r.app, r.hooks, r.context, r.etcFiles, r.limits, r.plan, r.caller, r.missing, r.reach} {
 		if ctx.Err() != nil {
 			r.fail(vassal.CodeStartFailed, vassal.Origin{}, "", ctx.Err().Error(), "")
 			break
@@ -164,8 +164,9 @@ type resolver struct {
 	host  Host
 	cfg   vassal.Config
 	res   *Result
-	tree  *foreignTree // of Root; nil: the host's system
-	lines []Bind       // what bind lines put into the tree: sources and targets only
+	tree  *foreignTree  // of Root; nil: the host's system
+	lines []Bind        // what bind lines put into the tree: sources and targets only
+	dirAt vassal.Origin // of the line that says where the app's directory is
 }
 
 func (r *resolver) report(sev vassal.Severity, code string, at vassal.Origin, key, msg, hint string) {

@@ -305,7 +305,7 @@ func TestMayListen(t *testing.T) {
 		"/run/liege/control.sock": false, "/run/liege/control.sock.new": false, "/run/liege/lock": false,
 		"/run/liege/vassals/v-other/log": false, "/run/liege/sandbox/x.sock": false, "/home/sammy/x.sock": false, "127.0.0.1:80": false, "@x": false,
 	} {
-		if got := r.mayListen(addr); got != want {
+		if got := r.mayListen(addr, vassal.Origin{}); got != want {
 			t.Errorf("%s: %v", addr, got)
 		}
 	}
@@ -330,14 +330,67 @@ func TestListenInOwn(t *testing.T) {
 		{"/", "/x.sock", false, false},
 	} {
 		r := &resolver{cfg: cfg, res: &Result{Dir: tc.dir}, host: Host{Reserved: []string{"/srv/liege"}}}
-		if may, byUser := r.mayListen(tc.addr), r.inOwn(tc.addr); may != tc.may || byUser != tc.byUser {
+		if may, byUser := r.mayListen(tc.addr, vassal.Origin{}), r.inOwn(tc.addr); may != tc.may || byUser != tc.byUser {
 			t.Errorf("%s in %s: may %v, by the user %v; want %v, %v", tc.addr, tc.dir, may, byUser, tc.may, tc.byUser)
 		}
 	}
 	cfg.Trust = vassal.Trust{Operator: true}
 	r := &resolver{cfg: cfg, res: &Result{Dir: "/run"}}
-	if !r.mayListen("/run/x/socket") || r.inOwn("/run/x/socket") {
+	if !r.mayListen("/run/x/socket", vassal.Origin{}) {
 		t.Error("an operator's file has root make it")
+	}
+	r.cfg.Lent = []vassal.Origin{{File: "/home/sammy/app.ini", Line: 3}}
+	if r.mayListen("/run/x/socket", r.cfg.Lent[0]) {
+		t.Error("a line of a user's file in it has root make it")
+	}
+}
+
+// What a user's file may put where root of the sandbox looks: nothing.
+func TestMayCover(t *testing.T) {
+	hook := []vassal.Hook{{Phase: vassal.AsRoot, Action: "mkdir", At: vassal.Origin{File: "/etc/liege/emperor.ini", Layer: vassal.Defaults}}}
+	for _, tc := range []struct {
+		target string
+		dir    bool
+		hooks  []vassal.Hook
+		want   bool
+	}{
+		{"/srv/data", true, nil, true},
+		{"/data", true, nil, true},
+		{"/usr/bin/dash", false, nil, false},
+		{"/usr/local/bin", true, nil, false},
+		{"/etc", true, nil, false},
+		{"/root/.profile", false, nil, false},
+		{"/.bash_profile", false, nil, false},
+		{"/.local", true, nil, false},
+		{"/x", false, nil, false},
+		{"/srv/data", true, hook, false},
+	} {
+		cfg := config()
+		cfg.Trust, cfg.Hooks, cfg.Lent = vassal.Trust{Operator: true}, tc.hooks, []vassal.Origin{{Line: 9}}
+		r := &resolver{cfg: cfg, res: &Result{}}
+		if got := r.mayCover(vassal.Origin{Line: 9}, "bind", tc.target, tc.dir); got != tc.want || len(r.res.Problems) > 0 == tc.want {
+			t.Errorf("%s: %v, %v", tc.target, got, r.res.Problems)
+		}
+	}
+}
+
+// An operator's file may put something over the system's directories. Root runs
+// nothing of it then, if others can change it.
+func TestForeignCover(t *testing.T) {
+	for _, tc := range []struct {
+		r    Result
+		want bool
+	}{
+		{Result{Binds: []Bind{{Source: "/srv/x", Target: "/srv/x", Tenant: true, Writable: true}}}, false},
+		{Result{Binds: []Bind{{Source: "/opt/tools", Target: "/usr/local/bin"}}}, false},
+		{Result{Binds: []Bind{{Source: "/srv/x", Target: "/usr/local/bin", Tenant: true}}}, true},
+		{Result{Binds: []Bind{{Source: "/opt/tools", Target: "/usr/local/bin", Writable: true}}}, true},
+		{Result{Tmpfs: []vassal.Tmpfs{{Target: "/usr/local/bin"}}}, true},
+		{Result{Tmpfs: []vassal.Tmpfs{{Target: "/var/cache/app"}}}, false},
+	} {
+		if got := tc.r.ForeignRoot(); got != "" != tc.want {
+			t.Errorf("%+v: %q", tc.r, got)
+		}
 	}
 }
 

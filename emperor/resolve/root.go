@@ -53,7 +53,6 @@ func (r *resolver) root() {
 	if r.res.Foreign = r.tree.foreign(); w.tenant {
 		r.res.Foreign = cmp.Or(r.res.Foreign, "a directory on the way to it is not root's alone")
 	}
-	r.foreignHooks()
 	for _, b := range r.cfg.Jail.Binds {
 		if w, err := walk(r.host.FS, r.abs(b.Source)); err == nil {
 			r.lines = append(r.lines, Bind{Source: w.path, Target: r.abs(cmp.Or(b.Target, b.Source))})
@@ -61,22 +60,37 @@ func (r *resolver) root() {
 	}
 }
 
-// foreignHooks refuses commands that root would run out of a tree that others
-// can change: its shell and its libraries may be anything (KERNEL 17).
+// foreignHooks refuses commands that root would run where others can change what
+// it runs, a tree of theirs or one with something of theirs over it: the shell and
+// its libraries may be anything (KERNEL 17).
 func (r *resolver) foreignHooks() {
 	for _, h := range r.cfg.Hooks {
 		if h.Action != "exec" || !slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) {
 			continue
 		}
 		if r.res.Foreign = r.res.ForeignRoot(); r.res.Foreign != "" {
-			r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), fmt.Sprintf("root would run a shell of %s, and %s", r.res.Root.Source, r.res.Foreign), "hook-as-user, or chown root the tree")
+			r.fail(vassal.CodeBadHook, h.At, "hook-"+string(h.Phase), fmt.Sprintf("root would run a shell of %s, and %s", cmp.Or(r.res.Root.Source, "the sandbox"), r.res.Foreign), "hook-as-user, or chown root the tree")
 		}
 	}
 }
 
 // ForeignRoot says who besides root can change anything that root might run in
-// the vassal's own tree; empty: nobody, or it has none. It looks at every file.
+// the vassal's root: in its own tree, of which it looks at every file, and in what
+// is put over the system's directories; empty: nobody.
 func (r *Result) ForeignRoot() string {
+	covers := func(target string) bool {
+		return slices.ContainsFunc(treeDirs, func(d string) bool { return within(target, d) || within(d, target) })
+	}
+	for _, b := range r.Binds {
+		if (b.Tenant || b.Writable) && b.Source != b.Target && covers(b.Target) {
+			return fmt.Sprintf("%s, which others can change, is put over %s", b.Source, b.Target)
+		}
+	}
+	for _, t := range r.Tmpfs {
+		if covers(t.Target) {
+			return "the app fills a tmpfs at " + t.Target
+		}
+	}
 	if r.Root.Source == "" || r.Foreign != "" {
 		return r.Foreign
 	}
@@ -378,6 +392,9 @@ func (r *resolver) tmpfs() {
 		target := canonRun(t.Target)
 		if slices.ContainsFunc(append([]string{"/dev"}, notOver...), func(dir string) bool { return within(target, dir) || within(dir, target) }) {
 			r.fail(vassal.CodeRefusedPath, t.At, "tmpfs", "nothing can be put at "+target+", which Liege fills", "name another place for it")
+			continue
+		}
+		if r.cfg.Tenant(t.At) && !r.mayCover(t.At, "tmpfs", target, true) {
 			continue
 		}
 		if !r.placeInTree(t.At, "tmpfs", target) {

@@ -214,6 +214,13 @@ func (d *decoder) setting(s Setting) {
 		d.err(vassal.CodeNotForTenants, s, "only a file that belongs to root may use it", "remove the line, or sudo chown root "+cmp.Or(s.Origin.File, d.f.Source.Path))
 		return
 	}
+	if d.cfg.Trust.Operator && s.Tenant {
+		if ownersOnly(o) {
+			d.err(vassal.CodeNotForTenants, s, "comes from a file that does not belong to root", "write the line into the vassal's own file")
+			return
+		}
+		d.cfg.Lent = append(d.cfg.Lent, s.Origin)
+	}
 	if _, dup := d.seen[o.Name]; !dup {
 		d.seen[o.Name] = s.Origin
 	}
@@ -241,6 +248,22 @@ func (d *decoder) setting(s Setting) {
 		return
 	}
 	d.apply(v)
+}
+
+// ownersOnly reports whether an option has the Emperor write, read or connect to
+// what it names as the owner of the vassal's file, so that a line that somebody
+// else's file gave would have root's rights in an operator's. What such a line
+// names otherwise is bounded as a tenant's is (Config.Lent).
+func ownersOnly(o *Option) bool {
+	switch o.Path {
+	case PathLog, PathCert, PathWatch:
+		return true
+	}
+	switch o.Name {
+	case "net", "resolv-conf", "chown-socket", "tmpfs":
+		return true
+	}
+	return strings.HasPrefix(o.Name, "wait-for-") || strings.Contains(o.Name, "pidfile")
 }
 
 // heard reports whether the value of an option that is done otherwise counts.
