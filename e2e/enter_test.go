@@ -152,7 +152,7 @@ func TestEnterRoot(t *testing.T) {
 	}{
 		{`touch /tmp/x && chown ` + fmt.Sprint(tenant) + ` /tmp/x && test "$(stat -c %u /tmp/x)" = ` + fmt.Sprint(tenant), true},
 		{"kill -0 1 && cat /proc/1/environ && ls /proc/1/fd", true}, // the core
-		{`test -z "$COLOUR" && test "$PWD" = / && test "$HOME" = /`, true},
+		{`test -z "$COLOUR" && test "$PWD" = / && test "$HOME" = /root`, true},
 		{"test -n \"$LIEGE_VASSAL\"", true},
 		{"mount -t tmpfs none /tmp", false},
 		{"echo x > /usr/x", false},
