@@ -138,7 +138,7 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	target := w.path
 	if elsewhere {
 		target = r.abs(b.Target)
-		if r.cfg.Tenant(b.At) && !r.mayCover(b.At, b.Key, target, w.info.IsDir()) {
+		if r.cfg.Tenant(b.At) && !r.mayCover(b.At, b.Key, target) {
 			return
 		}
 		if target == "/" || target == "/dev" || slices.ContainsFunc(notOver, func(dir string) bool { return within(target, dir) }) {
@@ -161,7 +161,7 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 // mayCover reports whether a tenant's line may put something at target. Root runs
 // programs of the sandbox's (hooks, liege enter --root), and hooks of the
 // operator's work on paths in it: what they find there must not be a tenant's.
-func (r *resolver) mayCover(at vassal.Origin, key, target string, dir bool) bool {
+func (r *resolver) mayCover(at vassal.Origin, key, target string) bool {
 	refuse := func(why, hint string) bool {
 		r.fail(vassal.CodeRefusedPath, at, key, fmt.Sprintf("a file of a user can put nothing at %s: %s", target, why), hint)
 		return false
@@ -169,8 +169,8 @@ func (r *resolver) mayCover(at vassal.Origin, key, target string, dir bool) bool
 	if slices.ContainsFunc(append([]string{"/root"}, treeDirs...), func(d string) bool { return within(target, d) || within(d, target) }) {
 		return refuse("the system's own programs and settings are there", "a place below /srv or /opt")
 	}
-	if strings.HasPrefix(target, "/.") || !dir && strings.Count(target, "/") == 1 {
-		return refuse("a shell of root's may look there", "a place below /srv or /opt")
+	if strings.HasPrefix(target, "/.") || strings.Count(target, "/") == 1 {
+		return refuse("root's programs may look there: they run in /", "a place below /srv or /opt")
 	}
 	for _, h := range r.cfg.Hooks {
 		if slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) && !r.cfg.Tenant(h.At) {

@@ -350,25 +350,24 @@ func TestMayCover(t *testing.T) {
 	hook := []vassal.Hook{{Phase: vassal.AsRoot, Action: "mkdir", At: vassal.Origin{File: "/etc/liege/emperor.ini", Layer: vassal.Defaults}}}
 	for _, tc := range []struct {
 		target string
-		dir    bool
 		hooks  []vassal.Hook
 		want   bool
 	}{
-		{"/srv/data", true, nil, true},
-		{"/data", true, nil, true},
-		{"/usr/bin/dash", false, nil, false},
-		{"/usr/local/bin", true, nil, false},
-		{"/etc", true, nil, false},
-		{"/root/.profile", false, nil, false},
-		{"/.bash_profile", false, nil, false},
-		{"/.local", true, nil, false},
-		{"/x", false, nil, false},
-		{"/srv/data", true, hook, false},
+		{"/srv/data", nil, true},
+		{"/json", nil, false},
+		{"/usr/bin/dash", nil, false},
+		{"/usr/local/bin", nil, false},
+		{"/etc", nil, false},
+		{"/root/.profile", nil, false},
+		{"/.bash_profile", nil, false},
+		{"/.local", nil, false},
+		{"/x", nil, false},
+		{"/srv/data", hook, false},
 	} {
 		cfg := config()
 		cfg.Trust, cfg.Hooks, cfg.Lent = vassal.Trust{Operator: true}, tc.hooks, []vassal.Origin{{Line: 9}}
 		r := &resolver{cfg: cfg, res: &Result{}}
-		if got := r.mayCover(vassal.Origin{Line: 9}, "bind", tc.target, tc.dir); got != tc.want || len(r.res.Problems) > 0 == tc.want {
+		if got := r.mayCover(vassal.Origin{Line: 9}, "bind", tc.target); got != tc.want || len(r.res.Problems) > 0 == tc.want {
 			t.Errorf("%s: %v, %v", tc.target, got, r.res.Problems)
 		}
 	}
