@@ -24,10 +24,10 @@ type Vassal struct {
 	mu     sync.Mutex
 	live   map[int]*Sandbox
 	closed bool
-	rests  bool          // its cgroup and private directories were given back
-	gone   Usage         // counted in generations that are gone, where the vassal's own cgroup does not count it
-	before Usage         // counted in cgroups of the vassal that were given back
-	size   int64         // of the private tmpfs
+	rests  bool  // its cgroup and private directories were given back
+	gone   Usage // counted in generations that are gone, where the vassal's own cgroup does not count it
+	before Usage // counted in cgroups of the vassal that were given back
+	size   int64 // of the private tmpfs
 
 	lineMu    sync.Mutex
 	net       *network.Net // nil: it has none, or none yet
