@@ -200,7 +200,12 @@ func TestAdoptAboveLimit(t *testing.T) {
 	}
 	b := &box{Sandbox: s, t: t, log: filepath.Join(dir, "one-g1.log")}
 	b.awaitOutput("waiting")
-	if err := r.m.Discard(records[1].Name, records[1].Gen); err != nil {
+	stranger := records[1]
+	stranger.StartTime++
+	if err := r.m.Discard(stranger); err != nil || !testenv.Alive(stranger.PID) {
+		t.Errorf("discard of another process of the same number: %v", err)
+	}
+	if err := r.m.Discard(records[1]); err != nil {
 		t.Errorf("discard: %v", err)
 	}
 	if testenv.Alive(records[1].PID) {

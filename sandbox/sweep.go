@@ -60,7 +60,7 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 	case start != r.StartTime:
 		err = fmt.Errorf("process %d is another one now", r.PID)
 	case r.Cgroup != v.generation(r.Gen) || !slices.Contains(m.trees.pids(r.Cgroup), r.PID):
-		err = fmt.Errorf("process %d is not in cgroup %s of this Emperor", r.PID, v.generation(r.Gen))
+		err = fmt.Errorf("process %d, in %s: %w", r.PID, r.Cgroup, ErrElsewhere)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -86,17 +86,22 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 	return s, nil
 }
 
-// Discard ends a generation that a killed Emperor left and that cannot be
-// adopted: nobody could stop it, and its listeners would be taken for ever.
-func (m *Manager) Discard(name vassal.Name, gen int) error {
-	v := &Vassal{m: m, name: name}
-	end := time.Now().Add(sweepTime)
-	id := v.gateID(gen)
-	return errors.Join(
-		m.trees.emptyBy(v.generation(gen), end), m.trees.remove(v.generation(gen)),
-		m.sweepGates(name, func(g int) bool { return g != gen }, end),
-		m.removeState(id), os.RemoveAll(m.nodesDir(id)),
-	)
+// ErrElsewhere is wrapped by Adopt's error about a process that is the recorded
+// one, but in another cgroup than this Emperor's vassals are in.
+var ErrElsewhere = errors.New("is in another cgroup than this Emperor's vassals")
+
+// Discard ends a generation that an earlier Emperor left in another cgroup
+// (ErrElsewhere). It touches nothing unless the record still describes it.
+func (m *Manager) Discard(r Record) error {
+	start, err := startTime(r.PID)
+	if err != nil || start != r.StartTime {
+		return nil // it is gone
+	}
+	v := &Vassal{m: m, name: r.Name}
+	if !strings.HasSuffix(r.Cgroup, fmt.Sprintf("/%s/g%d", v.name.Dir(), r.Gen)) || !slices.Contains(m.trees.pids(r.Cgroup), r.PID) {
+		return fmt.Errorf("process %d is not in cgroup %s, where its record has it", r.PID, r.Cgroup)
+	}
+	return errors.Join(m.trees.emptyBy(r.Cgroup, time.Now().Add(sweepTime)), m.trees.remove(r.Cgroup), m.removeState(r.ID), os.RemoveAll(m.nodesDir(v.gateID(r.Gen))))
 }
 
 // pollProcess waits for a first process that is not our child.

@@ -49,6 +49,9 @@ func (r *realm) signals(ctx context.Context, stop, leave func()) {
 			if !first.IsZero() || r.flags.one != "" {
 				continue // it ends, and they with it; or nobody would follow
 			}
+			if !r.mayHandOver() {
+				continue
+			}
 			r.log.Info("hands over: the vassals go on serving, and the next Emperor takes them over")
 			sctx, cancel := context.WithTimeout(ctx, saveTime)
 			r.emperor.Save(sctx)
@@ -93,7 +96,11 @@ func (r *realm) reread(ctx context.Context) {
 			}
 		}
 		if keys := fixed(r.cfg, cfg); len(keys) > 0 {
-			r.log.Warn("these keys of emperor.ini have changed and are used only after a restart", "keys", keys, "hint", "liege handover")
+			hint := "liege handover"
+			if moved(r.cfg, cfg) {
+				hint = "systemctl restart liege: vassals cannot be taken over from other places"
+			}
+			r.log.Warn("these keys of emperor.ini have changed and are used only by the next Emperor", "keys", keys, "hint", hint)
 		}
 		r.expander.Set(r.machine.settings(cfg))
 	}
@@ -101,6 +108,27 @@ func (r *realm) reread(ctx context.Context) {
 		r.log.Warn("rescan", "err", err)
 	}
 	tell(daemon.SdNotifyReady)
+}
+
+// mayHandOver reports whether another Emperor could take this one's place now:
+// it reads emperor.ini anew, and looks for the vassals where that says.
+func (r *realm) mayHandOver() bool {
+	cfg, _, err := load(r.flags)
+	switch {
+	case err != nil:
+		r.log.Error("does not hand over: the next Emperor would not start", "errors", len(problems(err)), "hint", "liege check "+cmp.Or(r.flags.config, defaultConfig))
+	case moved(r.cfg, cfg):
+		r.log.Error("does not hand over: the next Emperor would not find the vassals", "keys", fixed(r.cfg, cfg), "hint", "systemctl restart liege, which drains every vassal")
+	default:
+		return true
+	}
+	return false
+}
+
+// moved reports whether an Emperor with the settings now would not find what was's
+// left running.
+func moved(was, now inifile.EmperorConfig) bool {
+	return was.RunDir != now.RunDir || was.StateDir != now.StateDir || was.Cgroup != now.Cgroup
 }
 
 // fixed names the keys of [emperor] that differ and that only a new Emperor

@@ -173,19 +173,24 @@ func (r *realm) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	users, err := control.ListenUsers(control.UsersSocket(r.cfg.RunDir))
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	exe, err := sandbox.Executable()
 	if err != nil {
-		return err
+		return errors.Join(err, ln.Close(), users.Close())
 	}
 	if err := r.hooks(ctx, vassal.EmperorStart); err != nil {
-		return errors.Join(err, ln.Close())
+		return errors.Join(err, ln.Close(), users.Close())
 	}
 	server := &control.Server{Backend: r.emperor, Group: gid, Version: version, Binary: exe, Log: r.log}
 	// The socket answers until the last vassal has drained.
 	serving, quiet := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	ended, over, left := make(chan error, 1), make(chan error, 1), make(chan struct{})
+	ended, over, left := make(chan error, 2), make(chan error, 1), make(chan struct{})
 	wg.Go(func() { ended <- server.Serve(serving, ln) })
+	wg.Go(func() { ended <- server.ServeUsers(serving, users) })
 	wg.Go(func() {
 		r.signals(serving, func() {
 			r.launch.Sockets.Leave()
@@ -212,11 +217,13 @@ func (r *realm) run(ctx context.Context) (err error) {
 	_ = r.hooks(context.WithoutCancel(ctx), vassal.EmperorEnd) // failures are logged
 	quiet()
 	wg.Wait()
-	if rm := os.Remove(control.Socket(r.cfg.RunDir)); !errors.Is(rm, os.ErrNotExist) {
-		err = errors.Join(err, rm)
-	}
-	if serr := <-ended; serr != nil && !errors.Is(serr, context.Canceled) {
-		err = errors.Join(err, serr)
+	for _, socket := range []string{control.Socket(r.cfg.RunDir), control.UsersSocket(r.cfg.RunDir)} {
+		if rm := os.Remove(socket); !errors.Is(rm, os.ErrNotExist) {
+			err = errors.Join(err, rm)
+		}
+		if serr := <-ended; serr != nil && !errors.Is(serr, context.Canceled) {
+			err = errors.Join(err, serr)
+		}
 	}
 	return err
 }

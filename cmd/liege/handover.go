@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 
 	"liege/emperor/control"
 	"liege/vassal"
+	"liege/vassal/inifile"
 )
 
 func (a *app) handoverCmd() *cobra.Command {
@@ -51,9 +53,13 @@ func (a *app) handover(ctx context.Context, patience time.Duration) error {
 		return exitWith(exitFailed, vassal.CodeNotDone, fmt.Sprintf("handover: the Emperor that runs (pid %d) is older than that", old),
 			fmt.Sprintf("kill -KILL %d: what runs is taken over all the same, when systemd has started the next one", old))
 	}
+	if err := a.nextReads(old); err != nil {
+		return err
+	}
 	if err := unix.Kill(old, unix.SIGUSR2); err != nil {
 		return fmt.Errorf("handover: signal to the Emperor (pid %d): %w", old, err)
 	}
+	refuses := time.Now().Add(refusal)
 	for {
 		select {
 		case <-ctx.Done():
@@ -66,8 +72,43 @@ func (a *app) handover(ctx context.Context, patience time.Duration) error {
 				fmt.Fprintf(a.out, "the Emperor is pid %d now, was %d; each vassal gets a successor: liege ls\n", now, old)
 			}
 			return nil
+		} else if err == nil && time.Now().After(refuses) {
+			return exitWith(exitFailed, vassal.CodeNotDone, fmt.Sprintf("handover: the Emperor (pid %d) stays; its log says why", old), "journalctl -u liege -n 20")
 		}
 	}
+}
+
+// refusal is how long an Emperor that was told to hand over may still answer: it
+// saves what it counted first.
+const refusal = 10 * time.Second
+
+// nextReads says what the Emperor that follows, which is of this version, would
+// find wrong with emperor.ini: it would not start, and none would be there.
+func (a *app) nextReads(old int) error {
+	path := defaultConfig
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", old))
+	if err != nil {
+		return fmt.Errorf("handover: the Emperor: %w", err)
+	}
+	words := strings.Split(string(args), "\x00")
+	for i, w := range words {
+		if v, ok := strings.CutPrefix(w, "--config="); ok {
+			path = v
+		} else if w == "--config" && i+1 < len(words) {
+			path = words[i+1]
+		}
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && path == defaultConfig {
+		return nil
+	}
+	if err != nil {
+		return exitWith(exitConfig, vassal.CodeUnreadable, fmt.Sprintf("handover: emperor.ini: %v", err), "")
+	}
+	if _, ps := inifile.DecodeEmperor(path, text); ps.Failed() {
+		return exitWith(exitConfig, vassal.CodeBadValue, "handover: the next Emperor would not start: "+ps.Error(), "liege check "+path)
+	}
+	return nil
 }
 
 // emperorPID is who made the control socket, and answers there.

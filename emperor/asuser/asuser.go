@@ -56,6 +56,9 @@ const title = "liege-as-user"
 type Who struct {
 	UID, GID int
 	Groups   []int // supplementary
+	// For is the vassal whose file is the operator's, empty for a user's file: what
+	// hangs for it is its own, and not that of all whom the operator gave this uid.
+	For string
 }
 
 // ErrGone is wrapped by the error of a call whose child is dead, hung, or

@@ -7,7 +7,8 @@ import (
 )
 
 // maxHung is how many children and threads of ours may hang in the kernel for
-// one user before nothing is started for it any more.
+// one user, or one vassal of the operator's, before nothing is started for it any
+// more.
 const maxHung = 2
 
 // hung counts them, by whose they are. A FUSE of the user's own, or a dead
@@ -41,7 +42,7 @@ func (c *counts) full(key string) bool {
 	return c.n[key] >= maxHung
 }
 
-func (w Who) key() string { return strconv.Itoa(w.UID) }
+func (w Who) key() string { return strconv.Itoa(w.UID) + " " + w.For }
 
 // errHung says why nothing is started for w.
 func errHung(w Who) error {

@@ -60,9 +60,9 @@ func (s *Server) answer(ctx, base context.Context, r Request, p peer, w *replies
 	for _, n := range missing {
 		w.send(noSuch(n))
 	}
-	private := map[string]bool{}
+	by := map[string]Vassal{}
 	for _, v := range all {
-		private[v.Name] = !full && v.Private
+		by[v.Name] = v
 	}
 	names = slices.DeleteFunc(names, func(n string) bool {
 		why := leftAlone(r, all, n)
@@ -72,8 +72,8 @@ func (s *Server) answer(ctx, base context.Context, r Request, p peer, w *replies
 		return why != ""
 	})
 	code := s.each(ctx, r, p, names, func(rep Reply) {
-		if rep.Problem != nil && private[rep.Name] {
-			p := veil(*rep.Problem)
+		if rep.Problem != nil && !full {
+			p := veil(*rep.Problem, by[rep.Name])
 			rep.Problem = &p
 		}
 		w.send(rep)

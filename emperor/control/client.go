@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -55,13 +56,25 @@ func Call(ctx context.Context, socket string, r Request, each func(Reply) error)
 // CallWith is Call with descriptors that go with the request. They stay the
 // caller's.
 func CallWith(ctx context.Context, socket string, r Request, files []*os.File, each func(Reply) error) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := dial(ctx, socket)
 	if err != nil {
 		return dialError(socket, err)
 	}
 	defer conn.Close()
 	return talk(ctx, conn.(*net.UnixConn), r, files, each)
+}
+
+// dial connects to the control socket, or, where that is not for this user, to
+// the one for users beside it.
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if dir := filepath.Dir(socket); errors.Is(err, fs.ErrPermission) && socket == Socket(dir) {
+		if conn, users := d.DialContext(ctx, "unix", UsersSocket(dir)); !errors.Is(users, fs.ErrNotExist) {
+			return conn, users
+		}
+	}
+	return conn, err
 }
 
 // talk is Call over an open connection.

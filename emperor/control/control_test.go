@@ -115,7 +115,7 @@ func serve(t *testing.T, b Backend, group int) (socket string) {
 		}
 	}
 	socket = Socket(dir)
-	ln, err := Listen(socket, group)
+	ln, err := listen(socket, group, 0o666) // who is let in is what is tested
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestSocketMode(t *testing.T) {
 	for _, tt := range []struct {
 		gid  int
 		mode os.FileMode
-	}{{-1, 0o666}, {staff, 0o666}} {
+	}{{-1, 0o600}, {staff, 0o660}} {
 		ln, err := Listen(Socket(dir), tt.gid) // the second replaces what the first left
 		if err != nil {
 			t.Fatal(err)
@@ -442,9 +442,14 @@ func TestTurnedAway(t *testing.T) {
 func TestVeiled(t *testing.T) {
 	wrong := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeBadValue, File: "/etc/vassals/x.ini", Line: 3, Key: "env", Message: "secret", Hint: "secret"}
 	printed := vassal.Problem{Severity: vassal.Note, Code: vassal.CodeLastLines, Message: "its own"}
-	v := Vassal{Problems: []vassal.Problem{wrong, printed}, Error: &wrong}
+	v := Vassal{File: wrong.File, Problems: []vassal.Problem{wrong, printed}, Error: &wrong}
 	if got := veiled(v); got.Error.Message != "secret" {
 		t.Errorf("a file that everybody may read: %+v", got.Error)
+	}
+	included := wrong
+	included.File = "/etc/vassals/secret.inc"
+	if got := veil(included, v); got.Message == "secret" || got.Line != 3 {
+		t.Errorf("another file, which may not be everybody's: %+v", got)
 	}
 	v.Private = true
 	got := veiled(v)

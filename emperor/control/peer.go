@@ -78,16 +78,32 @@ func peerGroups(fd int) ([]uint32, error) {
 // longer than to see whose they are.
 const maxWaiting = 4096
 
-// Socket is the path of the control socket of the Emperor at runDir.
+// Socket is the path of the control socket of the Emperor at runDir, which is
+// root's and the control group's.
 func Socket(runDir string) string { return filepath.Join(runDir, "control.sock") }
 
-// Listen makes the control socket at path, owned by root and the group gid, if
-// that is not negative. Everybody may connect, since a vassal's own user may ask
-// about it; SO_PEERCRED decides who may what. The owner is set before the socket
-// can be reached: it is bound under another name and renamed. What a dead Emperor left there is
-// replaced; the caller holds the lock of the run directory, so that a living
-// one's is not.
+// UsersSocket is the path of the one for everybody else, since a vassal's own user
+// may ask about it. It is another one so that nobody else's connections wait in
+// the queue of root's.
+func UsersSocket(runDir string) string { return filepath.Join(runDir, "control-users.sock") }
+
+// Listen makes the control socket at path, for root and the group gid, if that is
+// not negative.
 func Listen(path string, gid int) (*net.UnixListener, error) {
+	if gid >= 0 {
+		return listen(path, gid, 0o660)
+	}
+	return listen(path, gid, 0o600)
+}
+
+// ListenUsers makes the control socket that everybody may connect to: SO_PEERCRED
+// decides who may what.
+func ListenUsers(path string) (*net.UnixListener, error) { return listen(path, -1, 0o666) }
+
+// listen makes a socket. Its owner is set before it can be reached: it is bound
+// under another name and renamed. What a dead Emperor left there is replaced; the
+// caller holds the lock of the run directory, so that a living one's is not.
+func listen(path string, gid int, mode os.FileMode) (*net.UnixListener, error) {
 	group := max(gid, 0)
 	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
 		return nil, &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeControlSocket, File: path,
@@ -112,7 +128,7 @@ func Listen(path string, gid int) (*net.UnixListener, error) {
 			return nil, err
 		}
 	}
-	if err := os.Chmod(hidden, 0o666); err != nil {
+	if err := os.Chmod(hidden, mode); err != nil {
 		return nil, err
 	}
 	if err := unix.Listen(fd, maxWaiting); err != nil {

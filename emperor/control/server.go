@@ -85,6 +85,16 @@ type Server struct {
 // Serve answers the connections of ln until ctx is done, then closes ln and
 // returns when every answer is given or given up.
 func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
+	return s.serve(ctx, ln, 0)
+}
+
+// ServeUsers is Serve for the socket that everybody may connect to, where whoever
+// is turned away costs the next one a moment.
+func (s *Server) ServeUsers(ctx context.Context, ln *net.UnixListener) error {
+	return s.serve(ctx, ln, 2*time.Millisecond)
+}
+
+func (s *Server) serve(ctx context.Context, ln *net.UnixListener, pause time.Duration) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var wg sync.WaitGroup
@@ -117,6 +127,7 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 		if code != 0 { // no goroutine, and no wait: the reply fits into the socket
 			(&replies{conn: c}).fail(code, word, message, hint)
 			c.Close()
+			time.Sleep(pause)
 			continue
 		}
 		wg.Go(func() {
@@ -148,7 +159,9 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies
 	}
 	c.SetReadDeadline(time.Time{})
 	if r.Paced = !s.full(p); r.Paced {
-		r.Timeout = min(r.Timeout, StrangerTime)
+		if r.Timeout == 0 || r.Timeout > StrangerTime {
+			r.Timeout = StrangerTime
+		}
 	}
 	if r.Verb != Enter { // that takes as long as somebody sits there
 		in.close()

@@ -151,10 +151,11 @@ func (s *Server) refresh(ctx, base context.Context, full bool) error {
 // printed or did, and not from its file.
 var aboutApp = []string{vassal.CodeExitedEarly, vassal.CodeImportError, vassal.CodeNoCallable, vassal.CodeOOM, vassal.CodeNotReady, vassal.CodeLastLines, vassal.CodeNotDone, vassal.CodeTimedOut}
 
-// veil is p for a user who may not read the file it is about: where, and not
-// what, for a message may quote the file.
-func veil(p vassal.Problem) vassal.Problem {
-	if !slices.Contains(aboutApp, p.Code) {
+// veil is p for a user of v who may not read the file that p is about: where, and
+// not what, for a message may quote the file. Of files other than the vassal's own
+// (emperor.ini, what is included) nobody knows here who may read them.
+func veil(p vassal.Problem, v Vassal) vassal.Problem {
+	if (v.Private || p.File != "" && p.File != v.File) && !slices.Contains(aboutApp, p.Code) {
 		p.Message, p.Hint = "something is wrong here, and only who may read the file is told what", ""
 	}
 	return p
@@ -162,15 +163,12 @@ func veil(p vassal.Problem) vassal.Problem {
 
 // veiled is v as its user may see it.
 func veiled(v Vassal) Vassal {
-	if !v.Private {
-		return v
-	}
 	v.Problems = slices.Clone(v.Problems)
 	for i := range v.Problems {
-		v.Problems[i] = veil(v.Problems[i])
+		v.Problems[i] = veil(v.Problems[i], v)
 	}
 	if v.Error != nil {
-		p := veil(*v.Error)
+		p := veil(*v.Error, v)
 		v.Error = &p
 	}
 	return v

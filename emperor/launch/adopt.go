@@ -18,6 +18,7 @@ import (
 	"liege/emperor"
 	"liege/emperor/expand"
 	"liege/emperor/listen"
+	"liege/emperor/logs"
 	"liege/emperor/record"
 	"liege/sandbox"
 	"liege/sandbox/stage"
@@ -108,9 +109,9 @@ func (l *launcher) adoptAll(ctx context.Context) []*instance {
 	for _, r := range l.survivors() {
 		in, err := l.adopt(ctx, r)
 		if err != nil {
-			l.host.Log.Warn("a survivor cannot be adopted: it ends", "vassal", l.name, "gen", r.Gen, "err", err)
-			if err := errors.Join(l.host.Sandboxes.Discard(l.name, r.Gen), l.host.Records.Remove(l.name, r.Gen)); err != nil {
-				l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+			l.host.Log.Warn("a survivor cannot be adopted", "vassal", l.name, "gen", r.Gen, "err", err)
+			if errors.Is(err, sandbox.ErrElsewhere) {
+				l.discard(r)
 			}
 			continue
 		}
@@ -123,6 +124,24 @@ func (l *launcher) adoptAll(ctx context.Context) []*instance {
 		}
 	}
 	return out
+}
+
+// discard ends a survivor that lies where this Emperor's vassals do not: nobody
+// could stop it, and its listeners would be taken for ever.
+func (l *launcher) discard(r record.Record) {
+	var box sandbox.Record
+	err := json.Unmarshal(r.Box, &box)
+	if err == nil {
+		err = l.host.Sandboxes.Discard(box)
+	}
+	if err == nil {
+		err = l.host.Records.Remove(l.name, r.Gen)
+	}
+	if err != nil {
+		l.host.Log.Warn("a survivor does not end", "vassal", l.name, "gen", r.Gen, "err", err)
+		return
+	}
+	l.host.Log.Warn("a survivor has been ended", "vassal", l.name, "gen", r.Gen)
 }
 
 func (l *launcher) settle() error {
@@ -156,15 +175,18 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 	if sr.Name != l.name || sr.Gen != r.Gen || sr.PID != r.PID {
 		return nil, errors.New("its record contradicts itself")
 	}
-	if err := l.ensureLog(); err != nil {
-		return nil, err
+	if err := l.ensureLog(); err != nil { // what serves is not the log's affair
+		l.host.Log.Warn("a survivor is adopted without its log", "vassal", l.name, "gen", r.Gen, "err", err)
 	}
 	box, err := l.host.Sandboxes.Adopt(sr, stage.Plan{Name: l.name}, r.Limits)
 	if err != nil {
 		return nil, err
 	}
 	p := &prepared{Expanded: expand.Expanded{Config: vassal.Config{Name: l.name, File: r.File, Limits: r.Limits}}, hup: &l.hup}
-	p.logsTo(l.log.Path())
+	p.logsTo(logs.PathOf(l.host.Logs.Dir, l.name))
+	if l.log != nil {
+		p.logsTo(l.log.Path())
+	}
 	p.Config.Restart.DrainTimeout = r.Drain
 	in := newInstance(ctx, l, p, r.Gen)
 	in.record, in.box, in.log = r, box, l.log

@@ -243,6 +243,9 @@ func (l *launcher) Inherit(old emperor.Launcher) error {
 // who is the user that p runs as.
 func who(r *resolve.Result) asuser.Who {
 	w := asuser.Who{UID: r.UID, GID: r.GID}
+	if r.Config.Trust.Operator {
+		w.For = string(r.Config.Name)
+	}
 	for _, g := range r.Groups {
 		w.Groups = append(w.Groups, g.GID)
 	}

@@ -333,8 +333,12 @@ func (l *Log) sayLost(now time.Time) {
 	}
 }
 
-// Note writes a line of Liege's own.
+// Note writes a line of Liege's own. A nil Log, which could not be opened, drops
+// it.
 func (l *Log) Note(format string, a ...any) {
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := "liege: " + Clean(strings.ReplaceAll(fmt.Sprintf(format, a...), "\n", " "))

@@ -119,7 +119,7 @@ func (r *resolver) unix(p string) (string, error) {
 }
 
 // ownRun is what of /run/liege is the Emperor's, or has a meaning inside.
-var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
+var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/control-users.sock", "/run/liege/control-users.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
 
 // mayListen applies [ceilings] listen to tenants' lines.
 func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
