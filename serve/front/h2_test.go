@@ -3,9 +3,12 @@ package front
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -14,12 +17,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"liege/internal/testcert"
 	"liege/internal/testenv"
 	"liege/serve/exchange"
 	"liege/vassal"
@@ -507,6 +512,62 @@ func TestH2Drain(t *testing.T) {
 		t.Errorf("the running request: %v", err)
 	}
 	<-stopped
+}
+
+// TestH2GraceOfLate: a client that was in its handshake at the moment of the
+// drain gets its answer, however long that takes, and is told to go; one that
+// then says nothing has no longer than by HTTP/1.1.
+func TestH2GraceOfLate(t *testing.T) {
+	for _, asks := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			cert := testcert.New(t, testcert.Cert{Name: "localhost"})
+			s := New(Config{Done: func(*exchange.Request) {}, Log: slog.New(slog.DiscardHandler),
+				Handler: exchange.HandlerFunc(func(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+					time.Sleep(2 * freshGrace)
+					return hello(ctx, r, w)
+				})})
+			var err error
+			if s.h2, err = s.newH2(); err != nil {
+				t.Fatal(err)
+			}
+			s.h2conns = map[net.Conn]*conn{}
+			s.drain(t.Context())
+			mine, theirs := net.Pipe()
+			ended := make(chan time.Duration, 1)
+			begin := time.Now()
+			go func() {
+				s.one(t.Context(), theirs, &Listener{Protocol: vassal.HTTPS, Secure: &Secure{Config: &tls.Config{
+					Certificates: []tls.Certificate{cert.TLS(t)}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}}})
+				ended <- time.Since(begin)
+			}()
+			conf := testcert.Trusting(cert)
+			conf.ServerName, conf.NextProtos = "localhost", []string{"h2"}
+			tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true,
+				DialContext: func(context.Context, string, string) (net.Conn, error) { return mine, nil }}
+			cc, err := tr.NewClientConn(t.Context(), "https", "localhost:443")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asks {
+				req, _ := http.NewRequest("GET", "https://localhost/", nil)
+				res, err := cc.RoundTrip(req)
+				if err != nil {
+					t.Error(err)
+				} else {
+					res.Body.Close()
+				}
+				synctest.Wait()
+				if cc.Available() > 0 {
+					t.Error("the client was not told to go")
+				}
+			}
+			took := <-ended
+			if asks && took < 2*freshGrace || !asks && took != freshGrace {
+				t.Errorf("asks: %t: ended after %v", asks, took)
+			}
+			mine.Close()
+		})
+	}
 }
 
 // TestH2ConnectionLimit: an idle connection makes room for another.
