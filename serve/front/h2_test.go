@@ -170,7 +170,7 @@ func TestH2Raw(t *testing.T) {
 		{"length junk", with("content-length", "+3"), "abc", either},
 		{"length without body", with("content-length", "3"), "-", 400},
 		{"body longer", with("content-length", "2"), "abc", 0},
-		{"body shorter", with("content-length", "4"), "abc", 500},
+		{"body shorter", with("content-length", "4"), "abc", 400},
 		{"body over the limit", with("content-length", "101"), strings.Repeat("a", 101), 413},
 		{"body over the limit, unknown", base, strings.Repeat("a", 101), 413},
 		{"connection", with("connection", "close"), "-", 400},
