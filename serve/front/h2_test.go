@@ -465,6 +465,35 @@ func TestH2Slow(t *testing.T) {
 	}
 }
 
+// TestH2FileCut: of a file that a client stops reading, what was sent counts.
+func TestH2FileCut(t *testing.T) {
+	testenv.Leaks(t)
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{WriteTimeout: 100 * time.Millisecond, KeepAlive: true}, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		if err := w.Head(200, "", nil); err != nil {
+			return err
+		}
+		return w.File(file, 0, 1<<20)
+	}, nil)
+	f := s.frames(t)
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: f.block(":method", "GET", ":scheme", "https", ":authority", "x", ":path", "/"), EndHeaders: true, EndStream: true})
+	f.answer(1)
+	for end := time.Now().Add(10 * time.Second); len(s.infos()) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if infos := s.infos(); len(infos) != 1 || infos[0].Bytes > 256<<10 { // its window has 64 KiB
+		t.Errorf("%+v", infos)
+	}
+}
+
 // TestH2Drain: a request that runs is finished, an idle connection is told to
 // go (GOAWAY), and the end comes soon.
 func TestH2Drain(t *testing.T) {
