@@ -1,23 +1,26 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"liege/vassal"
 )
 
-// lookEvery is how often the file of the access log is looked after, while
-// there is something to write.
+// lookEvery is how often the file of the access log is looked after at most,
+// while there is something to write.
 const lookEvery = time.Second
 
 // lookAfter makes the file of the log anew when somebody renamed or removed it
 // (logrotate), and renames it itself when it is too large (log-maxsize). It is
 // called with outMu held, after a write.
 func (l *accessLog) lookAfter(now time.Time) {
-	if l.file == nil || now.Sub(l.looked) < lookEvery && (l.max <= 0 || l.size < l.max) {
+	if l.file == nil || now.Sub(l.looked) < lookEvery {
 		return
 	}
 	l.looked = now
@@ -32,7 +35,7 @@ func (l *accessLog) lookAfter(now time.Time) {
 		return
 	}
 	if same {
-		if err := os.Rename(l.path, l.backup(now)); err != nil {
+		if err := l.putAside(now); err != nil {
 			l.max = 0 // once: the next would fail too
 			_, _ = fmt.Fprintf(l.fallback, "access log: rotate: %v; it grows from now on\n", err)
 			return
@@ -53,12 +56,51 @@ func (l *accessLog) note(at vassal.Origin) vassal.Problems {
 		Message: fmt.Sprintf("%v: the lines go to the vassal's log", l.unopened), Hint: "a directory that the app's user may write to"}}
 }
 
-// backup is the name that a rotated file gets, as in uWSGI.
-func (l *accessLog) backup(now time.Time) string {
-	if l.backupName != "" {
-		return l.backupName
+// maxNames bounds how many names for a rotated file are tried.
+const maxNames = 100
+
+// putAside renames the file to the name that uWSGI gives it or, where there is
+// one of that name, to one with the time or a number behind: the lines in that
+// one may be another generation's, of this second.
+func (l *accessLog) putAside(now time.Time) error {
+	stem := l.backupName
+	if stem == "" {
+		stem = l.path
 	}
-	return fmt.Sprintf("%s.%d", l.path, now.Unix())
+	stamped := fmt.Sprintf("%s.%d", stem, now.Unix())
+	name := l.backupName
+	if name == "" {
+		name = stamped
+	}
+	for i := range maxNames {
+		err := renameNew(l.path, name)
+		if !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if name = stamped; i > 0 || l.backupName == "" {
+			name = fmt.Sprintf("%s.%d", stamped, i+1)
+		}
+	}
+	return fmt.Errorf("%s and %d more names are taken", stamped, maxNames-1)
+}
+
+// renameNew renames a file to a name that nothing has.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system that cannot
+		if err = unix.EEXIST; missing(to) {
+			return os.Rename(from, to)
+		}
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+func missing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
 }
 
 // open opens the file of the log, with outMu held.

@@ -88,6 +88,40 @@ func TestLogRotated(t *testing.T) {
 	}
 }
 
+// TestLogRotatedOften: however much comes in a second, and whatever names are
+// taken, no line is lost.
+func TestLogRotatedOften(t *testing.T) {
+	for _, backup := range []string{"", "old.log"} {
+		dir := t.TempDir()
+		l := &accessLog{path: filepath.Join(dir, "access.log"), max: 10, fallback: io.Discard}
+		if backup != "" {
+			l.backupName = filepath.Join(dir, backup)
+		}
+		if err := l.open(); err != nil {
+			t.Fatal(err)
+		}
+		now, want := time.Now(), 0
+		for i := range 12 {
+			l.pending = []byte("a line of twenty\n")
+			want += len(l.pending)
+			l.write() // looks after it at most once in all of this
+			if i%4 == 0 {
+				l.looked = time.Time{}
+				l.lookAfter(now) // all in one second
+			}
+		}
+		got, files := 0, 0
+		names, _ := filepath.Glob(filepath.Join(dir, "*"))
+		for _, name := range names {
+			b, _ := os.ReadFile(name)
+			got, files = got+len(b), files+1
+		}
+		if got != want || files < 4 || files > 5 {
+			t.Errorf("%d bytes in %q, want %d", got, names, want)
+		}
+	}
+}
+
 func TestLogEncoders(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "access.log")
 	addrs, _ := ini(t, "http-socket = :1\nwsgi-file = a.py\nreq-logger = file:"+file+"\nlog-format = %(uri) \"x\"\n"+

@@ -122,7 +122,7 @@ func value(name string, quoted func([]byte, string) []byte) piece {
 	if !ok {
 		v, ok = strings.CutPrefix(name, "var.")
 		if !ok {
-			return func(b []byte, l *logLine) []byte { return quoteText(b, orDash(l.extra(name))) }
+			return func(b []byte, l *logLine) []byte { return quoted(b, orDash(l.extra(name))) }
 		}
 	}
 	return func(b []byte, l *logLine) []byte { return quoted(b, orDash(l.r.Get(v))) }

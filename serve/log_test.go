@@ -45,6 +45,19 @@ func TestJSONLog(t *testing.T) {
 	}
 }
 
+// TestFormatJSON: a log-format that is an object stays one, whatever a client
+// or a logvar rule puts in.
+func TestFormatJSON(t *testing.T) {
+	l := newAccessLog(vassal.LogFormat{Format: `{"uri":"%(uri)","agent":"%(var.HTTP_USER_AGENT)","who":"%(who)"}`}, io.Discard)
+	evil := "a\", \"status\":\"200\\\n\xff"
+	l.request(&exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_URI", Value: evil}, {Name: "HTTP_USER_AGENT", Value: evil}},
+		Info: exchange.Info{Extra: []exchange.Var{{Name: "who", Value: evil}}}}, 1, 0)
+	var got map[string]string
+	if err := json.Unmarshal(l.pending, &got); err != nil || len(got) != 3 || got["who"] != got["uri"] || got["who"] != got["agent"] {
+		t.Errorf("%v in %s", err, l.pending)
+	}
+}
+
 // FuzzJSONLog: whatever a client sends, a line is one JSON object.
 func FuzzJSONLog(f *testing.F) {
 	f.Add("/a", "b")

@@ -164,7 +164,7 @@ func (c *Core) stats() []byte {
 
 func (c *Core) worker(w *exchange.WorkerStats, modifier int) workerStats {
 	o := workerStats{ID: w.ID, PID: w.PID, Requests: w.Requests, DeltaRequests: w.Delta, Exceptions: w.Errors,
-		HarakiriCount: w.Harakiris, Status: "idle", RunningTime: w.Running.Microseconds(), LastSpawn: unix(w.Spawned),
+		HarakiriCount: w.Harakiris, Status: "idle", RunningTime: w.Running.Microseconds(), LastSpawn: unixTime(w.Spawned),
 		RespawnCount: w.Respawns, TX: w.Sent, Cores: []coreStats{},
 		Apps: []appStats{{Modifier1: modifier, Requests: w.Requests, Exceptions: w.Errors, Chdir: c.app.Dir}}}
 	for i, a := range w.Apps {
@@ -202,7 +202,7 @@ func (c *Core) worker(w *exchange.WorkerStats, modifier int) workerStats {
 	return o
 }
 
-func unix(t time.Time) int64 {
+func unixTime(t time.Time) int64 {
 	if t.IsZero() {
 		return 0
 	}

@@ -51,8 +51,8 @@ const (
 )
 
 // CertFiles are the bytes of the files that an App's KeyPairs name, by path,
-// and of those in its TLS.Dir. They hold private keys: never shown, never
-// logged.
+// and of those in its TLS.Dir; nil: a NAME.ca there that could not be read.
+// They hold private keys: never shown, never logged.
 type CertFiles map[string][]byte
 
 // SpeaksTLS reports whether a has a listener that needs certificates.

@@ -72,7 +72,7 @@ func (e *examiner) report(p *vassal.KeyPair, sev vassal.Severity, file, msg, hin
 // pair looks at one. A file that could not be read has its problem already.
 func (e *examiner) pair(p *vassal.KeyPair, worst vassal.Severity) {
 	for _, f := range p.Files() {
-		if _, ok := e.files[f]; !ok {
+		if e.files[f] == nil {
 			return
 		}
 	}

@@ -115,7 +115,9 @@ func plain(err error) error {
 
 // Read reads all that app's listeners and server names need. A file that a
 // line names and that cannot be read is an Error with that line; one of
-// sni-dir a Warning. Without TLS there is nothing.
+// sni-dir a Warning. A NAME.ca that cannot be read is there without bytes: that
+// clients of NAME are to be asked for certificates is not to be forgotten.
+// Without TLS there is nothing.
 func Read(from From, app *vassal.App) (vassal.CertFiles, vassal.Problems) {
 	r := reader{from: from, out: vassal.CertFiles{}}
 	if !app.SpeaksTLS() {
@@ -154,6 +156,9 @@ func (r *reader) read(file, key string, at vassal.Origin, worst vassal.Severity,
 	if secret && mode&0o004 != 0 {
 		r.report(vassal.Warning, key, at, file, fmt.Sprintf("mode %04o: everybody on this host can read the private key", mode.Perm()), "chmod o-r "+file)
 	}
+	if b == nil {
+		b = []byte{} // an empty file
+	}
 	r.out[file], r.size = b, r.size+len(b)
 }
 
@@ -177,7 +182,10 @@ func (r *reader) directory(t *vassal.TLS) {
 		r.read(path.Join(t.Dir, n), "sni-dir", t.DirAt, vassal.Warning, false)
 		r.read(path.Join(t.Dir, stem+".key"), "sni-dir", t.DirAt, vassal.Warning, true)
 		if slices.Contains(names, stem+".ca") {
-			r.read(path.Join(t.Dir, stem+".ca"), "sni-dir", t.DirAt, vassal.Warning, false)
+			ca := path.Join(t.Dir, stem+".ca")
+			if r.read(ca, "sni-dir", t.DirAt, vassal.Warning, false); r.out[ca] == nil {
+				r.out[ca] = nil
+			}
 		}
 	}
 }

@@ -86,6 +86,23 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestUnreadableCA: a NAME.ca that is there and cannot be read is not taken for
+// one that is not there.
+func TestUnreadableCA(t *testing.T) {
+	dir, _ := place(t)
+	ca := dir + "/sni/b.example.ca"
+	if err := os.Mkdir(ca, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range froms(t) {
+		files, ps := Read(from, app(dir))
+		b, there := files[ca]
+		if b != nil || !there || len(ps) != 1 || ps[0].Severity != vassal.Warning || !strings.HasPrefix(ps[0].Message, ca+": ") {
+			t.Errorf("%s: %q %t, %v", name, b, there, ps)
+		}
+	}
+}
+
 // TestOpenKey: a key that everybody can read is worth a word.
 func TestOpenKey(t *testing.T) {
 	dir, _ := place(t)

@@ -69,10 +69,7 @@ func (h *Host) runJobs(ctx context.Context) {
 		case <-h.signals.wake:
 		case <-t.C:
 		case now := <-ticker.C:
-			if m := now.Truncate(time.Minute); m.After(minute) {
-				h.cronsDue(ctx, minute, m, &commands)
-				minute = m
-			}
+			minute = h.minuteDue(ctx, minute, now, &commands)
 			h.filesDue(ctx, touched, &commands)
 		}
 		t.Reset(time.Until(h.timersDue(time.Now())))
@@ -129,6 +126,22 @@ func due(k *vassal.Cron, from, to time.Time) bool {
 		}
 	}
 	return false
+}
+
+// minuteDue raises the crons of the minutes after minute, up to now, and
+// returns the last one that is done with. A clock that was set back a little is
+// waited for, so that no cron is raised twice; from further back it goes on.
+func (h *Host) minuteDue(ctx context.Context, minute, now time.Time, commands *sync.WaitGroup) time.Time {
+	m := now.Truncate(time.Minute)
+	switch {
+	case m.After(minute):
+		h.cronsDue(ctx, minute, m, commands)
+	case minute.Sub(m) > maxMissed:
+		h.log.Warn("crons: the clock was set back; they go on from its time", "from", minute, "to", m)
+	default:
+		return minute
+	}
+	return m
 }
 
 // cronsDue raises each cron of the minutes after from, up to m, once.

@@ -32,6 +32,28 @@ func (c *commands) Start(p *worker.Program) (worker.Process, error) {
 	return worker.Process{PID: 1 << 30, Status: status}, nil
 }
 
+// TestClockSetBack: a clock that was set back stops crons for ten minutes at
+// most, and none is raised twice for the minutes that it is waited for.
+func TestClockSetBack(t *testing.T) {
+	ran := &commands{}
+	h := New(&vassal.App{Dir: "/", Jobs: &vassal.Jobs{Crons: []vassal.Cron{{Minute: -1, Hour: -1, Day: -1, Month: -1, Week: -1, Command: "each"}}}},
+		nil, ran, slog.New(slog.DiscardHandler))
+	h.Stdout = os.Stderr
+	var wg sync.WaitGroup
+	noon := time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	minute := noon
+	for _, x := range []struct {
+		now  time.Duration // after noon
+		runs int           // in all, by then
+	}{{time.Minute, 1}, {-9 * time.Minute, 1}, {2 * time.Minute, 2}, {-time.Hour, 2}, {-59 * time.Minute, 3}} {
+		minute = h.minuteDue(t.Context(), minute, noon.Add(x.now+time.Second), &wg)
+		if len(ran.all) != x.runs {
+			t.Errorf("at %v: %d runs, want %d", x.now, len(ran.all), x.runs)
+		}
+	}
+	wg.Wait()
+}
+
 // TestCronsHandedOver: each cron is raised once in a minute that concerns it,
 // whichever of two generations has the turn then, and also when neither has;
 // one without a predecessor makes up for nothing.

@@ -58,8 +58,8 @@ type matcher struct {
 type entry struct {
 	cert, key, ca []byte // as read
 	pair          *keypair.Pair
-	conf          *tls.Config
-	client        bool // clients are asked for theirs
+	conf          *tls.Config // nil: clients of this name are sent away
+	client        bool        // clients are asked for theirs
 }
 
 // protocols are those offered to clients of HTTP (ALPN).
@@ -103,7 +103,7 @@ func (s *Store) Listener(i int) *tls.Config {
 	}
 	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		e := s.cur.Load().choose(i, hello.ServerName)
-		if e == nil {
+		if e == nil || e.conf == nil {
 			return nil, errNone
 		}
 		if web {
@@ -116,7 +116,10 @@ func (s *Store) Listener(i int) *tls.Config {
 	return c
 }
 
-var errNone = errors.New("there is no certificate to serve with")
+var (
+	errNone   = errors.New("there is no certificate to serve with")
+	errUnread = errors.New("it could not be read: what was read before stays, and without that nobody reaches the name")
+)
 
 // base is what all configurations have in common: TLS 1.2 and 1.3, the
 // library's curves and, for 1.2, its suites; no compression, no renegotiation.
@@ -210,7 +213,9 @@ func (b *builder) serverNames() {
 }
 
 // directory takes what sni-dir holds: NAME.crt with NAME.key, and NAME.ca for
-// the clients. A key without a certificate is nothing.
+// the clients. A key without a certificate is nothing. A name whose clients are
+// to be asked for certificates, but cannot be, has nobody come in: else they
+// would meet the listener's certificate, which asks for none.
 func (b *builder) directory() {
 	t := b.app.TLS
 	if t == nil || t.Dir == "" {
@@ -230,7 +235,16 @@ func (b *builder) directory() {
 			pair.ClientCA = stem + ".ca"
 		}
 		name := strings.ToLower(path.Base(stem))
-		if e := b.entry(pair, b.old.dir[name], vassal.Warning); e != nil {
+		old := b.old.dir[name]
+		if old != nil && old.conf == nil {
+			old = nil
+		}
+		e := b.entry(pair, old, vassal.Warning)
+		if e == nil && pair.ClientCA != "" {
+			e = &entry{client: true}
+			b.keep(e)
+		}
+		if e != nil {
 			b.set.dir[name] = e
 		}
 	}
@@ -254,7 +268,9 @@ func (b *builder) entry(p *vassal.KeyPair, old *entry, worst vassal.Severity) *e
 	file := p.Key
 	if e.pair, err = keypair.Parse(e.cert, e.key); err == nil {
 		file = p.ClientCA
-		err = e.configure(p, b.depth())
+		if err = e.configure(p, b.depth()); e.client && e.ca == nil {
+			err = errUnread
+		}
 	} else if keypair.IsCertificate(err) {
 		file = p.Cert
 	}

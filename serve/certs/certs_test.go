@@ -211,6 +211,53 @@ func TestClients(t *testing.T) {
 	}
 }
 
+// TestUnreadableCA: while NAME.ca cannot be used clients of NAME are asked for
+// certificates as before, and where there was nothing before nobody comes in.
+func TestUnreadableCA(t *testing.T) {
+	main, a := testcert.New(t, testcert.Cert{Name: "main"}), testcert.New(t, testcert.Cert{Name: "a"})
+	ms := map[string]*testcert.Made{"main": main, "shop": main, "wild": main, "dir/a.example": a}
+	with := func(ca []byte) vassal.CertFiles {
+		fs := files(ms)
+		fs["/c/dir/a.example.ca"] = ca
+		return fs
+	}
+	asked := func(s *Store) (asked bool, who string) {
+		t.Helper()
+		who, _, _ = meet(t, s, "a.example", &tls.Config{GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			asked = true
+			return &tls.Certificate{}, nil
+		}})
+		return asked, who
+	}
+	for what, ca := range map[string][]byte{"unreadable": nil, "broken": []byte("x")} {
+		s, ps := New(app(with(a.Cert)))
+		if len(ps) > 0 {
+			t.Fatal(ps)
+		}
+		for range 2 {
+			if ps = s.Renew(with(ca)); len(ps) != 1 || ps.Failed() || !strings.HasPrefix(ps[0].Message, "/c/dir/a.example.ca: ") {
+				t.Errorf("%s: %v", what, ps)
+			}
+			if ok, who := asked(s); !ok || who != "a" {
+				t.Errorf("%s: %t, %q", what, ok, who)
+			}
+		}
+		s, _ = New(app(with(ca)))
+		s.Renew(with(ca))
+		if _, who := asked(s); who != "" || !s.Misdirected(0, "", "a.example") {
+			t.Errorf("%s from the start: a client meets %q, and may ask over another name's connection: %t", what, who, !s.Misdirected(0, "", "a.example"))
+		}
+		s.Renew(with(a.Cert))
+		if ok, who := asked(s); !ok || who != "a" {
+			t.Errorf("%s, then mended: %t, %q", what, ok, who)
+		}
+		s.Renew(files(ms))
+		if ok, who := asked(s); ok || who != "a" {
+			t.Errorf("%s, then gone: %t, %q", what, ok, who)
+		}
+	}
+}
+
 // TestMisdirected: a name with an authority of its own is closed to who
 // connected to another.
 func TestMisdirected(t *testing.T) {

@@ -275,7 +275,7 @@ func scheme(r *exchange.Request) {
 func repeatable(r *exchange.Request) bool {
 	switch r.Get("REQUEST_METHOD") {
 	case "GET", "HEAD", "OPTIONS":
-		return r.Length == 0 && r.Get("HTTP_UPGRADE") == ""
+		return r.Length == 0 && !proxy.Upgrades(r)
 	}
 	return false
 }
@@ -285,7 +285,7 @@ func (h *Handler) ask(ctx context.Context, n int, addr string, r *exchange.Reque
 	c := &h.copies[n]
 	began := time.Now()
 	d := r.Harakiri(h.x.Harakiri)
-	if d > 0 && (h.x.H2C || r.Get("HTTP_UPGRADE") == "") {
+	if d > 0 && (h.x.H2C || !proxy.Upgrades(r)) {
 		hctx, cancel := context.WithTimeoutCause(ctx, d, errHarakiri)
 		defer cancel()
 		ctx = hctx

@@ -99,7 +99,7 @@ func server(words []string) {
 			return
 		}
 		defer c.Close()
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
 		io.Copy(c, rw)
 	})
 	mux.HandleFunc("/proto", func(w http.ResponseWriter, r *http.Request) {
@@ -556,7 +556,7 @@ func TestTunnel(t *testing.T) {
 	client, near := conn(fds[0]), conn(fds[1])
 	defer client.Close()
 	r := request("GET", "/ws", "")
-	r.Set("HTTP_UPGRADE", "echo")
+	r.Set("HTTP_UPGRADE", "websocket")
 	done := make(chan error, 1)
 	go func() { done <- k.Serve(t.Context(), r, &answer{near: near}) }()
 	for range 3 {

@@ -53,6 +53,7 @@ type conn struct {
 	sni    string         // the name that the client connected to
 	extra  []exchange.Var // HTTPS and the client's certificate
 	h2     bool           // HTTP/2: deadlines are net/http's
+	asked  bool           // by HTTP/2: a request has come
 
 	handler  exchange.Handler // who answers
 	set      []exchange.Var   // variables of every request

@@ -37,6 +37,7 @@ var (
 	errBothLengths      = &refusal{400, "both Content-Length and Transfer-Encoding"}
 	errTransferEncoding = &refusal{400, "invalid Transfer-Encoding"}
 	errChunk            = &refusal{400, "malformed chunked body"}
+	errCutBody          = &refusal{400, "the request body ended too early"}
 	errPath             = &refusal{400, "invalid path"}
 	errTimeout          = &refusal{408, "the request did not arrive in time"}
 	errBodyTimeout      = &refusal{408, "the request body did not arrive in time"}
@@ -54,7 +55,6 @@ var (
 var (
 	errClientGone = errors.New("the client closed the connection")
 	errBodyClosed = errors.New("the request body is closed")
-	errCutBody    = errors.New("the client closed the connection before the end of the request body")
 	errNoHead     = errors.New("answer without a head")
 	errTwoHeads   = errors.New("second head of an answer")
 	errLongBody   = errors.New("answer is longer than its Content-Length")

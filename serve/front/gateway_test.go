@@ -240,7 +240,7 @@ func TestBadFastCGI(t *testing.T) {
 		{"body too large", one(params("REQUEST_METHOD", "GET", "CONTENT_LENGTH", "11")), 413},
 		{"body too large after all", begin(1, 1, 0) + record(fcgiParams, 1, params("REQUEST_METHOD", "GET")) + record(fcgiParams, 1, "") + record(fcgiStdin, 1, "12345678901") + record(fcgiStdin, 1, ""), 413},
 		{"params too large", one(params("REQUEST_METHOD", "GET", "A", strings.Repeat("a", 5000))), 431},
-		{"body too short", begin(1, 1, 0) + record(fcgiParams, 1, params("REQUEST_METHOD", "GET", "CONTENT_LENGTH", "3")) + record(fcgiParams, 1, "") + record(fcgiStdin, 1, "a") + record(fcgiStdin, 1, ""), 500},
+		{"body too short", begin(1, 1, 0) + record(fcgiParams, 1, params("REQUEST_METHOD", "GET", "CONTENT_LENGTH", "3")) + record(fcgiParams, 1, "") + record(fcgiStdin, 1, "a") + record(fcgiStdin, 1, ""), 400},
 	} {
 		k := dial(t, r.addr)
 		if _, err := io.WriteString(k, c.raw); err != nil {

@@ -80,11 +80,19 @@ func (s *Server) h2State(nc net.Conn, st http.ConnState) {
 	defer c.mu.Unlock()
 	switch st {
 	case http.StateActive:
+		c.asked = c.wait != fresh // the first one is that of the preface
 		c.wait = busy
+		if s.draining.Load() {
+			_ = nc.SetReadDeadline(time.Time{}) // as in arm
+		}
 	case http.StateIdle:
 		c.wait, c.since = idle, time.Now()
-		if s.draining.Load() { // one that came between two steps of drain
-			_ = nc.SetReadDeadline(c.since.Add(idleGrace)) // as in arm
+		if s.draining.Load() { // one that came while it drains, or between two steps of drain
+			d := idleGrace
+			if !c.asked {
+				d = freshGrace
+			}
+			_ = nc.SetReadDeadline(c.since.Add(d)) // as in arm
 		}
 	}
 }
@@ -95,6 +103,9 @@ func (c *conn) serveH2(ctx context.Context) {
 	c.mu.Lock()
 	c.h2, c.buf = true, nil
 	_ = tc.SetDeadline(time.Time{}) // as in arm
+	if c.s.draining.Load() {
+		_ = tc.SetReadDeadline(time.Now().Add(freshGrace)) // as in arm
+	}
 	c.mu.Unlock()
 	c.s.mu.Lock()
 	c.s.h2conns[tc] = c
@@ -104,9 +115,6 @@ func (c *conn) serveH2(ctx context.Context) {
 		delete(c.s.h2conns, tc)
 		c.s.mu.Unlock()
 	}()
-	if c.s.draining.Load() {
-		return
-	}
 	h := &h2handler{c: c, ctx: ctx, nobody: make(chan struct{})}
 	c.s.h2.TLSNextProto["h2"](c.s.h2, tc, h)
 	h.wait()

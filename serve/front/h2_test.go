@@ -3,9 +3,12 @@ package front
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -14,12 +17,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"liege/internal/testcert"
 	"liege/internal/testenv"
 	"liege/serve/exchange"
 	"liege/vassal"
@@ -165,7 +170,7 @@ func TestH2Raw(t *testing.T) {
 		{"length junk", with("content-length", "+3"), "abc", either},
 		{"length without body", with("content-length", "3"), "-", 400},
 		{"body longer", with("content-length", "2"), "abc", 0},
-		{"body shorter", with("content-length", "4"), "abc", 500},
+		{"body shorter", with("content-length", "4"), "abc", 400},
 		{"body over the limit", with("content-length", "101"), strings.Repeat("a", 101), 413},
 		{"body over the limit, unknown", base, strings.Repeat("a", 101), 413},
 		{"connection", with("connection", "close"), "-", 400},
@@ -460,6 +465,35 @@ func TestH2Slow(t *testing.T) {
 	}
 }
 
+// TestH2FileCut: of a file that a client stops reading, what was sent counts.
+func TestH2FileCut(t *testing.T) {
+	testenv.Leaks(t)
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{WriteTimeout: 100 * time.Millisecond, KeepAlive: true}, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		if err := w.Head(200, "", nil); err != nil {
+			return err
+		}
+		return w.File(file, 0, 1<<20)
+	}, nil)
+	f := s.frames(t)
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: f.block(":method", "GET", ":scheme", "https", ":authority", "x", ":path", "/"), EndHeaders: true, EndStream: true})
+	f.answer(1)
+	for end := time.Now().Add(10 * time.Second); len(s.infos()) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	if infos := s.infos(); len(infos) != 1 || infos[0].Bytes > 256<<10 { // its window has 64 KiB
+		t.Errorf("%+v", infos)
+	}
+}
+
 // TestH2Drain: a request that runs is finished, an idle connection is told to
 // go (GOAWAY), and the end comes soon.
 func TestH2Drain(t *testing.T) {
@@ -507,6 +541,62 @@ func TestH2Drain(t *testing.T) {
 		t.Errorf("the running request: %v", err)
 	}
 	<-stopped
+}
+
+// TestH2GraceOfLate: a client that was in its handshake at the moment of the
+// drain gets its answer, however long that takes, and is told to go; one that
+// then says nothing has no longer than by HTTP/1.1.
+func TestH2GraceOfLate(t *testing.T) {
+	for _, asks := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			cert := testcert.New(t, testcert.Cert{Name: "localhost"})
+			s := New(Config{Done: func(*exchange.Request) {}, Log: slog.New(slog.DiscardHandler),
+				Handler: exchange.HandlerFunc(func(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+					time.Sleep(2 * freshGrace)
+					return hello(ctx, r, w)
+				})})
+			var err error
+			if s.h2, err = s.newH2(); err != nil {
+				t.Fatal(err)
+			}
+			s.h2conns = map[net.Conn]*conn{}
+			s.drain(t.Context())
+			mine, theirs := net.Pipe()
+			ended := make(chan time.Duration, 1)
+			begin := time.Now()
+			go func() {
+				s.one(t.Context(), theirs, &Listener{Protocol: vassal.HTTPS, Secure: &Secure{Config: &tls.Config{
+					Certificates: []tls.Certificate{cert.TLS(t)}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}}}})
+				ended <- time.Since(begin)
+			}()
+			conf := testcert.Trusting(cert)
+			conf.ServerName, conf.NextProtos = "localhost", []string{"h2"}
+			tr := &http.Transport{TLSClientConfig: conf, ForceAttemptHTTP2: true,
+				DialContext: func(context.Context, string, string) (net.Conn, error) { return mine, nil }}
+			cc, err := tr.NewClientConn(t.Context(), "https", "localhost:443")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asks {
+				req, _ := http.NewRequest("GET", "https://localhost/", nil)
+				res, err := cc.RoundTrip(req)
+				if err != nil {
+					t.Error(err)
+				} else {
+					res.Body.Close()
+				}
+				synctest.Wait()
+				if cc.Available() > 0 {
+					t.Error("the client was not told to go")
+				}
+			}
+			took := <-ended
+			if asks && took < 2*freshGrace || !asks && took != freshGrace {
+				t.Errorf("asks: %t: ended after %v", asks, took)
+			}
+			mine.Close()
+		})
+	}
 }
 
 // TestH2ConnectionLimit: an idle connection makes room for another.

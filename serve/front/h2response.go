@@ -213,10 +213,12 @@ func (r *h2response) File(f exchange.File, off, n int64) error {
 			r.broken = fileError(e)
 			break
 		}
-		r.send(buf[:m])
-		off, n = off+int64(m), n-int64(m)
+		if r.send(buf[:m]); r.broken == nil {
+			off, n = off+int64(m), n-int64(m)
+		}
 	}
 	if r.broken != nil {
+		r.sent -= n
 		return r.broken
 	}
 	return err

@@ -30,30 +30,31 @@ func (r *response) File(f exchange.File, off, n int64) error {
 	}
 	r.chunk(n)
 	r.filed = true
-	if e := r.file(f, off, n); e != nil {
-		return e
+	if left := r.file(f, off, n); r.broken != nil {
+		r.sent -= left
+		return r.broken
 	}
 	r.endChunk()
 	return err
 }
 
 // file queues a small file with what is queued, or sends a large one with
-// sendfile(2).
-func (r *response) file(f exchange.File, off, n int64) error {
+// sendfile(2). It returns how many bytes it could not.
+func (r *response) file(f exchange.File, off, n int64) (left int64) {
 	if int64(len(r.out))+n <= joinLimit {
 		at := len(r.out)
 		r.out = append(r.out, make([]byte, n)...)
 		if m, err := f.ReadAt(r.out[at:], off); int64(m) < n {
 			r.out = r.out[:at+m]
-			r.broken = fileError(err)
+			r.broken, left = fileError(err), n-int64(m)
 		}
-		return r.broken
+		return left
 	}
-	r.sendMore()
-	if r.broken == nil {
-		r.broken = r.c.sendfile(f, off, n)
+	if r.sendMore(); r.broken != nil {
+		return n
 	}
-	return r.broken
+	left, r.broken = r.c.sendfile(f, off, n)
+	return left
 }
 
 // sendMore is send before the bytes of a file.
@@ -73,9 +74,9 @@ func fileError(err error) error {
 	return err
 }
 
-// sendfile sends n bytes of f from off. Each time the client takes some, the
-// write timeout begins anew.
-func (c *conn) sendfile(f exchange.File, off, n int64) error {
+// sendfile sends n bytes of f from off, and returns how many it could not. Each
+// time the client takes some, the write timeout begins anew.
+func (c *conn) sendfile(f exchange.File, off, n int64) (left int64, _ error) {
 	if c.raw == nil {
 		return c.copyFile(f, off, n)
 	}
@@ -94,19 +95,19 @@ func (c *conn) sendfile(f exchange.File, off, n int64) error {
 		})
 		switch {
 		case err != nil:
-			return errClientGone
+			return n, errClientGone
 		case errno == syscall.EINVAL || errno == syscall.ENOSYS || errno == syscall.EOVERFLOW:
 			return c.copyFile(f, off, n) // a file system or socket that cannot
 		case errno == syscall.EIO:
-			return errno
+			return n, errno
 		case errno != nil:
-			return errClientGone
+			return n, errClientGone
 		case sent == 0:
-			return errFileShrank
+			return n, errFileShrank
 		}
 		n -= int64(sent)
 	}
-	return nil
+	return 0, nil
 }
 
 // writeMore writes p, behind which the bytes of a file follow at once. The
@@ -140,7 +141,7 @@ func (c *conn) writeMore(p []byte) error {
 }
 
 // copyFile is sendfile through a buffer.
-func (c *conn) copyFile(f exchange.File, off, n int64) error {
+func (c *conn) copyFile(f exchange.File, off, n int64) (left int64, _ error) {
 	buf := make([]byte, min(n, maxWrite))
 	for n > 0 {
 		m, err := f.ReadAt(buf[:min(n, int64(len(buf)))], off)
@@ -148,12 +149,12 @@ func (c *conn) copyFile(f exchange.File, off, n int64) error {
 			if err == nil {
 				err = io.ErrNoProgress
 			}
-			return fileError(err)
+			return n, fileError(err)
 		}
 		if err := c.write(buf[:m]); err != nil {
-			return err
+			return n, err
 		}
 		off, n = off+int64(m), n-int64(m)
 	}
-	return nil
+	return 0, nil
 }

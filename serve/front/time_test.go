@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"liege/internal/testenv"
 	"liege/serve/exchange"
@@ -146,6 +149,35 @@ func TestGraceOfLate(t *testing.T) {
 			t.Errorf("closed after %v, want %v", took, freshGrace)
 		}
 	})
+}
+
+// TestCutBody: a client that breaks off an upload is at fault, not the app.
+func TestCutBody(t *testing.T) {
+	testenv.Leaks(t)
+	s := serveTLS(t, vassal.HTTPS, keepAlive, echo, nil)
+	for _, raw := range []string{"Content-Length: 9\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n9\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"} {
+		c := s.dial(t, "http/1.1")
+		io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\n"+raw)
+		c.CloseWrite()
+		if b, _ := io.ReadAll(c); status(string(b)) != 400 {
+			t.Errorf("%q: %q", raw, b)
+		}
+	}
+	f := s.frames(t)
+	f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: f.block(":method", "POST", ":scheme", "https", ":authority", "x", ":path", "/"), EndHeaders: true})
+	f.WriteData(1, false, []byte("abc"))
+	f.WriteRSTStream(1, http2.ErrCodeCancel)
+	for end := time.Now().Add(10 * time.Second); len(s.infos()) < 4 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	for _, i := range s.infos() {
+		if i.Status != 400 || !errors.Is(i.Err, errCutBody) {
+			t.Errorf("%d %v", i.Status, i.Err)
+		}
+	}
+	if n := len(s.infos()); n != 4 {
+		t.Errorf("%d requests", n)
+	}
 }
 
 // TestAborts: clients that vanish at any byte leave nothing behind.

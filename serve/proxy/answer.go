@@ -17,7 +17,7 @@ func (c *Client) Answer(ctx context.Context, r *exchange.Request, w exchange.Res
 	own := &conn{Conn: nc, addr: from, silence: c.limits.Silence}
 	own.br = bufio.NewReaderSize(own, pieceSize)
 	own.open()
-	x := trip{c: c, r: r, w: w, nc: own, method: r.Get("REQUEST_METHOD"), upgrade: r.Get("HTTP_UPGRADE") != ""}
+	x := trip{c: c, r: r, w: w, nc: own, method: r.Get("REQUEST_METHOD"), upgrade: Upgrades(r)}
 	stop := context.AfterFunc(ctx, func() { own.Close() })
 	defer stop()
 	defer own.Close()

@@ -219,6 +219,31 @@ func TestH2CLeaves(t *testing.T) {
 	}
 }
 
+// TestH2CForgets: of servers that have ended nothing stays.
+func TestH2CForgets(t *testing.T) {
+	testenv.Leaks(t)
+	c := newClient(t)
+	for range 3 {
+		addr, s := h2cServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		if err := c.H2C(t.Context(), newRequest("GET", "/", ""), &answered{}, Target{Address: addr}); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		for i := 0; ; i++ { // until the client knows
+			c.h2c.mu.Lock()
+			lives, n := c.h2c.to[addr].lives(), len(c.h2c.to)
+			c.h2c.mu.Unlock()
+			if n != 1 || i == 5000 {
+				t.Fatalf("%d servers are known, this one lives: %t", n, lives)
+			}
+			if !lives {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
 // TestH2CShares: requests share connections, and those whose answers are not
 // taken do not keep others waiting.
 func TestH2CShares(t *testing.T) {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"encoding/hex"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -30,13 +31,13 @@ func (p *h2cPool) get(ctx context.Context, addr string) (_ *http.ClientConn, old
 	if c := p.room(addr); c != nil {
 		return c, true, nil
 	}
-	gate := p.peer(addr).gate
+	q := p.peer(addr)
 	select {
-	case gate <- struct{}{}:
+	case q.gate <- struct{}{}:
 	case <-ctx.Done():
 		return nil, false, context.Cause(ctx)
 	}
-	defer func() { <-gate }()
+	defer func() { <-q.gate }()
 	if c := p.room(addr); c != nil {
 		return c, true, nil
 	}
@@ -54,17 +55,23 @@ func (p *h2cPool) get(ctx context.Context, addr string) (_ *http.ClientConn, old
 		_ = cc.Close() // as above
 		return nil, false, http.ErrServerClosed
 	}
-	q := p.to[addr]
+	if now := p.to[addr]; now != nil {
+		q = now
+	} else {
+		p.to[addr] = q // forgotten before it had a connection
+	}
 	q.conns = append(q.conns, cc)
 	return cc, false, nil
 }
 
-// peer is that of addr.
+// peer is that of addr. A new one takes the place of those that have nothing
+// any more: a server that is started anew has another address each time.
 func (p *h2cPool) peer(addr string) *h2cPeer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	q := p.to[addr]
 	if q == nil {
+		maps.DeleteFunc(p.to, func(_ string, other *h2cPeer) bool { return len(other.gate) == 0 && !other.lives() })
 		q = &h2cPeer{gate: make(chan struct{}, 1)}
 		if p.to == nil {
 			p.to = map[string]*h2cPeer{}
@@ -74,8 +81,14 @@ func (p *h2cPool) peer(addr string) *h2cPeer {
 	return q
 }
 
-// room keeps a place on a connection that there is, and forgets those that have
-// ended.
+// lives forgets the connections that have ended, and reports whether one is
+// left. The mutex is held.
+func (q *h2cPeer) lives() bool {
+	q.conns = slices.DeleteFunc(q.conns, func(c *http.ClientConn) bool { return c.Err() != nil })
+	return len(q.conns) > 0
+}
+
+// room keeps a place on a connection that there is.
 func (p *h2cPool) room(addr string) *http.ClientConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,7 +96,7 @@ func (p *h2cPool) room(addr string) *http.ClientConn {
 	if q == nil {
 		return nil
 	}
-	q.conns = slices.DeleteFunc(q.conns, func(c *http.ClientConn) bool { return c.Err() != nil })
+	q.lives()
 	for _, c := range q.conns {
 		if c.InFlight() < h2cRequests && c.Reserve() == nil {
 			return c

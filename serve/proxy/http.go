@@ -290,11 +290,10 @@ func appendRequest(b []byte, r *exchange.Request, t Target) ([]byte, bool, error
 		}
 	}
 	b = appendForwarded(b, r.Get("HTTP_X_FORWARDED_FOR"), r.Get("REMOTE_ADDR"))
-	u := r.Get("HTTP_UPGRADE")
-	upgrade := t.Upgrade && u != "" && valid(u) && r.Length == 0
+	upgrade := t.Upgrade && r.Length == 0 && Upgrades(r)
 	switch {
 	case upgrade:
-		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), u...), "\r\n"...)
+		b = append(b, "Connection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n"...)
 	case r.Length > 0:
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), r.Length, 10), "\r\n"...)
 	case r.Length < 0:

@@ -113,7 +113,7 @@ func (c *Client) reply(ctx context.Context, r *exchange.Request, w exchange.Resp
 		return upstream(nc.addr, err)
 	}
 	if h.status == 101 && nc.Conn != nil {
-		return c.switched(ctx, h, w, nc, br, r.Get("HTTP_UPGRADE") != "")
+		return c.switched(ctx, h, w, nc, br, Upgrades(r))
 	}
 	if h.status < 200 {
 		return upstream(nc.addr, fmt.Errorf("it answers %d", h.status))

@@ -84,7 +84,7 @@ func (c *conn) again(request []byte) error {
 		if stale = !direct.Silent(fd); !stale {
 			sent, errno = direct.Send(fd, request)
 		}
-		return sent < len(request) // else wait
+		return stale || sent < len(request) // else wait
 	})
 	switch {
 	case err != nil:

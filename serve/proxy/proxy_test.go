@@ -423,13 +423,23 @@ func tunnelOnce(t *testing.T, how, first string) {
 	<-ended
 }
 
-// TestNotAsked: a server cannot switch protocols by itself.
+// TestNotAsked: a server cannot switch protocols by itself, nor to another one
+// than a WebSocket, and a client's wish for another one is not handed on.
 func TestNotAsked(t *testing.T) {
-	addr, _ := once(t, "tcp", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
-	c := newClient(t)
-	for _, r := range []*exchange.Request{newRequest("GET", "/", ""), newRequest("GET", "/", "", "HTTP_UPGRADE=x")} {
-		if err := c.HTTP(t.Context(), r, &answered{}, Target{Address: addr}); exchange.StatusOf(err) != 502 {
-			t.Error(err)
+	for _, x := range []struct{ asked, to string }{{"", "x"}, {"", "websocket"}, {"h2c", "h2c"}, {"websocket, h2c", "h2c"}, {"TLS/1.2", "TLS/1.2"}, {"websocket", "h2c"}, {"WebSocket", ""}} {
+		addr, got := once(t, "tcp", "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+x.to+"\r\nConnection: Upgrade\r\n\r\n")
+		c, r := newClient(t), newRequest("GET", "/", "", "HTTP_UPGRADE="+x.asked)
+		if err := c.HTTP(t.Context(), r, &answered{}, Target{Address: addr, Upgrade: true}); exchange.StatusOf(err) != 502 {
+			t.Errorf("%q, %q: %v", x.asked, x.to, err)
+		}
+		if sent := <-got; strings.Contains(sent, "Upgrade") != strings.EqualFold(x.asked, "websocket") {
+			t.Errorf("%q: it gets %s", x.asked, sent)
+		}
+		addr = server(t, "tcp", func(nc net.Conn) {
+			io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: "+x.to+"\r\nConnection: Upgrade\r\n\r\n")
+		})
+		if err := c.UWSGI(t.Context(), r, &answered{}, addr, 0, 0); exchange.StatusOf(err) != 502 {
+			t.Errorf("uwsgi: %q, %q: %v", x.asked, x.to, err)
 		}
 	}
 }

@@ -4,18 +4,31 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
 	"liege/serve/exchange"
 )
 
+// upgradeTo is the one protocol that connections are upgraded to. Over any
+// other that speaks of requests again (h2c, TLS) a client would send them past
+// the rules, the limits and the log.
+const upgradeTo = "websocket"
+
+// Upgrades reports whether r asks for an upgrade that is passed on.
+func Upgrades(r *exchange.Request) bool { return strings.EqualFold(r.Get("HTTP_UPGRADE"), upgradeTo) }
+
 // switched makes a tunnel of a connection that the server has agreed to
 // upgrade. What it has sent already is in br.
 func (c *Client) switched(ctx context.Context, h *head, w exchange.Response, nc *conn, br *bufio.Reader, asked bool) error {
 	if !asked {
 		return upstream(nc.addr, errors.New("it switches protocols without being asked"))
+	}
+	if !strings.EqualFold(h.upgrade, upgradeTo) {
+		return upstream(nc.addr, fmt.Errorf("it switches to %.40q, and was asked for a WebSocket", h.upgrade))
 	}
 	h.fields = append(h.fields, exchange.Field{Name: "Connection", Value: "Upgrade"}, exchange.Field{Name: "Upgrade", Value: h.upgrade})
 	nc.open()

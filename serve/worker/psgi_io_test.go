@@ -26,7 +26,7 @@ sub { my $env = shift;
     if ($path eq '/large') { return sub { syswrite $io, "HTTP/1.0 200 OK\r\n\r\n"; $io->print('x' x 65536) for 1 .. 64; close $io } }
     if ($path eq '/upload') { return sub { my ($all, $b) = ('', ''); while (length $all < 300000) { sysread $io, $b, 65536 or last; $all .= $b } $io->print("HTTP/1.0 200 OK\r\n\r\n" . length $all) } }
     if ($path eq '/echo') { return sub {
-        print $io "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+        print $io "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n";
         while (my $line = <$io>) { print $io "echo $line" }
     } }
     if ($path eq '/dropped') { return sub { close $io } }
@@ -67,7 +67,7 @@ func TestPSGIIO(t *testing.T) {
 		t.Fatal(err)
 	}
 	req := request("GET", "/echo", "")
-	req.Set("HTTP_UPGRADE", "echo")
+	req.Set("HTTP_UPGRADE", "websocket")
 	w := &tunnelled{near: near}
 	done := make(chan error, 1)
 	go func() { done <- r.Serve(t.Context(), req, w) }()

@@ -205,7 +205,7 @@ run(lambda do |env|
   when '/switch'
     io = env['rack.hijack'].call
     Thread.new do
-      io.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+      io.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n")
       while (line = io.gets); io.write('echo ' + line); end
       io.close
     end
@@ -339,7 +339,7 @@ func TestRackHijack(t *testing.T) {
 	}
 	defer client.Close()
 	req := request("GET", "/switch", "")
-	req.Set("HTTP_UPGRADE", "echo")
+	req.Set("HTTP_UPGRADE", "websocket")
 	w := &tunnelled{near: near}
 	done := make(chan error, 1)
 	go func() { done <- r.Serve(t.Context(), req, w) }()
