@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -146,6 +147,32 @@ func TestEmperorKilled(t *testing.T) {
 	stop()
 }
 
+// TestSurvivorWithoutLog: what serves goes on serving under the next Emperor, also
+// when that cannot write its log. Its successor cannot start, and says so.
+func TestSurvivorWithoutLog(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("still here"))
+	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
+	v := r.up("hello")
+	stop := r.loop(v.Listen[0])
+	r.kill()
+	log := filepath.Join(r.dir, "log", "hello.log")
+	if err := errors.Join(os.Rename(log, log+".old"), os.Mkdir(log, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.until("the successor fails", func() bool { now := r.status("hello"); return now.Error != nil })
+	if now := r.status("hello"); now.PID == nil || *now.PID != *v.PID || now.State != "running" {
+		t.Errorf("%+v", now)
+	}
+	if err := os.Remove(log); err != nil {
+		t.Fatal(err)
+	}
+	r.liege("reload", "hello")
+	r.until("the survivor is replaced", func() bool { now := r.status("hello"); return now.PID != nil && *now.PID != *v.PID })
+	stop()
+}
+
 // TestLiegeHandover: the Emperor ends because it is told to, nobody's request
 // is lost, and the command returns when another one has followed.
 func TestLiegeHandover(t *testing.T) {
@@ -154,6 +181,20 @@ func TestLiegeHandover(t *testing.T) {
 	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
 	v := r.up("hello")
 	stop := r.loop(v.Listen[0])
+	settings, err := os.ReadFile(filepath.Join(r.dir, "emperor.ini"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for wrong, want := range map[string]struct {
+		code int
+		say  string
+	}{"[ceiling]\n": {78, "did you mean [ceilings]?"}, "[emperor]\ncgroup = /elsewhere\n": {1, "stays"}} {
+		r.write("emperor.ini", wrong) // the next one would not start, or would not find it
+		if out, code := r.try("handover", "--timeout", patience); code != want.code || !strings.Contains(out, want.say) {
+			t.Errorf("%q: exit %d\n%s", wrong, code, out)
+		}
+	}
+	r.write("emperor.ini", string(settings))
 	type result struct {
 		out  string
 		code int
