@@ -20,6 +20,7 @@ func (p *Pool) settings() []byte {
 	add("max_requests_delta", w.MaxDelta)
 	add("life", int(w.Worn.Life.Milliseconds()))
 	add("life_delta", int(w.Worn.LifeDelta.Milliseconds()))
+	add("drain", int(p.app.Drain.Milliseconds()))
 	add("youth", int(w.Worn.Youth.Milliseconds()))
 	add("rss", int(w.Worn.RSS))
 	add("as", int(w.Worn.AS))
