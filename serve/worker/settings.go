@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"liege/serve/worker/lang"
 	"liege/vassal"
@@ -82,17 +83,21 @@ func lastWins(env []string) []string {
 	return out
 }
 
+// loadTime is how long the application may take to load.
+func (p *Pool) loadTime() time.Duration {
+	if p.w.LoadTimeout > 0 {
+		return p.w.LoadTimeout
+	}
+	return loadTime
+}
+
 func loadTimeout(p *Pool, ld *loader) *vassal.Problem {
 	what := "the application was not loaded"
 	if ld.loaded {
 		what = "the workers were not ready"
 	}
-	took := p.w.LoadTimeout
-	if took <= 0 {
-		took = loadTime
-	}
 	problem := p.lang.Died(0, "") // at the line that names the application
-	problem.Code, problem.Message = vassal.CodeNotReady, fmt.Sprintf("%s after %v", what, took)
+	problem.Code, problem.Message = vassal.CodeNotReady, fmt.Sprintf("%s after %v", what, p.loadTime())
 	problem.Hint = "what does it wait for while it is imported? A longer time: ready-timeout ="
 	return problem
 }
