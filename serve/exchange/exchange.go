@@ -163,7 +163,8 @@ func SendTrailers(w Response, fields []Field) {
 // (RFC 9110 15.2), such as 103 Early Hints.
 type Informer interface {
 	// Inform is called before Head, with a status of 102 to 199. What is no
-	// valid field is left out.
+	// valid field is left out. It never waits for the client: one that does not
+	// read gets no more.
 	Inform(status int, fields []Field)
 }
 

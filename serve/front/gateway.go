@@ -46,14 +46,15 @@ func gateway(p vassal.Protocol) bool {
 // load or run something (UWSGI_FILE, UWSGI_SETENV, UWSGI_CHDIR …) are dropped,
 // and so are those that set PHP's configuration (php-fpm's PHP_VALUE and
 // PHP_ADMIN_VALUE): whoever reaches the socket may send requests, not code.
-// So is HTTP_PROXY (CVE-2016-5385).
+// So is HTTP_PROXY (CVE-2016-5385), and HTTP_TE: that says what the connection
+// takes (RFC 9110 10.1.4), and no trailers get through this one.
 func (c *conn) variable(name, value string) error {
 	if !validVariable(name) || strings.ContainsAny(value, "\x00\r\n") {
 		return errVariable
 	}
 	switch {
 	case strings.HasPrefix(name, "UWSGI_") && name != "UWSGI_SCHEME",
-		name == "HTTP_PROXY", name == "PHP_VALUE", name == "PHP_ADMIN_VALUE":
+		name == "HTTP_PROXY", name == "HTTP_TE", name == "PHP_VALUE", name == "PHP_ADMIN_VALUE":
 		return nil
 	case len(c.req.Vars) >= 2*c.s.limits.Fields:
 		return errManyFields

@@ -40,6 +40,7 @@ type h2response struct {
 	torn    bool             // the stream must be reset
 	broken  error
 	writeBy time.Time
+	early   informer
 
 	mu   sync.Mutex
 	done bool // net/http's part is not to be touched any more
@@ -101,7 +102,7 @@ func oneConnection(name string) bool {
 
 // commit hands the head on.
 func (r *h2response) commit() {
-	if r.started {
+	if r.settle(); r.started || r.broken != nil {
 		return
 	}
 	r.started = true
@@ -118,6 +119,13 @@ func (r *h2response) commit() {
 		h["Content-Length"] = []string{strconv.FormatInt(r.length, 10)}
 	}
 	r.w.WriteHeader(r.status)
+}
+
+// settle is response.settle.
+func (r *h2response) settle() {
+	if !r.early.wait() && r.broken == nil {
+		r.broken = errClientGone
+	}
 }
 
 // Write may keep p's bytes until Flush.
@@ -169,17 +177,22 @@ func (r *h2response) sendBuffered() {
 
 // send hands p on; each maxWrite bytes may take the write timeout.
 func (r *h2response) send(p []byte) {
-	d := r.s.limits.WriteTimeout
 	for len(p) > 0 && r.broken == nil {
-		if by := time.Now().Add(d); by.Sub(r.writeBy) > d/8 {
-			r.writeBy = by
-			r.deadline(r.rc.SetWriteDeadline, by)
-		}
+		r.armWrite()
 		n, err := r.w.Write(p[:min(len(p), maxWrite)])
 		if err != nil {
 			r.broken = errClientGone
 		}
 		p = p[n:]
+	}
+}
+
+// armWrite sets the write deadline.
+func (r *h2response) armWrite() {
+	d := r.s.limits.WriteTimeout
+	if by := time.Now().Add(d); by.Sub(r.writeBy) > d/8 {
+		r.writeBy = by
+		r.deadline(r.rc.SetWriteDeadline, by)
 	}
 }
 
@@ -233,6 +246,7 @@ func (r *h2response) Close() error {
 
 // finish is response.finish.
 func (r *h2response) finish(err error) error {
+	r.settle()
 	if err == nil {
 		err = r.complete()
 	}
@@ -259,7 +273,7 @@ func (r *h2response) complete() error {
 		r.length = r.sent
 	}
 	r.sendBuffered()
-	if !r.noBody {
+	if !r.noBody && r.broken == nil {
 		for _, f := range r.behind {
 			r.w.Header().Add(http.TrailerPrefix+f.Name, f.Value)
 		}
@@ -301,12 +315,26 @@ func (r *h2response) Inform(status int, fields []exchange.Field) {
 	if r.begun || r.started || status < 102 || status > 199 {
 		return
 	}
+	kept := looseFields(fields)
+	r.early.add(func() bool { return r.inform(status, kept) })
+}
+
+// inform sends an informational response. It is false if the client is gone:
+// then net/http may still be reading the header, which nobody may touch any
+// more.
+func (r *h2response) inform(status int, fields []exchange.Field) bool {
 	h := r.w.Header()
-	for _, f := range looseFields(fields) {
+	for _, f := range fields {
 		h.Add(f.Name, f.Value)
 	}
+	h["Content-Length"] = nil // net/http leaves it out, of a copy: what it reads when the connection ends is not h
+	r.armWrite()
 	r.w.WriteHeader(status)
+	if r.ctx.Err() != nil {
+		return false
+	}
 	clear(h) // they are of this one
+	return true
 }
 
 // Watch implements exchange.Watcher: HTTP/2 tells it at any time.

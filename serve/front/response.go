@@ -67,6 +67,7 @@ type response struct {
 	nfields int   // its fields
 	filed   bool  // bytes of a file were sent
 	broken  error // sticky
+	early   informer
 }
 
 // begin prepares r for a request.
@@ -79,6 +80,7 @@ func (r *response) begin(minor int, keep, headReq, gateway bool) {
 	r.status, r.begun, r.framing, r.framed, r.started = 0, false, undecided, false, false
 	r.length, r.sent, r.dated, r.broken = -1, 0, false, nil
 	r.headLen, r.nfields, r.filed = 0, 0, false
+	r.early = informer{}
 	if r.outBuf == nil {
 		r.outBuf = buffers.Get().(*[]byte)
 	}
@@ -365,6 +367,7 @@ func (r *response) emit(parts ...[]byte) {
 
 // sendv sends v, a few parts under one deadline.
 func (r *response) sendv(v net.Buffers) {
+	r.settle()
 	for len(v) > 0 && r.broken == nil {
 		k := min(len(v), 2)
 		part := v[:k:k]
@@ -377,9 +380,16 @@ func (r *response) sendv(v net.Buffers) {
 	}
 }
 
+// settle waits until the informational responses are sent.
+func (r *response) settle() {
+	if !r.early.wait() && r.broken == nil {
+		r.broken = errClientGone
+	}
+}
+
 // send sends what is queued.
 func (r *response) send() {
-	if len(r.out) == 0 || r.broken != nil {
+	if r.settle(); len(r.out) == 0 || r.broken != nil {
 		return
 	}
 	r.started = true
@@ -416,29 +426,31 @@ func (r *response) sendContinue() error {
 	if r.begun {
 		return nil
 	}
+	if !r.early.wait() {
+		return errClientGone
+	}
 	return r.c.write([]byte("HTTP/1.1 100 Continue\r\n\r\n"))
 }
 
-// Inform implements exchange.Informer. The client may be slow to take it: that
-// is its answer's time.
+// Inform implements exchange.Informer.
 func (r *response) Inform(status int, fields []exchange.Field) {
 	r.gate.Lock()
 	defer r.gate.Unlock()
-	if r.begun || r.minor == 0 || r.gateway || r.broken != nil || status < 102 || status > 199 {
+	if r.begun || r.minor == 0 || r.gateway || status < 102 || status > 199 {
 		return
 	}
-	out := fmt.Appendf(r.out[:0], "HTTP/1.1 %d %s\r\n", status, exchange.Reason(status))
+	out := fmt.Appendf(nil, "HTTP/1.1 %d %s\r\n", status, exchange.Reason(status))
 	for _, f := range looseFields(fields) {
 		out = append(append(append(append(out, f.Name...), ": "...), f.Value...), "\r\n"...)
 	}
-	r.out = append(out, "\r\n"...)
-	r.broken = r.c.write(r.out)
-	r.out = r.out[:0]
+	out = append(out, "\r\n"...)
+	r.early.add(func() bool { return r.c.write(out) == nil })
 }
 
 // finish completes the answer after the backend returned err, and returns
 // what the access log should say went wrong.
 func (r *response) finish(err error) error {
+	r.settle()
 	if err == nil {
 		err = r.complete()
 	}

@@ -59,7 +59,7 @@ func (r *response) file(f exchange.File, off, n int64) (left int64) {
 
 // sendMore is send before the bytes of a file.
 func (r *response) sendMore() {
-	if len(r.out) == 0 || r.broken != nil {
+	if r.settle(); len(r.out) == 0 || r.broken != nil {
 		return
 	}
 	r.started = true

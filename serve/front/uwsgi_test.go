@@ -37,7 +37,7 @@ func TestPacket(t *testing.T) {
 	r := serve(t, vassal.UWSGI, vassal.HTTPLimits{}, echo)
 	got := ask(t, r.addr, packet(0, "REQUEST_METHOD", "POST", "PATH_INFO", "/a/b", "CONTENT_LENGTH", "3", "SERVER_PROTOCOL", "HTTP/1.1",
 		"UWSGI_FILE", "/tmp/evil.py", "UWSGI_SETENV", "A=b", "UWSGI_CHDIR", "/", "UWSGI_SCRIPT", "x", "UWSGI_PYHOME", "/x", "UWSGI_MODULE", "os",
-		"UWSGI_TOUCH_RELOAD", "/etc/passwd", "HTTP_PROXY", "http://evil", "UWSGI_SCHEME", "https",
+		"UWSGI_TOUCH_RELOAD", "/etc/passwd", "HTTP_PROXY", "http://evil", "HTTP_TE", "trailers", "UWSGI_SCHEME", "https",
 		"REMOTE_ADDR", "1.1.1.1", "REMOTE_ADDR", "2.2.2.2", "EMPTY", "")+"abc")
 	want := "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 153\r\n\r\n" +
 		"REQUEST_METHOD=POST\nPATH_INFO=/a/b\nCONTENT_LENGTH=3\nSERVER_PROTOCOL=HTTP/1.1\nUWSGI_SCHEME=https\nREMOTE_ADDR=2.2.2.2\nEMPTY=\nlength=3\nbody=abc\n"

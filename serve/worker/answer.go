@@ -102,11 +102,15 @@ func (l *lane) trailers(f frame) error {
 	return nil
 }
 
-// inform hands on an informational response. Whoever cannot send it drops it.
+// inform hands on an informational response. Whoever cannot send it drops it; so
+// is one with more fields than an answer may have.
 func (l *lane) inform(f frame) error {
 	c := l.current
 	if c.started || f.arg < 102 || f.arg > 199 {
 		return breachf("an informational response %d out of turn", f.arg)
+	}
+	if f.size > maxHead {
+		return l.skipHead(f.size)
 	}
 	fields, err := l.pairs(f)
 	if err != nil {
@@ -120,11 +124,8 @@ func (l *lane) inform(f frame) error {
 	return nil
 }
 
-// pairs reads the body of a frame that holds fields.
+// pairs reads the body of a frame that holds fields, of maxHead bytes at most.
 func (l *lane) pairs(f frame) (fields []exchange.Field, err error) {
-	if f.size > maxHead {
-		return nil, breachf("%d bytes of fields, more than %d", f.size, maxHead)
-	}
 	b := make([]byte, f.size)
 	if err := l.read(b); err != nil {
 		return nil, err

@@ -7,9 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"liege/serve/exchange"
 	"liege/vassal"
@@ -307,6 +310,30 @@ func TestASGILife(t *testing.T) {
 		t.Errorf("harakiri: %v", err)
 	}
 	eventually(t, "another one again", func() bool { return r.get("/pid") != "" })
+}
+
+// TestASGIShutdownBounded: a worker that ends by itself waits for the application's
+// shutdown no longer than one that has to end.
+func TestASGIShutdownBounded(t *testing.T) {
+	r := start(t, `
+import asyncio, os
+async def application(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        await receive()
+        await send({'type': 'lifespan.startup.complete'})
+        await receive()
+        await asyncio.sleep(3600)
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': b'%d' % os.getpid()})
+`, func(app *vassal.App) { app.Workers.MaxRequests, app.Drain = 1, 500*time.Millisecond })
+	pid, err := strconv.Atoi(r.get("/"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the worker has ended", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
+	if log := r.log(); !strings.Contains(log, "lifespan shutdown has not ended within 0.5 s") || strings.Contains(log, "a worker died") {
+		t.Errorf("log:\n%s", log)
+	}
 }
 
 // TestASGIDetected: the file says so, or the callable looks like one.

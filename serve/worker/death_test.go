@@ -1,11 +1,17 @@
 package worker
 
 import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"liege/serve/exchange"
+	"liege/vassal"
 )
 
 const dyingRack = `
@@ -176,3 +182,44 @@ func dieAtEveryStep(t *testing.T, r *running) {
 type endless struct{}
 
 func (*endless) Read(b []byte) (int, error) { return min(len(b), 4096), nil }
+
+// TestLoaderHangs: a loader that replaces another one and never loads is killed,
+// and the next one gets its chance.
+func TestLoaderHangs(t *testing.T) {
+	r := start(t, `
+import os, time
+if os.path.exists('hang'):
+    time.sleep(3600)
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [b'%d' % os.getpid()]
+`, func(app *vassal.App) { app.Workers.LoadTimeout = 3 * time.Second })
+	hang, first := filepath.Join(r.app.Dir, "hang"), r.get("/")
+	if err := os.WriteFile(hang, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(parentOf(pid), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the hanging loader is killed", func() bool { return strings.Contains(r.log(), "has not loaded the application in time") })
+	if err := os.Remove(hang); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.get("/"); got != first {
+		t.Errorf("worker %s instead of %s, whom nothing ails", got, first)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another worker", func() bool { return r.Stats().Workers[0].PID != pid && r.Stats().Workers[0].Accepting })
+	if got := r.get("/"); got == first {
+		t.Error("the dead worker answers")
+	}
+	if n := strings.Count(r.log(), "has not loaded the application in time"); n > 2 { // it may have begun before hang was gone
+		t.Errorf("it was said %d times", n)
+	}
+}

@@ -28,7 +28,7 @@ const (
 	atSize chunkPart = iota // of a chunk
 	atData
 	atGap  // the line break behind a chunk
-	atEnd  // trailers, which are thrown away
+	atEnd  // trailers, or what follows a mistake: thrown away
 	atText // it is in no chunks
 )
 
@@ -65,6 +65,7 @@ func (d *dechunker) next(b []byte) (piece, rest []byte, err error) {
 		d.in = atText
 		return d.line, b[n:], nil
 	case !ok:
+		d.in, d.line = atEnd, nil // what comes now is nothing
 		return nil, nil, errChunks
 	case !whole:
 		return nil, nil, nil

@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"liege/serve/exchange"
@@ -54,6 +55,25 @@ func TestDechunk(t *testing.T) {
 				t.Errorf("%q in pieces of %d: %q, %v; want %q, %v", body, step, out.String(), err, want.text, want.err)
 			}
 		}
+	}
+}
+
+// TestDechunkMistake: what comes behind a malformed chunk is dropped, and not kept.
+func TestDechunkMistake(t *testing.T) {
+	c := &call{w: &recorder{status: 200}, started: true, left: -1, poured: make(chan *spool, 1)}
+	l := &lane{current: c, chunks: &dechunker{}}
+	var all atomic.Int64
+	if l.pass([]byte("1\r\na\r\nzz\r\n"), &all) || !errors.Is(c.err, errChunks) {
+		t.Fatalf("a malformed chunk passes: %v", c.err)
+	}
+	spooled, more := all.Load(), make([]byte, 64<<10)
+	for range 16 << 20 / len(more) {
+		if l.pass(more, &all) {
+			t.Fatal("more is wanted")
+		}
+	}
+	if n := cap(l.chunks.line); n > maxChunkLine || all.Load() != spooled {
+		t.Errorf("of 16 MiB behind it %d bytes are kept as a line, %d in the spool", n, all.Load()-spooled)
 	}
 }
 

@@ -116,6 +116,28 @@ func FuzzLane(f *testing.F) {
 	})
 }
 
+// TestLongInformational: one with too many fields is dropped; the answer comes.
+func TestLongInformational(t *testing.T) {
+	l, other, end := laneOf(t)
+	defer end()
+	c, id := <-l.p.free, uint64(1<<16)
+	w := &informed{}
+	w.keep = true
+	l.p.prepare(c, request("GET", "/", ""), w, 1, nil, nil)
+	done := make(chan error, 1)
+	go func() { done <- l.run() }()
+	for _, b := range [][]byte{header('I', 0, maxHead+1, 103, id), make([]byte, maxHead+1), header('I', 0, 4, 103, id), []byte("A\x00b\x00"),
+		header('A', len("200 OK"), 2, 2, id), []byte("200 OKok")} {
+		if _, err := other.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	unix.Shutdown(int(other.Fd()), unix.SHUT_WR)
+	if err := <-done; !errors.Is(err, io.EOF) || w.body.String() != "ok" || len(w.before) != 2 {
+		t.Errorf("%v: %q behind %v", err, w.body.String(), w.before)
+	}
+}
+
 // A descriptor that is no readable regular file fails the request; none, or more
 // than one, ends the worker.
 func TestHostileDescriptor(t *testing.T) {

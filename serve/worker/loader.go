@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,10 +20,11 @@ import (
 // loader is the process that loads the application and forks the workers. The
 // messages on its control socket, one packet each:
 //
-//	core → loader: the program; its settings as a dict (see lang.Encoder); then
-//	               one dict for each worker to fork (worker, serial, slots),
-//	               with its lanes' descriptors, or for each side process (also
-//	               side, number, run; see side.go)
+//	core → loader: the program, then the parts of it that Python's needs; the
+//	               settings as a dict (see lang.Encoder); then one dict for
+//	               each worker to fork (worker, serial, slots), with its lanes'
+//	               descriptors, or for each side process (also side, number,
+//	               run; see side.go)
 //	loader → core: words separated by NUL: loaded[, asgi] | failed, why |
 //	               forked, serial, pid | exited, pid, status |
 //	               files, (path, its mtime in ns, or "now")…: code that was loaded; workers say so too
@@ -34,7 +36,7 @@ type loader struct {
 	pid      int
 	conn     *net.UnixConn
 	status   <-chan syscall.WaitStatus
-	deadline time.Time
+	deadline time.Time // to load; zero: it is killed
 	loaded   bool
 	ending   bool
 	silent   bool // nothing more comes from conn
@@ -107,10 +109,8 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 		out.Close()
 		return nil, &os.PathError{Op: "exec", Path: path, Err: err}
 	}
-	load := &loader{p: p, pid: pid, conn: conn, status: status, early: newTail(), out: out}
-	if load.deadline = now.Add(p.w.LoadTimeout); p.w.LoadTimeout <= 0 {
-		load.deadline = now.Add(loadTime)
-	}
+	by := now.Add(p.loadTime())
+	load := &loader{p: p, pid: pid, conn: conn, status: status, deadline: by, early: newTail(), out: out}
 	p.lanes.Go(func() {
 		_, _ = io.Copy(io.MultiWriter(load.early, p.Stderr), out) // where the log is gone, early is still kept
 		load.early.close()
@@ -122,7 +122,7 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 	err = limit(pid, p.w.Rlimits)
 	p.lanes.Go(func() {
 		if err == nil {
-			load.tell(packets)
+			load.tell(packets, by)
 		}
 		load.listen()
 	})
@@ -137,12 +137,15 @@ func (s *supervisor) newLoader(now time.Time) (*loader, error) {
 }
 
 // tell sends the program and the settings. An interpreter that does not take
-// them has ended, which its status says, or is killed when the time to load is
-// over.
-func (ld *loader) tell(packets [][]byte) {
-	_ = ld.conn.SetWriteDeadline(ld.deadline)
+// them has ended, which its status says, or is killed when the time to load, at
+// by, is over.
+func (ld *loader) tell(packets [][]byte, by time.Time) {
+	_ = ld.conn.SetWriteDeadline(by)
 	for _, packet := range packets {
 		if _, err := ld.conn.Write(packet); err != nil {
+			if !errors.Is(err, unix.EPIPE) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, os.ErrDeadlineExceeded) {
+				ld.p.log.Error("the application's loader cannot be told its program", "pid", ld.pid, "err", err)
+			}
 			return
 		}
 	}

@@ -672,3 +672,32 @@ end)
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
+
+// TestRackFinishedRaises: what is called behind an answer is no reason for the
+// worker to end, unless it wants that.
+func TestRackFinishedRaises(t *testing.T) {
+	r := startRack(t, `
+run(lambda do |env|
+  case env['PATH_INFO']
+  when '/script' then env['rack.response_finished'] << lambda { |*a| raise NotImplementedError, 'on purpose' }
+  when '/number' then env['rack.response_finished'] = 7
+  when '/list' then env['rack.response_finished'] = {'a' => 'b'}
+  when '/exit' then env['rack.response_finished'] << lambda { |*a| exit 0 }
+  end
+  [200, {}, [Process.pid.to_s]]
+end)
+`, nil)
+	pid := r.get("/")
+	for _, path := range []string{"/script", "/number", "/list", "/"} {
+		if got := r.get(path); got != pid {
+			t.Errorf("%s: worker %s instead of %s", path, got, pid)
+		}
+	}
+	if log := r.log(); !strings.Contains(log, "NotImplementedError: on purpose") || strings.Count(log, "NoMethodError") < 2 {
+		t.Errorf("the log says nothing of it:\n%s", log)
+	}
+	r.get("/exit")
+	if got := r.get("/"); got == pid {
+		t.Error("exit did not end the worker")
+	}
+}

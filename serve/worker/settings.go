@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"liege/serve/worker/lang"
 	"liege/vassal"
@@ -20,6 +21,7 @@ func (p *Pool) settings() []byte {
 	add("max_requests_delta", w.MaxDelta)
 	add("life", int(w.Worn.Life.Milliseconds()))
 	add("life_delta", int(w.Worn.LifeDelta.Milliseconds()))
+	add("drain", int(p.app.Drain.Milliseconds()))
 	add("youth", int(w.Worn.Youth.Milliseconds()))
 	add("rss", int(w.Worn.RSS))
 	add("as", int(w.Worn.AS))
@@ -81,17 +83,21 @@ func lastWins(env []string) []string {
 	return out
 }
 
+// loadTime is how long the application may take to load.
+func (p *Pool) loadTime() time.Duration {
+	if p.w.LoadTimeout > 0 {
+		return p.w.LoadTimeout
+	}
+	return loadTime
+}
+
 func loadTimeout(p *Pool, ld *loader) *vassal.Problem {
 	what := "the application was not loaded"
 	if ld.loaded {
 		what = "the workers were not ready"
 	}
-	took := p.w.LoadTimeout
-	if took <= 0 {
-		took = loadTime
-	}
 	problem := p.lang.Died(0, "") // at the line that names the application
-	problem.Code, problem.Message = vassal.CodeNotReady, fmt.Sprintf("%s after %v", what, took)
+	problem.Code, problem.Message = vassal.CodeNotReady, fmt.Sprintf("%s after %v", what, p.loadTime())
 	problem.Hint = "what does it wait for while it is imported? A longer time: ready-timeout ="
 	return problem
 }

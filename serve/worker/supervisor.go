@@ -233,9 +233,14 @@ func (s *supervisor) due(ctx context.Context, now time.Time) time.Time {
 	if s.load == nil && at(orNow(s.loadAt, now)) {
 		s.startLoader(now)
 	}
-	if s.load != nil && !s.ready && at(s.load.deadline) {
-		s.fail(loadTimeout(s.p, s.load))
-		return now
+	if ld := s.load; ld != nil && !(s.ready && ld.loaded) && at(ld.deadline) {
+		if !s.ready {
+			s.fail(loadTimeout(s.p, ld))
+			return now
+		}
+		s.p.log.Error("the application's loader is killed: it has not loaded the application in time", "pid", ld.pid, "limit", s.p.loadTime())
+		ld.deadline = time.Time{}
+		ld.kill()
 	}
 	if s.load != nil && s.load.loaded {
 		lack := s.lacking()

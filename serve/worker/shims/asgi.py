@@ -515,10 +515,15 @@ class Lifespan(object):
         self.task = self.loop.create_task(self.run())
         return await self.started
 
-    async def shutdown(self):
+    async def shutdown(self, most):
+        """Wait until the application has shut down, at most this long (seconds)."""
         if self.task is not None and not self.task.done():
             self.events.put_nowait({'type': 'lifespan.shutdown'})
-            why = await self.stopped
+            await asyncio.wait([self.stopped], timeout=most)
+            if not self.stopped.done():
+                say('lifespan shutdown has not ended within %g s (worker-reload-mercy)' % most)
+                return
+            why = self.stopped.result()
             if why:
                 say('lifespan shutdown failed: ' + why)
             await asyncio.wait([self.task], timeout=5)
@@ -551,7 +556,7 @@ class Server(object):
         await self.left
         while self.tasks:
             await asyncio.wait(list(self.tasks))
-        await self.lifespan.shutdown()
+        await self.lifespan.shutdown(self.worker.drain)
 
     def age(self):
         if self.worker.worn():

@@ -949,6 +949,7 @@ class Worker(object):
         self.cheap = False
         self.born = time.monotonic()
         self.life = config['life'] and (config['life'] + config['life_delta'] * (number - 1)) / 1000.0
+        self.drain = config['drain'] / 1000.0
         self.statm = -1
         if config['rss'] or config['as']:
             try:

@@ -567,16 +567,23 @@ module Liege
   end
 
   # Call what the application wants called when a request is over, however it ended.
+  # The status to exit with, 0 to go on.
   def self.finished(env, reply, failure)
+    status = 0
     done = env['rack.response_finished']
-    return if !done || done.empty?
+    return status if !done || done.empty?
     done.reverse.each do |f|
       begin
         f.call(env, reply[0], reply[1], failure)
-      rescue StandardError => e
+      rescue Exception => e
         say(trace(e))
+        status = [status, fate(e)].max
       end
     end
+    status
+  rescue Exception => e # the application has put something else there
+    say(trace(e))
+    fate(e)
   end
 
   def self.send_body(request, input, body)
@@ -669,7 +676,7 @@ module Liege
     env['rack.input'] = input
     env['rack.response_finished'] = []
     env['rack.hijack'] = lambda { env['rack.hijack_io'] ||= request.hijack }
-    reply, failure = [], nil
+    reply, failure, status, late = [], nil, 0, 0
     begin
       answer(app, env, request, input, reply)
     rescue Aborted => failure
@@ -681,12 +688,12 @@ module Liege
       rescue SystemCallError
         exit!(1)
       end
-      return fate(failure)
+      status = fate(failure)
     ensure
-      finished(env, reply, failure)
+      late = finished(env, reply, failure)
       input.finish if body == true
     end
-    0
+    [status, late].max
   end
 
   # ---- functions that routing rules call

@@ -34,7 +34,7 @@ var ASGISource string
 var GreenSource string
 
 // PythonBoot is what the interpreter is told on its command line: wait for the
-// program, Packed, on file descriptor 3 and run it. The wait is what lets the
+// program, as Pack makes it, on file descriptor 3 and run it. The wait is what lets the
 // core set limits before anything of the application runs. Where the program
 // has to be compiled a child does it, because what the compiler needs is never
 // given back: 2.4 MB in each process (measured, 3.11). The blanks at the end
