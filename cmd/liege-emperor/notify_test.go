@@ -31,7 +31,7 @@ func TestNotify(t *testing.T) {
 	}
 	said.wait("RELOADING=1\nMONOTONIC_USEC=")
 	said.wait("READY=1")
-	for _, s := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGPIPE} {
+	for _, s := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGPIPE} {
 		if err := p.Process.Signal(s); err != nil {
 			t.Fatal(err)
 		}
