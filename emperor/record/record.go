@@ -158,39 +158,54 @@ func current(lock *os.File) bool {
 	return err == nil && os.SameFile(have, there)
 }
 
-// hangsDead reports whether process pid is dead but for threads that hang in the
-// kernel, on a dead server or a FUSE of a user's: SIGKILL ends those when they
-// are answered, which may be never, and what the process had open stays open. It
-// runs no code any more.
+// hangsDead reports whether process pid was killed, and is dead but for threads
+// that hang in the kernel, on a dead server or a FUSE of a user's: SIGKILL ends
+// those when they are answered, which may be never, and what the process had open
+// stays open. It runs no code any more.
 func hangsDead(pid int) bool {
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	if err != nil || len(tasks) < 2 {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil {
 		return false
 	}
+	hang := 0
 	for _, t := range tasks {
-		state, err := stateIn(t)
-		first := filepath.Base(filepath.Dir(t)) == strconv.Itoa(pid)
+		state, killed, err := taskIn(t)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
-		case err != nil, first && state != 'Z', state != 'Z' && state != 'X' && state != 'D':
+		case err != nil:
+			return false
+		case state == "Z", state == "X":
+		case state == "D" && killed:
+			hang++
+		default:
 			return false
 		}
 	}
-	return true
+	return hang > 0
 }
 
-// stateIn is the state in a stat file of /proc: what follows the name, which may
-// hold anything.
-func stateIn(file string) (byte, error) {
+// taskIn is the state in a status file of /proc, and whether SIGKILL waits to be
+// obeyed.
+func taskIn(file string) (state string, killed bool, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return 0, err
+		return "", false, err
 	}
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 || i+2 >= len(b) {
-		return 0, errors.New("not a stat file")
+	for line := range strings.Lines(string(b)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.TrimSpace(value)
+		switch name {
+		case "State":
+			state, _, _ = strings.Cut(value, " ")
+		case "SigPnd", "ShdPnd":
+			mask, err := strconv.ParseUint(value, 16, 64)
+			if err != nil {
+				return "", false, err
+			}
+			killed = killed || mask&(1<<(unix.SIGKILL-1)) != 0
+		}
 	}
-	return b[i+2], nil
+	return state, killed, nil
 }
 
 // putAside removes a lock file that nobody will ever give up. One Emperor does so

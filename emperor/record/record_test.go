@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -206,6 +207,12 @@ func TestMeter(t *testing.T) {
 // never answers, keeps nobody from taking its place; while it lives it does.
 func TestLockOfWhatHangs(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.FUSE)
+	for _, thread := range []string{"first", "other"} {
+		t.Run(thread, func(t *testing.T) { lockOfWhatHangs(t, thread) })
+	}
+}
+
+func lockOfWhatHangs(t *testing.T, thread string) {
 	dir := t.TempDir()
 	mount := filepath.Join(t.TempDir(), "mute")
 	if err := os.Mkdir(mount, 0o755); err != nil {
@@ -213,7 +220,7 @@ func TestLockOfWhatHangs(t *testing.T) {
 	}
 	mute := testenv.NewMute(t, mount, 0, true)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "LIEGE_TEST_HANGS="+dir+":"+mount)
+	cmd.Env = append(os.Environ(), "LIEGE_TEST_HANGS="+dir+":"+mount, "LIEGE_TEST_THREAD="+thread)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -259,20 +266,23 @@ func TestLockOfWhatHangs(t *testing.T) {
 	_ = cmd.Wait() // it was killed
 }
 
-// hang takes the lock and hangs.
+// hang takes the lock and hangs, with its first thread or another one.
 func hang(dir, mount string) {
 	if _, err := Open(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	go func() { _, _ = os.Stat(filepath.Join(mount, "x")) }()
 	fmt.Print(".")
+	runtime.LockOSThread() // in init: the first thread
+	if os.Getenv("LIEGE_TEST_THREAD") == "first" {
+		_, _ = os.Stat(filepath.Join(mount, "x"))
+	}
+	go func() { _, _ = os.Stat(filepath.Join(mount, "x")) }()
 	select {}
 }
 
-func TestMain(m *testing.M) {
+func init() {
 	if dir, mount, ok := strings.Cut(os.Getenv("LIEGE_TEST_HANGS"), ":"); ok {
 		hang(dir, mount)
 	}
-	os.Exit(m.Run())
 }

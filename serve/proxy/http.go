@@ -293,7 +293,7 @@ func appendRequest(b []byte, r *exchange.Request, t Target) ([]byte, bool, error
 	upgrade := t.Upgrade && r.Length == 0 && Upgrades(r)
 	switch {
 	case upgrade:
-		b = append(b, "Connection: Upgrade\r\nUpgrade: "+upgradeTo+"\r\n"...)
+		b = append(b, "Connection: Upgrade\r\nUpgrade: "+r.Get("HTTP_UPGRADE")+"\r\n"...) // as the client wrote it
 	case r.Length > 0:
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), r.Length, 10), "\r\n"...)
 	case r.Length < 0:
