@@ -31,7 +31,8 @@ setup:
 setup-test:
 	@deploy/setup.sh test
 
-# PIE and full RELRO for what is root for long (0.7 ms of a start); the stage is
+# PIE and full RELRO for what is root for long, though a start executes it once
+# more and it has to be relocated then (docs/performance.md); the stage is
 # static, with no loader.
 build:
 	@mkdir -p $(BIN)
