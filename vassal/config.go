@@ -63,8 +63,9 @@ type Config struct {
 	File   string // the path under which the monitor found it
 	Digest Digest
 	Trust  Trust
-	// Lent are the lines of an operator's file that somebody else's file gave, in
-	// part or whole: they may do what a line of a tenant's file may.
+	// Lent are the lines of the operator's, of the file or of [defaults], that
+	// somebody else's file gave, in part or whole: they may do what a line of a
+	// tenant's file may.
 	Lent []Origin
 
 	Ident   Ident
@@ -84,8 +85,14 @@ type Config struct {
 	HookDaemons bool          // what hooks inside leave running is kept
 }
 
-// Tenant reports whether the line at o may do only what a tenant's may.
-func (c *Config) Tenant(o Origin) bool { return !c.Trust.Operator || slices.Contains(c.Lent, o) }
+// Tenant reports whether the line at o may do only what a tenant's may: in a
+// user's file those of [defaults] too.
+func (c *Config) Tenant(o Origin) bool { return !c.Trust.Operator || c.ByUser(o) }
+
+// ByUser reports whether a user wrote the line at o, or a part of it.
+func (c *Config) ByUser(o Origin) bool {
+	return !c.Trust.Operator && o.Layer == OwnFile || slices.Contains(c.Lent, o)
+}
 
 // Ident says who the application is once its privileges are dropped
 // (CONTRACT 7). Empty: the file does not say.

@@ -138,7 +138,7 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	target := w.path
 	if elsewhere {
 		target = r.abs(b.Target)
-		if r.cfg.Tenant(b.At) && !r.mayCover(b.At, b.Key, target) {
+		if r.cfg.ByUser(b.At) && !r.mayCover(b.At, b.Key, target) {
 			return
 		}
 		if target == "/" || target == "/dev" || slices.ContainsFunc(notOver, func(dir string) bool { return within(target, dir) }) {
@@ -173,7 +173,7 @@ func (r *resolver) mayCover(at vassal.Origin, key, target string) bool {
 		return refuse("root's programs may look there: they run in /", "a place below /srv or /opt")
 	}
 	for _, h := range r.cfg.Hooks {
-		if slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) && !r.cfg.Tenant(h.At) {
+		if !r.cfg.ByUser(h.At) && slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) {
 			return refuse(fmt.Sprintf("a hook of root's works inside (%s:%d)", r.at(h.At).File, h.At.Line), "bind = PATH without another target")
 		}
 	}

@@ -364,11 +364,13 @@ func TestMayCover(t *testing.T) {
 		{"/x", nil, false},
 		{"/srv/data", hook, false},
 	} {
-		cfg := config()
-		cfg.Trust, cfg.Hooks, cfg.Lent = vassal.Trust{Operator: true}, tc.hooks, []vassal.Origin{{Line: 9}}
-		r := &resolver{cfg: cfg, res: &Result{}}
-		if got := r.mayCover(vassal.Origin{Line: 9}, "bind", tc.target); got != tc.want || len(r.res.Problems) > 0 == tc.want {
-			t.Errorf("%s: %v, %v", tc.target, got, r.res.Problems)
+		for _, trust := range []vassal.Trust{{UID: 1004}, {Operator: true}} { // its own file, and one that an operator's includes
+			cfg := config()
+			cfg.Trust, cfg.Hooks, cfg.Lent = trust, tc.hooks, []vassal.Origin{{Line: 9}}
+			r := &resolver{cfg: cfg, res: &Result{}}
+			if got := r.mayCover(vassal.Origin{Line: 9}, "bind", tc.target); got != tc.want || len(r.res.Problems) > 0 == tc.want {
+				t.Errorf("%+v: %s: %v, %v", trust, tc.target, got, r.res.Problems)
+			}
 		}
 	}
 }

@@ -394,7 +394,7 @@ func (r *resolver) tmpfs() {
 			r.fail(vassal.CodeRefusedPath, t.At, "tmpfs", "nothing can be put at "+target+", which Liege fills", "name another place for it")
 			continue
 		}
-		if r.cfg.Tenant(t.At) && !r.mayCover(t.At, "tmpfs", target) {
+		if r.cfg.ByUser(t.At) && !r.mayCover(t.At, "tmpfs", target) {
 			continue
 		}
 		if !r.placeInTree(t.At, "tmpfs", target) {

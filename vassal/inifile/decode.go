@@ -214,11 +214,11 @@ func (d *decoder) setting(s Setting) {
 		d.err(vassal.CodeNotForTenants, s, "only a file that belongs to root may use it", "remove the line, or sudo chown root "+cmp.Or(s.Origin.File, d.f.Source.Path))
 		return
 	}
-	if d.cfg.Trust.Operator && s.Tenant {
-		if ownersOnly(o) {
-			d.err(vassal.CodeNotForTenants, s, "comes from a file that does not belong to root", "write the line into the vassal's own file")
-			return
-		}
+	if d.cfg.Trust.Operator && s.Tenant && ownersOnly(o) {
+		d.err(vassal.CodeNotForTenants, s, "comes from a file that does not belong to root", "write the line into the vassal's own file")
+		return
+	}
+	if s.Tenant && (d.cfg.Trust.Operator || s.Origin.Layer != vassal.OwnFile) {
 		d.cfg.Lent = append(d.cfg.Lent, s.Origin)
 	}
 	if _, dup := d.seen[o.Name]; !dup {
