@@ -340,16 +340,14 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			a.publish()
 			return evGone
 		case <-a.poke:
-			a.sample()
-			a.publish()
+			a.refresh()
 		case done := <-a.saves:
 			a.sample()
 			a.save(false)
 			close(done)
 		case <-a.tick.C:
 			if a.cur != nil {
-				a.sample()
-				a.publish()
+				a.refresh()
 			}
 			if time.Since(a.saved) >= SaveEvery {
 				a.save(false)
@@ -372,6 +370,12 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			return evTimer
 		}
 	}
+}
+
+// refresh shows what is counted now.
+func (a *actor) refresh() {
+	a.sample()
+	a.publish()
 }
 
 // alongside runs f beside the actor, which stays attentive, and returns what f

@@ -167,6 +167,17 @@ func isMount(dir string) (bool, error) {
 	return st.Dev != up.Dev, nil
 }
 
+// takes returns why s cannot be taken in. v.mu is held.
+func (v *Vassal) takes(s *Sandbox) error {
+	switch {
+	case v.closed:
+		return fmt.Errorf("vassal %s is being closed", v.name)
+	case v.live[s.gen] != nil:
+		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
+	}
+	return nil
+}
+
 // begin takes in a new generation and sets the vassal's limits for it. While
 // others live, memory-max and pids-max are raised by what those use, so that
 // the new one neither starves nor kills them (CONTRACT 18).
@@ -176,11 +187,8 @@ func isMount(dir string) (bool, error) {
 func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.closed {
-		return fmt.Errorf("vassal %s is being closed", v.name)
-	}
-	if v.live[s.gen] != nil {
-		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
+	if err := v.takes(s); err != nil {
+		return err
 	}
 	if v.rests {
 		if err := v.make(); err != nil {
@@ -237,11 +245,8 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string)
 func (v *Vassal) adopt(s *Sandbox, l vassal.Limits) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.closed {
-		return fmt.Errorf("vassal %s is being closed", v.name)
-	}
-	if v.live[s.gen] != nil {
-		return fmt.Errorf("generation %d of %s is already there", s.gen, v.name)
+	if err := v.takes(s); err != nil {
+		return err
 	}
 	_, err := os.Lstat(v.m.trees.procsDir(v.relay(s.gen)))
 	s.relays = err == nil

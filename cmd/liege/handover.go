@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -98,12 +99,15 @@ func (a *app) nextReads(old int) error {
 			path = words[i+1]
 		}
 	}
-	text, err := os.ReadFile(path)
+	if !filepath.IsAbs(path) { // to where that one was started
+		path = filepath.Join(fmt.Sprintf("/proc/%d/cwd", old), path)
+	}
+	text, err := readRegular(path)
 	if errors.Is(err, fs.ErrNotExist) && path == defaultConfig {
 		return nil
 	}
 	if err != nil {
-		return exitWith(exitConfig, vassal.CodeUnreadable, fmt.Sprintf("handover: emperor.ini: %v", err), "")
+		return exitWith(exitConfig, vassal.CodeUnreadable, fmt.Sprintf("handover: %s: %s", path, plain(err)), "")
 	}
 	if _, ps := inifile.DecodeEmperor(path, text); ps.Failed() {
 		return exitWith(exitConfig, vassal.CodeBadValue, "handover: the next Emperor would not start: "+ps.Error(), "liege check "+path)

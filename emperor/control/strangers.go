@@ -8,7 +8,7 @@ import (
 	"liege/vassal"
 )
 
-// Limits of strangers: users who are neither root nor in the control group. The
+// Limits of strangers: users who are neither root nor in the control group. Their
 // socket is everybody's, and a hostile user may connect as fast as it can, with
 // the many uids of a user namespace too. Whoever runs no vassal is turned away
 // before a byte is read; the others share few places, which are never those of

@@ -90,16 +90,7 @@ func (l *lane) trailers(f frame) error {
 		c.spoil(fmt.Errorf("the application's answer has %d bytes of trailers, more than %d", f.size, maxHead))
 		return l.skipHead(f.size)
 	}
-	fields, err := l.pairs(f)
-	if err != nil {
-		return err
-	}
-	c.lock(writing)
-	defer c.unlock()
-	if c.w != nil && c.err == nil {
-		exchange.SendTrailers(c.w, fields)
-	}
-	return nil
+	return l.hand(f, exchange.SendTrailers)
 }
 
 // inform hands on an informational response. Whoever cannot send it drops it; so
@@ -112,28 +103,27 @@ func (l *lane) inform(f frame) error {
 	if f.size > maxHead {
 		return l.skipHead(f.size)
 	}
-	fields, err := l.pairs(f)
-	if err != nil {
-		return err
-	}
-	c.lock(writing)
-	defer c.unlock()
-	if c.w != nil && c.err == nil {
-		exchange.SendInformational(c.w, int(f.arg), fields)
-	}
-	return nil
+	return l.hand(f, func(w exchange.Response, fields []exchange.Field) { exchange.SendInformational(w, int(f.arg), fields) })
 }
 
-// pairs reads the body of a frame that holds fields, of maxHead bytes at most.
-func (l *lane) pairs(f frame) (fields []exchange.Field, err error) {
+// hand reads the fields of a frame, of maxHead bytes at most, and has send hand
+// them to whoever still wants the answer.
+func (l *lane) hand(f frame, send func(exchange.Response, []exchange.Field)) error {
 	b := make([]byte, f.size)
 	if err := l.read(b); err != nil {
-		return nil, err
+		return err
 	}
+	var fields []exchange.Field
 	for words := strings.Split(string(b), "\x00"); len(words) >= 2; words = words[2:] {
 		fields = append(fields, exchange.Field{Name: words[0], Value: words[1]})
 	}
-	return fields, nil
+	c := l.current
+	c.lock(writing)
+	defer c.unlock()
+	if c.w != nil && c.err == nil {
+		send(c.w, fields)
+	}
+	return nil
 }
 
 // refuse makes the current answer a 500 and goes on reading what the worker
