@@ -2,7 +2,8 @@
 
     PYTHONHASHSEED=0 python3 compile.py DIRECTORY
 
-See packed.go for the files. The seed makes the same code each time.
+See packed.go for the files. The seed makes the same code each time, and a file
+that is right already is left alone: another build may be reading it.
 """
 import hashlib
 import importlib.util
@@ -18,8 +19,19 @@ def main(here, out):
         with open(os.path.join(here, name), 'rb') as f:
             text = f.read()
         code = marshal.dumps(compile(text, NAMES.get(name, '<liege>'), 'exec'))
-        with open(os.path.join(out, name[:-3] + '.code'), 'wb') as f:
-            f.write(hashlib.sha256(text).digest() + importlib.util.MAGIC_NUMBER + code)
+        keep(os.path.join(out, name[:-3] + '.code'), hashlib.sha256(text).digest() + importlib.util.MAGIC_NUMBER + code)
+
+
+def keep(path, data):
+    try:
+        with open(path, 'rb') as f:
+            if f.read() == data:
+                return
+    except FileNotFoundError:
+        pass
+    with open(path + '.new', 'wb') as f:
+        f.write(data)
+    os.replace(path + '.new', path)
 
 
 main(os.path.dirname(os.path.abspath(__file__)), sys.argv[1])
