@@ -17,8 +17,8 @@ const settlingTime = 200 * time.Millisecond
 
 // Keep makes the host's table anew when somebody else has removed it or a chain of
 // it ("nft flush ruleset"), until ctx is done. mended is told each time, with the
-// error if it could not. The kernel says when rules change; nothing is done at
-// other times. Where it has no nftables Keep returns at once.
+// error if it could not. The kernel says when rules change; but for the beginning
+// nothing is done at other times. Where it has no nftables Keep returns at once.
 func Keep(ctx context.Context, mended func(error)) error {
 	news, err := ruleNews()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
@@ -31,6 +31,9 @@ func Keep(ctx context.Context, mended func(error)) error {
 	defer news.Close()
 	buf := make([]byte, 1<<16)
 	for {
+		if gone, err := mend(); gone || err != nil { // the first time what was removed before anybody listened
+			mended(err)
+		}
 		if _, err := news.Read(buf); ctx.Err() != nil {
 			return nil
 		} else if err != nil && !errors.Is(err, unix.ENOBUFS) { // more than it held: news too
@@ -40,9 +43,6 @@ func Keep(ctx context.Context, mended func(error)) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(settlingTime):
-		}
-		if gone, err := mend(); gone || err != nil {
-			mended(err)
 		}
 	}
 }
