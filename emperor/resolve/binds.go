@@ -85,6 +85,12 @@ func (r *resolver) directory() {
 		r.fail(vassal.CodeNoSuchPath, at, key, dir+" is not a directory", "")
 		return
 	}
+	// The operator's relative paths begin in it: logs, sockets, certificates.
+	if r.cfg.Trust.Operator && r.cfg.ByUser(at) && w.uid != r.res.UID {
+		r.fail(vassal.CodeNotForTenants, at, key, fmt.Sprintf("%s belongs to uid %d, not to the vassal's user: a line of a user's file does not make it the app's directory", w.path, w.uid),
+			"write chdir into the vassal's own file")
+		return
+	}
 	r.res.Dir = w.path
 	r.access(w, at, key)
 }
@@ -158,19 +164,17 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	})
 }
 
-// mayCover reports whether a tenant's line may put something at target. Root runs
+// mayCover reports whether a user's line may put something at target. Root runs
 // programs of the sandbox's (hooks, liege enter --root), and hooks of the
-// operator's work on paths in it: what they find there must not be a tenant's.
+// operator's work on paths in it: what they find there must not be a user's. So it
+// is only where users' paths lie anyway.
 func (r *resolver) mayCover(at vassal.Origin, key, target string) bool {
 	refuse := func(why, hint string) bool {
 		r.fail(vassal.CodeRefusedPath, at, key, fmt.Sprintf("a file of a user can put nothing at %s: %s", target, why), hint)
 		return false
 	}
-	if slices.ContainsFunc(append([]string{"/root"}, treeDirs...), func(d string) bool { return within(target, d) || within(d, target) }) {
-		return refuse("the system's own programs and settings are there", "a place below /srv or /opt")
-	}
-	if strings.HasPrefix(target, "/.") || strings.Count(target, "/") == 1 {
-		return refuse("root's programs may look there: they run in /", "a place below /srv or /opt")
+	if !r.inBinds(target) || slices.ContainsFunc(treeDirs, func(d string) bool { return within(target, d) }) {
+		return refuse("root's programs may look there", "a place below "+strings.Join(r.tenantBinds(), " "))
 	}
 	for _, h := range r.cfg.Hooks {
 		if !r.cfg.ByUser(h.At) && slices.Contains([]vassal.Phase{vassal.AsRoot, vassal.InJail, vassal.PostJail}, h.Phase) {

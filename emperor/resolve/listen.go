@@ -52,7 +52,7 @@ func (r *resolver) listeners() {
 			continue
 		}
 		if !r.mayListen(addr, l.At) {
-			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), "a socket in the app's directory or in /run/liege/, or [ceilings] listen in emperor.ini")
+			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), fmt.Sprintf("a socket in the app's directory or /run/liege/%s.sock, or [ceilings] listen in emperor.ini", r.cfg.Name))
 			continue
 		}
 		l.Tenant = r.host.Caller == nil && r.cfg.Tenant(l.At)
@@ -132,9 +132,12 @@ func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 	return r.ruled(addr) || r.inOwn(addr)
 }
 
-// ruled reports whether a tenant's file may have root make a socket at addr.
+// ruled reports whether a tenant's file may have root make a socket at addr. In
+// /run/liege it is what has the vassal's name: whoever connects to another name
+// may mean another vassal, also one that is gone or to come.
 func (r *resolver) ruled(addr string) bool {
-	return strings.HasPrefix(addr, "/run/liege/") || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+	rest, ours := strings.CutPrefix(addr, "/run/liege/"+string(r.cfg.Name))
+	return ours && rest != "" && (rest[0] == '.' || rest[0] == '/') || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
 }
 
 // inOwn reports whether addr is a socket that a tenant's line puts where its

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -299,9 +300,10 @@ func TestListenRule(t *testing.T) {
 func TestMayListen(t *testing.T) {
 	cfg := config()
 	cfg.Trust = vassal.Trust{UID: 1004}
-	r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: Host{Listen: []string{"/run/**"}}}
+	r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: Host{Listen: []string{"/srv/sockets/**"}}}
 	for addr, want := range map[string]bool{
-		"/run/liege/shop.sock": true, "/run/liege/shop/x.sock": true, "/run/x.sock": true, "/home/sammy/app/x.sock": true,
+		"/run/liege/shop.sock": true, "/run/liege/shop/x.sock": true, "/run/liege/shop.http.sock": true, "/home/sammy/app/x.sock": true,
+		"/srv/sockets/x.sock": true, "/run/x.sock": false, "/run/liege/other.sock": false, "/run/liege/shop-2.sock": false, "/run/liege/shop": false,
 		"/run/liege/control.sock": false, "/run/liege/control.sock.new": false, "/run/liege/lock": false,
 		"/run/liege/vassals/v-other/log": false, "/run/liege/sandbox/x.sock": false, "/home/sammy/x.sock": false, "127.0.0.1:80": false, "@x": false,
 	} {
@@ -321,8 +323,8 @@ func TestListenInOwn(t *testing.T) {
 	}{
 		{"/home/sammy/app", "/home/sammy/app/x.sock", true, true},
 		{"/srv", "/srv/x.sock", true, true},
-		{"/home/sammy/app", "/run/liege/x.sock", true, false},
-		{"/run", "/run/liege/x.sock", true, false},
+		{"/home/sammy/app", "/run/liege/shop.sock", true, false},
+		{"/run", "/run/liege/shop.sock", true, false},
 		{"/run", "/run/nscd/socket", false, false},
 		{"/run/systemd/userdb", "/run/systemd/userdb/x", false, false},
 		{"/usr/share", "/usr/share/x.sock", false, false},
@@ -345,6 +347,51 @@ func TestListenInOwn(t *testing.T) {
 	}
 }
 
+// An app's directory that a user's line names in an operator's file is the user's:
+// the operator's relative paths begin there.
+func TestLentDirectory(t *testing.T) {
+	for _, tc := range []struct {
+		uid  int
+		lent bool
+		want string
+	}{
+		{1004, true, ""}, {0, false, ""}, {0, true, "error not-for-tenants"}, {1005, true, "error not-for-tenants"},
+	} {
+		cfg := config()
+		cfg.Jail.Chdir, cfg.Jail.ChdirAt = "/srv/app", vassal.Origin{File: "/home/sammy/a.ini", Line: 2}
+		if tc.lent {
+			cfg.Lent = []vassal.Origin{cfg.Jail.ChdirAt}
+		}
+		r := &resolver{cfg: cfg, res: &Result{UID: 1004}, host: Host{FS: owned{"/": 0, "/srv": 0, "/srv/app": tc.uid}}}
+		r.directory()
+		if got := strings.Join(codes(r.res.Problems), ""); got != tc.want || (r.res.Dir == "") != (tc.want != "") {
+			t.Errorf("%+v: %q, %q", tc, got, r.res.Dir)
+		}
+	}
+}
+
+// owned is directories and who owns them.
+type owned map[string]int
+
+func (o owned) Lstat(p string) (fs.FileInfo, error) {
+	uid, ok := o[p]
+	if !ok {
+		return nil, &fs.PathError{Op: "lstat", Path: p, Err: fs.ErrNotExist}
+	}
+	return ownedDir{uid: uid}, nil
+}
+func (o owned) Readlink(string) (string, error) { return "", fs.ErrInvalid }
+func (o owned) ReadFile(string) ([]byte, error) { return nil, fs.ErrInvalid }
+
+type ownedDir struct {
+	fs.FileInfo
+	uid int
+}
+
+func (ownedDir) Mode() fs.FileMode { return fs.ModeDir | 0o755 }
+func (ownedDir) IsDir() bool       { return true }
+func (d ownedDir) Sys() any        { return &syscall.Stat_t{Uid: uint32(d.uid)} }
+
 // What a user's file may put where root of the sandbox looks: nothing.
 func TestMayCover(t *testing.T) {
 	hook := []vassal.Hook{{Phase: vassal.AsRoot, Action: "mkdir", At: vassal.Origin{File: "/etc/liege/emperor.ini", Layer: vassal.Defaults}}}
@@ -355,6 +402,10 @@ func TestMayCover(t *testing.T) {
 	}{
 		{"/srv/data", nil, true},
 		{"/json", nil, false},
+		{"/dev/null", nil, false},
+		{"/run/nscd", nil, false},
+		{"/var/lib", nil, false},
+		{"/opt/app/data", nil, true},
 		{"/usr/bin/dash", nil, false},
 		{"/usr/local/bin", nil, false},
 		{"/etc", nil, false},

@@ -121,6 +121,7 @@ func (r *reader) content(e *entry, inner string) (string, bool) {
 	if !ok {
 		return "", true
 	}
+	e.tenant = e.tenant || !f.Operator
 	s := strings.TrimSuffix(string(f.Data), "\n")
 	return r.data(e.at, e.key, strings.TrimSuffix(s, "\r")), true
 }
@@ -284,7 +285,7 @@ func leadingInt(s string) (n int64, rest string) {
 
 // custom appends what the use s of a declared option stands for. Its template
 // is K=V;K=V, with $1, $2 … for the words of the value.
-func (r *reader) custom(out []Setting, e *entry, s Setting, template string, depth int) []Setting {
+func (r *reader) custom(out []Setting, e *entry, s Setting, d declaration, depth int) []Setting {
 	if depth > MaxDepth {
 		r.stop(e.at, s.Key, fmt.Sprintf("more than %d declared options stand for each other", MaxDepth))
 		return out
@@ -293,23 +294,28 @@ func (r *reader) custom(out []Setting, e *entry, s Setting, template string, dep
 	if len(args) == 0 {
 		args = []string{""}
 	}
-	for part := range strings.SplitSeq(unguard(template), ";") {
+	for part := range strings.SplitSeq(unguard(d.template), ";") {
 		key, value, ok := strings.Cut(part, "=")
 		if !ok {
 			break // uWSGI too stops here: declare-option = x=$1 only makes x known
 		}
 		one := s
 		one.Key, one.Value, one.Placeholder = arguments(key, args), arguments(value, args), false
-		one.Raw = one.Value
+		one.Raw, one.Tenant = one.Value, s.Tenant || d.tenant
 		if r.grown += len(one.Key) + len(one.Value); r.grown > MaxExpansion || len(out) >= MaxSettings {
 			r.stop(e.at, s.Key, fmt.Sprintf("with it the settings are more than %d, or more than %d bytes", MaxSettings, MaxExpansion))
 			return out
 		}
-		switch inner, declared := r.declared[one.Key]; {
+		switch inner, declared := r.declaredFor(one); {
 		case declared:
 			one.Placeholder = true
 			out = r.custom(append(out, one), e, one, inner, depth+1)
 		case slices.Contains([]string{"include", "ini", "inherit"}, one.Key):
+			if by := *e; one.Tenant {
+				if by.tenant = true; r.strangers(&by) {
+					continue
+				}
+			}
 			t := *e.at.text
 			t.late = true
 			r.load(&t, e.at, one.Key, guard(one.Value))

@@ -3,9 +3,11 @@ package inifile
 import (
 	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"liege/vassal"
 )
@@ -14,13 +16,19 @@ import (
 // uWSGI; a block is applied line by line, so that a loop over a and b of the
 // lines x and y gives x x y y.
 type block struct {
-	word   string // that opened it; empty: no block
-	at     place
-	items  []string // what %(_) becomes, once per repetition, guarded
-	plain  bool     // %(_) is left alone
-	failed bool     // of the last if: else applies
+	word string // that opened it; empty: no block
+	at   place
+	times
+	failed bool // of the last if: else applies
 	inElse bool
 	nested int // blocks inside, which are errors
+}
+
+// times says how often a block is applied.
+type times struct {
+	items  []string // what %(_) becomes, once per repetition, guarded
+	plain  bool     // %(_) is left alone
+	tenant bool     // the items are a user's words
 }
 
 // run takes the lines of one text.
@@ -66,7 +74,7 @@ func (r *reader) open(b *block, at place, key string, l line, open opener) {
 		r.warn(at, key, vassal.CodeNotExpanded, "$(), @() and %() are not expanded here: it sees the text as written", "use %-variables such as %d and %n, or write it out")
 	}
 	*b = block{word: key, at: at}
-	b.items, b.plain = open(r, at, key, value)
+	b.times = open(r, at, key, value)
 	b.failed = len(b.items) == 0 && strings.HasPrefix(key, "if")
 }
 
@@ -112,14 +120,14 @@ func (r *reader) take(b *block, at place, key string, l line) {
 		one := e
 		if !b.plain {
 			one.value = strings.ReplaceAll(value, "%(_)", item)
+			one.tenant = one.tenant || b.tenant && one.value != value
 		}
 		r.add(&one)
 	}
 }
 
-// opener evaluates the word that opens a block. It returns what %(_) becomes,
-// once for each time the block is applied.
-type opener func(r *reader, at place, key, value string) (items []string, plain bool)
+// opener evaluates the word that opens a block.
+type opener func(r *reader, at place, key, value string) times
 
 // wordOf is what a word of the language does.
 type wordOf struct {
@@ -129,77 +137,109 @@ type wordOf struct {
 	now       func(r *reader, e *entry) // a word outside the logic, see read_words.go
 }
 
-func yes(ok bool, item string) ([]string, bool) {
+func yes(ok bool, item string) times {
 	if !ok {
-		return nil, false
+		return times{}
 	}
-	return []string{item}, false
+	return times{items: []string{item}}
 }
 
 // unless turns a condition round.
 func unless(o opener) opener {
-	return func(r *reader, at place, key, value string) ([]string, bool) {
-		items, _ := o(r, at, key, value)
-		return yes(len(items) == 0, value)
+	return func(r *reader, at place, key, value string) times {
+		return yes(len(o(r, at, key, value).items) == 0, value)
 	}
 }
 
-func forList(_ *reader, _ place, _, value string) ([]string, bool) {
-	return strings.FieldsFunc(value, func(c rune) bool { return c == ' ' }), false
+func forList(_ *reader, _ place, _, value string) times {
+	return times{items: strings.FieldsFunc(value, func(c rune) bool { return c == ' ' })}
 }
 
-func forTimes(r *reader, at place, key, value string) ([]string, bool) {
+func forTimes(r *reader, at place, key, value string) times {
 	n, rest := leadingInt(value)
 	switch {
 	case rest == value:
 		r.fail(at, key, vassal.CodeBlock, "is not a number", "")
-		return nil, false
+		return times{}
 	case rest != "":
 		r.warn(at, key, vassal.CodeBlock, "only the number at its beginning counts", "")
 	}
 	if n > MaxSettings {
 		r.stop(at, key, fmt.Sprintf("more than %d settings", MaxSettings))
-		return nil, false
+		return times{}
 	}
 	var items []string
 	for i := int64(1); i <= n; i++ {
 		items = append(items, strconv.FormatInt(i, 10))
 	}
-	return items, false
+	return times{items: items}
 }
 
 // forGlob keeps a pattern that matches nothing, as uWSGI does.
-func forGlob(r *reader, at place, key, value string) ([]string, bool) {
+func forGlob(r *reader, at place, key, value string) times {
 	value = unguard(value)
 	names, ok := r.glob(at, key, value)
+	t := times{tenant: r.namedByUsers(at, value, names)}
 	if ok && len(names) == 0 {
 		r.warn(at, key, vassal.CodeBlock, "matches nothing: the block is applied once, to the pattern itself", "")
 		names = []string{value}
 	}
-	for i := range names {
-		names[i] = r.data(at, key, names[i])
+	for _, n := range names {
+		t.items = append(t.items, r.data(at, key, n))
 	}
-	return names, false
+	return t
+}
+
+// namedByUsers reports whether somebody besides root may have chosen one of the
+// names that an operator's pattern found: who can write to a directory in which
+// it has a wildcard.
+func (r *reader) namedByUsers(at place, pattern string, names []string) bool {
+	if !at.operator {
+		return false // its lines are a user's already
+	}
+	first := strings.Count(pattern[:max(0, strings.IndexAny(pattern, `*?[\`))], "/")
+	for _, name := range names {
+		steps := strings.Split(strings.TrimSuffix(name, "/"), "/")
+		for i := first; i < len(steps); i++ {
+			dir := strings.Join(steps[:i], "/")
+			if path.IsAbs(pattern) {
+				dir += "/"
+			}
+			info, ok := r.stat(at, "for-glob", r.abs(dir))
+			if st, known := statOf(info); !ok || !known || st.Uid != 0 || info.Mode()&0o022 != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func statOf(info fs.FileInfo) (*syscall.Stat_t, bool) {
+	if info == nil {
+		return nil, false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return st, ok
 }
 
 // forReadline takes whole lines; uWSGI cuts them at 1023 bytes.
-func forReadline(r *reader, at place, key, value string) ([]string, bool) {
+func forReadline(r *reader, at place, key, value string) times {
 	value = unguard(value)
 	if hasScheme(value) {
 		r.refuseScheme(at, key, value)
-		return nil, false
+		return times{}
 	}
 	if info, ok := r.stat(at, key, value); !ok || info.IsDir() {
 		r.warn(at, key, vassal.CodeUnreadable, r.abs(value)+" is not there: the block is not applied", "")
-		return nil, false
+		return times{}
 	}
 	f, ok := r.readFile(at.text, at, key, r.abs(value))
 	if !ok {
-		return nil, false
+		return times{}
 	}
 	s := r.data(at, key, string(f.Data))
 	if s == "" {
-		return nil, false
+		return times{}
 	}
 	var items []string
 	for l := range strings.SplitSeq(strings.TrimSuffix(s, "\n"), "\n") {
@@ -208,71 +248,81 @@ func forReadline(r *reader, at place, key, value string) ([]string, bool) {
 			break // add says so
 		}
 	}
-	return items, false
+	return times{items: items, tenant: !f.Operator}
 }
 
-// ifOpt sees the settings before it, as they are written.
-func ifOpt(r *reader, _ place, _, value string) ([]string, bool) {
+// ifOpt sees the settings before it, as they are written. A user's words are text
+// only in a line of the operator's: nothing in them is asked with its rights.
+func ifOpt(r *reader, at place, _, value string) times {
 	name, want, compare := strings.Cut(value, "=")
 	r.referenced[unguard(name)] = true
 	e := r.first[unguard(name)]
 	if e == nil || compare && unguard(e.value) != unguard(want) {
-		return nil, false
+		return times{}
 	}
-	return []string{e.value}, false
+	return r.said(at, e)
+}
+
+// said is one repetition, with what e says.
+func (r *reader) said(at place, e *entry) times {
+	if e.tenant && at.operator {
+		return times{items: []string{guard(unguard(e.value))}, tenant: true}
+	}
+	return times{items: []string{e.value}}
 }
 
 // ifNotOpt and ifNotEnv leave %(_) alone where there is no value at all.
-func ifNotOpt(r *reader, at place, key, value string) ([]string, bool) {
-	if items, _ := ifOpt(r, at, key, value); items != nil {
-		return nil, false
+func ifNotOpt(r *reader, at place, key, value string) times {
+	if ifOpt(r, at, key, value).items != nil {
+		return times{}
 	}
 	name, _, _ := strings.Cut(value, "=")
 	if e := r.first[unguard(name)]; e != nil {
-		return []string{e.value}, false
+		return r.said(at, e)
 	}
-	return []string{""}, true
+	return times{items: []string{""}, plain: true}
 }
 
-func ifNotEnv(r *reader, at place, key, value string) ([]string, bool) {
-	if items, _ := ifEnv(r, at, key, value); items != nil {
-		return nil, false
+func ifNotEnv(r *reader, at place, key, value string) times {
+	if ifEnv(r, at, key, value).items != nil {
+		return times{}
 	}
 	name, _, _ := strings.Cut(unguard(value), "=")
 	v, set := r.getenv(at, name)
-	return []string{r.data(at, key, v)}, !set
+	return times{items: []string{r.data(at, key, v)}, plain: !set}
 }
 
-func ifEnv(r *reader, at place, key, value string) ([]string, bool) {
+func ifEnv(r *reader, at place, key, value string) times {
 	name, want, compare := strings.Cut(unguard(value), "=")
 	v, set := r.getenv(at, name)
 	return yes(set && (!compare || v == want), r.data(at, key, v))
 }
 
-func ifReload(r *reader, _ place, _, _ string) ([]string, bool) {
-	items, _ := yes(r.opt.Reload, "")
-	return items, true
+func ifReload(r *reader, _ place, _, _ string) times {
+	t := yes(r.opt.Reload, "")
+	t.plain = true
+	return t
 }
 
-func ifHostname(r *reader, _ place, _, value string) ([]string, bool) {
+func ifHostname(r *reader, _ place, _, value string) times {
 	return yes(r.hostname() == unguard(value), value)
 }
 
-func ifHostnameMatch(r *reader, at place, key, value string) ([]string, bool) {
+func ifHostnameMatch(r *reader, at place, key, value string) times {
 	re, err := regexp.Compile(unguard(value))
 	if err != nil {
 		r.fail(at, key, vassal.CodeBlock, "is not a regular expression", "look-around and back references are not supported")
-		return nil, false
+		return times{}
 	}
 	return yes(re.MatchString(r.hostname()), value)
 }
 
-func ifPlugin(r *reader, _ place, _, value string) ([]string, bool) {
+func ifPlugin(r *reader, _ place, _, value string) times {
 	return yes(r.opt.Plugin(unguard(value)), value)
 }
 
 func ifStat(is func(fs.FileInfo) bool) opener {
-	return func(r *reader, at place, key, value string) ([]string, bool) {
+	return func(r *reader, at place, key, value string) times {
 		info, ok := r.stat(at, key, unguard(value))
 		return yes(ok && is(info), value)
 	}

@@ -120,7 +120,7 @@ type reader struct {
 	work       int               // bytes that placeholders moved
 	stopped    bool              // a limit was passed
 	pending    int               // entries that inheritPending has not looked at
-	declared   map[string]string
+	declared   map[string]declaration
 	referenced map[string]bool
 	strict     bool
 	strictAt   vassal.Origin
@@ -134,7 +134,7 @@ type reader struct {
 func newReader(src Source, host Host, opt ReadOptions) *reader {
 	r := &reader{
 		src: src, opt: opt, host: host, operator: opt.Operator, cwd: src.Cwd,
-		first: map[string]*entry{}, declared: map[string]string{}, referenced: map[string]bool{},
+		first: map[string]*entry{}, declared: map[string]declaration{}, referenced: map[string]bool{},
 	}
 	if r.operator == nil {
 		r.operator = host
@@ -318,10 +318,10 @@ func (r *reader) finish() (*File, vassal.Problems) {
 			Key: unguard(e.key), Value: unguard(e.expanded), Bare: e.bare, Origin: e.origin(), Raw: e.raw,
 			Placeholder: e.kind == placeholder, Tenant: e.tenant,
 		}
-		if template, ok := r.declared[s.Key]; ok && e.kind == option {
+		if d, ok := r.declaredFor(s); ok && e.kind == option {
 			s.Placeholder = true
 			f.Settings = append(f.Settings, s)
-			f.Settings = r.custom(f.Settings, e, s, template, 0)
+			f.Settings = r.custom(f.Settings, e, s, d, 0)
 			continue
 		}
 		f.Settings = append(f.Settings, s)

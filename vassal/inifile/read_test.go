@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -37,8 +38,28 @@ func (h *mapHost) ReadFile(name string) (HostFile, error) {
 
 func (h *mapHost) Stat(name string) (fs.FileInfo, error) {
 	h.asked = append(h.asked, "stat "+name)
-	return h.files.Stat(strings.TrimPrefix(name, "/"))
+	path := strings.Trim(name, "/")
+	if path == "" {
+		path = "."
+	}
+	info, err := h.files.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	owner := &syscall.Stat_t{}
+	if h.foreign[name] {
+		owner.Uid = 1000
+	}
+	return ownedInfo{info, owner}, nil
 }
+
+// ownedInfo has an owner.
+type ownedInfo struct {
+	fs.FileInfo
+	owner *syscall.Stat_t
+}
+
+func (i ownedInfo) Sys() any { return i.owner }
 
 func (h *mapHost) Glob(pattern string) ([]string, error) {
 	h.asked = append(h.asked, "glob "+pattern)

@@ -82,6 +82,9 @@ func (r *reader) add(e *entry) {
 }
 
 func (r *reader) include(e *entry) {
+	if r.strangers(e) {
+		return
+	}
 	r.load(e.at.text, e.at, e.key, e.value)
 }
 
@@ -133,9 +136,36 @@ func (r *reader) declare(e *entry) {
 		r.fail(e.at, e.key, vassal.CodeSyntax, fmt.Sprintf("%s is a word of the language", clip(name)), "take another name")
 		return
 	}
-	if _, again := r.declared[name]; !again {
-		r.declared[name] = template
+	if r.opt.Known(name) {
+		r.fail(e.at, e.key, vassal.CodePlaceholder, fmt.Sprintf("%s is an option and cannot be declared", clip(name)), "take another name, or write "+clip(name)+" = …")
+		return
 	}
+	if d, again := r.declared[name]; !again || d.tenant && !e.tenant {
+		r.declared[name] = declaration{template, e.tenant}
+	}
+}
+
+// declaration is what a declared option stands for, and whether a user said so.
+type declaration struct {
+	template string
+	tenant   bool
+}
+
+// declaredFor is the declaration that is meant by s. A user's says nothing about
+// the operator's lines.
+func (r *reader) declaredFor(s Setting) (declaration, bool) {
+	d, ok := r.declared[s.Key]
+	return d, ok && (s.Tenant || !d.tenant)
+}
+
+// strangers reports whether a line of the operator's has in it what a user gave,
+// and may therefore not say which file is read.
+func (r *reader) strangers(e *entry) bool {
+	if !e.tenant || !e.at.operator {
+		return false
+	}
+	r.fail(e.at, e.key, vassal.CodeNotForTenants, "a part of the path comes from a file that does not belong to root", "write the path out")
+	return true
 }
 
 func (r *reader) setStrict(e *entry) {
@@ -173,7 +203,7 @@ func (r *reader) inheritFrom(list []string, key string) {
 func (r *reader) inheritPending() {
 	for ; r.pending < len(r.entries) && !r.stopped; r.pending++ {
 		e := r.entries[r.pending]
-		if e.key != "inherit" || e.kind != word {
+		if e.key != "inherit" || e.kind != word || r.strangers(e) {
 			continue
 		}
 		t := *e.at.text

@@ -1,0 +1,109 @@
+package inifile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"liege/vassal"
+)
+
+// Who wrote a part of a line wrote the line: the mark follows a user's text on
+// every way by which it comes into one of the operator's.
+func TestTenantMark(t *testing.T) {
+	type read struct {
+		own      string // the vassal's file
+		operator bool   // whose it is
+		defaults string
+		include  string // vassals-include
+	}
+	known := func(name string) bool {
+		return slices.Contains([]string{"master", "memory-max", "env", "pidfile", "hook-pre-jail"}, name)
+	}
+	const (
+		user  = "/home/bob/app.ini"
+		theft = "s3cret"
+	)
+	for name, tc := range map[string]struct {
+		read
+		bob  string   // what bob's file says, which an operator's file may include
+		want []string // of the settings in question: key = value, "user's" before those that are
+		ask  string   // in the problem there has to be
+	}{
+		"an option declared": {read: read{own: "declare-option = master=hook-pre-jail=exec:id", defaults: "master = true"},
+			want: []string{"master = true"}, ask: "master is an option"},
+		"a name of the operator's declared": {read: read{own: "declare-option = site=hook-pre-jail=exec:id\nsite = mine", defaults: "site = x"},
+			want: []string{"site = x", "user's site = mine", "user's hook-pre-jail = exec:id"}},
+		"the operator's declaration": {read: read{own: "declare-option = site=hook-pre-jail=exec:rm\nsite = mine", defaults: "declare-option = site=env=S=$1"},
+			want: []string{"user's site = mine", "user's env = S=mine"}},
+		"declared in an included file": {read: read{own: "include = " + user + "\nsite = x\ndeclare-option = site=env=S=$1", operator: true}, bob: "declare-option = site=hook-pre-jail=exec:id",
+			want: []string{"site = x", "env = S=x"}},
+		"an include that is declared": {read: read{own: "declare-option = site=include=/root/$1.ini\ninclude = " + user + "\nsite = %(kind)", operator: true}, bob: "set-placeholder = kind=key",
+			want: []string{"user's site = key"}, ask: "does not belong to root"},
+		"if-opt": {read: read{own: "include = " + user + "\nif-opt = cmd\nhook-pre-jail = exec:%(_)\npidfile = /run/p\nendif =", operator: true}, bob: "cmd = id",
+			want: []string{"user's hook-pre-jail = exec:id", "pidfile = /run/p"}},
+		"if-not-opt": {read: read{own: "include = " + user + "\nif-not-opt = cmd=no\nhook-pre-jail = exec:%(_)\nendif =", operator: true}, bob: "cmd = id",
+			want: []string{"user's hook-pre-jail = exec:id"}},
+		"if-opt in vassals-include": {read: read{own: "cmd = id", include: "if-opt = cmd\nhook-pre-jail = exec:%(_)\nendif ="},
+			want: []string{"user's hook-pre-jail = exec:id"}},
+		"a question in what if-opt gives": {read: read{own: "include = " + user + "\nif-opt = cmd\nenv = K=%(_)\nendif =", operator: true}, bob: "set-placeholder = cmd=@(/root/key)",
+			want: []string{"user's env = K=@(/root/key)"}},
+		"an include of if-opt": {read: read{own: "include = " + user + "\nif-opt = cmd\ninclude = %(_)\nendif =", operator: true}, bob: "cmd = /root/key.ini",
+			ask: "does not belong to root"},
+		"a file": {read: read{own: "pidfile = @(/home/bob/path)\nenv = A=@(/root/key)", operator: true},
+			want: []string{"user's pidfile = /etc/x", "env = A=" + theft}},
+		"lines of a file": {read: read{own: "for-readline = /home/bob/path\npidfile = %(_)\nenv = A=1\nendfor =", operator: true},
+			want: []string{"user's pidfile = /etc/x", "env = A=1"}},
+		"names in a user's directory": {read: read{own: "for-glob = /home/bob/*.d\npidfile = %(_)\nendfor =", operator: true},
+			want: []string{"user's pidfile = /home/bob/x.d/"}},
+		"names below it": {read: read{own: "for-glob = /home/bob/*.d/*\npidfile = %(_)\nendfor =", operator: true},
+			want: []string{"user's pidfile = /home/bob/x.d/conf"}},
+		"names in root's": {read: read{own: "for-glob = /home/*\npidfile = %(_)\nendfor =", operator: true},
+			want: []string{"pidfile = /home/bob/"}},
+		"inherit": {read: read{own: "include = " + user + "\ninherit = /root/%(kind).ini", operator: true}, bob: "set-placeholder = kind=key",
+			ask: "does not belong to root"},
+		"a placeholder": {read: read{own: "include = " + user + "\nhook-pre-jail = exec:%(cmd)", operator: true}, bob: "set-placeholder = cmd=id",
+			want: []string{"user's hook-pre-jail = exec:id"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &mapHost{
+				foreign: map[string]bool{user: true, "/home/bob/path": true, "/home/bob": true},
+				files: fstest.MapFS{
+					user[1:]: {Data: []byte("[uwsgi]\n" + tc.bob + "\n")}, "home/bob/path": {Data: []byte("/etc/x\n")}, "home/bob/x.d/conf": {},
+					"root/key": {Data: []byte(theft)}, "root/key.ini": {Data: []byte("[uwsgi]\nenv = K=" + theft + "\n")},
+					"etc/include.ini": {Data: []byte("[uwsgi]\n" + tc.include + "\n")},
+				},
+			}
+			src := operatorSource("[uwsgi]\n" + tc.own + "\n")
+			if src.Trust.Operator = tc.operator; !tc.operator {
+				src.Trust.UID = 1000
+			}
+			opt := ReadOptions{Known: known, Operator: h}
+			if tc.defaults != "" {
+				opt.Before = []Layered{{Path: "/etc/liege/emperor.ini", Layer: vassal.Defaults, Text: []byte("[defaults]\n" + tc.defaults + "\n"), Section: "defaults"}}
+			}
+			if tc.include != "" {
+				opt.Include = []string{"/etc/include.ini"}
+			}
+			f, ps := Read(src, h, opt)
+			var got []string
+			for _, s := range f.Settings {
+				mark := ""
+				if s.Tenant {
+					mark = "user's "
+				}
+				if known(s.Key) || s.Key == "site" {
+					got = append(got, fmt.Sprintf("%s%s = %s", mark, s.Key, s.Value))
+				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got  %q\nwant %q", got, tc.want)
+			}
+			if said := fmt.Sprint(ps); ps.Failed() != (tc.ask != "") || !strings.Contains(said, tc.ask) || strings.Contains(said, theft) {
+				t.Errorf("problems %s, want %q", said, tc.ask)
+			}
+		})
+	}
+}
