@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
+	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
 )
 
@@ -25,7 +26,8 @@ type Guest struct {
 	// Root: as root of the sandbox instead of the vassal's user, with the few
 	// capabilities of rootCaps and, under SELinux, in the domain of root hooks'
 	// commands. The rest is the vassal's: namespaces, cgroup, limits,
-	// no_new_privs and seccomp.
+	// no_new_privs and seccomp, the latter with seccomp.NoSetID before it where
+	// root of the sandbox is root of the host.
 	Root bool
 
 	// Console is a socket that is sent the near end of a new pseudo-terminal
@@ -73,7 +75,7 @@ func (e *entering) make(g Guest) error {
 	p.Env, p.Dir = g.Env, g.Dir
 	reports := p.Context // after it was entered (KERNEL 7)
 	if g.Root {
-		if err := asRoot(&p); err != nil {
+		if err := e.box.asRoot(&p); err != nil {
 			return err
 		}
 		p.Exec, p.Args, reports = g.Program, g.Args, ""
@@ -112,16 +114,22 @@ func (e *entering) make(g Guest) error {
 
 // rootCaps are what a guest that is root may do: with files, processes and ids
 // inside the sandbox. None leads out of its namespaces, nor to its mounts, its
-// network or the kernel's settings, whatever a tenant makes root run there.
+// network or the kernel's settings. What a tenant's program could do with them
+// and help from outside is in docs/security.md, "What is not protected".
+//
+// Nothing makes a program in a directory of the host's root's for whoever
+// starts it there: without CAP_SETFCAP no file is given capabilities, without
+// CAP_FSETID one that is written loses its set-user-ID bit (capabilities(7)),
+// and seccomp.NoSetID keeps that bit from being set.
 var rootCaps = []capability.Cap{
-	capability.CAP_CHOWN, capability.CAP_DAC_OVERRIDE, capability.CAP_FOWNER, capability.CAP_FSETID,
+	capability.CAP_CHOWN, capability.CAP_DAC_OVERRIDE, capability.CAP_FOWNER,
 	capability.CAP_KILL, capability.CAP_SETGID, capability.CAP_SETUID, capability.CAP_SYS_PTRACE,
 }
 
 // asRoot makes p that of a guest that is root. Landlock would keep it from
 // looking into processes that are fenced in beside it, and is about what the
 // vassal's user may do.
-func asRoot(p *stage.Plan) error {
+func (s *Sandbox) asRoot(p *stage.Plan) error {
 	have, err := ownCaps()
 	if err != nil {
 		return err
@@ -133,7 +141,12 @@ func asRoot(p *stage.Plan) error {
 		}
 	}
 	p.Context, p.ByExec = p.HookCon, p.HookCon != ""
-	return nil
+	if s.users.hostUID(0) != 0 {
+		return nil // such a program would be nobody's on the host
+	}
+	p.NoSeccomp = false // with seccomp = off too
+	p.Seccomp, err = seccomp.NoSetID(p.Seccomp)
+	return err
 }
 
 // run runs the command until it ends. libcontainer takes no context, here as in
