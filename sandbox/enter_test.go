@@ -43,6 +43,10 @@ func TestAsRoot(t *testing.T) {
 		if diff := cmp.Diff(tt.want, p.Seccomp); diff != "" || p.NoSeccomp != (tt.want == nil) {
 			t.Errorf("%s: no filter %v, the filter (-want +got):\n%s", tt.name, p.NoSeccomp, diff)
 		}
+		outer := tt.users.hostUID(0) == 0
+		if (p.Landlock != nil) != outer || slices.Contains(p.Caps, unix.CAP_SYS_PTRACE) == outer {
+			t.Errorf("%s: fenced %v, capabilities %v", tt.name, p.Landlock, p.Caps)
+		}
 		for _, c := range []int{unix.CAP_SETFCAP, unix.CAP_FSETID, unix.CAP_MKNOD, unix.CAP_SYS_ADMIN} {
 			if slices.Contains(p.Caps, c) {
 				t.Errorf("%s: has capability %d", tt.name, c)
