@@ -125,6 +125,36 @@ func kitchen(t *testing.T) string {
 	return dir
 }
 
+// TestServeOfUser: root that serves a user's file serves it as that user, in a
+// sandbox, and refuses it where a file of root's brings it in and the app would be
+// root's.
+func TestServeOfUser(t *testing.T) {
+	dir := kitchen(t)
+	home := filepath.Join(dir, "home")
+	app := "[uwsgi]\nchdir = " + home + "\nwsgi-file = " + dir + "/app.py\nhttp-socket = 127.0.0.1:0\n"
+	err := errors.Join(os.Mkdir(home, 0o755), os.WriteFile(home+"/shop.ini", []byte(app), 0o644), os.Chown(home, nobody, nobody), os.Chown(home+"/shop.ini", nobody, nobody),
+		os.WriteFile(dir+"/roots.ini", []byte("[uwsgi]\nchdir = /usr\ninclude = "+home+"/part.ini\n"), 0o644),
+		os.WriteFile(home+"/part.ini", []byte("[uwsgi]\nwsgi-file = "+dir+"/app.py\nhttp-socket = 127.0.0.1:0\n"), 0o644), os.Chown(home+"/part.ini", nobody, nobody))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, 0, home+"/shop.ini")
+	addr := s.await(`127\.0\.0\.1:[1-9][0-9]+`, 1)
+	if got := fetch(t, "http://"+addr+"/"); got != "uid 65534" {
+		t.Errorf("a user's file: %s", got)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.text())
+	}
+	s = serve(t, dir, 0, dir+"/roots.ini")
+	if code := s.exit(); code != 78 || !strings.Contains(s.text(), "run as root") {
+		t.Errorf("a user's part in a file of root's: exit %d: %s", code, s.text())
+	}
+}
+
 // TestServeAsUser: a developer without root serves an app, reloads it, and
 // ends it with Ctrl-C; what needs root is refused, not skipped.
 func TestServeAsUser(t *testing.T) {

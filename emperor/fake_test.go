@@ -410,6 +410,15 @@ func (f *files) write(n vassal.Name, text string) {
 		Trust: vassal.Trust{Operator: true}, Stamp: fmt.Sprint(f.stamps)}
 }
 
+// own gives the file to a user.
+func (f *files) own(n vassal.Name, uid int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	x := f.m[n]
+	x.Trust = vassal.Trust{UID: uid}
+	f.m[n] = x
+}
+
 func (f *files) remove(n vassal.Name) { f.mu.Lock(); defer f.mu.Unlock(); delete(f.m, n) }
 
 func (f *files) rename(from, to vassal.Name) {

@@ -20,6 +20,7 @@ import (
 type record struct {
 	V          int         `json:"v"`
 	Name       vassal.Name `json:"name"`
+	File       string      `json:"file,omitempty"` // that has the name
 	Generation int         `json:"generation"`
 	Intent     intent      `json:"intent"`
 	By         string      `json:"by,omitempty"` // who stopped it
@@ -81,6 +82,36 @@ func (r records) path(n vassal.Name) string {
 func Remembered(stateDir string, n vassal.Name) bool {
 	_, err := os.Lstat(records{stateDir}.path(n))
 	return err == nil
+}
+
+// Claims are the names that vassals had when the Emperor ended whose state directory
+// it is, with the paths of their files. What cannot be read is left out: err says so.
+func Claims(stateDir string) (claims map[vassal.Name]string, err error) {
+	list, err := os.ReadDir(stateDir)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return nil, err
+	}
+	claims = map[vassal.Name]string{}
+	var errs []error
+	for _, e := range list {
+		s, ok := strings.CutPrefix(e.Name(), recordPrefix)
+		s, whole := strings.CutSuffix(s, recordSuffix)
+		if !ok || !whole {
+			continue
+		}
+		n, err := vassal.ParseName(s)
+		if err != nil {
+			continue
+		}
+		rec, err := records{stateDir}.load(n)
+		if errs = append(errs, err); rec.File != "" {
+			claims[n] = rec.File
+		}
+	}
+	return claims, errors.Join(errs...)
 }
 
 // load returns the record of n, a new one if there is none or it is damaged;

@@ -183,6 +183,11 @@ func (s *set) apply(want Snapshot) {
 		case en == nil:
 			added = append(added, f)
 		case en.gone && en.heir != nil: // its listeners are promised away: a new actor follows
+		case another(en.file, f): // nothing of the old one's is the new one's: a new actor follows
+			if !en.gone {
+				en.gone = true
+				en.actor.box.change(func(w *wish) { w.gone = true })
+			}
 		case en.gone, !same(en.file, f):
 			en.file, en.gone = f, false
 			en.actor.box.change(func(w *wish) { w.file, w.fileAt, w.fileT, w.gone = f, time.Now(), w.turn, false })
@@ -278,6 +283,11 @@ func renamed(f File, lost map[uint64][]*entry) *entry {
 func same(a, b File) bool {
 	return a.Stamp == b.Stamp && a.Path == b.Path && a.Trust == b.Trust &&
 		(a.Problem == nil) == (b.Problem == nil) && (a.Problem == nil || *a.Problem == *b.Problem)
+}
+
+// another reports whether b is the file of another user than a, under the same name.
+func another(a, b File) bool {
+	return !a.Trust.Operator && !b.Trust.Operator && a.Trust.UID != b.Trust.UID
 }
 
 // end removes an actor that has returned, and those that wait to be removed

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,6 +103,53 @@ func TestVerbs(t *testing.T) {
 		s.write("v", "slow=100s timeout=200s")
 		if got, want := s.act("v", control.Reload), "75 v: reload: timed out; it is running (timed-out)"; got != want {
 			s.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
+
+// What the next Emperor knows of who had a name.
+func TestClaims(t *testing.T) {
+	dir := t.TempDir()
+	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+		s.write("v", "good")
+		s.write("w", "bad")
+		s.look(time.Second)
+	})
+	if err := os.WriteFile(filepath.Join(dir, "v-torn.json"), []byte(`{"v":1,"na`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Claims(dir)
+	if want := map[vassal.Name]string{"v": "/etc/vassals/v.ini", "w": "/etc/vassals/w.ini"}; !maps.Equal(got, want) || err == nil {
+		t.Errorf("%v, %v", got, err)
+	}
+	if got, err := Claims(filepath.Join(dir, "none")); len(got) > 0 || err != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// A file of another user's under the same name is another vassal: it begins when
+// nothing of the one before is left, and inherits nothing. An operator's file that is
+// given to a user stays what it is.
+func TestAnotherOwner(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		s.write("v", "good edited")
+		s.own("v", 1001)
+		s.look(5 * time.Second)
+		s.want("v", "running 2")
+		s.write("v", "good drain=3s")
+		s.own("v", 1001)
+		s.look(10 * time.Second)
+		s.want("v", "running 3")
+		s.write("v", "good")
+		s.own("v", 1002)
+		s.look(time.Second)
+		s.want("v", "draining 3")
+		s.look(10 * time.Second)
+		s.want("v", "running 1")
+		if made := s.world.made["v"]; len(made) != 4 {
+			t.Errorf("%d starts, want 4", len(made))
 		}
 	})
 }

@@ -272,6 +272,9 @@ func (a *actor) remember() {
 
 // save writes the record if it has changed.
 func (a *actor) save(sure bool) {
+	if f := a.w.file.Path; f != "" && f != a.rec.File {
+		a.rec.File, a.dirty = f, true
+	}
 	if !a.dirty {
 		return
 	}

@@ -57,7 +57,11 @@ func supervise(ctx context.Context, f flags) error {
 			log.Warn(p.Error(), "hint", p.Hint)
 		}
 	}
-	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Period: cfg.Rescan, Log: log})
+	claims, err := emperor.Claims(cfg.StateDir)
+	if err != nil {
+		log.Warn("who had some of the names before is not known", "err", err)
+	}
+	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Period: cfg.Rescan, Claims: claims, Log: log})
 	if err != nil {
 		return &exitError{exitConfig, "", err}
 	}

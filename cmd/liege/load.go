@@ -358,6 +358,10 @@ func (l *loader) serve(ctx context.Context, line serveLine) checked {
 	}
 	c := l.prepare(ctx, line.name(), inifile.Source{Path: path, Text: line.text(), Cwd: line.cwd, Trust: vassal.Trust{Operator: true}}, s)
 	c.File = line.file
+	if r := c.result; r != nil && caller.UID == 0 && r.UID == 0 && len(r.Config.Lent) > 0 {
+		at := r.Config.Lent[0]
+		c.Problems = append(c.Problems, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotForTenants, File: at.File, Line: at.Line, Message: "a user's file has a say in what would run as root", Hint: "uid = USER, or runuser -u USER -- liege serve FILE"})
+	}
 	for i := range c.Problems {
 		if c.Problems[i].File == path { // no line of the file is to blame
 			c.Problems[i].File = line.file

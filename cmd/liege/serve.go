@@ -29,7 +29,8 @@ func (a *app) serveCmd() *cobra.Command {
 
   liege serve app.py                       on http://127.0.0.1:8080/
   liege serve --http :8000 --module site.wsgi
-  sudo liege serve /etc/vassals/shop.ini   with its sandbox
+  sudo liege serve /etc/vassals/shop.ini   as the Emperor would, if the file asks for
+                                           binds, limits or a network, or is a user's
 
 Every option of the ini language is a flag, in order with the file; uWSGI's
 short flags (-s -w -p -M -H -C -i -T -b -L -z -l -R -x) mean the same.
@@ -53,6 +54,15 @@ func (a *app) serve(ctx context.Context, line serveLine) error {
 	l, err := a.newLoader(checkOptions{config: line.config})
 	if err != nil {
 		return err
+	}
+	if os.Geteuid() == 0 && line.file != "" {
+		_, info, err := readVassal(line.file)
+		if err != nil {
+			return exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", line.file, plain(err)), "")
+		}
+		if trust, _ := trustOf(info); !trust.Operator {
+			return line.one() // as its owner, in a sandbox
+		}
 	}
 	f := l.serve(ctx, line)
 	a.warn(f.Problems)

@@ -34,6 +34,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,6 +80,9 @@ type Options struct {
 	// Period is how soon a change is seen that the file system does not announce
 	// ([emperor] rescan); 0: Period, the constant.
 	Period time.Duration
+	// Claims are the names that files had when an earlier Emperor ended, in any case:
+	// the path of each. Who had a name keeps it.
+	Claims map[vassal.Name]string
 	// Root is the directory below which all paths are; empty: /.
 	Root string
 	Log  *slog.Logger
@@ -112,6 +116,15 @@ type Monitor struct {
 	quit     <-chan struct{}   // of Watch
 }
 
+// claimed is how a Monitor keeps claims: by the name in lower case.
+func claimed(names map[vassal.Name]string) map[string]string {
+	out := make(map[string]string, len(names))
+	for name, path := range names {
+		out[strings.ToLower(string(name))] = path
+	}
+	return out
+}
+
 // ask is a wish for a scan now.
 type ask struct{ done chan struct{} }
 
@@ -125,7 +138,7 @@ func New(o Options) (*Monitor, error) {
 		dirs:    map[string]*dirState{},
 		entries: map[string]*entry{},
 		kept:    map[int]int{},
-		claims:  map[string]string{},
+		claims:  claimed(o.Claims),
 		watched: map[string]bool{},
 
 		stuck: map[string]*apart{}, patience: Overdue,

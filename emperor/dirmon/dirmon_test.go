@@ -20,6 +20,7 @@ import (
 
 	"liege/emperor"
 	"liege/internal/testenv"
+	"liege/vassal"
 )
 
 // alice and mallory are users of no importance.
@@ -358,6 +359,35 @@ func TestClashes(t *testing.T) {
 	h.want(h.monitor("/a", "/b"), `SHOP /a/SHOP.ini same-name no vassal
 		shop /a/shop.ini same-name no vassal
 		shop /b/shop.ini operator`)
+}
+
+// Who had a name when the Emperor ended has it afterwards, whatever was put before
+// it meanwhile, also while its file is not at rest or cannot be looked at.
+func TestClaims(t *testing.T) {
+	h := newHost(t)
+	for _, dir := range []string{"/a", "/b"} {
+		h.mkdir(dir, 0, 0o755)
+	}
+	h.write("/b/shop.ini", "[uwsgi]\n", alice, 0o644)
+	h.write("/a/Shop.ini", "[uwsgi]\n", mallory, 0o644)
+	anew := func() *Monitor {
+		m := h.monitor("/a", "/b")
+		m.claims = claimed(map[vassal.Name]string{"shop": "/b/shop.ini", "gone": "/b/gone.ini"})
+		return m
+	}
+	h.want(h.monitor("/a", "/b"), `Shop /a/Shop.ini uid 61002
+		shop /b/shop.ini same-name no vassal`)
+	h.want(anew(), `Shop /a/Shop.ini same-name no vassal
+		shop /b/shop.ini uid 61001`)
+	h.own("/b", 0, 0, 0o777) // it cannot be used
+	h.want(anew(), `Shop /a/Shop.ini same-name no vassal
+		error: directory-unusable /b`)
+	h.must(os.Rename(h.path("/b"), h.path("/c")))
+	m := anew()
+	h.want(m, `Shop /a/Shop.ini same-name no vassal
+		error: directory-unusable /b`)
+	h.mkdir("/b", 0, 0o755) // and the file is gone
+	h.want(m, "Shop /a/Shop.ini uid 61002")
 }
 
 func TestGlob(t *testing.T) {

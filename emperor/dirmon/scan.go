@@ -501,7 +501,7 @@ func (s *scanner) snapshot() emperor.Snapshot {
 	slices.SortStableFunc(paths, func(a, b string) int {
 		return cmp.Compare(rank(m, a), rank(m, b))
 	})
-	claims := map[string]string{}
+	claims := s.standing()
 	for _, p := range paths {
 		e := m.entries[p]
 		if !e.counts { // what it will be is not known
@@ -512,8 +512,12 @@ func (s *scanner) snapshot() emperor.Snapshot {
 		n, bad := nameOf(e.raw, p)
 		f.Name = n
 		key := strings.ToLower(string(n))
-		if other, ok := claims[key]; bad == nil && ok {
-			bad = clash(p, other, string(n), m.entries[other].raw)
+		if other, ok := claims[key]; bad == nil && ok && other != p {
+			raw := string(n)
+			if o := m.entries[other]; o != nil {
+				raw = o.raw
+			}
+			bad = clash(p, other, string(n), raw)
 		}
 		if bad != nil {
 			f.NoVassal, f.Problem, f.Text = true, bad, nil
@@ -532,6 +536,18 @@ func (s *scanner) snapshot() emperor.Snapshot {
 	})
 	snap.Skipped = s.skipped
 	return snap
+}
+
+// standing are the claims of files that are not known yet: they are not at rest, or
+// lie where a look failed. Nobody takes their names meanwhile.
+func (s *scanner) standing() map[string]string {
+	claims := map[string]string{}
+	for key, p := range s.m.claims {
+		if e := s.m.entries[p]; e == nil && s.partial || e != nil && !e.counts {
+			claims[key] = p
+		}
+	}
+	return claims
 }
 
 // rank orders claims: 0 has the name, 1 is the operator's, 2 is a tenant's.

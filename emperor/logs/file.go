@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,36 @@ func (l *Log) open() error {
 	return nil
 }
 
+// handOver gives the log to another group. What is in it was another's, of whom the
+// vassal's name was before: it is root's alone from now on.
+func (l *Log) handOver(gid int) error {
+	if l.out != nil {
+		fi, err := l.out.Stat()
+		if err != nil {
+			return err
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if ok && st.Gid != 0 && int(st.Gid) != gid {
+			l.gid = 0
+			for n := range l.set.Keep {
+				if err := os.Lchown(l.old(n+1), 0, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
+			if fi.Size() > 0 {
+				l.rotate()
+			}
+		}
+	}
+	if l.gid = gid; l.out == nil {
+		return nil // open gives it to the group
+	}
+	return l.out.Chown(0, gid)
+}
+
+// old is the name of the nth file that was rotated away.
+func (l *Log) old(n int) string { return fmt.Sprintf("%s.%d.gz", l.Path(), n) }
+
 // write appends s to the file, and reports whether it is there.
 func (l *Log) write(s []byte) bool {
 	if l.out == nil { // a rotation failed
@@ -67,7 +98,7 @@ func (l *Log) write(s []byte) bool {
 // rotate makes NAME.log.1.gz of NAME.log, .2.gz of that, and so on. What
 // cannot be done is left out: the log goes on.
 func (l *Log) rotate() {
-	old := func(n int) string { return fmt.Sprintf("%s.%d.gz", l.Path(), n) }
+	old := l.old
 	_ = os.Remove(old(l.set.Keep)) // missing, at first
 	for n := l.set.Keep - 1; n > 0; n-- {
 		_ = os.Rename(old(n), old(n+1)) // missing, at first

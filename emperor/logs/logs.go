@@ -145,11 +145,8 @@ func (l *Log) Writer(uid, gid int, context string) (*os.File, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if gid != l.gid {
-		l.gid = gid
-		if l.out != nil {
-			if err := l.out.Chown(0, gid); err != nil {
-				return nil, err
-			}
+		if err := l.handOver(gid); err != nil {
+			return nil, err
 		}
 	}
 	return l.Feed()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,51 @@ func TestModes(t *testing.T) {
 	}
 	if flags, err := unix.FcntlInt(w.Fd(), unix.F_GETFL, 0); err != nil || flags&unix.O_ACCMODE != unix.O_RDWR || flags&unix.O_NONBLOCK != 0 {
 		t.Errorf("flags %o, %v", flags, err)
+	}
+}
+
+// Whoever has the vassal's name next does not read what another's app printed.
+func TestHandOver(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	dir := t.TempDir()
+	owners := func() (all []string) {
+		es, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range es {
+			var st unix.Stat_t
+			if err := unix.Lstat(filepath.Join(dir, e.Name()), &st); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, fmt.Sprintf("%s %o %d:%d %v", e.Name(), st.Mode&0o777, st.Uid, st.Gid, st.Size > 0))
+		}
+		return all
+	}
+	serve := func(gid int, text string) {
+		l := open(t, Settings{Dir: dir})
+		w, err := l.Writer(65534, gid, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		fmt.Fprintln(w, text)
+		l.Settle()
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	serve(65533, "secret")
+	serve(65533, "another")
+	if got := owners(); !slices.Equal(got, []string{"shop.log 640 0:65533 true"}) {
+		t.Errorf("its own: %v", got)
+	}
+	serve(65532, "hello")
+	if got := owners(); !slices.Equal(got, []string{"shop.log 640 0:65532 true", "shop.log.1.gz 640 0:0 true"}) {
+		t.Errorf("another's: %v", got)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "shop.log")); err != nil || strings.Contains(string(b), "secret") {
+		t.Errorf("%v: %s", err, b)
 	}
 }
 
