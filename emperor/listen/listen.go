@@ -68,6 +68,10 @@ type Registry struct {
 	// (Set.Store); nil: nobody does.
 	Store *fdstore.Store
 
+	// Cgroup is the one in which the vassals' own are (sandbox.Manager.All); empty:
+	// who has an address is not told to be a vassal.
+	Cgroup string
+
 	// Lives reports whether there is such a vassal, in whatever state; nil: nobody
 	// knows.
 	Lives func(vassal.Name) bool

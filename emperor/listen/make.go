@@ -291,7 +291,7 @@ func (m *maker) taken(l vassal.Listener) error {
 	if r := m.set.reg.rival(l, m.set); r != "" {
 		return inUse(l, r, "name another address in one of the two files")
 	}
-	who, hint := holder(l.Address)
+	who, hint := holder(l.Address, m.set.reg.Cgroup)
 	return inUse(l, who, hint)
 }
 
@@ -383,7 +383,7 @@ func staleOfRoot(address string) (dev, ino uint64, stale bool) {
 // answered is taken for a unix socket: err says more where nobody is seen to
 // listen.
 func (m *maker) answered(l vassal.Listener, err error) error {
-	who, hint := holder(l.Address)
+	who, hint := holder(l.Address, m.set.reg.Cgroup)
 	if who == unseen {
 		if say, _, found := strings.Cut(words(err), ": address already in use"); found && say != "" {
 			return inUse(l, say, "who uses it? else remove it: rm "+l.Address)
