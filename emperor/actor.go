@@ -207,8 +207,10 @@ func (a *actor) adopt(ctx context.Context, ad Adopter) {
 
 // takeOver goes on with what was found.
 func (a *actor) takeOver(f adopted) {
+	before := a.rec.Counted
+	a.rec.Counted = nil           // of those that did not survive nothing is to come
 	for _, s := range f.leaving { // a new one's daemons and jobs wait for their ends
-		a.depart(&generation{n: s.Gen, inst: s.Instance, hold: s.Gen >= FirstHold}, restartOf(nil).DrainTimeout)
+		a.depart(a.adoptedOne(s, before), restartOf(nil).DrainTimeout)
 		if s.Gen < FirstHold {
 			a.rec.Generation = max(a.rec.Generation, s.Gen)
 		}
@@ -219,12 +221,25 @@ func (a *actor) takeOver(f adopted) {
 	case gen >= FirstHold:
 		a.adoptHolding(in, gen)
 	default:
-		a.cur = &generation{n: gen, inst: in, turned: true, alone: true}
+		a.cur = a.adoptedOne(f.found, before)
+		a.cur.turned, a.cur.alone = true, true
 		a.enter(control.Running)
 		a.noteBound(in)
 		a.rec.Generation = max(a.rec.Generation, gen)
 		a.realm.log.Info("found running", "vassal", a.name, "gen", gen, "pid", in.PID())
 	}
+}
+
+// adoptedOne is the generation of a survivor, of whose requests some are counted.
+func (a *actor) adoptedOne(s Survivor, counted *map[int]uint64) *generation {
+	g := &generation{n: s.Gen, inst: s.Instance, hold: s.Gen >= FirstHold}
+	if counted == nil {
+		return g
+	}
+	if g.requests = (*counted)[s.Gen]; g.requests > 0 {
+		a.counted(g)
+	}
+	return g
 }
 
 // inherit waits until the vassal that the file belonged to has drained, and
@@ -425,10 +440,9 @@ func (a *actor) look(ctx context.Context) {
 // crashed records that the generation that served ended by itself.
 func (a *actor) crashed() {
 	g := a.cur
-	a.count(g)
+	a.ended(g)
 	a.cur, a.until = nil, time.Time{}
 	a.last = died
-	a.recordExit(g.inst.Exit())
 	a.problems = deathOf(g, "run")
 	a.realm.log.Warn("ended", "vassal", a.name, "gen", g.n, "err", a.problems.Error())
 	a.enter(control.Starting)

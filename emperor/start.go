@@ -107,8 +107,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 		a.depart(g, 0)
 		return a.yield
 	case res.ended:
-		a.count(g)
-		a.recordExit(l.in.Exit())
+		a.ended(g)
 		ps = append(ps, deathOf(g, "start")...)
 		log.Warn("ended before it was ready", "err", ps.Error())
 		return a.die(ps)

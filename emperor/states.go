@@ -361,8 +361,7 @@ func (a *actor) buried(g *generation) {
 	a.leaving = slices.DeleteFunc(a.leaving, func(x *generation) bool { return x == g })
 	delete(a.stuck, g)
 	if !g.hold {
-		a.count(g)
-		a.recordExit(g.inst.Exit())
+		a.ended(g)
 		a.tellAlone()
 	}
 	a.publish()
