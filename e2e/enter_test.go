@@ -2,16 +2,23 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"liege/internal/testenv"
 )
 
 // enter is liege enter with args, not started yet.
@@ -141,7 +148,7 @@ func TestEnterRoot(t *testing.T) {
 	r.up("shop")
 	status, code := r.says("", "--root", "shop", "cat", "/proc/self/status")
 	want := strings.Join([]string{"Umask:\t0022", "Uid:\t0\t0\t0\t0", "Gid:\t0\t0\t0\t0", "Groups:\t ",
-		"CapInh:\t00000000000800fb", "CapPrm:\t00000000000800fb", "CapEff:\t00000000000800fb", "CapBnd:\t00000000000800fb", "CapAmb:\t00000000000800fb",
+		"CapInh:\t00000000000000eb", "CapPrm:\t00000000000000eb", "CapEff:\t00000000000000eb", "CapBnd:\t00000000000000eb", "CapAmb:\t00000000000000eb",
 		"NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t1", ""}, "\n")
 	if got := posture(status); got != want || code != 0 {
 		t.Errorf("root inside (%d) is\n%swant\n%s", code, got, want)
@@ -151,7 +158,8 @@ func TestEnterRoot(t *testing.T) {
 		works  bool
 	}{
 		{`touch /tmp/x && chown ` + fmt.Sprint(tenant) + ` /tmp/x && test "$(stat -c %u /tmp/x)" = ` + fmt.Sprint(tenant), true},
-		{"kill -0 1 && cat /proc/1/environ && ls /proc/1/fd", true}, // the core
+		{"kill -0 1", true}, // the core
+		{"cat /proc/1/environ", false},
 		{`test -z "$COLOUR" && test "$PWD" = / && test "$HOME" = /root`, true},
 		{"test -n \"$LIEGE_VASSAL\"", true},
 		{"mount -t tmpfs none /tmp", false},
@@ -177,6 +185,193 @@ func TestEnterRoot(t *testing.T) {
 	if out, _ := stranger.CombinedOutput(); stranger.ProcessState.ExitCode() != 77 {
 		t.Errorf("a tenant enters: %d %s", stranger.ProcessState.ExitCode(), out)
 	}
+}
+
+// leaver tries, in a directory, all that makes of a file a program that is its
+// owner's for whoever starts it, and some of what looks like it and is harmless.
+const leaver = `import ctypes, errno, os, stat, struct, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def raw(*args):
+    if libc.syscall(*args) < 0:
+        raise OSError(ctypes.get_errno(), "")
+def tool(*args):
+    p = subprocess.run(args, stderr=subprocess.PIPE, text=True)
+    if p.returncode:
+        raise OSError(errno.EPERM if "not permitted" in p.stderr else errno.EIO, p.stderr)
+def attempt(name, do, *args, **more):
+    try:
+        do(*args, **more)
+        print(name + ": ok")
+    except OSError as e:
+        print(name + ": " + errno.errorcode[e.errno])
+os.chdir(sys.argv[1])
+os.umask(0)
+new, here = os.O_CREAT | os.O_WRONLY, os.open(".", os.O_RDONLY)
+file = os.open("plain", new, 0o644)
+attempt("chmod 755", os.chmod, "plain", 0o755)
+attempt("chmod(1) 755", tool, "chmod", "755", "plain")
+attempt("fchmod 1755", os.fchmod, file, 0o1755)
+attempt("mkdir 1777", os.mkdir, "shared", 0o1777)
+attempt("install(1) 755", tool, "install", "-m", "755", "plain", "installed")
+print("--")
+attempt("chmod(1) u+s", tool, "chmod", "u+s", "plain")
+attempt("install(1) 4755", tool, "install", "-m", "4755", "plain", "copy")
+attempt("chmod 2755", os.chmod, "plain", 0o2755)
+attempt("chmod of a directory", os.chmod, "shared", 0o2755)
+attempt("fchmod", os.fchmod, file, 0o6755)
+attempt("fchmodat", os.chmod, "plain", 0o4755, dir_fd=here)
+attempt("fchmodat2", raw, 452, here, b"plain", 0o4755, 0)
+attempt("openat", os.open, "opened", new, 0o4755)
+attempt("mkdir", os.mkdir, "directory", 0o2755)
+attempt("mknod", os.mknod, "node", stat.S_IFREG | 0o4755)
+attempt("capabilities", os.setxattr, "plain", "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 21, 0, 0, 0))
+attempt("openat2", raw, 437, here, b"opened2", struct.pack("QQQ", new, 0o4755, 0), 24)
+os.write(os.open("roots", os.O_WRONLY), b"other")
+print("what is written to is " + oct(os.stat("roots").st_mode & 0o7777))
+os.chown("tenants", 0, 0)
+`
+
+// What the leaver says where it may do as it likes, and as root of the host in a
+// sandbox.
+const (
+	harmless = "chmod 755: ok\nchmod(1) 755: ok\nfchmod 1755: ok\nmkdir 1777: ok\ninstall(1) 755: ok\n--\n"
+	leaves   = harmless + "chmod(1) u+s: ok\ninstall(1) 4755: ok\nchmod 2755: ok\nchmod of a directory: ok\nfchmod: ok\nfchmodat: ok\nfchmodat2: ok\n" +
+		"openat: ok\nmkdir: ok\nmknod: ok\ncapabilities: ok\nopenat2: ok\nwhat is written to is 0o6755\n"
+	leavesNothing = harmless + "chmod(1) u+s: EPERM\ninstall(1) 4755: EPERM\nchmod 2755: EPERM\nchmod of a directory: EPERM\nfchmod: EPERM\nfchmodat: EPERM\nfchmodat2: EPERM\n" +
+		"openat: EPERM\nmkdir: EPERM\nmknod: EPERM\ncapabilities: EPERM\nopenat2: ENOSYS\nwhat is written to is 0o755\n"
+)
+
+// TestEnterRootLeaves: root of a sandbox that is root of the host leaves no
+// program in the app's directory that is root's for whoever starts it there,
+// whatever the file's seccomp. The same attempts outside are the negative
+// control.
+func TestEnterRootLeaves(t *testing.T) {
+	r := newRealm(t)
+	dir := func(name string) string {
+		r.write(name+"/hello.py", hello("served"))
+		r.write(name+"/leaver.py", leaver)
+		for file, uid := range map[string]int{"roots": 0, "tenants": tenant} {
+			path := r.write(name+"/"+file, "#!/bin/sh\n")
+			if err := errors.Join(os.Chown(path, uid, uid), unix.Chmod(path, 0o6755)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return filepath.Join(r.dir, name)
+	}
+	outside := dir("outside")
+	out, err := exec.Command(testenv.SystemPython, outside+"/leaver.py", outside).CombinedOutput()
+	// Linux 6.6 has fchmodat2.
+	if got := strings.Replace(string(out), "fchmodat2: ENOSYS", "fchmodat2: ok", 1); got != leaves || err != nil {
+		t.Fatalf("outside: the attempts prove nothing: %v\n%s", err, out)
+	}
+	if n := len(ofRoots(t, outside)); n < 5 {
+		t.Fatalf("outside %d files were left", n)
+	}
+	for name, line := range map[string]string{"default": "", "strict": "seccomp = strict\n", "off": "seccomp = off\n"} {
+		app := dir(name)
+		r.drop(name, fmt.Sprintf("uid = %d\ngid = %d\nhttp = 127.0.0.1:0\nchdir = %s\nwsgi-file = %s/hello.py\n%s", tenant, tenant, app, app, line))
+		r.up(name)
+		out, code := r.says("", "--root", name, "--", "python3", app+"/leaver.py", app)
+		if d := cmp.Diff(leavesNothing, out); d != "" || code != 0 {
+			t.Errorf("%s: exit %d (-want +got):\n%s", name, code, d)
+		}
+		if left := ofRoots(t, app); len(left) > 0 {
+			t.Errorf("%s: left as root's: %q", name, left)
+		}
+		// A process of another ABI would have other numbers for the same calls.
+		if _, code := r.says("", "--root", name, "--", "python3", "-c", "import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)"); runtime.GOARCH == "amd64" && code != 128+int(unix.SIGSYS) {
+			t.Errorf("%s: a call of x32: exit %d", name, code)
+		}
+	}
+}
+
+// TestEnterRootUserNS: root of a user namespace is nobody on the host, and may
+// make such programs.
+func TestEnterRootUserNS(t *testing.T) {
+	testenv.Need(t, testenv.UserNS)
+	r := newRealm(t)
+	r.write("app/hello.py", hello("served"))
+	r.drop("shop", fmt.Sprintf("uid = %d\ngid = %d\nnamespaces = user\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n", tenant, tenant))
+	r.up("shop")
+	if out, code := r.says("", "--root", "shop", "--", "sh", "-c", "cat /proc/1/environ >/dev/null && ls /proc/1/fd"); code != 0 {
+		t.Errorf("it looks into the core: exit %d: %s", code, out)
+	}
+	out, code := r.says("", "--root", "shop", "--", "sh", "-c", "id -u && install -m 4755 /bin/true /tmp/own && stat -c %a /tmp/own")
+	if out != "0\n4755\n" || code != 0 {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// TestEnterRootHelped: a program of the tenant's that root inside is made to run gets
+// no further with help from outside, nor by way of who enters next.
+func TestEnterRootHelped(t *testing.T) {
+	testenv.Need(t, testenv.Landlock)
+	r := newRealm(t)
+	r.write("app/hello.py", hello("served"))
+	secret := r.write("secret", "of the host's root\n")
+	if err := errors.Join(os.Chmod(secret, 0o600), os.Chown(r.dir+"/app", tenant, tenant)); err != nil {
+		t.Fatal(err)
+	}
+	r.drop("shop", fmt.Sprintf("uid = %d\ngid = %d\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n", tenant, tenant))
+	r.up("shop")
+	helper := exec.Command(testenv.SystemPython, "-c", `import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1] + "/door"); s.listen()
+print("open", flush=True)
+for _ in range(2):
+    c, _ = s.accept(); socket.send_fds(c, [b"x"], [os.open("/", os.O_RDONLY)]); c.recv(1)`, r.dir+"/app")
+	helper.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: tenant, Gid: tenant, Groups: []uint32{}}}
+	opened, err := helper.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := helper.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { helper.Process.Kill(); helper.Wait() })
+	if _, err := io.ReadFull(opened, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	const handed = `import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1] + "/app/door")
+fds = socket.recv_fds(s, 1, 1)[1]
+print("handed", flush=True)
+print(open(os.open(sys.argv[1].lstrip("/") + "/secret", os.O_RDWR, dir_fd=fds[0])).read())`
+	out, err := exec.Command(testenv.SystemPython, "-c", handed, r.dir).CombinedOutput() // the control: root outside
+	if err != nil || !strings.Contains(string(out), "of the host's root") {
+		t.Fatalf("a descriptor from outside proves nothing: %v %s", err, out)
+	}
+	if out, code := r.says("", "--root", "shop", "--", "python3", "-c", handed, r.dir); code == 0 || !strings.HasPrefix(out, "handed\n") || !strings.Contains(out, "Permission denied") {
+		t.Errorf("with a descriptor from outside root inside: exit %d %s", code, out)
+	}
+	const attach = `import ctypes, os, sys
+e = ctypes.CDLL(None, use_errno=True).ptrace(0x4206, ctypes.c_long(int(sys.argv[1])), 0, 0) # PTRACE_SEIZE
+print(os.strerror(ctypes.get_errno()) if e else "attached")`
+	if out, code := r.says("", "--root", "shop", "--", "python3", "-c", attach, "1"); code != 0 || out != "Operation not permitted\n" {
+		t.Errorf("root inside takes over another process: exit %d %s", code, out)
+	}
+}
+
+// ofRoots are the files below dir that are root's for whoever starts them.
+func ofRoots(t *testing.T, dir string) (left []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		_, err = unix.Lgetxattr(path, "security.capability", nil)
+		if st.Uid == 0 && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || err == nil {
+			left = append(left, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return left
 }
 
 // TestEnterTerminal: a shell on a terminal of its own, which has the size, the

@@ -25,6 +25,9 @@ type PHP struct {
 	Version string `json:"version,omitempty"` // "8.2", as plugin = php82 asks; empty: any
 	Docroot string `json:"docroot,omitempty"` // php-docroot; empty: the request's DOCUMENT_ROOT, else the app's directory
 
+	// The lines of Docroot, App and Fallback: the Emperor's concern alone.
+	DocrootAt, AppAt, FallbackAt Origin `json:"-"`
+
 	Index          []string `json:"index,omitempty"`           // php-index
 	AllowedExt     []string `json:"allowed_ext"`               // php-allowed-ext; never empty
 	AllowedDocroot []string `json:"allowed_docroot,omitempty"` // php-allowed-docroot: where else a script may lie

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"liege/emperor/dirmon"
 	"liege/emperor/expand"
 	"liege/emperor/launch"
 	"liege/emperor/resolve"
@@ -139,7 +140,7 @@ func (h *host) enter(context string, byExec bool) (string, error) {
 
 // settings are what every vassal's file is expanded with.
 func (h *host) settings(cfg inifile.EmperorConfig) expand.Settings {
-	s := resolve.FromEmperor(cfg, inifile.NewOSHost(os.LookupEnv))
+	s := resolve.FromEmperor(cfg, dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)})
 	s.Read.Version, s.Runs = version, true
 	s.Host.AutoUID = h.auto.UID
 	s.Host.NATAddress = h.natAddress

@@ -210,7 +210,11 @@ func ownerName(st *syscall.Stat_t) string {
 
 // settings are those of the Emperor, with the host seen by the caller.
 func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
-	s := resolve.FromEmperor(l.emperor, inifile.NewOSHost(os.LookupEnv))
+	var ini inifile.Host = inifile.NewOSHost(os.LookupEnv)
+	if caller == nil {
+		ini = dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)} // as the Emperor
+	}
+	s := resolve.FromEmperor(l.emperor, ini)
 	s.NoHost = l.opts.syntax
 	s.Host.Caller = caller
 	s.Host.SELinux.Enter = enterAs(caller != nil)

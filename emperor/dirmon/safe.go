@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/vassal"
+	"liege/vassal/inifile"
 )
 
 // ReadSafe reads a regular file of at most limit bytes that an operator's file
@@ -20,6 +21,17 @@ import (
 // or the file's owner's, so that nobody is handed a file of somebody else's by
 // a link of his own.
 func ReadSafe(path string, limit int) ([]byte, os.FileMode, error) {
+	f, mode, err := openSafe(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	b, err := readAgain(int(f.Fd()), limit)
+	return b, mode, err
+}
+
+// openSafe opens the file (O_PATH) if it may be read by the rule of ReadSafe.
+func openSafe(path string) (*os.File, os.FileMode, error) {
 	w := walker{root: "/", primary: primaryGroup}
 	p, err := w.start()
 	if err != nil {
@@ -28,17 +40,39 @@ func ReadSafe(path string, limit int) ([]byte, os.FileMode, error) {
 	defer p.close()
 	fd, st, err := w.walk(p, path)
 	if err != nil {
-		return nil, 0, fmt.Errorf("%s", reason(err))
+		return nil, 0, &reasonError{err}
 	}
 	if fd < 0 {
 		return nil, 0, errors.New("is a directory, not a file")
 	}
-	defer unix.Close(fd)
+	f := os.NewFile(uintptr(fd), path)
 	if err := w.safe(fd, &st, p.trail); err != nil {
+		f.Close()
 		return nil, 0, err
 	}
-	b, err := readAgain(fd, limit)
-	return b, os.FileMode(st.Mode & 0o777), err
+	return f, os.FileMode(st.Mode & 0o777), nil
+}
+
+// reasonError is an error in plain words.
+type reasonError struct{ err error }
+
+func (e *reasonError) Error() string { return reason(e.err) }
+func (e *reasonError) Unwrap() error { return e.err }
+
+// Host is an inifile.OSHost for the files that operators' files name (include,
+// @(…), for-readline): it reads by the rule of ReadSafe. Who owns a directory on
+// the way could else lead root with a link to a file of root's that holds another's
+// words, a log, or another's secrets.
+type Host struct{ *inifile.OSHost }
+
+// ReadFile implements inifile.Host.
+func (Host) ReadFile(path string) (inifile.HostFile, error) {
+	f, _, err := openSafe(path)
+	if err != nil {
+		return inifile.HostFile{}, err
+	}
+	defer f.Close()
+	return inifile.ReadOpen(f)
 }
 
 // Judge says why an Emperor with these sources would not read the vassal file at

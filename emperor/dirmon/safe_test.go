@@ -1,11 +1,14 @@
 package dirmon
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
 
 	"liege/internal/testenv"
+	"liege/vassal/inifile"
 )
 
 // TestReadSafe: what root reads for an operator's file, and by whose links it
@@ -55,6 +58,20 @@ func TestReadSafe(t *testing.T) {
 		if c.want == "" && (err != nil || len(b) == 0 || mode != 0o600) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %q %v %v, want %q", c.name, b, mode, err, c.want)
 		}
+	}
+	// The same for what operators' ini files name.
+	h := Host{OSHost: inifile.NewOSHost(nil)}
+	if f, err := h.ReadFile(dir + "/home/own"); err != nil || string(f.Data) != "home/own" || f.Operator {
+		t.Error(f, err)
+	}
+	if f, err := h.ReadFile(dir + "/link"); err != nil || string(f.Data) != "roots" || !f.Operator {
+		t.Error(f, err)
+	}
+	if f, err := h.ReadFile(dir + "/home/to-roots"); err == nil || len(f.Data) > 0 {
+		t.Error("a user's link leads root to", string(f.Data))
+	}
+	if _, err := h.ReadFile(dir + "/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
 	}
 	if _, _, err := ReadSafe(dir+"/roots", 4); err == nil {
 		t.Error("longer than the limit")

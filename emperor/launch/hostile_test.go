@@ -27,6 +27,7 @@ func TestLogtoOfTenant(t *testing.T) {
 	}{
 		{"tenant", "logto = DIR/roots/tenant\npidfile = DIR/roots/tenant.pid\n", nobody, false},
 		{"led", "uid = nobody\nlogto = DIR/sock/d/led\npidfile = DIR/sock/d/led.pid\n", 0, false},
+		{"relative", "uid = nobody\nchdir = DIR/sock/d\nlogto = relative\npidfile = relative.pid\n", 0, false},
 		{"operator", "uid = nobody\nlogto = DIR/roots/operator\n", 0, true}, // the control
 	} {
 		t.Run(tt.name, func(t *testing.T) {

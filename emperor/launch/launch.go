@@ -137,12 +137,22 @@ func (p *prepared) logsTo(path string)      { p.log.Store(&path) }
 func (p *prepared) Digest() vassal.Digest   { return p.Expanded.Digest }
 func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
 
+// operators makes path absolute, relative to the app's directory as written. mine
+// says that the whole of it is the operator's word, so that root may do what it
+// asks for where every directory on the way is root's alone.
+func (p *prepared) operators(path string) (abs string, mine bool) {
+	if filepath.IsAbs(path) {
+		return path, p.Config.Trust.Operator
+	}
+	return filepath.Join(p.Result.Base, path), p.Config.Trust.Operator && !p.Result.BaseByUser
+}
+
 // touch returns the mtimes of the files of touch-reload; zero: missing.
 func (p *prepared) touch() []time.Time {
 	var paths []string
 	for _, path := range p.Config.Touch {
-		if p.Result != nil && !filepath.IsAbs(path) {
-			path = filepath.Join(p.Result.Dir, path)
+		if p.Result != nil {
+			path, _ = p.operators(path)
 		}
 		paths = append(paths, path)
 	}

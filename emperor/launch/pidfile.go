@@ -20,13 +20,11 @@ func (in *instance) pidFile(write bool) {
 	if path == "" || in.p.Result == nil {
 		return
 	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(in.p.Result.Dir, path)
-	}
+	path, mine := in.p.operators(path)
 	text := fmt.Sprintf("%d\n", in.PID())
 	dir, err := listen.RootOnly(filepath.Dir(path))
 	switch {
-	case err == nil && in.p.Config.Trust.Operator:
+	case err == nil && mine:
 		if write {
 			err = asuser.WriteIn(dir, filepath.Base(path), text, 0o644)
 		} else {

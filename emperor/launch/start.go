@@ -231,13 +231,11 @@ func (s *start) logto(ctx context.Context) error {
 		s.l.log.Elsewhere(nil)
 		return nil
 	}
-	if !filepath.IsAbs(to) {
-		to = filepath.Join(s.p.Result.Dir, to)
-	}
+	to, mine := s.p.operators(to)
 	s.l.at("logto", to)
 	var f *os.File
 	err := listen.ErrShared
-	if s.p.Config.Trust.Operator { // for a tenant's file root opens nothing, and makes nothing
+	if mine { // else root opens nothing, and makes nothing
 		f, err = listen.OpenRootOnly(to, 0o640, s.p.Result.GID)
 	}
 	if errors.Is(err, listen.ErrShared) {

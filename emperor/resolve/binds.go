@@ -33,47 +33,44 @@ var notOver = []string{"/.liege", "/proc", "/sys"}
 // appDir is the app's directory as written, absolute: chdir, else the
 // directory of the first absolute path of the app. Empty: none.
 func (r *resolver) appDir() string {
+	dir, _, _ := r.chosenDir()
+	return dir
+}
+
+// chosenDir is appDir with the line that names it.
+func (r *resolver) chosenDir() (dir, key string, at vassal.Origin) {
 	if dir := r.cfg.Jail.Chdir; dir != "" {
 		if !path.IsAbs(dir) {
 			dir = path.Join(r.base(), dir)
 		}
-		return canonRun(path.Clean(dir))
+		return canonRun(path.Clean(dir)), "chdir", r.cfg.Jail.ChdirAt
 	}
 	if w := r.cfg.App.Workers; w != nil && w.Python != nil && path.IsAbs(w.Python.File) {
-		return path.Dir(path.Clean(w.Python.File))
+		return path.Dir(path.Clean(w.Python.File)), cmp.Or(w.Python.Key, "wsgi-file"), w.Python.At
 	}
-	if file, _, _ := appFileOf(r.cfg.App.Workers); path.IsAbs(file) {
-		return path.Dir(path.Clean(file))
-	}
-	if dir, _, _ := r.serverDir(); dir != "" && r.host.Caller == nil {
-		return dir
-	}
-	if dir, _ := r.cgiDir(); dir != "" && r.host.Caller == nil {
-		return dir
+	if file, at, key := appFileOf(r.cfg.App.Workers); path.IsAbs(file) {
+		return path.Dir(path.Clean(file)), key, at
 	}
 	if r.host.Caller != nil {
-		return r.host.Caller.Cwd
+		return r.host.Caller.Cwd, "chdir", vassal.Origin{}
 	}
-	return ""
+	if dir, key, at := r.serverDir(); dir != "" {
+		return dir, key, at
+	}
+	if dir, at := r.cgiDir(); dir != "" {
+		return dir, "cgi", at
+	}
+	return "", "", vassal.Origin{}
 }
 
 // directory resolves the app's directory.
 func (r *resolver) directory() {
-	dir := r.appDir()
+	dir, key, at := r.chosenDir()
 	if dir == "" {
 		return
 	}
-	at, key := r.cfg.Jail.ChdirAt, "chdir"
-	if r.cfg.Jail.Chdir == "" && r.cfg.App.Workers != nil && r.cfg.App.Workers.Python != nil {
-		at, key = r.cfg.App.Workers.Python.At, cmp.Or(r.cfg.App.Workers.Python.Key, "wsgi-file")
-	} else if _, where, named := appFileOf(r.cfg.App.Workers); r.cfg.Jail.Chdir == "" && named != "" {
-		at, key = where, named
-	} else if _, k, server := r.serverDir(); r.cfg.Jail.Chdir == "" && k != "" {
-		at, key = server, k
-	} else if _, cgi := r.cgiDir(); r.cfg.Jail.Chdir == "" && cgi.Line > 0 {
-		at, key = cgi, "cgi"
-	}
 	r.dirAt = at
+	r.res.Base, r.res.BaseByUser = dir, r.cfg.ByUser(at)
 	w, err := r.find(dir)
 	if err != nil {
 		if key != "cgi" { // else cgi says so
@@ -99,25 +96,25 @@ func (r *resolver) directory() {
 // anyway.
 func (r *resolver) binds() {
 	if dir := r.appDir(); dir != "" && r.res.Dir != "" && r.cfg.Jail.AutoBind {
-		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.dirAt}, false, false)
+		r.bind(vassal.Bind{Source: dir, Access: vassal.ReadWrite, Key: "chdir", At: r.dirAt}, false, walked{})
 	}
 	for _, b := range r.cfg.Jail.Binds {
-		r.bind(b, true, false)
+		r.bind(b, true, walked{})
 	}
 	if r.cfg.Jail.AutoBind {
 		for _, b := range r.cfg.Jail.Named {
-			r.bind(b, false, false)
+			r.bind(b, false, walked{})
 		}
 		for _, b := range r.venvBase() {
-			r.bind(b, false, true) // whoever can write the virtualenv named it
+			r.bind(b, false, r.writer(b.At.File)) // whoever can write the virtualenv named it
 		}
 	}
 	r.prune()
 }
 
-// bind adds one bind. Explicit: by a bind line; led: somebody other than root
+// bind adds one bind. Explicit: by a bind line; by: somebody other than root who
 // may have said where it is.
-func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
+func (r *resolver) bind(b vassal.Bind, explicit bool, by walked) {
 	src := r.abs(b.Source)
 	elsewhere := b.Target != "" && r.abs(b.Target) != src
 	if r.visible(src) && !(explicit && (r.tree != nil || elsewhere)) {
@@ -138,7 +135,7 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 		r.fail(vassal.CodeNoSuchPath, b.At, b.Key, reason(src, err), "")
 		return
 	}
-	if !r.mayBind(b, w.path, explicit) {
+	if !r.mayBind(b, w.path, explicit) || !r.mayLead(b, w, by) {
 		return
 	}
 	target := w.path
@@ -157,7 +154,7 @@ func (r *resolver) bind(b vassal.Bind, explicit, led bool) {
 	if !r.placeInTree(b.At, b.Key, target) || !r.mayMap(b, w) {
 		return
 	}
-	led = led || r.cfg.Trust.Operator && r.cfg.Tenant(b.At) // root goes nowhere for it
+	led := by.led || r.cfg.Trust.Operator && r.cfg.Tenant(b.At) // root goes nowhere for it
 	r.res.Binds = append(r.res.Binds, Bind{
 		Source: w.path, Target: target, Writable: b.Access != vassal.ReadOnly, Dir: w.info.IsDir(), Recurse: b.Recursive, NoExec: b.NoExec, IDMap: b.IDMap, UID: w.uid, GID: w.gid,
 		Tenant: led || w.tenant || w.uid != 0, Led: led || w.led, Device: w.dev, Inode: w.ino, Why: b.Key, At: b.At,
@@ -223,6 +220,29 @@ func (r *resolver) mayBind(b vassal.Bind, p string, explicit bool) bool {
 	}
 	if !r.inBinds(p) {
 		return refuse(vassal.CodeOverCeiling, fmt.Sprintf("%s lies outside %s, where files of users may name paths", p, strings.Join(r.tenantBinds(), " ")), "[ceilings] bind in emperor.ini")
+	}
+	return true
+}
+
+// writer is who may have written the file p, besides root.
+func (r *resolver) writer(p string) walked {
+	w, err := r.look(p)
+	if err != nil || !w.tenant && !movable(w.info) {
+		return walked{led: err != nil, leader: -1}
+	}
+	return walked{led: true, leader: w.uid}
+}
+
+// mayLead bounds where somebody besides root may lead an operator's line, by a
+// link or by what a file of theirs says: to what they own, and to what files of
+// users may name.
+func (r *resolver) mayLead(b vassal.Bind, w, by walked) bool {
+	for _, who := range []walked{w, by} {
+		if who.led && who.leader != w.uid && !r.inBinds(w.path) && r.host.Caller == nil {
+			r.fail(vassal.CodeOverCeiling, b.At, b.Key, fmt.Sprintf("leads to %s by the word of somebody who does not own that, and it lies outside %s", w.path, strings.Join(r.tenantBinds(), " ")),
+				"name "+w.path+" itself, or [ceilings] bind in emperor.ini")
+			return false
+		}
 	}
 	return true
 }

@@ -32,6 +32,7 @@ func (r *resolver) network() {
 // inside one file (CONTRACT 6).
 func (r *resolver) listeners() {
 	for _, l := range r.cfg.Listen {
+		written := l.Address
 		addr, err := r.address(l.Address)
 		if err != nil {
 			r.fail(vassal.CodeBadValue, l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
@@ -56,7 +57,7 @@ func (r *resolver) listeners() {
 			continue
 		}
 		l.Tenant = r.host.Caller == nil && r.cfg.Tenant(l.At)
-		l.ByUser = l.Tenant && r.inOwn(addr)
+		l.ByUser = l.Tenant && r.inOwn(addr) || r.lentBase(addr, written)
 		r.res.Listen = append(r.res.Listen, l)
 	}
 }
@@ -148,6 +149,12 @@ func (r *resolver) inOwn(addr string) bool {
 		return false
 	}
 	return r.inBinds(r.res.Dir) && !slices.ContainsFunc(r.host.Reserved, func(p string) bool { return within(addr, p) })
+}
+
+// lentBase reports whether the operator's line means a socket in a directory that
+// a user's line names: root makes nothing there either.
+func (r *resolver) lentBase(addr, written string) bool {
+	return r.cfg.Trust.Operator && r.res.BaseByUser && addr[0] == '/' && !path.IsAbs(strings.TrimPrefix(written, "unix:"))
 }
 
 // listenRule reports whether a rule such as 127.0.0.1:1024-65535 or

@@ -67,33 +67,38 @@ type Caller struct {
 
 // Result is a Config resolved against this host.
 type Result struct {
-	Config   vassal.Config
-	UID      int
-	GID      int
-	User     string // empty: the database has no name for UID
-	Group    string
-	Home     string  // of the user, empty if unknown
-	Groups   []Group // supplementary groups kept
-	Dropped  []Group // of the user's, but refused
-	UIDFrom  string  // "file", "owner of the file", "[defaults]", "auto", "caller"
-	Dir      string  // the app's directory, every link resolved; empty: none
-	Net      string
-	Connect  []vassal.Connection // what a relay answers for inside; with net = host unix sockets only
-	NAT      *NAT                // of net = nat
-	Root     Bind                // the system that the app sees; no Source: the host's, which is System
-	Foreign  string              // who besides root can change Root; empty: nobody
-	System   []Bind              // /usr and the host's part of /etc, read-only
-	Links    []Link              // /bin, /lib …, and the chains that lead to bound paths
-	Binds    []Bind              // what the file names, parents before children
-	Maps     *IDMaps             // of the user namespace; nil: none
-	Tmpfs    []vassal.Tmpfs      // parents before children, sizes filled in
-	Masked   []string
-	Files    []File // generated: /etc/passwd …
-	Listen   []vassal.Listener
-	App      vassal.App         // but for Generation
-	Plan     stage.Plan         // but for the descriptors, the core's path and seccomp
-	Reach    map[string][]Reach // of every unix socket, by address: which web servers' users can connect
-	Problems vassal.Problems
+	Config  vassal.Config
+	UID     int
+	GID     int
+	User    string // empty: the database has no name for UID
+	Group   string
+	Home    string  // of the user, empty if unknown
+	Groups  []Group // supplementary groups kept
+	Dropped []Group // of the user's, but refused
+	UIDFrom string  // "file", "owner of the file", "[defaults]", "auto", "caller"
+	Dir     string  // the app's directory, every link resolved; empty: none
+	// Base is that directory as the file writes it, absolute: what root does with a
+	// relative path of the operator's begins here, so that a link of somebody else's
+	// on the way is seen. BaseByUser: a user's line names it.
+	Base       string
+	BaseByUser bool
+	Net        string
+	Connect    []vassal.Connection // what a relay answers for inside; with net = host unix sockets only
+	NAT        *NAT                // of net = nat
+	Root       Bind                // the system that the app sees; no Source: the host's, which is System
+	Foreign    string              // who besides root can change Root; empty: nobody
+	System     []Bind              // /usr and the host's part of /etc, read-only
+	Links      []Link              // /bin, /lib …, and the chains that lead to bound paths
+	Binds      []Bind              // what the file names, parents before children
+	Maps       *IDMaps             // of the user namespace; nil: none
+	Tmpfs      []vassal.Tmpfs      // parents before children, sizes filled in
+	Masked     []string
+	Files      []File // generated: /etc/passwd …
+	Listen     []vassal.Listener
+	App        vassal.App         // but for Generation
+	Plan       stage.Plan         // but for the descriptors, the core's path and seccomp
+	Reach      map[string][]Reach // of every unix socket, by address: which web servers' users can connect
+	Problems   vassal.Problems
 
 	Mail Mail
 

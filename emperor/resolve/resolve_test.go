@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"liege/internal/testenv"
 	"liege/vassal"
 	"liege/vassal/inifile"
 )
@@ -366,6 +368,78 @@ func TestLentDirectory(t *testing.T) {
 		r.directory()
 		if got := strings.Join(codes(r.res.Problems), ""); got != tc.want || (r.res.Dir == "") != (tc.want != "") {
 			t.Errorf("%+v: %q, %q", tc, got, r.res.Dir)
+		}
+	}
+}
+
+// The directory is the user's word where the line that gives it is, whatever else
+// the operator's file says of the app.
+func TestLentDirectoryOf(t *testing.T) {
+	lent := vassal.Origin{File: "/home/sammy/a.ini", Line: 2}
+	for name, app := range map[string]vassal.App{
+		"cgi":         {Workers: &vassal.Workers{Python: &vassal.Python{Module: "app"}}, CGI: &vassal.CGI{Mounts: []vassal.CGIMount{{Path: "/srv/app", At: lent}}}},
+		"php-docroot": {PHP: &vassal.PHP{App: "/srv/own.php", Docroot: "/srv/app", DocrootAt: lent}},
+		"wsgi-file":   {Workers: &vassal.Workers{Python: &vassal.Python{File: "/srv/app/app.py", At: lent}}},
+	} {
+		cfg := config()
+		cfg.App, cfg.Lent = app, []vassal.Origin{lent}
+		r := &resolver{cfg: cfg, res: &Result{UID: 1004}, host: Host{FS: owned{"/": 0, "/srv": 0, "/srv/app": 0}}}
+		r.directory()
+		if got := strings.Join(codes(r.res.Problems), ""); got != "error not-for-tenants" || r.res.Dir != "" || !r.res.BaseByUser {
+			t.Errorf("%s: %q, %q", name, got, r.res.Dir)
+		}
+	}
+}
+
+// A socket of the operator's with a relative path, in a directory that a user's
+// line names: the user's child makes it.
+func TestLentBase(t *testing.T) {
+	for _, tc := range []struct {
+		addr         string
+		lent, byUser bool
+	}{{"x.sock", true, true}, {"unix:../x.sock", true, true}, {"x.sock", false, false}, {"/srv/app/x.sock", true, false}, {"127.0.0.1:80", true, false}} {
+		cfg := config()
+		cfg.Jail.Chdir, cfg.Jail.ChdirAt = "/srv/app", vassal.Origin{File: "/home/sammy/a.ini", Line: 2}
+		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: tc.addr, At: vassal.Origin{Line: 9}}}
+		if tc.lent {
+			cfg.Lent = []vassal.Origin{cfg.Jail.ChdirAt}
+		}
+		r := &resolver{cfg: cfg, res: &Result{UID: 1004}, host: Host{FS: owned{"/": 0, "/srv": 0, "/srv/app": 1004}}}
+		r.directory()
+		r.listeners()
+		if len(r.res.Listen) != 1 || r.res.Listen[0].ByUser != tc.byUser {
+			t.Errorf("%+v: %+v", tc, r.res.Listen)
+		}
+	}
+}
+
+// Who is not root leads an operator's line only to what is theirs, and to where
+// files of users may name paths.
+func TestMayLead(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	root := tree(t, "home/", "run/db/", "own/", "roots/")
+	links := map[string]string{"to-run": "run/db", "to-own": "own"}
+	for name, to := range links {
+		if err := errors.Join(os.Symlink(root+"/"+to, root+"/home/"+name), os.Lchown(root+"/home/"+name, 1004, 1004)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chown(root+"/own", 1004, 1004), os.Chown(root+"/home", 1004, 1004), os.Symlink(root+"/run/db", root+"/roots/to-run")); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		source string
+		binds  []string // [ceilings] bind
+		want   bool
+	}{
+		{"/home/to-own", nil, true}, {"/home/to-run", nil, false}, {"/home/to-run/.", []string{root + "/run"}, true}, {"/run/db", nil, true}, {"/roots/to-run", nil, true},
+	} {
+		cfg := config()
+		cfg.Ident.User = "sammy"
+		cfg.Jail.Binds = []vassal.Bind{{Source: root + tc.source, Key: "bind"}}
+		r := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}, Binds: tc.binds})
+		if got := strings.Join(codes(r.Problems), ""); (got == "") != tc.want || (len(r.Binds) == 1) != tc.want {
+			t.Errorf("%+v: %q %v", tc, got, r.Binds)
 		}
 	}
 }

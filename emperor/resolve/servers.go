@@ -143,11 +143,11 @@ func (r *resolver) serverDir() (dir, key string, at vassal.Origin) {
 	if p := r.cfg.App.PHP; p != nil {
 		switch {
 		case path.IsAbs(p.Docroot):
-			return path.Clean(p.Docroot), "php-docroot", p.At
+			return path.Clean(p.Docroot), "php-docroot", p.DocrootAt
 		case path.IsAbs(p.App):
-			return path.Dir(path.Clean(p.App)), "php-app", p.At
+			return path.Dir(path.Clean(p.App)), "php-app", p.AppAt
 		case path.IsAbs(p.Fallback):
-			return path.Dir(path.Clean(p.Fallback)), "php-fallback", p.At
+			return path.Dir(path.Clean(p.Fallback)), "php-fallback", p.FallbackAt
 		}
 	}
 	if x := r.cfg.App.Exec; x != nil {

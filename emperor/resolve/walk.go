@@ -56,6 +56,7 @@ type walked struct {
 	ino    uint64
 	tenant bool // somebody other than root can replace a step of the way
 	led    bool // and one of these steps is a link: who can replace it chose where the way ends
+	leader int  // who owns these links; -1: several do
 }
 
 // walk follows p, which is absolute and clean, through the links on its way.
@@ -95,7 +96,9 @@ func walk(f FS, p string) (walked, error) {
 			return w, err
 		}
 		w.links = append(w.links, Link{next, target})
-		w.led = w.led || w.tenant
+		if w.tenant {
+			w.follow(fi)
+		}
 		if path.IsAbs(target) {
 			w.path = "/"
 			fi, err := f.Lstat("/")
@@ -107,6 +110,15 @@ func walk(f FS, p string) (walked, error) {
 		steps = append(strings.Split(strings.Trim(target, "/"), "/"), steps...)
 	}
 	return w, nil
+}
+
+// follow notes a link that somebody other than root can replace.
+func (w *walked) follow(link fs.FileInfo) {
+	leader := -1
+	if st, ok := link.Sys().(*syscall.Stat_t); ok && (!w.led || w.leader == int(st.Uid)) {
+		leader = int(st.Uid)
+	}
+	w.led, w.leader = true, leader
 }
 
 func (w *walked) see(fi fs.FileInfo) {

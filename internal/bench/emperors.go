@@ -66,7 +66,7 @@ func (b *bench) liege(name string) (*contender, error) {
 	c.sock = func(v string) string { return filepath.Join(dir, v+".sock") }
 	c.file = func(v string) string { return b.app(c.sock(v)) }
 	c.cmd = exec.Command(filepath.Join(b.bin, "liege"), "emperor", "--config", filepath.Join(dir, "emperor.ini"),
-		"--run-dir", filepath.Join(dir, "run"), "--log-dir", filepath.Join(dir, "log"), "--state-dir", filepath.Join(dir, "state"), c.etc)
+		"--run-dir", b.runDir(name), "--log-dir", filepath.Join(dir, "log"), "--state-dir", filepath.Join(dir, "state"), c.etc)
 	c.cmd.Stdout, c.cmd.Stderr = &c.said, &c.said
 	return c, c.cmd.Start()
 }

@@ -19,6 +19,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -60,6 +62,11 @@ func (b *bench) run(ctx context.Context, what []string) (err error) {
 	if err := errors.Join(os.Chmod(b.dir, 0o755), b.files()); err != nil {
 		return err
 	}
+	leave, err := b.memoryDir()
+	if err != nil {
+		return err
+	}
+	defer leave()
 	for _, m := range []struct {
 		name string
 		run  func(context.Context) error
@@ -76,6 +83,21 @@ func (b *bench) run(ctx context.Context, what []string) (err error) {
 		}
 	}
 	return nil
+}
+
+// runDir is the run directory of an Emperor of this name.
+func (b *bench) runDir(name string) string { return filepath.Join(b.dir, "run", name) }
+
+// memoryDir makes the directory of the run directories, in memory as /run is.
+func (b *bench) memoryDir() (leave func(), err error) {
+	dir := filepath.Join(b.dir, "run")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return nil, fmt.Errorf("%s: a file system in memory: %w", dir, err)
+	}
+	return func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }, nil // it goes with the directory
 }
 
 // files writes the app and the static files.

@@ -70,9 +70,9 @@ func (b *bench) sleeping(ctx context.Context) error {
 
 // asleep waits until n vassals sleep.
 func (b *bench) asleep(ctx context.Context, l *contender, n int) error {
-	dir := filepath.Dir(l.etc)
+	dir := b.runDir(filepath.Base(filepath.Dir(l.etc)))
 	for deadline := time.Now().Add(15 * time.Minute); time.Now().Before(deadline); {
-		out, err := exec.CommandContext(ctx, filepath.Join(b.bin, "liege"), "ls", "--state", "sleeping", "--json", "--run-dir", filepath.Join(dir, "run")).Output()
+		out, err := exec.CommandContext(ctx, filepath.Join(b.bin, "liege"), "ls", "--state", "sleeping", "--json", "--run-dir", dir).Output()
 		var list []struct{}
 		if err == nil && json.Unmarshal(out, &list) == nil && len(list) == n {
 			return nil

@@ -24,6 +24,9 @@
 //
 // The compiler is pure Go and makes a binary search over the call numbers, so
 // a call costs about ten instructions wherever it is on the list.
+//
+// NoSetID puts before such a program, or before none, what root of the host is
+// refused in a sandbox.
 package seccomp
 
 import (
@@ -112,8 +115,12 @@ type cond struct {
 	arg   uint // 0 to 5
 	op    specs.LinuxSeccompOperator
 	value uint64
-	mask  uint64 // of OpMaskedEqual
+	mask  uint64 // of OpMaskedEqual and anyBit
 }
+
+// anyBit holds where the argument, an int, has one of the bits of the mask. No
+// profile can ask for it.
+const anyBit specs.LinuxSeccompOperator = "any bit"
 
 // rules are those of the profile, and what becomes of the other known calls.
 func (p Profile) rules() (map[string][]rule, verdict, error) {

@@ -31,7 +31,7 @@ func (r *run) become() error {
 	env := r.environ(r.p.Env)
 	switch {
 	case r.p.ByExec:
-		return r.execInto(keep, r.p.Context, r.p.Exec, r.p.Args, env)
+		return r.execInto(keep, r.p.Exec, r.p.Args, env)
 	case r.p.Context == "":
 		if err := unseal(keep); err != nil {
 			return failed(StepExec, r.p.Exec, err)
@@ -41,17 +41,26 @@ func (r *run) become() error {
 	return r.execBecome(append(keep, f.Status()), r.p.Context, r.p.Exec, r.p.Args, env)
 }
 
-// execInto executes program in context, with the descriptors keep.
-func (r *run) execInto(keep []int, context, program string, argv, env []string) error {
+// setContext has the next exec enter the context, if an exec is to.
+func (r *run) setContext() error {
+	if !r.p.ByExec {
+		return nil
+	}
+	if err := r.setExec(r.p.Context); err != nil {
+		return failed(StepSetcon, r.p.Context, err)
+	}
+	return nil
+}
+
+// execInto executes program in the context of setContext, with the descriptors
+// keep.
+func (r *run) execInto(keep []int, program string, argv, env []string) error {
 	if err := unseal(keep); err != nil {
 		return failed(StepExec, program, err)
 	}
-	if err := r.setExec(context); err != nil {
-		return failed(StepSetcon, context, err)
-	}
 	err := execve(program, argv, env)
 	if errors.Is(err, unix.EACCES) {
-		err = fmt.Errorf("%w; with an exec into %s that is the policy's word too: see its denials (ausearch -m avc)", err, context)
+		err = fmt.Errorf("%w; with an exec into %s that is the policy's word too: see its denials (ausearch -m avc)", err, r.p.Context)
 	}
 	return failed(StepExec, program, err)
 }

@@ -109,7 +109,7 @@ func (r *run) hookChild() *Failure {
 	if (len(t.Seccomp) == 0) != t.NoSeccomp || len(t.Args) == 0 {
 		return failure(StepPlan, errors.New("a hook without filter or arguments"))
 	}
-	r.p = &Plan{Landlock: t.Landlock, NoSeccomp: t.NoSeccomp}
+	r.p = &Plan{Landlock: t.Landlock, NoSeccomp: t.NoSeccomp, Context: t.Context, ByExec: t.ByExec}
 	caps := CapSet(t.Caps)
 	for _, e := range [][2]string{{"CapEff", caps}, {"CapPrm", caps}, {"CapBnd", caps}, {"NoNewPrivs", "1"}} {
 		if err := r.expect(StepNoNew, e[0], e[1]); err != nil {
@@ -119,11 +119,14 @@ func (r *run) hookChild() *Failure {
 	if err := r.setLandlock(); err != nil {
 		return failure(StepLandlock, err)
 	}
+	if err := r.setContext(); err != nil {
+		return failure(StepSetcon, err)
+	}
 	if err := r.loadFilter(t.Seccomp); err != nil {
 		return failure(StepSeccomp, err)
 	}
 	if t.ByExec {
-		return failure(StepExec, r.execInto(nil, t.Context, t.Exec, t.Args, t.Env))
+		return failure(StepExec, r.execInto(nil, t.Exec, t.Args, t.Env))
 	}
 	return failure(StepExec, r.execBecome([]int{r.status}, t.Context, t.Exec, t.Args, t.Env))
 }

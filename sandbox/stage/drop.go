@@ -197,6 +197,12 @@ func (r *run) loadFilter(filter []Filter) error {
 	if r.p.NoSeccomp {
 		return r.expect(StepSeccomp, "Seccomp", "0")
 	}
+	// Opened before: the filter may refuse openat2 (seccomp.NoSetID).
+	status, err := r.procFile(ownStatus, unix.O_RDONLY)
+	if err != nil {
+		return failed(StepSeccomp, "", err)
+	}
+	defer status.Close()
 	code := make([]unix.SockFilter, len(filter))
 	for i, f := range filter {
 		code[i] = unix.SockFilter{Code: f.Code, Jt: f.Jt, Jf: f.Jf, K: f.K}
@@ -206,16 +212,27 @@ func (r *run) loadFilter(filter []Filter) error {
 	if errno != 0 {
 		return failed(StepSeccomp, fmt.Sprintf("a filter of %d instructions", len(code)), errno)
 	}
-	return r.expect(StepSeccomp, "Seccomp", "2")
+	return expectIn(status, StepSeccomp, "Seccomp", "2")
 }
+
+// ownStatus is this thread's, which /proc writes when it is read.
+const ownStatus = "thread-self/status"
 
 // expect reads a field of this thread's status back and compares it.
 func (r *run) expect(s Step, field, want string) error {
-	text, err := r.readProc("thread-self/status")
+	status, err := r.procFile(ownStatus, unix.O_RDONLY)
 	if err != nil {
 		return failed(s, field, err)
 	}
-	for line := range strings.Lines(text) {
+	return errors.Join(expectIn(status, s, field, want), status.Close())
+}
+
+func expectIn(status io.Reader, s Step, field, want string) error {
+	text, err := io.ReadAll(io.LimitReader(status, maxProc))
+	if err != nil {
+		return failed(s, field, err)
+	}
+	for line := range strings.Lines(string(text)) {
 		name, value, _ := strings.Cut(line, ":")
 		if name != field {
 			continue
@@ -258,12 +275,15 @@ func (r *run) procFile(name string, flags uint64) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/proc/"+name), nil
 }
 
+// maxProc bounds what is read of a file below /proc, in bytes.
+const maxProc = 1 << 20
+
 func (r *run) readProc(name string) (string, error) {
 	f, err := r.procFile(name, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, 1<<20))
+	b, err := io.ReadAll(io.LimitReader(f, maxProc))
 	return string(b), errors.Join(err, f.Close())
 }
 

@@ -25,8 +25,9 @@ import (
 // The order is that of the fields: attach the mounts, as-root hooks, what they
 // left running is killed, rlimits, bounding set, groups, gid, uid,
 // capabilities, no_new_privs, as-user hooks, what they left is killed,
-// Landlock, seccomp; then either re-exec into the constructor: not dumpable, setcon, read
-// back, exec of the core; or, ByExec, exec of the core in its context.
+// Landlock, ByExec the context of the next exec, seccomp; then either re-exec into the
+// constructor: not dumpable, setcon, read back, exec of the core; or, ByExec, exec of the
+// core in its context.
 type Plan struct {
 	Name     vassal.Name   `json:"name"`
 	Files    Donated       `json:"files"`

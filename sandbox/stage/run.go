@@ -145,6 +145,9 @@ func steps() []step {
 		// After the mounts are final and the last command of a hook has been
 		// started, which puts up a fence of its own.
 		{"landlock", (*run).setLandlock},
+		// Before a filter that may refuse to open the attribute's file, and
+		// after the last program but the core was executed.
+		{"context of the exec", (*run).setContext},
 		// Last: the steps above need calls that the list forbids.
 		{"seccomp", (*run).setSeccomp},
 		{"become", (*run).become},

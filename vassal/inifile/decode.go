@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -93,6 +94,7 @@ func Decode(f *File, p Policy) (vassal.Config, vassal.Problems) {
 		},
 	}
 	d.work = vassal.Workers{Language: "python", Processes: 1, Threads: 1, LoadTimeout: defaultReady}
+	d.said = operatorsSay(f)
 	for _, s := range f.Settings {
 		d.setting(s)
 	}
@@ -164,7 +166,8 @@ type decoder struct {
 	quoted   []Setting
 	rest     []trail // numbers and switches that go on after their value
 	unknown  []Setting
-	theirs   []vassal.Origin // of rules that a tenant wrote
+	theirs   []vassal.Origin          // of rules that a tenant wrote
+	said     map[string]vassal.Origin // operatorsSay
 
 	more       int // problems that were not kept
 	moreFailed bool
@@ -218,6 +221,10 @@ func (d *decoder) setting(s Setting) {
 		d.err(vassal.CodeNotForTenants, s, "comes from a file that does not belong to root", "write the line into the vassal's own file")
 		return
 	}
+	if by, said := d.said[saying(o, s)]; said && s.Tenant {
+		d.warn(vassal.CodeNotForTenants, s, fmt.Sprintf("is left out: the vassal's own file says it (%s:%d), and a file that does not belong to root does not change that", by.File, by.Line), "remove one of the lines")
+		return
+	}
 	if s.Tenant && (d.cfg.Trust.Operator || s.Origin.Layer != vassal.OwnFile) {
 		d.cfg.Lent = append(d.cfg.Lent, s.Origin)
 	}
@@ -264,6 +271,40 @@ func ownersOnly(o *Option) bool {
 		return true
 	}
 	return strings.HasPrefix(o.Name, "wait-for-") || strings.Contains(o.Name, "pidfile")
+}
+
+// operatorsSay is what the lines of an operator's file say themselves, and which
+// does: a user's file that it includes fills in what they leave open.
+func operatorsSay(f *File) map[string]vassal.Origin {
+	if !f.Source.Trust.Operator || !slices.ContainsFunc(f.Settings, func(s Setting) bool { return s.Tenant }) {
+		return nil
+	}
+	said := map[string]vassal.Origin{}
+	for _, s := range f.Settings {
+		if o, ok := Lookup(s.Key); ok && !s.Tenant && !s.Placeholder && s.Origin.Layer == vassal.OwnFile {
+			if key := saying(o, s); key != "" {
+				said[key] = s.Origin
+			}
+		}
+	}
+	return said
+}
+
+// saying is what one line says once and for all; empty: it is one of many.
+func saying(o *Option, s Setting) string {
+	switch o.Name {
+	case "uid", "gid":
+		return "" // an error whatever the others say
+	case "pids-max", "limit-nproc":
+		return "pids-max"
+	case "env", "unenv":
+		name, _, _ := strings.Cut(s.Value, "=")
+		return "env " + strings.TrimSpace(name)
+	}
+	if o.Many {
+		return ""
+	}
+	return o.Name
 }
 
 // heard reports whether the value of an option that is done otherwise counts.

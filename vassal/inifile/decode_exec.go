@@ -101,8 +101,8 @@ func (d *decoder) phpLine(v value) bool {
 	default:
 		return false
 	}
-	if name := v.opt.Name; (name == "php-docroot" || name == "php-app" || name == "php-fallback") && d.own.phpAt == (vassal.Origin{}) {
-		d.own.phpAt = v.Origin
+	if at := map[string]*vassal.Origin{"php-docroot": &p.DocrootAt, "php-app": &p.AppAt, "php-fallback": &p.FallbackAt}[v.opt.Name]; at != nil {
+		*at, d.own.phpAt = v.Origin, cmp.Or(d.own.phpAt, v.Origin)
 	}
 	d.named(v)
 	return true

@@ -85,7 +85,7 @@ func (d *decoder) shareCeilings() {
 		d.warn(vassal.CodeBadValue, Setting{Key: "memory-high", Origin: l.MemoryHighAt}, fmt.Sprintf("has no effect: memory-max is %s", sizeText(l.MemoryMax)), "")
 	}
 	most := d.pol.CPUWeight
-	if most.Value == 0 && !d.cfg.Trust.Operator && l.CPUWeightAt.Layer == vassal.OwnFile {
+	if most.Value == 0 && d.cfg.ByUser(l.CPUWeightAt) {
 		most.Value = usualCPUWeight
 	}
 	if most.Value > 0 && float64(l.CPUWeight) > most.Value {

@@ -215,12 +215,25 @@ func formats(key string) bool {
 	return strings.Contains(key, "log") || strings.Contains(key, "format") || strings.HasPrefix(key, "route")
 }
 
+// firstFor is the first entry of a name, as a line at may know it. Users' lines
+// know what the operator says by options that are theirs too, and by names of its
+// own; not its hooks.
+func (r *reader) firstFor(at place, name string) *entry {
+	e := r.first[name]
+	if e != nil && e.at.text != nil && e.at.operator && at.text != nil && !at.operator {
+		if o, ok := Lookup(name); ok && !o.Tenant && o.Type != Language {
+			return nil
+		}
+	}
+	return e
+}
+
 // value is what %(name) stands for: the first entry of that name. A name that
 // refers to itself stays as it is, as in uWSGI; several that refer to each
 // other, with which uWSGI fills its memory, are an Error.
 func (r *reader) value(e *entry, name string, depth int) (string, bool) {
 	r.referenced[name] = true
-	d := r.first[name]
+	d := r.firstFor(e.at, name)
 	switch {
 	case d == nil:
 		return "", false

@@ -72,6 +72,11 @@ func (h *OSHost) ReadFile(path string) (HostFile, error) {
 		return HostFile{}, plainPathError(err)
 	}
 	defer at.Close()
+	return ReadOpen(at)
+}
+
+// ReadOpen reads the file that at (O_PATH) is, as Host.ReadFile does.
+func ReadOpen(at *os.File) (HostFile, error) {
 	if err := checkDisk(at); err != nil {
 		return HostFile{}, err
 	}

@@ -1,6 +1,8 @@
 package inifile
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,5 +47,59 @@ func TestLent(t *testing.T) {
 	cfg, _ := Decode(file(true, kept...), Policy{})
 	if len(cfg.Lent) != len(kept) || !cfg.Tenant(cfg.Lent[0]) || cfg.Tenant(vassal.Origin{File: "/etc/vassals/a.ini", Line: 1}) {
 		t.Errorf("lent: %v", cfg.Lent)
+	}
+}
+
+// What an operator's file says stands, wherever a user's file that it includes says
+// otherwise; what it leaves open the user's file fills in.
+func TestOperatorSays(t *testing.T) {
+	operator := func(lines ...string) (out []Setting) { return said(false, vassal.OwnFile, lines...) }
+	user := func(lines ...string) (out []Setting) { return said(true, vassal.OwnFile, lines...) }
+	says := func(c vassal.Config) string {
+		return fmt.Sprint(c.Limits.MemoryMax>>20, " ", c.Limits.PidsMax, " ", c.App.Env)
+	}
+	for _, c := range []struct {
+		name     string
+		settings []Setting
+		want     string
+		left     int // lines left out
+	}{
+		{"after it", slices.Concat(operator("memory-max=256M", "pids-max=100", "env=A=1"), user("memory-max=0", "limit-nproc=5000", "unenv=A", "env=A=2", "env=B=3")), "256 100 [A=1 B=3]", 4},
+		{"before it", slices.Concat(user("memory-max=512M"), operator("memory-max=256M")), "256 2048 []", 1},
+		{"left open", slices.Concat(operator("processes=2"), user("memory-max=512M", "pids-max=7", "env=A=2")), "512 7 [A=2]", 0},
+		{"[defaults]", slices.Concat(said(false, vassal.Defaults, "memory-max=256M"), user("memory-max=512M")), "512 2048 []", 0},
+		{"twice its own", operator("memory-max=256M", "memory-max=512M"), "512 2048 []", 0},
+	} {
+		cfg, ps := Decode(&File{Source: Source{Path: "/etc/vassals/a.ini", Trust: vassal.Trust{Operator: true}}, Settings: c.settings}, Policy{})
+		left := 0
+		for _, p := range ps {
+			if p.Code == vassal.CodeNotForTenants && p.Severity == vassal.Warning {
+				left++
+			} else if p.Code == vassal.CodeNotForTenants {
+				t.Error(p)
+			}
+		}
+		if got := says(cfg); got != c.want || left != c.left {
+			t.Errorf("%s: %s, %d left out; want %s, %d: %v", c.name, got, left, c.want, c.left, ps)
+		}
+	}
+}
+
+// said is lines of one layer.
+func said(tenant bool, layer vassal.Layer, lines ...string) (out []Setting) {
+	for i, l := range lines {
+		k, v, _ := strings.Cut(l, "=")
+		out = append(out, Setting{Key: k, Value: v, Raw: v, Tenant: tenant, Origin: vassal.Origin{File: fmt.Sprint("/", tenant), Line: i + 1, Layer: layer}})
+	}
+	return out
+}
+
+// A weight is bounded as in a user's own file.
+func TestLentWeight(t *testing.T) {
+	for tenant, want := range map[bool]bool{true: true, false: false} {
+		_, ps := Decode(&File{Source: Source{Path: "/etc/vassals/a.ini", Trust: vassal.Trust{Operator: true}}, Settings: said(tenant, vassal.OwnFile, "exec=/srv/server", "http-socket=:8000", "cpu-weight=10000")}, Policy{})
+		if ps.Failed() != want {
+			t.Errorf("of a user's: %v: %v", tenant, ps)
+		}
 	}
 }

@@ -191,16 +191,14 @@ func forGlob(r *reader, at place, key, value string) times {
 }
 
 // namedByUsers reports whether somebody besides root may have chosen one of the
-// names that an operator's pattern found: who can write to a directory in which
-// it has a wildcard.
+// names that an operator's pattern found: who can write to a directory on the way.
 func (r *reader) namedByUsers(at place, pattern string, names []string) bool {
 	if !at.operator {
 		return false // its lines are a user's already
 	}
-	first := strings.Count(pattern[:max(0, strings.IndexAny(pattern, `*?[\`))], "/")
 	for _, name := range names {
 		steps := strings.Split(strings.TrimSuffix(name, "/"), "/")
-		for i := first; i < len(steps); i++ {
+		for i := range steps {
 			dir := strings.Join(steps[:i], "/")
 			if path.IsAbs(pattern) {
 				dir += "/"
@@ -256,7 +254,7 @@ func forReadline(r *reader, at place, key, value string) times {
 func ifOpt(r *reader, at place, _, value string) times {
 	name, want, compare := strings.Cut(value, "=")
 	r.referenced[unguard(name)] = true
-	e := r.first[unguard(name)]
+	e := r.firstFor(at, unguard(name))
 	if e == nil || compare && unguard(e.value) != unguard(want) {
 		return times{}
 	}
@@ -277,7 +275,7 @@ func ifNotOpt(r *reader, at place, key, value string) times {
 		return times{}
 	}
 	name, _, _ := strings.Cut(value, "=")
-	if e := r.first[unguard(name)]; e != nil {
+	if e := r.firstFor(at, unguard(name)); e != nil {
 		return r.said(at, e)
 	}
 	return times{items: []string{""}, plain: true}

@@ -1,6 +1,7 @@
 package inifile
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -306,6 +307,13 @@ func (r *reader) refuseScheme(at place, key, name string) {
 	r.fail(at, key, vassal.CodeRefusedScheme, fmt.Sprintf("%s:// runs a program, opens a connection or reads what is no file; only a path is read", clip(scheme)), "write the content to a file and name its path")
 }
 
+func enforced(s Setting) int {
+	if s.Origin.Layer == vassal.Enforced {
+		return 1
+	}
+	return 0
+}
+
 // finish makes the File.
 func (r *reader) finish() (*File, vassal.Problems) {
 	f := &File{Source: r.src, Strict: r.strict, StrictAt: r.strictAt}
@@ -326,6 +334,11 @@ func (r *reader) finish() (*File, vassal.Problems) {
 		}
 		f.Settings = append(f.Settings, s)
 	}
+	// Whatever a file reads late (inherit, a declared option that includes) comes before
+	// what the operator says last.
+	slices.SortStableFunc(f.Settings, func(a, b Setting) int {
+		return cmp.Compare(enforced(a), enforced(b))
+	})
 	for i, s := range f.Settings {
 		f.Settings[i].Used = r.referenced[s.Key]
 	}

@@ -142,7 +142,7 @@ func RegistrationFiles(name string, dirs []string) []string {
 func (r *reader) registrations() (out []Registration) {
 	var dirs []string
 	for _, e := range r.entries {
-		if o, ok := Lookup(unguard(e.key)); ok && e.kind == option && o.Name == "plugins-dir" {
+		if o, ok := Lookup(unguard(e.key)); ok && e.kind == option && o.Name == "plugins-dir" && !(e.tenant && r.src.Trust.Operator) { // root reads there
 			dirs = append(dirs, r.abs(unguard(e.expanded)))
 		}
 	}

@@ -60,10 +60,14 @@ func TestTenantMark(t *testing.T) {
 			want: []string{"user's pidfile = /home/bob/x.d/"}},
 		"names below it": {read: read{own: "for-glob = /home/bob/*.d/*\npidfile = %(_)\nendfor =", operator: true},
 			want: []string{"user's pidfile = /home/bob/x.d/conf"}},
+		"names in a directory of root's that a user can move": {read: read{own: "for-glob = /home/bob/roots/*\npidfile = %(_)\nendfor =", operator: true},
+			want: []string{"user's pidfile = /home/bob/roots/conf"}},
 		"names in root's": {read: read{own: "for-glob = /home/*\npidfile = %(_)\nendfor =", operator: true},
 			want: []string{"pidfile = /home/bob/"}},
 		"inherit": {read: read{own: "include = " + user + "\ninherit = /root/%(kind).ini", operator: true}, bob: "set-placeholder = kind=key",
 			ask: "does not belong to root"},
+		"a hook of the operator's, read": {read: read{own: "env = A=%(hook-pre-jail)\nenv = B=%(site)\nif-opt = hook-pre-jail\nenv = C=%(_)\nendif =", defaults: "hook-pre-jail = exec:curl " + theft + "\nsite = x"},
+			want: []string{"hook-pre-jail = exec:curl " + theft, "site = x", "user's env = A=%(hook-pre-jail)", "user's env = B=x"}},
 		"a placeholder": {read: read{own: "include = " + user + "\nhook-pre-jail = exec:%(cmd)", operator: true}, bob: "set-placeholder = cmd=id",
 			want: []string{"user's hook-pre-jail = exec:id"}},
 	} {
@@ -71,7 +75,7 @@ func TestTenantMark(t *testing.T) {
 			h := &mapHost{
 				foreign: map[string]bool{user: true, "/home/bob/path": true, "/home/bob": true},
 				files: fstest.MapFS{
-					user[1:]: {Data: []byte("[uwsgi]\n" + tc.bob + "\n")}, "home/bob/path": {Data: []byte("/etc/x\n")}, "home/bob/x.d/conf": {},
+					user[1:]: {Data: []byte("[uwsgi]\n" + tc.bob + "\n")}, "home/bob/path": {Data: []byte("/etc/x\n")}, "home/bob/x.d/conf": {}, "home/bob/roots/conf": {},
 					"root/key": {Data: []byte(theft)}, "root/key.ini": {Data: []byte("[uwsgi]\nenv = K=" + theft + "\n")},
 					"etc/include.ini": {Data: []byte("[uwsgi]\n" + tc.include + "\n")},
 				},
@@ -105,5 +109,27 @@ func TestTenantMark(t *testing.T) {
 				t.Errorf("problems %s, want %q", said, tc.ask)
 			}
 		})
+	}
+}
+
+// What a user's file has read late comes before what the operator says last.
+func TestEnforcedLast(t *testing.T) {
+	for _, own := range []string{"memory-max = 1G", "inherit = /home/bob/more.ini", "declare-option = late=include=$1\nlate = /home/bob/more.ini"} {
+		for _, inherit := range []bool{false, true} {
+			h := &mapHost{foreign: map[string]bool{"/home/bob/more.ini": true}, files: fstest.MapFS{
+				"home/bob/more.ini": {Data: []byte("[uwsgi]\nmemory-max = 1G\n")},
+				"etc/enforced.ini":  {Data: []byte("[uwsgi]\nmemory-max = 64M\n")},
+			}}
+			src := operatorSource("[uwsgi]\n" + own + "\n")
+			src.Trust = vassal.Trust{UID: 1000}
+			opt := ReadOptions{Known: func(name string) bool { return name == "memory-max" }, Operator: h, Include: []string{"/etc/enforced.ini"}}
+			if inherit {
+				opt.Include, opt.Inherit = nil, opt.Include
+			}
+			f, ps := Read(src, h, opt)
+			if last := f.Settings[len(f.Settings)-1]; ps.Failed() || last.Value != "64M" || len(f.Settings) < 2 {
+				t.Errorf("%s, inherit %v: %v, %v", own, inherit, f.Settings, ps)
+			}
+		}
 	}
 }

@@ -34,7 +34,8 @@ func TestEnter(t *testing.T) {
 		{false, who + "echo mine > /tmp/user && cat /tmp/user; (setsid sleep 1000 >/dev/null 2>&1 &); exit 7", 7, []string{u.Uid, ofFoo, "mine"}},
 		{true, who + "touch /tmp/root && chown " + u.Uid + " /tmp/root && stat -c %u /tmp/root /tmp/user; " +
 			"kill -0 1 && cat /proc/1/environ > /tmp/environ && ls /proc/1/fd > /tmp/fds && test -s /tmp/environ && cat /proc/1/comm; " +
-			"echo x 2>&1 > /usr/x; exit 9", 9, []string{"0", "system_u:system_r:liege_hook_t:s0", u.Uid, u.Uid, "liege-core", "sh: 1: cannot create /usr/x: Read-only file system"}},
+			"chmod u+s /tmp/root 2>&1; echo x 2>&1 > /usr/x; exit 9", 9, []string{"0", "system_u:system_r:liege_hook_t:s0", u.Uid, u.Uid, "liege-core",
+			"chmod: changing permissions of '/tmp/root': Operation not permitted", "sh: 1: cannot create /usr/x: Read-only file system"}},
 	} {
 		args := []string{"liege", "enter"}
 		if c.root {
