@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -408,6 +409,30 @@ func TestAdoptCounts(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(dir, "v-v.json"))
 		if err != nil || !strings.Contains(string(b), `"requests":114,"counted":{"8":3}`) {
 			t.Errorf("the record: %s, %v", b, err)
+		}
+	})
+}
+
+// TestPrivate: who may read the operator's file decides what the vassal's user is told,
+// from when that changes.
+func TestPrivate(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "good")
+		for _, tt := range []struct {
+			mode   fs.FileMode
+			hidden bool
+			want   bool
+		}{{0o644, false, false}, {0o640, false, true}, {0o644, false, false}, {0o644, true, true}} {
+			s.files.mu.Lock()
+			f := s.files.m["v"]
+			f.Mode, f.Hidden = tt.mode, tt.hidden
+			s.files.m["v"] = f
+			s.files.mu.Unlock()
+			s.look(2 * time.Second)
+			if got := record0(s, "v").Private; got != tt.want {
+				t.Errorf("%04o, hidden %v: private %v", tt.mode, tt.hidden, got)
+			}
+			s.want("v", "running 1")
 		}
 	})
 }

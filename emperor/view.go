@@ -175,9 +175,12 @@ func fileView(f File, owner func(int) string) control.Vassal {
 	if !f.Trust.Operator && f.Trust.UID > 0 {
 		v.Users = []int{f.Trust.UID}
 	}
-	v.Private = f.Trust.Operator && f.Mode&0o004 == 0
+	v.Private = f.private()
 	return v
 }
+
+// private reports whether the file is the operator's and not for everybody to read.
+func (f File) private() bool { return f.Trust.Operator && (f.Hidden || f.Mode&0o004 == 0) }
 
 // expected is the view of a vassal whose actor has not spoken yet: it is in
 // the set, and whoever asks must see it.
