@@ -36,6 +36,7 @@ func TestLeft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer left.Close()
 	var found *Left
 	for i := range 3 {
 		if err := left.Put(vassal.Counts{Requests: uint64(i)}); err != nil {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
@@ -17,13 +18,18 @@ import (
 // there also when the core has ended.
 type Left struct{ near, far int }
 
-// Leave makes one. It is open until the process ends.
+// Leave makes one. A core keeps it until it ends.
 func Leave() (*Left, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("counts: %w", os.NewSyscallError("socketpair", err))
 	}
 	return &Left{near: fds[0], far: fds[1]}, nil
+}
+
+// Close gives it up.
+func (l *Left) Close() error {
+	return errors.Join(unix.Close(l.near), unix.Close(l.far))
 }
 
 // Put replaces what is there. It is for one goroutine.
