@@ -12,7 +12,10 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"liege/emperor/dirmon"
+	"liege/emperor/expand"
 	"liege/emperor/record"
 	"liege/emperor/resolve"
 	hostnet "liege/sandbox/network"
@@ -79,14 +82,51 @@ func readRegular(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
+	text, _, err := readOpen(f)
+	return text, err
+}
+
+func readOpen(f *os.File) ([]byte, fs.FileInfo, error) {
 	fi, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case fi.Size() > inifile.MaxFile:
-		return nil, fmt.Errorf("larger than %d bytes", inifile.MaxFile)
+		return nil, nil, fmt.Errorf("larger than %d bytes", inifile.MaxFile)
 	}
-	return io.ReadAll(io.LimitReader(f, inifile.MaxFile+1))
+	text, err := io.ReadAll(io.LimitReader(f, inifile.MaxFile+1))
+	return text, fi, err
+}
+
+// readVassal is readRegular for the file of a vassal: root follows a link only as
+// the Emperor would (CONTRACT 1).
+func readVassal(path string) ([]byte, fs.FileInfo, error) {
+	f, err := openVassal(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	return readOpen(f)
+}
+
+func openVassal(path string) (*os.File, error) {
+	if os.Geteuid() != 0 {
+		return regular.Open(path)
+	}
+	var at *os.File
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		if at, _, err = dirmon.OpenSafe(absolute(path)); err != nil {
+			return nil, err
+		}
+	case err != nil:
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	default:
+		at = os.NewFile(uintptr(fd), path)
+	}
+	defer at.Close()
+	return regular.Reopen(at)
 }
 
 func plain(err error) string {
@@ -140,6 +180,7 @@ func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
 func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	path, section := splitSection(arg)
 	var text []byte
+	var info fs.FileInfo
 	var err error
 	trust := vassal.Trust{Operator: true}
 	if arg == "-" {
@@ -147,7 +188,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		if text, err = io.ReadAll(io.LimitReader(l.app.in, inifile.MaxFile+1)); err != nil {
 			return checked{}, err
 		}
-	} else if text, err = readRegular(path); err != nil {
+	} else if text, info, err = readVassal(path); err != nil {
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
 	}
 	if path == l.config() || inifile.IsEmperor(text) {
@@ -161,7 +202,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	as = absolute(as)
 	said := "an operator's file"
 	if path != "-" {
-		trust, said = trustOf(path)
+		trust, said = trustOf(info)
 	}
 	if l.opts.tenant != "" {
 		u, err := resolve.Files{}.User(l.opts.tenant)
@@ -170,7 +211,14 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		}
 		trust, said = vassal.Trust{UID: u.UID, GID: u.GID}, "a file of "+u.Name
 	}
-	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, l.settings(nil))
+	s, done, err := l.askedBy(ctx, as, trust)
+	if err != nil {
+		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %v", path, err), "")
+	}
+	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, s)
+	if err := done(); err != nil { // what it did not answer was taken for "not there"
+		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %v", path, err), "")
+	}
 	c.trust = said
 	if path != "-" && l.opts.as == "" && l.opts.tenant == "" && !l.opts.syntax {
 		if p := dirmon.Judge(as, l.emperor.Vassals, l.emperor.Tyrant); p != nil {
@@ -186,11 +234,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 // trustOf is as whom the Emperor would believe the file (CONTRACT 1). Someone
 // who checks a file of their own, before it is installed, is told so once it
 // is: here it counts as the operator's unless --tenant says otherwise.
-func trustOf(path string) (vassal.Trust, string) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return vassal.Trust{Operator: true}, "an operator's file"
-	}
+func trustOf(fi fs.FileInfo) (vassal.Trust, string) {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || st.Uid == 0 || os.Geteuid() != 0 {
 		return vassal.Trust{Operator: true, GID: 0}, fmt.Sprintf("an operator's file (%s %04o)", ownerName(st), fi.Mode().Perm())
@@ -206,6 +250,16 @@ func ownerName(st *syscall.Stat_t) string {
 		return u.Name
 	}
 	return fmt.Sprint(st.Uid)
+}
+
+// askedBy are the settings for one file: what a user's asks of the host is answered,
+// for root, by a child with the user's ids, as for the Emperor.
+func (l *loader) askedBy(ctx context.Context, path string, trust vassal.Trust) (resolve.Settings, func() error, error) {
+	s := l.settings(nil)
+	if os.Geteuid() != 0 {
+		return s, func() error { return nil }, nil
+	}
+	return expand.Settings{Prepare: s}.Of(ctx, path, trust)
 }
 
 // settings are those of the Emperor, with the host seen by the caller.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"liege/vassal/regular"
 )
 
 func TestMain(m *testing.M) {
@@ -270,6 +272,40 @@ func TestOpenLog(t *testing.T) {
 			closeIf(f)
 			t.Errorf("OpenLog(%s): %v, want %v", path, err, want)
 		}
+	}
+}
+
+// A file of the kernel's that the user may open judges who writes to it, which is
+// the Emperor.
+func TestOpenLogOfKernel(t *testing.T) {
+	s, dir := start(t)
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tried := 0
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		if f[2] != "cgroup" && f[2] != "cgroup2" {
+			continue
+		}
+		group := filepath.Join(f[1], filepath.Base(filepath.Dir(dir))+"-log")
+		if os.Mkdir(group, 0o755) != nil {
+			continue // read-only
+		}
+		t.Cleanup(func() { os.Remove(group) })
+		file := filepath.Join(group, "cgroup.procs")
+		if err := os.Chown(file, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := s.OpenLog(file, 0o640); !errors.Is(err, regular.ErrKernel) {
+			closeIf(f)
+			t.Errorf("%s: %v", file, err)
+		}
+		tried++
+	}
+	if tried == 0 {
+		t.Error("no cgroup could be made")
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"liege/vassal/regular"
 )
 
 // Open opens path, through symbolic links but no magic ones, as an O_PATH
@@ -207,7 +209,7 @@ func (s *Session) checkSocket(f *os.File, path string) error {
 }
 
 // checkRegular makes sure that f is a regular file on disk, open as want says.
-// What procfs answers may depend on who reads, which is root.
+// What the kernel's own do may depend on who reads or writes, which is root.
 func (s *Session) checkRegular(f *os.File, path string, want int) error {
 	if f == nil {
 		return s.fail("open", path, "no descriptor")
@@ -216,9 +218,8 @@ func (s *Session) checkRegular(f *os.File, path string, want int) error {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a regular file")}
 	}
-	var disk unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &disk); err != nil || disk.Type == unix.PROC_SUPER_MAGIC || disk.Type == unix.SYSFS_MAGIC {
-		return &fs.PathError{Op: "open", Path: path, Err: errors.New("is not a file on disk")}
+	if err := regular.OnDisk(int(f.Fd())); err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
 	if err != nil || flags&(unix.O_APPEND|unix.O_ACCMODE|unix.O_PATH) != want {

@@ -30,11 +30,26 @@ func Times(who Who, paths []string) []time.Time {
 func Looks(who Who, paths []string) []string {
 	out := make([]string, len(paths))
 	for i, st := range stats(who, paths) {
-		if st != nil {
-			out[i] = fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
-		}
+		out[i] = look(st)
 	}
 	return out
+}
+
+// LooksHere is Looks with the rights of the caller, on its thread: it waits for a
+// file system that hangs.
+func LooksHere(paths []string) []string {
+	out := make([]string, len(paths))
+	for i, st := range statEach(paths) {
+		out[i] = look(st)
+	}
+	return out
+}
+
+func look(st *unix.Stat_t) string {
+	if st == nil {
+		return ""
+	}
+	return fmt.Sprint(st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
 }
 
 // stats asks for paths: nil for what is not there. A thread that hangs is left
@@ -79,6 +94,10 @@ func statAll(who Who, paths []string) []*unix.Stat_t {
 	if os.Geteuid() == 0 && !takeFileIDs(who) {
 		return nil
 	}
+	return statEach(paths)
+}
+
+func statEach(paths []string) []*unix.Stat_t {
 	out := make([]*unix.Stat_t, len(paths))
 	for i, p := range paths {
 		var st unix.Stat_t

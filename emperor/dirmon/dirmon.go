@@ -42,6 +42,7 @@ import (
 
 	"liege/emperor"
 	"liege/vassal"
+	"liege/vassal/regular"
 )
 
 // Times and limits.
@@ -353,6 +354,8 @@ func reason(err error) string {
 		return "is not a directory"
 	case errors.Is(err, unix.ELOOP):
 		return "is a loop of symbolic links"
+	case errors.Is(err, regular.ErrKernel):
+		return regular.ErrKernel.Error()
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
 		return "cannot be opened: out of file descriptors"
 	}

@@ -17,6 +17,7 @@ import (
 
 	"liege/vassal"
 	"liege/vassal/acl"
+	"liege/vassal/regular"
 )
 
 // walker goes along paths one component at a time, so that it knows who could
@@ -52,9 +53,6 @@ func (p *place) close() {
 		unix.Close(fd)
 	}
 }
-
-// errProc refuses the file systems whose files are the kernel's answers.
-var errProc = errors.New("lies on procfs or sysfs")
 
 // start opens the root.
 func (w *walker) start() (*place, error) {
@@ -239,10 +237,10 @@ func (w *walker) walk(p *place, path string) (fd int, st unix.Stat_t, err error)
 	}
 }
 
-// readlink reads the link that fd is. A link on procfs is not text, whatever
+// readlink reads the link that fd is. A link of the kernel's is not text, whatever
 // it reads as.
 func readlink(fd int) (string, error) {
-	if err := notProc(fd); err != nil {
+	if err := regular.OnDisk(fd); err != nil {
 		return "", err
 	}
 	buf := make([]byte, unix.PathMax)
@@ -251,17 +249,6 @@ func readlink(fd int) (string, error) {
 		return "", err
 	}
 	return string(buf[:n]), nil
-}
-
-func notProc(fd int) error {
-	var fsst unix.Statfs_t
-	if err := unix.Fstatfs(fd, &fsst); err != nil {
-		return err
-	}
-	if fsst.Type == unix.PROC_SUPER_MAGIC || fsst.Type == unix.SYSFS_MAGIC {
-		return errProc
-	}
-	return nil
 }
 
 // signature is what tells one state of a file from another without reading
@@ -359,8 +346,8 @@ func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant boo
 	if k := typeName(st.Mode); k != "" {
 		return problem(path, vassal.CodeNotAFile, "is "+k+", not a file", "")
 	}
-	if err := notProc(fd); err != nil {
-		return problem(path, vassal.CodeNotAFile, reasonProc(err), "")
+	if err := regular.OnDisk(fd); err != nil {
+		return problem(path, vassal.CodeNotAFile, reason(err), "")
 	}
 	if st.Nlink > 1 {
 		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("has %d hard links: who else can change it cannot be told", st.Nlink),
@@ -386,13 +373,6 @@ func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant boo
 		return problem(path, vassal.CodeTooBig, fmt.Sprintf("has %d bytes, at most %d are read", st.Size, MaxFile), "")
 	}
 	return nil
-}
-
-func reasonProc(err error) string {
-	if errors.Is(err, errProc) {
-		return err.Error()
-	}
-	return reason(err)
 }
 
 func typeName(mode uint32) string {

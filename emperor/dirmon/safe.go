@@ -13,6 +13,7 @@ import (
 
 	"liege/vassal"
 	"liege/vassal/inifile"
+	"liege/vassal/regular"
 )
 
 // ReadSafe reads a regular file of at most limit bytes that an operator's file
@@ -21,7 +22,7 @@ import (
 // or the file's owner's, so that nobody is handed a file of somebody else's by
 // a link of his own.
 func ReadSafe(path string, limit int) ([]byte, os.FileMode, error) {
-	f, mode, err := openSafe(path)
+	f, mode, err := OpenSafe(path)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -30,8 +31,8 @@ func ReadSafe(path string, limit int) ([]byte, os.FileMode, error) {
 	return b, mode, err
 }
 
-// openSafe opens the file (O_PATH) if it may be read by the rule of ReadSafe.
-func openSafe(path string) (*os.File, os.FileMode, error) {
+// OpenSafe opens the file (O_PATH) if it may be read by the rule of ReadSafe.
+func OpenSafe(path string) (*os.File, os.FileMode, error) {
 	w := walker{root: "/", primary: primaryGroup}
 	p, err := w.start()
 	if err != nil {
@@ -48,7 +49,7 @@ func openSafe(path string) (*os.File, os.FileMode, error) {
 	f := os.NewFile(uintptr(fd), path)
 	if err := w.safe(fd, &st, p.trail); err != nil {
 		f.Close()
-		return nil, 0, err
+		return nil, 0, &untrusted{err}
 	}
 	return f, os.FileMode(st.Mode & 0o777), nil
 }
@@ -59,6 +60,11 @@ type reasonError struct{ err error }
 func (e *reasonError) Error() string { return reason(e.err) }
 func (e *reasonError) Unwrap() error { return e.err }
 
+// untrusted is an error that says why a file may not be read.
+type untrusted struct{ error }
+
+func (*untrusted) Is(target error) bool { return target == inifile.ErrUntrusted }
+
 // Host is an inifile.OSHost for the files that operators' files name (include,
 // @(…), for-readline): it reads by the rule of ReadSafe. Who owns a directory on
 // the way could else lead root with a link to a file of root's that holds another's
@@ -67,7 +73,7 @@ type Host struct{ *inifile.OSHost }
 
 // ReadFile implements inifile.Host.
 func (Host) ReadFile(path string) (inifile.HostFile, error) {
-	f, _, err := openSafe(path)
+	f, _, err := OpenSafe(path)
 	if err != nil {
 		return inifile.HostFile{}, err
 	}
@@ -105,8 +111,8 @@ func (w *walker) safe(fd int, st *unix.Stat_t, t trail) error {
 	if k := typeName(st.Mode); k != "" {
 		return errors.New("is " + k + ", not a file")
 	}
-	if err := notProc(fd); err != nil {
-		return errors.New(reasonProc(err))
+	if err := regular.OnDisk(fd); err != nil {
+		return errors.New(reason(err))
 	}
 	switch {
 	case w.othersWrite(fd, st):

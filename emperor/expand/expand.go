@@ -69,7 +69,7 @@ func (x *Expander) Expand(ctx context.Context, f emperor.File) Expanded {
 	x.mu.Lock()
 	set := x.set
 	x.mu.Unlock()
-	s, done, err := set.of(ctx, f)
+	s, done, err := set.Of(ctx, f.Path, f.Trust)
 	if err != nil {
 		return unread(f, err)
 	}
@@ -98,7 +98,7 @@ func unread(f emperor.File, err error) Expanded {
 // digest reads f and all that it reads anew; the zero Digest when f cannot be
 // read. An error says that nobody could be asked.
 func (set Settings) digest(ctx context.Context, f emperor.File) (vassal.Digest, error) {
-	s, done, err := set.of(ctx, f)
+	s, done, err := set.Of(ctx, f.Path, f.Trust)
 	if err != nil {
 		return vassal.Digest{}, err
 	}
@@ -109,15 +109,16 @@ func (set Settings) digest(ctx context.Context, f emperor.File) (vassal.Digest, 
 	return file.Digest, nil
 }
 
-// of returns the settings for f: who answers what the file asks. done ends it,
-// and returns an error if that one stopped answering meanwhile.
-func (set Settings) of(ctx context.Context, f emperor.File) (s resolve.Settings, done func() error, err error) {
+// Of returns the settings for the file at path: who answers what it asks, for a
+// user's file a child with that user's ids. done ends it, and returns an error if
+// that one stopped answering meanwhile.
+func (set Settings) Of(ctx context.Context, path string, trust vassal.Trust) (s resolve.Settings, done func() error, err error) {
 	s = set.Prepare
-	if f.Trust.Operator {
+	if trust.Operator {
 		s.Host.FS = resolve.OS{}
 		return s, func() error { return nil }, nil
 	}
-	w, name, err := Owner(s.Host.Users, f.Trust.UID, s.Host.DenyGroups)
+	w, name, err := Owner(s.Host.Users, trust.UID, s.Host.DenyGroups)
 	if err != nil {
 		return s, nil, err
 	}
@@ -126,7 +127,7 @@ func (set Settings) of(ctx context.Context, f emperor.File) (s resolve.Settings,
 		return s, nil, err
 	}
 	s.Read.Operator = s.INI
-	s.INI = &tenantHost{Host: s.INI, s: session, who: w, name: name, dir: filepath.Dir(f.Path)}
+	s.INI = &tenantHost{Host: s.INI, s: session, who: w, name: name, dir: filepath.Dir(path)}
 	s.Host.FS = tenantFS{session}
 	return s, func() error {
 		session.Close()

@@ -142,6 +142,15 @@ func TestChanged(t *testing.T) {
 			t.Errorf("uid %d: the change of an include is not noticed", uid)
 		}
 	}
+	// What is not read anew costs nothing worth the name; names in a directory are.
+	for lines, most := range map[string]float64{"include = DIR/extra.inc\n": 30, "for-glob = DIR/*.inc\nenv = K=%(_)\nendfor =\n": 1000} {
+		e := x.Expand(t.Context(), file(dir, "uid = nobody\n"+strings.ReplaceAll(lines, "DIR", dir), 0))
+		e.Changed(t.Context())
+		e.Changed(t.Context())
+		if n := testing.AllocsPerRun(20, func() { e.Changed(t.Context()) }); n > most {
+			t.Errorf("%q: %v allocations a look", lines, n)
+		}
+	}
 	e := x.Expand(t.Context(), file(dir, "uid = nobody\n", 0))
 	if e.Changed != nil {
 		t.Error("a file that reads nothing else can change by itself")

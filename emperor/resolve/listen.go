@@ -122,6 +122,9 @@ func (r *resolver) unix(p string) (string, error) {
 // ownRun is what of /run/liege is the Emperor's, or has a meaning inside.
 var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/control-users.sock", "/run/liege/control-users.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
 
+// ownNames are the ends of the names that are a vassal's in /run/liege.
+var ownNames = []string{".sock", ".http.sock", ".https.sock", ".uwsgi.sock", ".fastcgi.sock", ".scgi.sock", ".stats.sock"}
+
 // mayListen applies [ceilings] listen to tenants' lines.
 func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 	if !r.cfg.Tenant(at) || r.host.Caller != nil {
@@ -135,10 +138,11 @@ func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 
 // ruled reports whether a tenant's file may have root make a socket at addr. In
 // /run/liege it is what has the vassal's name: whoever connects to another name
-// may mean another vassal, also one that is gone or to come.
+// may mean another vassal, also one that is gone or to come. Names are domains
+// often, so example.co has no say in example.co.uk.sock.
 func (r *resolver) ruled(addr string) bool {
 	rest, ours := strings.CutPrefix(addr, "/run/liege/"+string(r.cfg.Name))
-	return ours && rest != "" && (rest[0] == '.' || rest[0] == '/') || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+	return ours && (strings.HasPrefix(rest, "/") || slices.Contains(ownNames, rest)) || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
 }
 
 // inOwn reports whether addr is a socket that a tenant's line puts where its

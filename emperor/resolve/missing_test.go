@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"liege/internal/testenv"
 	"liege/vassal"
 )
 
@@ -26,6 +27,24 @@ func messages(ps vassal.Problems) []string {
 		out = append(out, string(p.Severity)+" "+p.Code+" "+p.Message+" | "+p.Hint)
 	}
 	return out
+}
+
+// A user's links in an operator's file say nothing of what is on the host: not that
+// it is there, nor where it leads.
+func TestMissingOfUser(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	root := tree(t, "srv/app/wsgi.py", "srv/app/there -> /hidden/link", "srv/app/not -> /hidden/none", "srv/app/own -> wsgi.py", "hidden/deep/secret", "hidden/link -> deep/secret")
+	for _, name := range []string{"", "/there", "/not", "/own"} {
+		if err := os.Lchown(root+"/srv/app"+name, 1004, 1004); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := config()
+	cfg.Ident.User, cfg.Jail.Chdir = "sammy", "/srv/app"
+	want := []string{"warning not-visible /srv/app/not leads to /hidden/none, not visible inside | ", "warning not-visible /srv/app/there leads to /hidden/link, not visible inside | "}
+	if d := cmp.Diff(want, messages(Resolve(t.Context(), cfg, Host{FS: under{root}, Users: people{}}).Problems)); d != "" {
+		t.Error(d)
+	}
 }
 
 // TestMissing: what the app will look for and not find is said with the line

@@ -304,7 +304,7 @@ func TestMayListen(t *testing.T) {
 	cfg.Trust = vassal.Trust{UID: 1004}
 	r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: Host{Listen: []string{"/srv/sockets/**"}}}
 	for addr, want := range map[string]bool{
-		"/run/liege/shop.sock": true, "/run/liege/shop/x.sock": true, "/run/liege/shop.http.sock": true, "/home/sammy/app/x.sock": true,
+		"/run/liege/shop.sock": true, "/run/liege/shop/x.sock": true, "/run/liege/shop.http.sock": true, "/run/liege/shop.uk.sock": false, "/run/liege/shop.x": false, "/home/sammy/app/x.sock": true,
 		"/srv/sockets/x.sock": true, "/run/x.sock": false, "/run/liege/other.sock": false, "/run/liege/shop-2.sock": false, "/run/liege/shop": false,
 		"/run/liege/control.sock": false, "/run/liege/control.sock.new": false, "/run/liege/lock": false,
 		"/run/liege/vassals/v-other/log": false, "/run/liege/sandbox/x.sock": false, "/home/sammy/x.sock": false, "127.0.0.1:80": false, "@x": false,

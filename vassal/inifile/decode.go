@@ -297,6 +297,14 @@ func saying(o *Option, s Setting) string {
 		return "" // an error whatever the others say
 	case "pids-max", "limit-nproc":
 		return "pids-max"
+	case "drain-timeout", "reload-mercy", "worker-reload-mercy":
+		return "drain-timeout"
+	case "http-timeout", "socket-timeout":
+		return "http-timeout"
+	case "threads", "rb-threads":
+		return "threads"
+	case "lazy", "lazy-apps":
+		return "lazy-apps"
 	case "env", "unenv":
 		name, _, _ := strings.Cut(s.Value, "=")
 		return "env " + strings.TrimSpace(name)

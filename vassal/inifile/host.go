@@ -45,6 +45,10 @@ type Host interface {
 	UnixTime() (sec int64, usec int64)                   // %t %T
 }
 
+// ErrUntrusted says that a Host does not read a file because of who owns it or a
+// directory or link on the way, or can write there (CONTRACT 1).
+var ErrUntrusted = errors.New("untrusted")
+
 // HostFile is what was in a file when it was opened.
 type HostFile struct {
 	Data     []byte
@@ -77,7 +81,7 @@ func (h *OSHost) ReadFile(path string) (HostFile, error) {
 
 // ReadOpen reads the file that at (O_PATH) is, as Host.ReadFile does.
 func ReadOpen(at *os.File) (HostFile, error) {
-	if err := checkDisk(at); err != nil {
+	if err := regular.OnDisk(int(at.Fd())); err != nil {
 		return HostFile{}, err
 	}
 	f, err := regular.Reopen(at)
@@ -123,20 +127,6 @@ func readOnce(f *os.File) (file HostFile, settled bool, err error) {
 func isRoot(gid uint32) bool { return gid == 0 }
 
 var errTooBig = fmt.Errorf("larger than %d bytes", MaxFile)
-
-// checkDisk refuses the files of procfs and sysfs, whose content is an answer
-// of the kernel.
-func checkDisk(f *os.File) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	switch st.Type {
-	case unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC:
-		return errors.New("is not a file on disk (procfs or sysfs)")
-	}
-	return nil
-}
 
 // plainPathError takes the call and the path from err: the Problem names them.
 func plainPathError(err error) error {

@@ -65,6 +65,7 @@ func TestOperatorSays(t *testing.T) {
 		left     int // lines left out
 	}{
 		{"after it", slices.Concat(operator("memory-max=256M", "pids-max=100", "env=A=1"), user("memory-max=0", "limit-nproc=5000", "unenv=A", "env=A=2", "env=B=3")), "256 100 [A=1 B=3]", 4},
+		{"by another name", slices.Concat(operator("drain-timeout=5", "threads=2"), user("reload-mercy=600", "worker-reload-mercy=600", "rb-threads=9")), "0 2048 []", 3},
 		{"before it", slices.Concat(user("memory-max=512M"), operator("memory-max=256M")), "256 2048 []", 1},
 		{"left open", slices.Concat(operator("processes=2"), user("memory-max=512M", "pids-max=7", "env=A=2")), "512 7 [A=2]", 0},
 		{"[defaults]", slices.Concat(said(false, vassal.Defaults, "memory-max=256M"), user("memory-max=512M")), "512 2048 []", 0},

@@ -79,7 +79,7 @@ func (r *reader) readFile(t *text, at place, key, name string) (HostFile, bool) 
 		r.answered("file", name, a.err == nil, a.Operator, a.Data)
 	}
 	if a.err != nil {
-		r.fail(at, key, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", name, reason(a.err)), r.whyUnread(at, key))
+		r.fail(at, key, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", name, reason(a.err)), r.whyUnread(at, key, a.err))
 		return HostFile{}, false
 	}
 	if r.bytes += len(a.Data); r.bytes > MaxReadBytes {
@@ -89,9 +89,12 @@ func (r *reader) readFile(t *text, at place, key, name string) (HostFile, bool) 
 	return a.HostFile, true
 }
 
-func (r *reader) whyUnread(at place, key string) string {
-	if at.line > 0 && (key == "include" || key == "ini") {
+func (r *reader) whyUnread(at place, key string, err error) string {
+	switch {
+	case at.line > 0 && (key == "include" || key == "ini") && errors.Is(err, fs.ErrNotExist):
 		return "relative paths start from " + r.cwd + "; $(), @() and %() are not expanded in it"
+	case errors.Is(err, ErrUntrusted):
+		return "as of a vassal's file: it, and every directory and link on the way, belong to root or to one user, and nobody else writes there"
 	}
 	return ""
 }

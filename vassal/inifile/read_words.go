@@ -164,7 +164,7 @@ func (r *reader) strangers(e *entry) bool {
 	if !e.tenant || !e.at.operator {
 		return false
 	}
-	r.fail(e.at, e.key, vassal.CodeNotForTenants, "a part of the path comes from a file that does not belong to root", "write the path out")
+	r.fail(e.at, e.key, vassal.CodeNotForTenants, "a part of the path comes from a file or a directory that is not root's alone", "write the path out")
 	return true
 }
 
