@@ -147,6 +147,68 @@ func TestEmperorKilled(t *testing.T) {
 	stop()
 }
 
+// TestRequestsOfSurvivor: no request is lost or counted twice in status, whether the
+// Emperor hands over or is killed, before its counters are saved and after.
+func TestRequestsOfSurvivor(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", hello("still here"))
+	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
+	addr := r.up("hello").Listen[0]
+	asked := uint64(0)
+	ask := func(n int) {
+		t.Helper()
+		for range n {
+			if code, body := r.get(addr, "/"); code != 200 || body != "still here" {
+				t.Fatalf("%d %q", code, body)
+			}
+			asked++
+		}
+	}
+	counted := func(when string) {
+		t.Helper()
+		r.until(when+": every request is counted", func() bool { return r.status("hello").Requests >= asked })
+		if got := r.status("hello").Requests; got != asked {
+			t.Errorf("%s: %d requests, want %d", when, got, asked)
+		}
+	}
+	replaced := func(old int) {
+		t.Helper()
+		r.until("the survivor is replaced", func() bool { v := r.status("hello"); return v.PID != nil && *v.PID != old && v.Applied })
+	}
+	ask(7)
+	for _, end := range []struct {
+		name string
+		do   func()
+	}{
+		{"killed", func() { r.kill(); ask(3); r.start() }},
+		{"handed over", func() {
+			told := make(chan string, 1)
+			go func() {
+				out, code := r.try("handover", "--timeout", patience)
+				told <- fmt.Sprint(code, " ", out)
+			}()
+			if err := r.cmd.Wait(); err != nil {
+				t.Errorf("the Emperor ended with %v", err)
+			}
+			ask(3)
+			r.start()
+			if got := <-told; !strings.HasPrefix(got, "0 ") {
+				t.Errorf("liege handover: exit %s", got)
+			}
+		}},
+		{"killed once more", func() { r.kill(); r.start() }},
+	} {
+		counted("before it is " + end.name)
+		old := *r.status("hello").PID
+		end.do()
+		ask(2)
+		replaced(old)
+		counted(end.name)
+		ask(1)
+	}
+	counted("at the end")
+}
+
 // TestSurvivorWithoutLog: what serves goes on serving under the next Emperor, also
 // when that cannot write its log. Its successor cannot start, and says so.
 func TestSurvivorWithoutLog(t *testing.T) {

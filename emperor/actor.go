@@ -91,6 +91,7 @@ type actor struct {
 	problems vassal.Problems
 	stuck    map[*generation]bool
 	hangs    <-chan struct{} // closed when a check that was given up has ended; nil: none was
+	hung     *hungCall       // a call of the Launcher that was given up; nil: none
 }
 
 // generation is one Instance and what became it.
@@ -181,24 +182,35 @@ func (a *actor) begin(ctx context.Context) stateFn {
 	if ad, ok := a.launch.(Adopter); ok {
 		a.adopt(ctx, ad)
 	}
-	if a.cur == nil && a.held.gen == nil {
+	if a.cur == nil && a.held.gen == nil && a.hung == nil {
 		a.rec.Kernel = kernelCounts{} // a new cgroup counts from nothing
 	}
 	return a.decide
 }
 
+// adopted is what Adopt returned.
+type adopted struct {
+	found   Survivor
+	leaving []Survivor
+}
+
 // adopt takes over what an earlier Emperor left running.
 func (a *actor) adopt(ctx context.Context, ad Adopter) {
-	type adopted struct {
-		found   Survivor
-		leaving []Survivor
-	}
-	f := alongside(a, ctx, func(ctx context.Context) (f adopted) {
+	f, _, h := drive(a, ctx, driven[adopted]{what: "taking over what runs", settled: true, late: a.takeOver, call: func(ctx context.Context) (f adopted) {
 		f.found, f.leaving = ad.Adopt(ctx)
 		return f
-	})
+	}})
+	if h == nil {
+		a.takeOver(f)
+	}
+}
+
+// takeOver goes on with what was found.
+func (a *actor) takeOver(f adopted) {
+	before := a.rec.Counted
+	a.rec.Counted = nil           // of those that did not survive nothing is to come
 	for _, s := range f.leaving { // a new one's daemons and jobs wait for their ends
-		a.depart(&generation{n: s.Gen, inst: s.Instance, hold: s.Gen >= FirstHold}, restartOf(nil).DrainTimeout)
+		a.depart(a.adoptedOne(s, before), restartOf(nil).DrainTimeout)
 		if s.Gen < FirstHold {
 			a.rec.Generation = max(a.rec.Generation, s.Gen)
 		}
@@ -209,12 +221,25 @@ func (a *actor) adopt(ctx context.Context, ad Adopter) {
 	case gen >= FirstHold:
 		a.adoptHolding(in, gen)
 	default:
-		a.cur = &generation{n: gen, inst: in, turned: true, alone: true}
+		a.cur = a.adoptedOne(f.found, before)
+		a.cur.turned, a.cur.alone = true, true
 		a.enter(control.Running)
 		a.noteBound(in)
 		a.rec.Generation = max(a.rec.Generation, gen)
 		a.realm.log.Info("found running", "vassal", a.name, "gen", gen, "pid", in.PID())
 	}
+}
+
+// adoptedOne is the generation of a survivor, of whose requests some are counted.
+func (a *actor) adoptedOne(s Survivor, counted *map[int]uint64) *generation {
+	g := &generation{n: s.Gen, inst: s.Instance, hold: s.Gen >= FirstHold}
+	if counted == nil {
+		return g
+	}
+	if g.requests = (*counted)[s.Gen]; g.requests > 0 {
+		a.counted(g)
+	}
+	return g
 }
 
 // inherit waits until the vassal that the file belonged to has drained, and
@@ -339,6 +364,9 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			a.stuck[g] = true
 			a.publish()
 			return evGone
+		case <-a.hungDone():
+			a.freed()
+			return evWish
 		case <-a.poke:
 			a.refresh()
 		case done := <-a.saves:
@@ -394,37 +422,8 @@ func alongside[T any](a *actor, ctx context.Context, f func(context.Context) T) 
 // unless is alongside, but a wish that makes f pointless cancels f's context.
 // ok is false if that happened: what f returned is then the caller's to undo.
 func unless[T any](a *actor, ctx context.Context, f func(context.Context) T) (out T, ok bool) {
-	out, ok, _ = within(a, ctx, 0, f)
-	return out, ok
-}
-
-// within is unless for an f that may hang where no context reaches it, on a dead
-// network file system for instance, and that leaves nothing to undo: a patience
-// after it was cancelled it is given up, and hangs is closed if it ever ends.
-func within[T any](a *actor, ctx context.Context, patience time.Duration, f func(context.Context) T) (out T, ok bool, hangs <-chan struct{}) {
-	fctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var got T
-	done := make(chan struct{})
-	go func() { defer close(done); got = f(fctx) }()
-	ok = true
-	var over <-chan time.Time
-	for {
-		switch a.next(ctx, done, over) {
-		case evDone:
-			return got, ok, nil
-		case evTimer:
-			return out, false, done
-		case evWish, evEnd:
-			if ok && a.superseded() {
-				ok = false
-				cancel()
-				if patience > 0 {
-					over = time.After(patience)
-				}
-			}
-		}
-	}
+	got, _, how := within(a, ctx, bounds{}, f)
+	return got(), how == returned
 }
 
 // look has Prepared.Changed asked, beside the actor. One that hangs, on a dead
@@ -441,10 +440,9 @@ func (a *actor) look(ctx context.Context) {
 // crashed records that the generation that served ended by itself.
 func (a *actor) crashed() {
 	g := a.cur
-	a.count(g)
+	a.ended(g)
 	a.cur, a.until = nil, time.Time{}
 	a.last = died
-	a.recordExit(g.inst.Exit())
 	a.problems = deathOf(g, "run")
 	a.realm.log.Warn("ended", "vassal", a.name, "gen", g.n, "err", a.problems.Error())
 	a.enter(control.Starting)

@@ -30,6 +30,7 @@ type File struct {
 	Text    []byte
 	Trust   vassal.Trust
 	Mode    fs.FileMode
+	Hidden  bool // not everybody may search the directories on the way
 	Device  uint64
 	Inode   uint64
 	Stamp   string // changes whenever the vassal must be looked at again (CONTRACT 2)

@@ -23,7 +23,8 @@ import (
 // and dies then; "never" is never ready; "fail" is not launched; "bad" is
 // refused; "alone" may not overlap; "both" may run its jobs beside another's; "rests=2s" has none any more
 // so long after Drain; "stubborn" does not drain; "stuck" does not
-// die; "hang=60s" hangs in Prepare, "dead=60s" whatever its context says; "drain=5s" drains that long.
+// die; "hang=60s" hangs in Prepare, "dead=60s" whatever its context says; "wedge=60s" hangs like that in Launch, and
+// is launched then; "drain=5s" drains that long.
 type words map[string]string
 
 func parse(text string) words {
@@ -50,7 +51,8 @@ type world struct {
 	made     map[vassal.Name][]*fake
 	open     map[vassal.Name]int // Launchers not closed
 	starting int                 // between Launch and ready
-	dead     int                 // calls of Prepare that hung
+	dead     int                 // calls of Prepare and Launch that hung
+	closing  time.Duration       // how long Close hangs
 	peak     int
 	changed  map[vassal.Name]bool
 	survivor map[vassal.Name]*fake
@@ -89,6 +91,9 @@ func (w *world) alive(n vassal.Name) (out int) {
 	}
 	return out
 }
+
+// opened is how many Launchers of n are not closed.
+func (w *world) opened(n vassal.Name) int { w.mu.Lock(); defer w.mu.Unlock(); return w.open[n] }
 
 // holding is how many holding generations of n are.
 func (w *world) holding(n vassal.Name) (out int) {
@@ -193,6 +198,15 @@ func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instanc
 	if w.has("fail") {
 		return nil, errors.New("no such image")
 	}
+	if d := w.time("wedge", 0); d > 0 {
+		l.w.mu.Lock()
+		l.w.dead++
+		first := l.w.dead == 1
+		l.w.mu.Unlock()
+		if first {
+			time.Sleep(d)
+		}
+	}
 	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), rested: make(chan struct{}), idle: make(chan struct{}, 1)}
 	l.w.mu.Lock()
 	l.w.made[l.name] = append(l.w.made[l.name], f)
@@ -226,6 +240,11 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	w := l.w.holds
+	if d := w.time("wedge", 0); d > 0 {
+		l.w.mu.Unlock()
+		time.Sleep(d)
+		l.w.mu.Lock()
+	}
 	switch {
 	case gen < FirstHold:
 		panic("a holding generation has the number of another")
@@ -246,6 +265,9 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 
 func (l *fakeLauncher) Close() error {
 	defer l.use()()
+	if l.w.closing > 0 {
+		time.Sleep(l.w.closing)
+	}
 	if n := l.w.alive(l.name) + l.w.holding(l.name); n > 0 {
 		panic(fmt.Sprintf("%s: closed while %d live", l.name, n))
 	}

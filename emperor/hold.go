@@ -59,6 +59,9 @@ func (a *actor) keepPlace(ctx context.Context, h *hold, patience time.Duration) 
 	if a.launch == nil { // suspended after it was stopped
 		a.launch = a.realm.launcher(a.name)
 	}
+	if a.hung != nil {
+		return
+	}
 	holder, ok := a.launch.(Holder)
 	same := a.held.gen != nil && a.held.answers == h
 	if !ok || same || a.w.control <= a.held.turn && time.Now().Before(a.held.again) {
@@ -131,11 +134,7 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time
 	a.dirty = true
 	a.save(false)
 	n, prep := FirstHold+a.rec.Holds, a.prep
-	type launched struct {
-		in  Instance
-		err error
-	}
-	got, ok := unless(a, ctx, func(ctx context.Context) (got launched) {
+	got, ok, hung := a.driveLaunch(ctx, "the start of a holding generation", n, nil, func(ctx context.Context) (got launched) {
 		ctx, cancel := context.WithDeadline(ctx, until)
 		defer cancel()
 		got.in, got.err = l.Hold(ctx, prep, h.answer(), n)
@@ -143,6 +142,9 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time
 	})
 	g := &generation{n: n, inst: got.in, hold: true}
 	switch {
+	case hung != nil:
+		p := hung.problem(vassal.Error)
+		return nil, &p
 	case !ok:
 		if got.in != nil {
 			a.depart(g, 0)

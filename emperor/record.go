@@ -32,6 +32,10 @@ type record struct {
 	CPUUsec    int64       `json:"cpu_usec"`
 	Requests   uint64      `json:"requests"`
 
+	// Counted is how many of Requests are of generations that live, by their numbers:
+	// who adopts one adds what it has answered since. Nil: none.
+	Counted *map[int]uint64 `json:"counted,omitempty"`
+
 	MemorySlowed  int64 `json:"memory_slowed,omitempty"`
 	PidsRefused   int64 `json:"pids_refused,omitempty"`
 	ThrottledUsec int64 `json:"cpu_throttled_usec,omitempty"`

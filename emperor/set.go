@@ -281,7 +281,7 @@ func renamed(f File, lost map[uint64][]*entry) *entry {
 
 // same reports whether nothing about the file asks for a look.
 func same(a, b File) bool {
-	return a.Stamp == b.Stamp && a.Path == b.Path && a.Trust == b.Trust &&
+	return a.Stamp == b.Stamp && a.Path == b.Path && a.Trust == b.Trust && a.private() == b.private() &&
 		(a.Problem == nil) == (b.Problem == nil) && (a.Problem == nil || *a.Problem == *b.Problem)
 }
 

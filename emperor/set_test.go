@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -414,6 +415,72 @@ func TestAdopt(t *testing.T) {
 		case <-old.done:
 		default:
 			s.Error("the survivor lives on")
+		}
+	})
+}
+
+// Requests of a survivor count once: what the record has of them, and what it answered
+// since, until it is gone.
+func TestAdoptCounts(t *testing.T) {
+	dir := t.TempDir()
+	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+		text := `{"v":1,"name":"v","generation":7,"intent":"run","requests":100,"counted":{"7":40,"6":9,"3":1}}`
+		if err := os.WriteFile(filepath.Join(dir, "v-v.json"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		serves := &fake{gen: 7, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}, usage: Usage{Requests: 45}}
+		drains := &fake{gen: 6, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{"drain": "5s"}, usage: Usage{Requests: 10}}
+		s.world.survivor["v"], s.world.leaving = serves, map[vassal.Name][]*fake{"v": {drains}}
+		s.write("v", "good hostless")
+		s.look(500 * time.Millisecond)
+		s.pass(SampleEvery)
+		if v := record0(s, "v"); v.Requests != 106 {
+			t.Errorf("with a survivor: %d requests, want 106", v.Requests)
+		}
+		serves.mu.Lock()
+		serves.usage.Requests = 50
+		serves.mu.Unlock()
+		s.world.mu.Lock()
+		s.world.changed["host"] = true
+		s.world.mu.Unlock()
+		s.pass(CheckAgain*2 + 2*time.Second)
+		s.want("v", "running 8")
+		next := s.world.latest("v")
+		next.mu.Lock()
+		next.usage = Usage{Requests: 3}
+		next.mu.Unlock()
+		s.pass(SampleEvery)
+		if v := record0(s, "v"); v.Requests != 114 {
+			t.Errorf("after it: %d requests, want 114", v.Requests)
+		}
+		s.pass(SaveEvery)
+		b, err := os.ReadFile(filepath.Join(dir, "v-v.json"))
+		if err != nil || !strings.Contains(string(b), `"requests":114,"counted":{"8":3}`) {
+			t.Errorf("the record: %s, %v", b, err)
+		}
+	})
+}
+
+// TestPrivate: who may read the operator's file decides what the vassal's user is told,
+// from when that changes.
+func TestPrivate(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("v", "good")
+		for _, tt := range []struct {
+			mode   fs.FileMode
+			hidden bool
+			want   bool
+		}{{0o644, false, false}, {0o640, false, true}, {0o644, false, false}, {0o644, true, true}} {
+			s.files.mu.Lock()
+			f := s.files.m["v"]
+			f.Mode, f.Hidden = tt.mode, tt.hidden
+			s.files.m["v"] = f
+			s.files.mu.Unlock()
+			s.look(2 * time.Second)
+			if got := record0(s, "v").Private; got != tt.want {
+				t.Errorf("%04o, hidden %v: private %v", tt.mode, tt.hidden, got)
+			}
+			s.want("v", "running 1")
 		}
 	})
 }

@@ -74,7 +74,7 @@ func (a *actor) mayLull(p Prepared) bool {
 // canSleep reports whether the vassal sleeps when nobody asks for it.
 func (a *actor) canSleep(p Prepared) bool {
 	_, can := a.launch.(Sleeper)
-	return can && p != nil && p.Restart().OnDemand
+	return can && a.hung == nil && p != nil && p.Restart().OnDemand
 }
 
 // lull makes the listeners of p and lets the vassal sleep.
@@ -83,11 +83,15 @@ func (a *actor) lull(ctx context.Context, p Prepared, ps vassal.Problems) stateF
 		bound []string
 		ps    vassal.Problems
 	}
+	sleeper := a.launch.(Sleeper)
 	wake := func() { a.box.change(func(w *wish) { w.demand = w.turn }) }
-	got := alongside(a, ctx, func(ctx context.Context) (s slept) {
-		s.bound, s.ps = a.launch.(Sleeper).Sleep(ctx, p, wake)
+	got, _, h := drive(a, ctx, driven[slept]{what: "going to sleep", settled: true, late: func(slept) {}, call: func(ctx context.Context) (s slept) {
+		s.bound, s.ps = sleeper.Sleep(ctx, p, wake)
 		return s
-	})
+	}})
+	if h != nil {
+		got.ps = vassal.Problems{h.problem(vassal.Error)}
+	}
 	if ps = append(slices.Clone(ps), got.ps...); got.ps.Failed() {
 		a.realm.log.Warn("cannot sleep", "vassal", a.name, "err", got.ps.Error())
 		a.unslept = true
@@ -177,7 +181,7 @@ func (a *actor) rouse() bool {
 }
 
 // quiet reports whether the actor has nothing to wait for but its box.
-func (a *actor) quiet() bool { return len(a.leaving) == 0 && !a.looking }
+func (a *actor) quiet() bool { return len(a.leaving) == 0 && !a.looking && a.hung == nil }
 
 // parked ends the actor's goroutine until something rings its box.
 func (a *actor) parked(context.Context) stateFn {

@@ -82,22 +82,21 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	}
 	a.pend("starting", n)
 	log := a.realm.log.With("vassal", a.name, "gen", n)
-	type launched struct {
-		in  Instance
-		err error
-	}
-	l, ok := unless(a, ctx, func(ctx context.Context) (l launched) {
-		l.in, l.err = a.realm.launch(ctx, a.launch, p, n)
+	launcher := a.launch
+	l, ok, h := a.driveLaunch(ctx, fmt.Sprintf("the start of generation %d", n), n, p, func(ctx context.Context) (l launched) {
+		l.in, l.err = a.realm.launch(ctx, launcher, p, n)
 		return l
 	})
 	g := &generation{n: n, inst: l.in, prep: p}
-	if !ok {
+	switch {
+	case h != nil:
+		return a.die(append(ps, h.problem(vassal.Error)))
+	case !ok:
 		if l.in != nil {
 			a.depart(g, 0)
 		}
 		return a.yield
-	}
-	if l.err != nil {
+	case l.err != nil:
 		log.Warn("not started", "err", l.err)
 		return a.die(append(ps, vassal.AsProblems(l.err, "start", vassal.CodeStartFailed)...))
 	}
@@ -108,8 +107,7 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 		a.depart(g, 0)
 		return a.yield
 	case res.ended:
-		a.count(g)
-		a.recordExit(l.in.Exit())
+		a.ended(g)
 		ps = append(ps, deathOf(g, "start")...)
 		log.Warn("ended before it was ready", "err", ps.Error())
 		return a.die(ps)
@@ -146,26 +144,34 @@ type preparation struct {
 	ps   vassal.Problems
 }
 
-// giveUp is how long a check that nobody needs any more may hang.
-const giveUp = 10 * time.Second
-
 // prepared has a.w's file checked, beside the actor. One at a time: a check that
-// was given up and still hangs is not joined by another.
+// was given up and still hangs is not joined by another, and while another call of
+// the Launcher hangs nothing could be started.
 func (a *actor) prepared(ctx context.Context) (c preparation, ok bool) {
-	file := a.w.file
+	file, launcher := a.w.file, a.launch
+	if a.hung != nil {
+		p := a.hung.problem(vassal.Error)
+		p.File = file.Path
+		return preparation{ps: vassal.Problems{p}}, true
+	}
 	if a.hangs != nil {
 		select {
 		case <-a.hangs:
 		default:
 			return preparation{ps: vassal.Problems{{Severity: vassal.Error, Code: vassal.CodeStartFailed, Step: "check", File: file.Path,
-				Message: "an earlier check hangs: a file system that the file names does not answer", Hint: "umount -l, or mend its server"}}}, true
+				Message: "an earlier check hangs: a file system that the file names does not answer", Hint: hungHint}}}, true
 		}
 	}
-	c, ok, a.hangs = within(a, ctx, giveUp, func(ctx context.Context) (c preparation) {
-		c.prep, c.ps = a.realm.prepare(ctx, a.launch, file)
+	a.hangs = nil
+	got, done, how := within(a, ctx, bounds{patience: giveUp}, func(ctx context.Context) (c preparation) {
+		c.prep, c.ps = a.realm.prepare(ctx, launcher, file)
 		return c
 	})
-	return c, ok
+	if how == givenUp {
+		a.hangs = done
+		return c, false
+	}
+	return got(), how == returned
 }
 
 // yield ends a try that a newer wish has made pointless. What was tried counts

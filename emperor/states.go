@@ -125,7 +125,7 @@ func (a *actor) stop(ctx context.Context) stateFn {
 	if !a.empty(ctx, func(w wish) bool { return w.intent == wantStop }) {
 		return a.decide
 	}
-	a.close()
+	a.close(ctx)
 	a.until = time.Time{}
 	a.enter(control.Stopped)
 	a.last, a.problems, a.fails = untried, nil, 0
@@ -161,6 +161,10 @@ func (a *actor) idle(ctx context.Context, in intent) {
 		}
 		a.remember()
 		if in == wantSuspend && !a.attend(ctx) {
+			continue
+		}
+		if in == wantStop && a.launch != nil && a.hung == nil && len(a.leaving) <= len(a.stuck) { // a call hung when it was stopped
+			a.close(ctx)
 			continue
 		}
 		a.settle()
@@ -219,18 +223,25 @@ func (a *actor) leave(ctx context.Context) stateFn {
 		a.giveUpHeir()
 		return a.decide
 	}
-	heir := a.box.get().heir
-	for heir == nil && len(a.leaving) > 0 { // stuck ones hold what close would remove
-		a.next(ctx, nil, nil)
-		if a.ending || !a.box.get().gone {
+	for {
+		heir := a.box.get().heir
+		// Stuck generations hold what close would remove, and so does a call that hangs.
+		if a.hung == nil && (heir != nil && len(a.leaving) <= len(a.stuck) || len(a.leaving) == 0) {
+			if heir != nil {
+				heir.legacy <- a.launch
+				a.launch = nil
+			}
+			if a.close(ctx) {
+				break
+			}
+		}
+		a.enter(control.Draining)
+		a.publish()
+		if a.next(ctx, nil, nil); a.ending || !a.box.get().gone {
+			a.giveUpHeir()
 			return a.decide
 		}
 	}
-	if heir != nil {
-		heir.legacy <- a.launch
-		a.launch = nil
-	}
-	a.close()
 	if err := a.realm.records.remove(a.name); err != nil {
 		a.realm.log.Warn("state is not removed", "vassal", a.name, "err", err)
 	}
@@ -252,8 +263,9 @@ func (a *actor) shutdown(ctx context.Context) stateFn {
 	a.empty(ctx, func(wish) bool { return true })
 	a.giveUpHeir()
 	if len(a.leaving) == 0 {
-		a.close()
+		a.close(ctx)
 	}
+	a.forsake()
 	a.save(true)
 	return nil
 }
@@ -349,8 +361,7 @@ func (a *actor) buried(g *generation) {
 	a.leaving = slices.DeleteFunc(a.leaving, func(x *generation) bool { return x == g })
 	delete(a.stuck, g)
 	if !g.hold {
-		a.count(g)
-		a.recordExit(g.inst.Exit())
+		a.ended(g)
 		a.tellAlone()
 	}
 	a.publish()
@@ -424,20 +435,38 @@ func (a *actor) working() (n int) {
 	return n
 }
 
-// close gives up what outlives a generation.
-func (a *actor) close() {
+// close gives up what outlives a generation, and reports whether it could: not while
+// a call of the Launcher hangs.
+func (a *actor) close(ctx context.Context) bool {
 	if a.launch == nil {
-		return
+		return true
 	}
-	if err := a.launch.Close(); err != nil {
+	if a.hung != nil {
+		return false
+	}
+	launcher := a.launch
+	err, _, h := drive(a, ctx, driven[error]{what: "closing what it had", settled: true, late: a.closed,
+		call: func(context.Context) error { return launcher.Close() }})
+	if h == nil {
+		a.closed(err)
+	}
+	return h == nil
+}
+
+// closed goes on with what Close said.
+func (a *actor) closed(err error) {
+	if err != nil {
 		a.realm.log.Warn("leaves something behind", "vassal", a.name, "err", err)
 	}
 	a.launch, a.bound = nil, nil
 	a.rec.Kernel = kernelCounts{}
 }
 
-// stuckProblems says which generations do not go.
+// stuckProblems says which generations do not go, and what hangs.
 func (a *actor) stuckProblems() (ps vassal.Problems) {
+	if h := a.hung; h != nil && !slices.ContainsFunc(a.problems, func(p vassal.Problem) bool { return p.Message == h.message() }) {
+		ps = append(ps, h.problem(vassal.Warning))
+	}
 	for g := range a.stuck {
 		what := "its processes hang in the kernel"
 		if r, ok := g.inst.(Remainer); ok {

@@ -175,9 +175,12 @@ func fileView(f File, owner func(int) string) control.Vassal {
 	if !f.Trust.Operator && f.Trust.UID > 0 {
 		v.Users = []int{f.Trust.UID}
 	}
-	v.Private = f.Trust.Operator && f.Mode&0o004 == 0
+	v.Private = f.private()
 	return v
 }
+
+// private reports whether the file is the operator's and not for everybody to read.
+func (f File) private() bool { return f.Trust.Operator && (f.Hidden || f.Mode&0o004 == 0) }
 
 // expected is the view of a vassal whose actor has not spoken yet: it is in
 // the set, and whoever asks must see it.
@@ -228,9 +231,32 @@ func (a *actor) count(g *generation) {
 	if u.Requests > g.requests {
 		add := u.Requests - g.requests
 		g.requests = u.Requests
+		a.counted(g)
 		a.rec.Requests += min(add, math.MaxUint64-a.rec.Requests) // the tenant's claim: it may be anything
 	}
 	a.dirty = a.dirty || a.rec != before
+}
+
+// counted notes that g.requests are in the record.
+func (a *actor) counted(g *generation) {
+	if a.rec.Counted == nil {
+		a.rec.Counted = &map[int]uint64{}
+	}
+	(*a.rec.Counted)[g.n] = g.requests
+	a.dirty = true
+}
+
+// ended counts g, which is gone, for the last time. Nobody could ask it any more what
+// it answered, so that is saved.
+func (a *actor) ended(g *generation) {
+	a.count(g)
+	if a.rec.Counted != nil {
+		if delete(*a.rec.Counted, g.n); len(*a.rec.Counted) == 0 {
+			a.rec.Counted = nil
+		}
+	}
+	a.recordExit(g.inst.Exit())
+	a.save(false)
 }
 
 // tellLimits logs what limits refused since the figures were last read: one

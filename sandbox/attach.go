@@ -76,10 +76,12 @@ func (st *starting) attachBinds(pid int) error {
 		}
 		defer unix.Close(root)
 		for _, b := range st.binds() {
+			st.looksUp(b.Source)
 			if err := b.attach(root); err != nil {
 				return err
 			}
 		}
+		st.looksUp("")
 		return nil
 	})
 }

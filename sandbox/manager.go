@@ -134,6 +134,9 @@ func (m *Manager) all() string     { return m.node + "/vassals" }
 // hierarchy.
 func (m *Manager) Node() string { return m.node }
 
+// All is the cgroup in which the vassals' own are, each named by vassal.Name.Dir.
+func (m *Manager) All() string { return m.all() }
+
 // findHome decides where this process is and what it runs outside (KERNEL 22).
 func (m *Manager) findHome(runDir string) error {
 	own, err := m.trees.own()

@@ -44,6 +44,7 @@ func (st *starting) makeRoot() error {
 	if err := st.divert(); err != nil {
 		return err
 	}
+	st.looksUp("")
 	root, err := os.OpenRoot(st.root)
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
@@ -163,6 +164,7 @@ func (st *starting) divert() error {
 	spec := &st.spec
 	rest := make([]Mount, 0, len(spec.Root))
 	for _, b := range spec.Root {
+		st.looksUp(b.Source)
 		if _, err := os.Stat(b.Source); err != nil {
 			return fmt.Errorf("bind %s: %w", b.Target, err)
 		}

@@ -65,6 +65,10 @@ type Spec struct {
 	// start.
 	Created func(Record) error
 
+	// At, if set, is told of each path of the host that is looked up from then on, by
+	// any goroutine: a dead file system holds it up. Empty: that is over.
+	At func(source string)
+
 	// HostHooks are the hooks that run before the root is entered; those that
 	// run inside are in Plan. Told, if set, is given the failure of one that
 	// does not end the start.

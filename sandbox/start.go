@@ -70,6 +70,13 @@ func (m *Manager) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) 
 	return nil, fmt.Errorf("start %s: %w", spec.ID, err)
 }
 
+// looksUp says which path of the host is looked up from now on.
+func (st *starting) looksUp(source string) {
+	if st.spec.At != nil {
+		st.spec.At(source)
+	}
+}
+
 func checkSpec(spec *Spec) error {
 	switch {
 	case !idBytes.MatchString(spec.ID) || len(spec.ID) > 255:

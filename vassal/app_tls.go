@@ -51,7 +51,7 @@ const (
 )
 
 // CertFiles are the bytes of the files that an App's KeyPairs name, by path,
-// and of those in its TLS.Dir; nil: a NAME.ca there that could not be read.
+// and of those in its TLS.Dir; nil: a file there that could not be read.
 // They hold private keys: never shown, never logged.
 type CertFiles map[string][]byte
 

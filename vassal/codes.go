@@ -208,7 +208,7 @@ var codes = []Code{
 	{CodeAppNotFound, "The file or directory of the application is not there."},
 	{CodeOOM, "The kernel killed the vassal for its memory-max."},
 	{CodeProtocol, "A process of the vassal broke the rules of its control channel and was ended."},
-	{CodeStuck, "A generation was killed and its processes hang in the kernel; a new one starts all the same."},
+	{CodeStuck, "Something hangs in the kernel: processes of a generation that was killed, and a new one starts all the same; or what the Emperor does for the vassal, and then none does until it answers."},
 	{CodeInternal, "A defect of Liege was met; the Emperor's log has it."},
 
 	{CodeNotAFile, "Something that is no regular file, or lies on procfs or sysfs, has a vassal file's name; it is not read."},

@@ -29,6 +29,7 @@ type process struct {
 	core      *serve.Core
 	signals   <-chan os.Signal
 	log       *slog.Logger
+	orphaned  chan struct{} // closed when the other end of control is gone
 }
 
 // start takes over the donated descriptors and builds the core. What goes
@@ -42,7 +43,7 @@ func start(args []string, signals <-chan os.Signal, log *slog.Logger) (*process,
 	for fd := firstListener; fd <= max(a.app, a.control); fd++ {
 		syscall.CloseOnExec(fd)
 	}
-	p := &process{signals: signals, log: log}
+	p := &process{signals: signals, log: log, orphaned: make(chan struct{})}
 	if a.control >= 0 {
 		if p.control, err = control.Open(os.NewFile(uintptr(a.control), "control")); err != nil {
 			return nil, err
@@ -207,6 +208,7 @@ func (p *process) receive(drain func()) {
 	for {
 		m, err := p.control.Receive()
 		if err != nil {
+			close(p.orphaned)
 			if errors.Is(err, io.EOF) {
 				p.core.Hook(vassal.EmperorLost)
 			}
@@ -246,6 +248,8 @@ func (p *process) receive(drain func()) {
 // countEvery is how often counters are sent, if they changed.
 const countEvery = time.Second
 
+// count tells the Emperor what was counted, and when it is gone leaves that for the
+// next one.
 func (p *process) count(quit <-chan struct{}) {
 	t := time.NewTicker(countEvery)
 	defer t.Stop()
@@ -253,33 +257,51 @@ func (p *process) count(quit <-chan struct{}) {
 	quiet := idler{after: p.app.Sleep, since: time.Now()}
 	rest := idler{after: restAfter, since: time.Now()}
 	var tidied uint64 // requests, when memory was given back
+	told, orphaned := p.tell, p.orphaned
 	for {
-		var end bool
+		var end, due bool
 		select {
 		case <-t.C:
+		case <-orphaned:
+			told, orphaned, due = p.leave(), nil, true
 		case <-quit:
 			end = true
 		}
 		now := p.core.Counts()
-		if !end && quiet.due(now, time.Now()) {
-			if err := p.control.Send(vassal.Message{Type: vassal.Idle}); err != nil {
-				return
-			}
+		if !end && orphaned != nil && quiet.due(now, time.Now()) {
+			_ = p.control.Send(vassal.Message{Type: vassal.Idle}) // who is not there is noticed elsewhere
 		}
 		if !end && rest.due(now, time.Now()) && now.Requests-tidied >= worthTidying {
 			tidied = now.Requests
 			giveBack()
 		}
-		if now != sent || end {
-			if err := p.control.Send(vassal.Message{Type: vassal.Counters, Counts: &now}); err != nil {
-				return // the Emperor is gone
+		if now != sent || due || end {
+			err := told(now)
+			if err != nil && end && orphaned != nil {
+				err = p.leave()(now)
 			}
-			sent = now
+			if err == nil {
+				sent = now
+			}
 		}
 		if end {
 			return
 		}
 	}
+}
+
+func (p *process) tell(c vassal.Counts) error {
+	return p.control.Send(vassal.Message{Type: vassal.Counters, Counts: &c})
+}
+
+// leave makes the place for the counts of a core whose Emperor is gone.
+func (p *process) leave() func(vassal.Counts) error {
+	left, err := control.Leave()
+	if err != nil {
+		p.log.Warn("nobody will know what is counted from now on", "err", err)
+		return func(vassal.Counts) error { return nil }
+	}
+	return left.Put
 }
 
 // ready is told that the application is loaded. What the file's reader warned

@@ -106,6 +106,9 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: found.stage, Core: found.core, Cgroup: cfg.Cgroup, Log: log}); err != nil {
 		return r, err
 	}
+	if err := r.records.SetCgroup(r.boxes.All()); err != nil {
+		return r, err
+	}
 	if err := r.boxes.Guarded(); err != nil {
 		log.Warn("vassals with a private network cannot listen on TCP", "err", err)
 	}
@@ -130,7 +133,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	}
 	given := fdstore.Given()
 	sockets := listen.NewRegistry()
-	sockets.Lives = lives
+	sockets.Lives, sockets.Cgroup = lives, r.boxes.All()
 	if f.one == "" { // whose records go with it
 		sockets.Store = fdstore.Open(given)
 	}

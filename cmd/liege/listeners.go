@@ -18,11 +18,11 @@ import (
 )
 
 // listeners looks at what the listeners of r need of this host: directories,
-// addresses, ports that are free. Nothing is bound.
-func listeners(ctx context.Context, r *resolve.Result) vassal.Problems {
+// addresses, ports that are free. Nothing is bound. Vassals' own cgroups are in all.
+func listeners(ctx context.Context, r *resolve.Result, all string) vassal.Problems {
 	var ps vassal.Problems
 	for _, l := range r.Listen {
-		if p := listener(ctx, l, string(r.Config.Name)); p != nil {
+		if p := listener(ctx, l, string(r.Config.Name), all); p != nil {
 			if p.File = l.At.File; p.File == "" {
 				p.File = r.Config.File
 			}
@@ -33,7 +33,7 @@ func listeners(ctx context.Context, r *resolve.Result) vassal.Problems {
 	return ps
 }
 
-func listener(ctx context.Context, l vassal.Listener, name string) *vassal.Problem {
+func listener(ctx context.Context, l vassal.Listener, name, all string) *vassal.Problem {
 	warning := func(code, message, hint string) *vassal.Problem {
 		return &vassal.Problem{Severity: vassal.Warning, Code: code, Message: message, Hint: hint}
 	}
@@ -59,7 +59,7 @@ func listener(ctx context.Context, l vassal.Listener, name string) *vassal.Probl
 	if addr.Port() == 0 {
 		return nil
 	}
-	if who, owner := listen.Rival(addr); who != "" && owner != name {
+	if who, owner := listen.Rival(addr, all); who != "" && owner != name {
 		return warning(vassal.CodeListenInUse, l.Address+" is in use now: "+who, "")
 	}
 	return nil

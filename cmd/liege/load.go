@@ -16,6 +16,7 @@ import (
 
 	"liege/emperor/dirmon"
 	"liege/emperor/expand"
+	"liege/emperor/record"
 	"liege/emperor/resolve"
 	hostnet "liege/sandbox/network"
 	"liege/selinux"
@@ -325,7 +326,7 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 	if p.Result != nil && s.Host.Caller == nil { // liege serve reads them at the start
 		var more vassal.Problems
 		c.certs, more = certificates(ctx, p.Result)
-		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result)...)
+		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result, record.Cgroup(l.emperor.RunDir))...)
 		if p.Result.NAT != nil && os.Geteuid() == 0 { // others are not told
 			c.Problems = append(append(c.Problems, p.Result.Blocked(hostnet.Blocked())...), p.Result.WillForward(hostnet.Unforwarded())...)
 		}

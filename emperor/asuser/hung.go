@@ -44,6 +44,10 @@ func (c *counts) full(key string) bool {
 
 func (w Who) key() string { return strconv.Itoa(w.UID) + " " + w.For }
 
+// Hangs counts a thread of the caller's that hangs on a file of who's until done is
+// closed: with maxHung of them nothing more is started for who.
+func Hangs(who Who, done <-chan struct{}) { hung.until(who.key(), done) }
+
 // errHung says why nothing is started for w.
 func errHung(w Who) error {
 	return fmt.Errorf("act as uid %d: earlier programs for that user hang in the kernel, on a dead server or a FUSE that does not answer: %w", w.UID, ErrGone)

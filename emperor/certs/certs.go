@@ -115,8 +115,9 @@ func plain(err error) error {
 
 // Read reads all that app's listeners and server names need. A file that a
 // line names and that cannot be read is an Error with that line; one of
-// sni-dir a Warning. A NAME.ca that cannot be read is there without bytes: that
-// clients of NAME are to be asked for certificates is not to be forgotten.
+// sni-dir a Warning, and is there without bytes: that NAME is served with a certificate
+// of its own, and that its clients are to be asked for theirs, is not to be forgotten;
+// and it is watched.
 // Without TLS there is nothing.
 func Read(from From, app *vassal.App) (vassal.CertFiles, vassal.Problems) {
 	r := reader{from: from, out: vassal.CertFiles{}}
@@ -179,12 +180,13 @@ func (r *reader) directory(t *vassal.TLS) {
 		if !ok || !slices.Contains(names, stem+".key") {
 			continue
 		}
-		r.read(path.Join(t.Dir, n), "sni-dir", t.DirAt, vassal.Warning, false)
-		r.read(path.Join(t.Dir, stem+".key"), "sni-dir", t.DirAt, vassal.Warning, true)
-		if slices.Contains(names, stem+".ca") {
-			ca := path.Join(t.Dir, stem+".ca")
-			if r.read(ca, "sni-dir", t.DirAt, vassal.Warning, false); r.out[ca] == nil {
-				r.out[ca] = nil
+		for _, end := range []string{".crt", ".key", ".ca"} {
+			if !slices.Contains(names, stem+end) {
+				continue
+			}
+			file := path.Join(t.Dir, stem+end)
+			if r.read(file, "sni-dir", t.DirAt, vassal.Warning, end == ".key"); r.out[file] == nil {
+				r.out[file] = nil
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -99,6 +100,39 @@ func TestUnreadableCA(t *testing.T) {
 		b, there := files[ca]
 		if b != nil || !there || len(ps) != 1 || ps[0].Severity != vassal.Warning || !strings.HasPrefix(ps[0].Message, ca+": ") {
 			t.Errorf("%s: %q %t, %v", name, b, there, ps)
+		}
+	}
+}
+
+// TestUnreadableInDirectory: a file of sni-dir that cannot be read is said, keeps its
+// place, harms no other, and is taken up when it can be read.
+func TestUnreadableInDirectory(t *testing.T) {
+	for _, end := range []string{".crt", ".key"} {
+		dir, _ := place(t)
+		testcert.New(t, testcert.Cert{Name: "a"}).Write(t, dir+"/sni", "a.example")
+		file := dir + "/sni/b.example" + end
+		if err := errors.Join(os.Rename(file, file+".old"), os.Mkdir(file, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		for name, from := range froms(t) {
+			files, ps := Read(from, app(dir))
+			b, there := files[file]
+			if b != nil || !there || len(ps) != 1 || ps[0].Severity != vassal.Warning || !strings.HasPrefix(ps[0].Message, file+": ") || ps[0].Key != "sni-dir" {
+				t.Errorf("%s%s: %q %t, %v", name, end, b, there, ps)
+			}
+			if files[dir+"/sni/a.example.crt"] == nil {
+				t.Errorf("%s%s: another is not read", name, end)
+			}
+		}
+		look := func(paths []string) []string { return asuser.Looks(asuser.Who{}, paths) }
+		w := NewWatch(look, app(dir))
+		files, _ := Read(Caller{}, app(dir))
+		w.Taken(app(dir), files)
+		if err := os.Chmod(file, 0o755); err != nil { // a change of the file, not of its directory
+			t.Fatal(err)
+		}
+		if w.Changed(); !w.Changed() {
+			t.Errorf("%s: not watched", end)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -503,6 +504,39 @@ func TestDirectoryTurnsBad(t *testing.T) {
 		_ = unix.Removexattr(h.path("/etc/vassals"), "system.posix_acl_access") // mostly there is none
 		os.Remove(h.path("/etc/vassals/planted.ini"))
 		h.want(m, good)
+	}
+}
+
+// TestHidden: a file that everybody could read is hidden by any directory on the way,
+// that of a link's target too, and no more when the directory is opened.
+func TestHidden(t *testing.T) {
+	h := newHost(t)
+	h.mkdir("/srv/kept", 0, 0o755)
+	h.write("/etc/vassals/shop.ini", "[uwsgi]\n", 0, 0o644)
+	h.write("/srv/kept/led.ini", "[uwsgi]\n", 0, 0o644)
+	h.must(os.Symlink("/srv/kept/led.ini", h.path("/etc/vassals/led.ini")))
+	m := h.monitor("/etc/vassals")
+	for _, tt := range []struct {
+		dir       string
+		mode      os.FileMode
+		shop, led bool
+	}{
+		{"/etc/vassals", 0o755, false, false},
+		{"/etc/vassals", 0o750, true, true},
+		{"/etc/vassals", 0o751, false, false},
+		{"/etc", 0o700, true, true},
+		{"/etc", 0o755, false, false},
+		{"/srv/kept", 0o700, false, true},
+		{"/srv/kept", 0o755, false, false},
+	} {
+		h.own(tt.dir, 0, 0, tt.mode)
+		got := map[vassal.Name]bool{}
+		for _, f := range h.scan(m).Files {
+			got[f.Name] = f.Hidden
+		}
+		if want := map[vassal.Name]bool{"shop": tt.shop, "led": tt.led}; !maps.Equal(got, want) {
+			t.Errorf("%s has mode %04o: hidden %v, want %v", tt.dir, tt.mode, got, want)
+		}
 	}
 }
 

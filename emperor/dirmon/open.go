@@ -29,9 +29,10 @@ type walker struct {
 
 // trail is what was seen on the way to a file.
 type trail struct {
-	owner uint32 // the user besides root who owns a step; 0: none does
-	mixed bool   // more than one user besides root does
-	loose string // a directory in which others can replace what they do not own
+	owner  uint32 // the user besides root who owns a step; 0: none does
+	mixed  bool   // more than one user besides root does
+	loose  string // a directory in which others can replace what they do not own
+	closed bool   // there is a directory that not everybody may search
 	// shared says that somebody besides root can put files into the last
 	// directory: a link in it is nobody's word, and root's own file there may
 	// have been moved in.
@@ -77,6 +78,7 @@ func (w *walker) note(t *trail, path string, fd int, st *unix.Stat_t) {
 		t.loose = path
 	}
 	t.shared = others || st.Uid != 0
+	t.closed = t.closed || st.Mode&0o001 == 0
 }
 
 func (t *trail) add(uid uint32) {
@@ -264,9 +266,10 @@ type signature struct {
 
 // found is one file as one scan sees it.
 type found struct {
-	fd   int // O_PATH; -1: none
-	sig  signature
-	prob *vassal.Problem // it cannot be used
+	fd     int // O_PATH; -1: none
+	sig    signature
+	prob   *vassal.Problem // it cannot be used
+	closed bool            // not everybody gets to it
 }
 
 func (f *found) close() {
@@ -291,6 +294,7 @@ func (w *walker) look(dir *place, name, path string, tyrant bool) (f found, gone
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		f, st, t = w.follow(dir, fd, &st, path)
 	}
+	f.closed = t.closed
 	if f.prob == nil {
 		f.prob = w.judge(f.fd, &st, t, path, tyrant)
 	}

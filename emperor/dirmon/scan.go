@@ -36,6 +36,7 @@ type entry struct {
 	file    emperor.File // as it counts
 	counts  bool         // file is set
 	sig     signature    // of the newest state seen
+	closed  bool         // found.closed, likewise
 	trail   trail        // of the directory in which that was
 	since   time.Time    // when that was first seen
 	restive time.Time    // since when it has not been at rest; zero: it is
@@ -368,11 +369,17 @@ func (s *scanner) consider(e *entry, p string, f found) {
 			e.restive = s.now
 		}
 	}
+	e.closed = f.closed
 	if f.prob != nil {
 		if s.rested(e) {
 			s.take(e, p, nil, f.prob)
 		}
 		return
+	}
+	if e.taken && e.file.Problem == nil && e.file.Hidden != e.closed {
+		file := e.file
+		file.Hidden = e.closed
+		s.m.keep(e, file)
 	}
 	if s.settled(e) {
 		return // the same as when it was read
@@ -465,7 +472,7 @@ func (s *scanner) wake(d time.Duration) { s.again = min(s.again, max(d, time.Mil
 func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
 	e.taken, e.restive = true, time.Time{}
 	e.counts = true
-	file := emperor.File{Path: p, Text: text, Device: e.sig.dev, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777),
+	file := emperor.File{Path: p, Text: text, Device: e.sig.dev, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777), Hidden: e.closed,
 		Trust: vassal.Trust{Operator: e.sig.uid == 0, UID: int(e.sig.uid), GID: int(e.sig.gid)},
 		Stamp: e.sig.stamp(text, s.m.touch)}
 	if prob != nil { // nothing of it is believed

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/emperor"
+	"liege/emperor/channel"
 	"liege/emperor/expand"
 	"liege/emperor/listen"
 	"liege/emperor/logs"
@@ -207,6 +208,45 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 		l.log.Note("%s, pid %d, was not ready when the Emperor that started it ended: it ends", title(r.Gen), r.PID)
 	}
 	return in, nil
+}
+
+// findLeft looks for the counts that a survivor leaves, unless they were found.
+func (in *instance) findLeft() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.hearLeft()
+}
+
+// hearLeft takes over what a survivor has counted, with in.mu held.
+func (in *instance) hearLeft() {
+	if in.control != nil {
+		return
+	}
+	select {
+	case <-in.box.Done():
+	default:
+		if in.left == nil {
+			in.left = in.lookForLeft()
+		}
+	}
+	if in.left == nil {
+		return
+	}
+	if c, ok := in.left.Counts(); ok {
+		in.counts = c
+	}
+}
+
+func (in *instance) lookForLeft() *channel.Left {
+	pidfd, err := unix.PidfdOpen(in.record.PID, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(pidfd)
+	if !in.l.host.Records.Alive(in.record) { // the pid is still its own once the pidfd is open
+		return nil
+	}
+	return channel.FindLeft(in.record.PID, pidfd)
 }
 
 // takeBack takes the listeners out of the survivor: its descriptors are

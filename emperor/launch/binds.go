@@ -64,6 +64,7 @@ func (s *start) tree() error {
 	if b.Source == "" {
 		return nil
 	}
+	s.l.at("mount", b.Source)
 	f, err := openReal(b.Source)
 	if err == nil {
 		s.temp = append(s.temp, f)
@@ -112,6 +113,7 @@ func same(f *os.File, b resolve.Bind) error {
 }
 
 func (s *start) detached(ctx context.Context, b resolve.Bind) error {
+	s.l.at("mount", b.Source)
 	f, err := s.open(ctx, b.Source, b.Led)
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ func (s *start) certificates(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.files, s.found = certs.Read(from, s.app())
+	s.files, s.found = certs.Read(certsAt{from, s.l}, s.app())
 	s.watch.Taken(s.app(), s.files)
 	if s.found.Failed() && r.App.Hold == nil {
 		return s.found

@@ -45,27 +45,34 @@ func (l *launcher) Hold(ctx context.Context, prep emperor.Prepared, h vassal.Hol
 		return nil, err
 	}
 	s := &start{l: l, p: p, gen: gen, began: time.Now()}
+	defer l.busy(p)()
 	defer func() { s.finish(err) }()
-	if err := l.ensureLog(); err != nil {
-		return nil, err
-	}
-	if err := s.keepListeners(ctx, of); err != nil {
-		return nil, s.explain(err)
-	}
-	if err := s.keepCertificates(ctx, of); err != nil {
-		l.log.Note("%s: https listeners are without a certificate: %v", title(gen), err)
-	}
-	w, err := l.log.Feed()
+	err = s.through(ctx, step{"log", s.feed}, step{"listen", func(ctx context.Context) error { return s.keepListeners(ctx, of) }},
+		step{"certificates", func(ctx context.Context) error {
+			if err := s.keepCertificates(ctx, of); err != nil {
+				l.log.Note("%s: https listeners are without a certificate: %v", title(gen), err)
+			}
+			return nil
+		}}, step{"labels", s.labels})
 	if err != nil {
-		return nil, fmt.Errorf("log: %w", err)
-	}
-	s.temp = append(s.temp, w)
-	s.spec.Stdout, s.spec.Bare, s.spec.Plan = w, true, p.Result.Plan
-	if err := s.labels(ctx); err != nil {
 		return nil, s.explain(err)
 	}
 	l.log.Note("%s: every request is answered with %d", title(gen), h.Status)
 	return s.run(ctx)
+}
+
+// feed gives a holding generation its end of the vassal's log.
+func (s *start) feed(context.Context) error {
+	if err := s.l.ensureLog(); err != nil {
+		return err
+	}
+	w, err := s.l.log.Feed()
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	s.temp = append(s.temp, w)
+	s.spec.Stdout, s.spec.Bare, s.spec.Plan = w, true, s.p.Result.Plan
+	return nil
 }
 
 // holding is what would be prepared of a file that says no more than h.

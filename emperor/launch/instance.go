@@ -38,6 +38,7 @@ type instance struct {
 	relay   closer        // nil: none
 	relayed bool          // there was to be one before it ran
 	gate    *sandbox.Gate // of one that is adopted with a relay; nil: none
+	left    *channel.Left // of one that is adopted: where it leaves its counts; nil: not found yet
 
 	relaySaid sync.Once // relayGone, in the log
 	bounded   *os.File  // the app's directory, which has a quota; nil: none
@@ -85,6 +86,7 @@ func (in *instance) Problems() vassal.Problems     { return in.problems }
 
 func (in *instance) Drain() error {
 	in.asked.Store(true)
+	in.findLeft()
 	if in.control != nil && in.relieved.Load() {
 		_ = in.control.Send(vassal.Relieved) // who cannot be told this cannot be told the rest
 	}
@@ -151,6 +153,7 @@ func (in *instance) measure() {
 		}
 	}
 	in.usage.Disk = in.disk()
+	in.hearLeft()
 	in.usage.Requests = in.counts.Requests
 }
 
@@ -367,6 +370,10 @@ func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	}
 	in.mu.Lock()
 	in.measure()
+	if in.left != nil {
+		in.left.Close()
+		in.left = nil
+	}
 	in.mu.Unlock()
 	if in.bounded != nil {
 		in.bounded.Close()

@@ -84,7 +84,7 @@ func (h *Host) Launcher(name vassal.Name) emperor.Launcher {
 	return &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
 }
 
-// launcher is the Launcher of one vassal. One goroutine uses it.
+// launcher is the Launcher of one vassal. One goroutine uses it, but for Step and Hangs.
 type launcher struct {
 	host    *Host
 	name    vassal.Name
@@ -92,6 +92,7 @@ type launcher struct {
 	log     *logs.Log // nil until the first start
 	served  *prepared // what was last launched; nil: nothing yet
 	asleep  bool      // nothing was started since Sleep
+	steps   steps
 
 	// hup: the core got SIGHUP (CONTRACT 11, pidfile), or its application's code
 	// changed. It outlives a start that failed: the generation that serves on may
@@ -209,6 +210,8 @@ func (p *prepared) View() emperor.View {
 
 // Close implements emperor.Launcher.
 func (l *launcher) Close() error {
+	defer l.steps.now.Store(nil)
+	l.at("close", "")
 	l.host.Porter.Leave(l.sockets)
 	left := l.sockets.Close()
 	errs := []error{l.release((*sandbox.Vassal).Close)}

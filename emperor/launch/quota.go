@@ -26,11 +26,13 @@ func (s *start) quota(ctx context.Context) error {
 		}
 		return nil
 	}
+	s.l.at("quota", s.p.Result.Dir)
 	dir, err := s.appDir(ctx)
 	if err != nil {
 		return s.quotaProblem(err)
 	}
-	s.temp = append(s.temp, dir) // the instance takes a copy
+	s.temp = append(s.temp, dir)           // the instance takes a copy
+	s.l.unbounded("quota", s.p.Result.Dir) // it walks through all that is there
 	if err := h.Quotas.Apply(ctx, s.l.name, dir, limit); err != nil {
 		return s.quotaProblem(err)
 	}

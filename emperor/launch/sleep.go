@@ -30,10 +30,8 @@ func (l *launcher) Sleep(ctx context.Context, prep emperor.Prepared, wake func()
 		return nil, vassal.AsProblems(errors.New("the file was not found good"), "sleep", vassal.CodeInternal)
 	}
 	s := &start{l: l, p: p}
-	err := s.listen(ctx)
-	if err == nil {
-		err = s.lullaby(ctx)
-	}
+	defer l.busy(p)()
+	err := s.through(ctx, step{"listen", s.listen}, step{"hooks", s.lullaby})
 	s.finish(err)
 	if err != nil {
 		return nil, vassal.AsProblems(err, "listen", vassal.CodeListen)
@@ -70,6 +68,7 @@ func (s *start) lullaby(ctx context.Context) error {
 	if len(h.Hooks) == 0 {
 		return nil
 	}
+	l.lasting("hooks", "", s.boxTime())
 	if err := errors.Join(s.labels(ctx), l.ensureLog()); err != nil {
 		return err
 	}

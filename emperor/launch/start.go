@@ -60,11 +60,12 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 	l.host.Porter.Leave(l.sockets)
 	l.asleep = false
 	s := &start{l: l, p: p, gen: gen, began: time.Now()}
+	defer l.busy(p)()
 	defer func() { s.finish(err) }()
-	for _, step := range []func(context.Context) error{s.labels, s.openLog, s.listen, s.certificates, s.binds, s.quota, s.mailer} {
-		if err := step(ctx); err != nil {
-			return nil, s.explain(err)
-		}
+	err = s.through(ctx, step{"labels", s.labels}, step{"log", s.openLog}, step{"listen", s.listen}, step{"certificates", s.certificates},
+		step{"mount", s.binds}, step{"quota", s.quota}, step{"mail", s.mailer})
+	if err != nil {
+		return nil, s.explain(err)
 	}
 	in, err := s.run(ctx)
 	if err == nil {
@@ -125,6 +126,7 @@ const tmpfsContext = "system_u:object_r:tmpfs_t:s0"
 func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 	in := newInstance(ctx, s.l, s.p, s.gen)
 	in.began = s.began
+	s.inBox("")
 	if err := s.describe(); err != nil {
 		return nil, s.explain(err)
 	}
@@ -138,6 +140,7 @@ func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 		return nil, s.explain(err)
 	}
 	s.spec.Told = s.told
+	s.spec.At = s.inBox
 	s.spec.Created = func(r sandbox.Record) error { return in.note(r, s.ch.Bound()) }
 	box, err := s.l.host.Sandboxes.Start(ctx, s.spec)
 	if err != nil {
@@ -229,6 +232,7 @@ func (s *start) logto(ctx context.Context) error {
 		return nil
 	}
 	to, mine := s.p.operators(to)
+	s.l.at("logto", to)
 	var f *os.File
 	err := listen.ErrShared
 	if mine { // else root opens nothing, and makes nothing
@@ -274,7 +278,7 @@ func (s *start) listen(ctx context.Context) error {
 	ch, ps := s.l.sockets.Apply(ctx, listen.Want{
 		File: s.p.Config.File, Listeners: r.Listen, UID: r.UID, GID: r.GID, Groups: who(r).Groups,
 		Trusted: s.p.Config.Trust.Operator, Umask: s.p.Config.Jail.Umask, Context: r.Plan.Context,
-		Owner: s.owner, AsUser: s.asUser,
+		Owner: s.owner, AsUser: s.asUser, At: func(address string) { s.l.at("listen", address) },
 	})
 	if ch == nil {
 		return ps

@@ -19,8 +19,8 @@ import (
 const unseen = "by a program that cannot be seen from here"
 
 // holder says which process listens on address, as far as /proc tells, and
-// what to do about it.
-func holder(address string) (who, hint string) {
+// what to do about it. Processes of vassals are those below the cgroup all.
+func holder(address, all string) (who, hint string) {
 	inodes, like := map[string]bool{}, map[string]bool{}
 	switch address[0] {
 	case '/', '@':
@@ -45,9 +45,9 @@ func holder(address string) (who, hint string) {
 		}
 		inodes = listening(uint16(n), func(netip.Addr) bool { return true })
 	}
-	has := socketOwner(inodes)
+	has := socketOwner(inodes, all)
 	if len(inodes) == 0 {
-		if has = socketOwner(like); has.pid != 0 {
+		if has = socketOwner(like, all); has.pid != 0 {
 			return "a vassal, or another Liege, listens there", "liege ls says which has it; liege stop NAME, or name another address"
 		}
 	}
@@ -92,12 +92,13 @@ func tableAddr(s string) (netip.Addr, bool) {
 // Rival says who listens already where want would, on this host's network: a
 // program, or the vassal called vassal. Both are empty if nobody is seen there,
 // or the Emperor itself, which does not tell whose socket it keeps. Who is not
-// root sees its own processes alone.
-func Rival(want netip.AddrPort) (who, vassal string) {
+// root sees its own processes alone. all is the cgroup in which the vassals' own are;
+// empty: none is known, and no program is taken for a vassal's.
+func Rival(want netip.AddrPort, all string) (who, vassal string) {
 	inodes := listening(want.Port(), func(a netip.Addr) bool {
 		return a == want.Addr() || a.IsUnspecified() && (a.Is6() || want.Addr().Is4()) || want.Addr().IsUnspecified() && a.Is4() == want.Addr().Is4()
 	})
-	o := socketOwner(inodes)
+	o := socketOwner(inodes, all)
 	if o.pid == 0 || o.vassal == "" && strings.HasPrefix(o.command, "liege-") {
 		return "", ""
 	}
@@ -144,7 +145,7 @@ func scanTable(name string, f func(fields []string)) {
 
 // socketOwner finds a process that has one of the sockets open: one of a vassal
 // if there is one, for the Emperor has a vassal's sockets too.
-func socketOwner(inodes map[string]bool) (found owner) {
+func socketOwner(inodes map[string]bool, all string) (found owner) {
 	if len(inodes) == 0 {
 		return owner{}
 	}
@@ -157,7 +158,7 @@ func socketOwner(inodes map[string]bool) (found owner) {
 		if err != nil || !hasSocket(pid, inodes) {
 			continue
 		}
-		o := ownerOf(pid)
+		o := ownerOf(pid, all)
 		if o.vassal != "" {
 			return o
 		}
@@ -180,7 +181,7 @@ func hasSocket(pid int, inodes map[string]bool) bool {
 	})
 }
 
-func ownerOf(pid int) owner {
+func ownerOf(pid int, all string) owner {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	comm, err := os.ReadFile(dir + "comm")
 	if err != nil {
@@ -190,21 +191,27 @@ func ownerOf(pid int) owner {
 	if err != nil {
 		groups = nil // it is gone
 	}
-	return owner{pid: pid, command: strings.TrimSpace(string(comm)), vassal: vassalOf(string(groups))}
+	return owner{pid: pid, command: strings.TrimSpace(string(comm)), vassal: vassalOf(string(groups), all)}
 }
 
-// vassalOf is the vassal in whose cgroup, …/vassals/v-NAME, a process is that
-// has these groups (proc_pid_cgroup(5)).
-func vassalOf(groups string) string {
-	_, rest, ok := strings.Cut(groups, "/vassals/v-")
-	if !ok {
+// vassalOf is the vassal in whose cgroup, ALL/v-NAME, a process is that has these
+// groups (proc_pid_cgroup(5)). What merely looks like one, another Emperor's in a
+// container or a cgroup that somebody called so, is none.
+func vassalOf(groups, all string) string {
+	if all == "" {
 		return ""
 	}
-	if end := strings.IndexAny(rest, "/\n"); end >= 0 {
-		rest = rest[:end]
+	for line := range strings.Lines(groups) {
+		_, rest, _ := strings.Cut(line, ":")
+		_, at, ok := strings.Cut(strings.TrimSuffix(rest, "\n"), ":") // the path may have colons too
+		below, inAll := strings.CutPrefix(at, all+"/v-")
+		if !ok || !inAll {
+			continue
+		}
+		name, _, _ := strings.Cut(below, "/")
+		if _, err := vassal.ParseName(name); err == nil {
+			return name
+		}
 	}
-	if _, err := vassal.ParseName(rest); err != nil {
-		return ""
-	}
-	return rest
+	return ""
 }

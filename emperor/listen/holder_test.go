@@ -28,15 +28,26 @@ func TestAdvice(t *testing.T) {
 			t.Errorf("%+v: %q", tt.has, hint)
 		}
 	}
-	for groups, want := range map[string]string{
-		"0::/liege.slice/liege-vassals.service/vassals/v-shop/g-3\n":           "shop",
-		"5:memory:/liege-ab/vassals/v-shop/g-3\n0::/liege-ab/vassals/v-shop\n": "shop",
-		"0::/user.slice\n":           "",
-		"0::/vassals/v-../g-1\n":     "",
-		"0::/liege-x/vassals/leaf\n": "",
+}
+
+// TestVassalOf: a process is a vassal's where this Emperor's vassals are, and nowhere
+// that only looks like it.
+func TestVassalOf(t *testing.T) {
+	for _, tt := range []struct{ groups, all, want string }{
+		{"0::/liege.slice/liege-vassals.service/vassals/v-shop/g3\n", "/liege.slice/liege-vassals.service/vassals", "shop"},
+		{"5:memory:/liege-ab/vassals/v-shop/g3\n0::/liege-ab/vassals/v-shop\n", "/liege-ab/vassals", "shop"},
+		{"1:name=systemd:/user.slice\n5:memory:/liege-ab/vassals/v-shop/g3\n", "/liege-ab/vassals", "shop"},
+		{"0::/docker/ab/liege-ab/vassals/v-shop/g3\n", "/liege-ab/vassals", ""},
+		{"0::/liege-cd/vassals/v-shop/g3\n", "/liege-ab/vassals", ""},
+		{"0::/liege-ab/vassals/v-shop/g3/vassals/v-other\n", "/liege-ab/vassals", "shop"},
+		{"0::/machine:/liege-ab/vassals/v-other/g3\n", "/liege-ab/vassals", ""},
+		{"0::/liege-ab/vassals/v-shop/g3\n", "", ""},
+		{"0::/user.slice\n", "/vassals", ""},
+		{"0::/vassals/v-../g1\n", "/vassals", ""},
+		{"0::/liege-x/vassals/leaf\n", "/liege-x/vassals", ""},
 	} {
-		if got := vassalOf(groups); got != want {
-			t.Errorf("%q: vassal %q, want %q", groups, got, want)
+		if got := vassalOf(tt.groups, tt.all); got != tt.want {
+			t.Errorf("%q below %q: vassal %q, want %q", tt.groups, tt.all, got, tt.want)
 		}
 	}
 }
@@ -53,13 +64,13 @@ func TestRival(t *testing.T) {
 		}
 		port := netip.MustParseAddrPort(ln.Addr().String()).Port()
 		for addr, taken := range want {
-			who, _ := Rival(netip.AddrPortFrom(netip.MustParseAddr(addr), port))
+			who, _ := Rival(netip.AddrPortFrom(netip.MustParseAddr(addr), port), "")
 			if (who != "") != taken {
 				t.Errorf("%s listens, %s: %q, want %v", on, addr, who, taken)
 			}
 		}
 		ln.Close()
-		if who, _ := Rival(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)); who != "" {
+		if who, _ := Rival(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), ""); who != "" {
 			t.Errorf("nobody listens: %q", who)
 		}
 	}

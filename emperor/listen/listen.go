@@ -59,6 +59,9 @@ type Want struct {
 	// later. It is called at most once in an Apply, and only for sockets in
 	// directories that are not root's alone.
 	AsUser func(context.Context) (*asuser.Session, error)
+	// At is told which address is seen to from then on, for whom that takes too
+	// long; nil: nobody.
+	At func(address string)
 }
 
 // Registry knows which vassal of this Emperor listens where. Its lock is held
@@ -67,6 +70,10 @@ type Registry struct {
 	// Store has the sockets of vassals that sleep kept while no Emperor runs
 	// (Set.Store); nil: nobody does.
 	Store *fdstore.Store
+
+	// Cgroup is the one in which the vassals' own are (sandbox.Manager.All); empty:
+	// who has an address is not told to be a vassal.
+	Cgroup string
 
 	// Lives reports whether there is such a vassal, in whatever state; nil: nobody
 	// knows.
@@ -117,7 +124,7 @@ type Set struct {
 	reg  *Registry
 	name vassal.Name
 
-	mu      sync.Mutex // Commit comes from another goroutine than Apply
+	mu      sync.Mutex // Commit comes from another goroutine than Apply; not held while anything is made
 	current []*socket
 	pending []*Change // neither final nor undone
 	closed  bool
@@ -139,8 +146,9 @@ type Bound struct {
 
 // Change is the sockets of one start: those kept and those made for it.
 type Change struct {
-	set  *Set
-	next []*socket
+	set    *Set
+	next   []*socket
+	pinned []*socket // looked at by an Apply that is under way: nobody closes them meanwhile
 }
 
 // Bound lists the sockets in the order of Want.Listeners.
@@ -201,7 +209,7 @@ func (s *Set) settle(c *Change) bool {
 func (s *Set) drop(sockets []*socket) {
 	for _, k := range sockets {
 		used := slices.Contains(s.current, k) ||
-			slices.ContainsFunc(s.pending, func(c *Change) bool { return slices.Contains(c.next, k) })
+			slices.ContainsFunc(s.pending, func(c *Change) bool { return slices.Contains(c.next, k) || slices.Contains(c.pinned, k) })
 		if !used {
 			s.reg.release(k)
 		}
@@ -211,23 +219,44 @@ func (s *Set) drop(sockets []*socket) {
 // find returns the socket for address that the Set has, or that was made for a
 // start that is under way, for one whose file was edited meanwhile may still be
 // ending when the next one begins; and whether it can be connected to. Nil:
-// there is none.
-func (s *Set) find(address string) (found *socket, healthy bool) {
-	lists := [][]*socket{s.current}
-	for _, c := range s.pending {
-		lists = append(lists, c.next)
-	}
-	for _, list := range lists {
-		for _, k := range list {
-			if k.addr != address {
-				continue
-			}
-			if found = k; k.healthy() {
-				return k, true
-			}
+// there is none. c is the Change that it is for.
+func (s *Set) find(address string, c *Change) (found *socket, healthy bool) {
+	for _, k := range s.pin(c, func(k *socket) bool { return k.addr == address }) {
+		if found = k; k.healthy() {
+			return k, true
 		}
 	}
 	return found, false
+}
+
+// pin returns those of the Set's sockets that are wanted, the current ones first. They
+// stay open until the Apply of c, whose own are not among them, returns. wanted is
+// called with s.mu held.
+func (s *Set) pin(c *Change, wanted func(*socket) bool) (out []*socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lists := [][]*socket{s.current}
+	for _, p := range s.pending {
+		if p != c {
+			lists = append(lists, p.next)
+		}
+	}
+	for _, list := range lists {
+		for _, k := range list {
+			if wanted(k) {
+				out = append(out, k)
+			}
+		}
+	}
+	c.pinned = append(c.pinned, out...)
+	return out
+}
+
+// unpin ends what pin has begun, with s.mu held.
+func (s *Set) unpin(c *Change) {
+	pinned := c.pinned
+	c.pinned = nil
+	s.drop(pinned)
 }
 
 // Bound lists the sockets that the Set holds.
@@ -260,23 +289,36 @@ func (s *Set) Close() (left bool) {
 // problems may hold warnings, such as that a socket had to be mended; with an
 // Error among the problems there is no Change and nothing new was left.
 func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := &maker{ctx: ctx, set: s, want: want}
 	c := &Change{set: s}
+	m := &maker{ctx: ctx, set: s, want: want, change: c}
+	s.mu.Lock()
+	s.pending = append(s.pending, c)
+	s.mu.Unlock()
 	for i, l := range want.Listeners {
+		if ctx.Err() != nil { // nothing more is made
+			m.fail(l, context.Cause(ctx))
+			break
+		}
+		if want.At != nil {
+			want.At(l.Address)
+		}
 		if top := somaxconn(); top > 0 && l.Backlog > top {
 			m.warn(l, fmt.Sprintf("%s: a queue of %d connections is above net.core.somaxconn, %d, which is used", l.Address, l.Backlog, top))
 		}
 		if k := m.one(l, want.Listeners[:i]); k != nil {
+			s.mu.Lock()
 			c.next = append(c.next, k)
+			s.mu.Unlock()
 		}
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.unpin(c)
 	if m.problems.Failed() {
+		s.settle(c)
 		s.drop(c.next)
 		return nil, m.problems
 	}
-	s.pending = append(s.pending, c)
 	return c, m.problems
 }
 

@@ -24,6 +24,7 @@ type maker struct {
 	ctx      context.Context
 	set      *Set
 	want     Want
+	change   *Change
 	child    *asuser.Session
 	problems vassal.Problems
 }
@@ -41,7 +42,7 @@ func (m *maker) user() (*asuser.Session, error) {
 // one returns the socket for l; nil after a problem. earlier are the listeners
 // of the same start before l.
 func (m *maker) one(l vassal.Listener, earlier []vassal.Listener) *socket {
-	k, healthy := m.set.find(l.Address)
+	k, healthy := m.set.find(l.Address, m.change)
 	if healthy {
 		if err := m.sameContext(k); err != nil {
 			m.fail(l, err)
@@ -235,10 +236,12 @@ func portName(address string) string {
 // "127.0.0.1:80"): both serve until the change is final.
 func (m *maker) replaceOwn(fd int, sa unix.Sockaddr, addr netip.AddrPort, backlog int) error {
 	var own []int
-	for _, k := range m.set.current {
-		if have, err := netip.ParseAddrPort(k.addr); err == nil && have.Port() == addr.Port() && have != addr {
-			own = append(own, int(k.file.Fd()))
-		}
+	overlaps := func(k *socket) bool {
+		have, err := netip.ParseAddrPort(k.addr)
+		return err == nil && have.Port() == addr.Port() && have != addr && slices.Contains(m.set.current, k)
+	}
+	for _, k := range m.set.pin(m.change, overlaps) {
+		own = append(own, int(k.file.Fd()))
 	}
 	if len(own) == 0 {
 		return unix.EADDRINUSE
@@ -291,7 +294,7 @@ func (m *maker) taken(l vassal.Listener) error {
 	if r := m.set.reg.rival(l, m.set); r != "" {
 		return inUse(l, r, "name another address in one of the two files")
 	}
-	who, hint := holder(l.Address)
+	who, hint := holder(l.Address, m.set.reg.Cgroup)
 	return inUse(l, who, hint)
 }
 
@@ -383,7 +386,7 @@ func staleOfRoot(address string) (dev, ino uint64, stale bool) {
 // answered is taken for a unix socket: err says more where nobody is seen to
 // listen.
 func (m *maker) answered(l vassal.Listener, err error) error {
-	who, hint := holder(l.Address)
+	who, hint := holder(l.Address, m.set.reg.Cgroup)
 	if who == unseen {
 		if say, _, found := strings.Cut(words(err), ": address already in use"); found && say != "" {
 			return inUse(l, say, "who uses it? else remove it: rm "+l.Address)

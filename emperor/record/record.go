@@ -254,6 +254,28 @@ func (d *Dir) unwritten() error {
 // Close gives the directory up. What is in it stays.
 func (d *Dir) Close() error { return d.lock.Close() }
 
+// cgroupFile is where SetCgroup writes.
+func cgroupFile(runDir string) string { return filepath.Join(runDir, "cgroup") }
+
+// SetCgroup notes the cgroup in which the vassals' own are, for who tells processes
+// of theirs from others (Cgroup).
+func (d *Dir) SetCgroup(all string) error {
+	tmp := cgroupFile(d.path) + ".tmp"
+	if err := os.WriteFile(tmp, []byte(all+"\n"), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, cgroupFile(d.path))
+}
+
+// Cgroup is what the last Emperor of a run directory noted there; empty: none did.
+func Cgroup(runDir string) string {
+	b, err := os.ReadFile(cgroupFile(runDir))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(b), "\n")
+}
+
 // Path is the run directory.
 func (d *Dir) Path() string { return d.path }
 

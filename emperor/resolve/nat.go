@@ -90,15 +90,18 @@ func (r *resolver) nat() {
 	}
 }
 
-// Blocked warns about the firewall of others that stands in the way of
-// net = nat: chains are those of network.Blocked.
-func (r *Result) Blocked(chains []string) (out vassal.Problems) {
+// Blocked warns about the firewalls of others that stand in the way of net = nat, or
+// perhaps do: both are chains of network.Blocked.
+func (r *Result) Blocked(drop, perhaps []string) (out vassal.Problems) {
 	if r.NAT == nil {
 		return nil
 	}
-	for _, chain := range chains {
-		out = append(out, r.aboutNet(vassal.Warning, fmt.Sprintf("the host's firewall drops what passes through it unless a rule says otherwise (%s)", chain),
-			"accept there what comes from the interfaces lg*, and answers to them (network.md)"))
+	const hint = "accept there what comes from the interfaces lg*, and answers to them (network.md)"
+	for _, chain := range drop {
+		out = append(out, r.aboutNet(vassal.Warning, fmt.Sprintf("the host's firewall drops what passes through it unless a rule says otherwise (%s)", chain), hint))
+	}
+	for _, chain := range perhaps {
+		out = append(out, r.aboutNet(vassal.Warning, fmt.Sprintf("whether the host's firewall lets pass what the vassal sends, and what answers it, cannot be told from its rules (%s)", chain), hint))
 	}
 	return out
 }

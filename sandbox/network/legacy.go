@@ -32,7 +32,8 @@ const (
 	soGetEntries = 65
 	nameLen      = 32              // XT_TABLE_MAXNAMELEN
 	infoLen      = nameLen + 13*4  // struct ipt_getinfo
-	underflow    = nameLen + 6*4   // in it: where the policies stand, one for each hook
+	hookEntry    = nameLen + 4     // in it: where the chains begin, one for each hook
+	underflow    = nameLen + 6*4   // in it: where the policies stand, likewise
 	tableSize    = nameLen + 12*4  // in it
 	entriesAt    = nameLen + 4 + 4 // in struct ipt_get_entries
 	verdictAt    = 32              // in struct xt_standard_target
@@ -40,33 +41,38 @@ const (
 	verdictDrop  = -1 // -NF_DROP - 1
 )
 
-// legacyDrops names the FORWARD chains of iptables-legacy whose policy is to
-// drop.
-func legacyDrops() []string {
-	var out []string
+// legacyForward names the FORWARD chains of iptables-legacy whose policy is to drop, and
+// those that have rules: what rules do is not read.
+func legacyForward() (drop, perhaps []string) {
 	for _, t := range iptablesLegacy {
 		names, err := os.ReadFile(t.names)
 		if err != nil || !slices.Contains(strings.Fields(string(names)), "filter") {
 			continue
 		}
-		if drops, err := t.drops(); err == nil && drops {
-			out = append(out, t.program+", table filter, chain FORWARD")
+		drops, ruled, err := t.forward()
+		name := t.program + ", table filter, chain FORWARD"
+		switch {
+		case err != nil || ruled:
+			perhaps = append(perhaps, name)
+		case drops:
+			drop = append(drop, name)
 		}
 	}
-	return out
+	return drop, perhaps
 }
 
-// drops tells whether the policy of the chain FORWARD is to drop.
-func (t iptables) drops() (bool, error) {
+// forward tells whether the policy of the chain FORWARD is to drop, and whether it has
+// rules.
+func (t iptables) forward() (drops, ruled bool, err error) {
 	fd, err := unix.Socket(t.family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	defer unix.Close(fd)
 	info := make([]byte, infoLen)
 	copy(info, "filter")
 	if err := getsockopt(fd, t.level, soGetInfo, info); err != nil {
-		return false, err
+		return false, false, err
 	}
 	word := func(b []byte, at int) (int, error) {
 		if at < 0 || at+4 > len(b) {
@@ -76,21 +82,22 @@ func (t iptables) drops() (bool, error) {
 	}
 	size, err := word(info, tableSize)
 	if err != nil || size > 64<<20 {
-		return false, errors.New("the kernel's table is too large")
+		return false, false, errors.New("the kernel's table is too large")
 	}
 	all := make([]byte, entriesAt+size)
 	copy(all, "filter")
 	binary.NativeEndian.PutUint32(all[nameLen:], uint32(size))
 	if err := getsockopt(fd, t.level, soGetEntries, all); err != nil {
-		return false, err // EAGAIN: it has just changed
+		return false, false, err // EAGAIN: it has just changed
 	}
 	at, err := word(info, underflow+4*hookForward)
 	if err != nil || entriesAt+at+t.target+2 > len(all) {
-		return false, errors.New("the chain FORWARD has no policy")
+		return false, false, errors.New("the chain FORWARD has no policy")
 	}
 	entry := all[entriesAt+at:]
 	verdict, err := word(entry, int(binary.NativeEndian.Uint16(entry[t.target:]))+verdictAt)
-	return int32(verdict) == verdictDrop, err
+	first, err2 := word(info, hookEntry+4*hookForward)
+	return int32(verdict) == verdictDrop, first != at, errors.Join(err, err2)
 }
 
 // getsockopt fills in b, whose head says what is asked.

@@ -1,38 +1,43 @@
 package network
 
 import (
-	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 )
 
-// Blocked names the chains of others that drop what passes through the host
-// unless they know it, and so what vassals send: by their policy, or by a last
-// rule that asks for nothing. One whose table lets the vassals' interfaces out
-// and answers back is none. Only root is told.
-func Blocked() []string {
-	out := legacyDrops()
+// Blocked names the chains of somebody else's that drop what vassals send through the
+// host, or what answers them, and those that perhaps do: that depends on rules that are
+// not understood, or not read. Of nftables, and so of iptables-nft, each
+// base chain at the hook forward is followed as the kernel follows it, for a first
+// packet out of a vassal and one that answers it; of iptables-legacy only the policy is
+// read. A rule about some of the packets, one port for instance, is its owner's wish
+// and no obstacle, and opens nothing. Only root is told.
+func Blocked() (drop, perhaps []string) {
+	drop, perhaps = legacyForward()
 	conn, err := nftables.New()
 	if err != nil {
-		return out
+		return drop, perhaps
 	}
 	chains, err := conn.ListChains()
 	if err != nil {
-		return out
+		return drop, perhaps
 	}
 	for _, c := range chains {
-		if c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Type != nftables.ChainTypeFilter || c.Table.Name == hostTable {
-			continue
-		}
 		name := families[c.Table.Family]
-		if name == "" || !closes(conn, c) || opened(conn, c.Table, chains) {
+		if name == "" || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward || c.Type != nftables.ChainTypeFilter || c.Table.Name == hostTable {
 			continue
 		}
-		out = append(out, fmt.Sprintf("table %s %s, chain %s", name, c.Table.Name, c.Name))
+		name = fmt.Sprintf("table %s %s, chain %s", name, c.Table.Name, c.Name)
+		switch followed(conn, c, chains) {
+		case drops:
+			drop = append(drop, name)
+		case unsure:
+			perhaps = append(perhaps, name)
+		}
 	}
-	return out
+	return drop, perhaps
 }
 
 var families = map[nftables.TableFamily]string{ //nolint:gochecknoglobals // a constant
@@ -48,76 +53,30 @@ func Unforwarded() []string {
 	return nil
 }
 
-// closes tells whether what no rule of c knows is dropped.
-func closes(conn *nftables.Conn, c *nftables.Chain) bool {
-	if c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop {
-		return true
-	}
-	rules, err := conn.GetRules(c.Table, c)
-	if err != nil || len(rules) == 0 {
-		return false
-	}
-	for _, e := range rules[len(rules)-1].Exprs {
-		switch e := e.(type) {
-		case *expr.Counter, *expr.Log:
-		case *expr.Reject:
-			return true
-		case *expr.Verdict:
-			return e.Kind == expr.VerdictDrop
-		default:
-			return false // it asks for something
+// followed is the worst that base does to the two packets.
+func followed(conn *nftables.Conn, base *nftables.Chain, all []*nftables.Chain) fate {
+	w := walk{conn: conn, chains: map[string]*nftables.Chain{}, rules: map[string][]*nftables.Rule{}, sets: map[string]*set{}}
+	for _, c := range all {
+		if c.Table.Name == base.Table.Name && c.Table.Family == base.Table.Family {
+			w.chains[c.Name] = c
 		}
 	}
-	return false
-}
-
-// opened tells whether rules of a table accept what comes from the vassals'
-// interfaces, and answers to it.
-func opened(conn *nftables.Conn, table *nftables.Table, chains []*nftables.Chain) bool {
-	var there, back bool
-	for _, c := range chains {
-		if c.Table.Name != table.Name || c.Table.Family != table.Family {
-			continue
-		}
-		rules, err := conn.GetRules(table, c)
-		if err != nil {
-			return false
-		}
-		for _, r := range rules {
-			from, answers := accepts(r.Exprs)
-			there, back = there || from, back || answers
+	end := passes
+	if base.Policy != nil && *base.Policy == nftables.ChainPolicyDrop {
+		end = drops
+	}
+	versions := []byte{nfprotoIPv4, nfprotoIPv6}
+	switch base.Table.Family {
+	case nftables.TableFamilyIPv4:
+		versions = versions[:1]
+	case nftables.TableFamilyIPv6:
+		versions = versions[1:]
+	}
+	var fates []fate
+	for _, v := range versions {
+		for _, p := range []packet{{out: true, state: stateNew, version: v}, {state: stateEstablished, version: v}} {
+			fates = append(fates, w.through(base.Name, p, end))
 		}
 	}
-	return there && back
-}
-
-// accepts tells whether a rule accepts all that comes from vassals, and whether
-// it accepts what leads to them or what is known.
-func accepts(exprs []expr.Any) (from, answers bool) {
-	var asks int
-	var at expr.MetaKey
-	for _, e := range exprs {
-		switch e := e.(type) {
-		case *expr.Counter:
-		case *expr.Meta:
-			at = e.Key
-		case *expr.Cmp:
-			asks++
-			if ours := e.Op == expr.CmpOpEq && bytes.Equal(e.Data, []byte(hostPrefix)); ours {
-				from, answers = from || at == expr.MetaKeyIIFNAME, answers || at == expr.MetaKeyOIFNAME
-			}
-		case *expr.Ct:
-			answers = true
-			asks++
-		case *expr.Match: // of iptables
-			answers = answers || e.Name == "conntrack" || e.Name == "state"
-			asks++
-		case *expr.Verdict:
-			ok := e.Kind == expr.VerdictAccept
-			return ok && from && asks == 1, ok && answers
-		default:
-			asks++
-		}
-	}
-	return false, false
+	return slices.Max(fates)
 }

@@ -119,6 +119,7 @@ func (s *Store) Listener(i int) *tls.Config {
 var (
 	errNone   = errors.New("there is no certificate to serve with")
 	errUnread = errors.New("it could not be read: what was read before stays, and without that nobody reaches the name")
+	errNoPair = errors.New("it could not be read: what was read before stays, and without that the name is answered with another certificate")
 )
 
 // base is what all configurations have in common: TLS 1.2 and 1.3, the
@@ -264,16 +265,7 @@ func (b *builder) entry(p *vassal.KeyPair, old *entry, worst vassal.Severity) *e
 		b.age(p, old)
 		return old
 	}
-	var err error
-	file := p.Key
-	if e.pair, err = keypair.Parse(e.cert, e.key); err == nil {
-		file = p.ClientCA
-		if err = e.configure(p, b.depth()); e.client && e.ca == nil {
-			err = errUnread
-		}
-	} else if keypair.IsCertificate(err) {
-		file = p.Cert
-	}
+	file, err := b.ready(e, p)
 	if err == nil && old != nil && e.pair.Expired(b.now) && !old.pair.Expired(b.now) {
 		file, err = p.Cert, fmt.Errorf("%s; the one before it is still valid and stays", e.pair.Trouble(b.now))
 	}
@@ -287,6 +279,30 @@ func (b *builder) entry(p *vassal.KeyPair, old *entry, worst vassal.Severity) *e
 	b.keep(e)
 	b.age(p, e)
 	return e
+}
+
+// ready makes e fit to serve with, or says which file keeps it from that.
+func (b *builder) ready(e *entry, p *vassal.KeyPair) (file string, err error) {
+	none := errNoPair
+	if e.client {
+		none = errUnread
+	}
+	switch {
+	case e.cert == nil:
+		return p.Cert, none
+	case e.key == nil:
+		return p.Key, none
+	}
+	if e.pair, err = keypair.Parse(e.cert, e.key); err != nil {
+		if keypair.IsCertificate(err) {
+			return p.Cert, err
+		}
+		return p.Key, err
+	}
+	if err = e.configure(p, b.depth()); e.client && e.ca == nil {
+		err = errUnread
+	}
+	return p.ClientCA, err
 }
 
 func (b *builder) keep(e *entry) { b.set.guarded = b.set.guarded || e.client }

@@ -3,6 +3,7 @@ package certs
 import (
 	"crypto/tls"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -123,7 +124,7 @@ func TestRenew(t *testing.T) {
 		{"then its key", second.Cert, second.Key, "second", "", false},
 		{"the same again", second.Cert, second.Key, "second", "", false},
 		{"one that has expired", old.Cert, old.Key, "second", "the one before it is still valid", true},
-		{"an empty file", nil, second.Key, "second", "no certificate", true},
+		{"an empty file", []byte{}, second.Key, "second", "no certificate", true},
 		{"one that expires soon", soon.Cert, soon.Key, "soon", "expires on", false},
 		{"nothing new, still soon", soon.Cert, soon.Key, "soon", "expires on", false},
 	} {
@@ -164,6 +165,57 @@ func TestDirectory(t *testing.T) {
 		if got, _, err := meet(t, s, step.name, nil); got != step.serves {
 			t.Errorf("%s: %s, want %s (%v)", step.name, got, step.serves, err)
 		}
+	}
+}
+
+// TestUnreadInDirectory: of a name in sni-dir whose files cannot be read what was read
+// before stays, and its clients are asked for certificates all the same; that is said,
+// and others are served.
+func TestUnreadInDirectory(t *testing.T) {
+	other, a, b := testcert.New(t, testcert.Cert{Name: "other"}), testcert.New(t, testcert.Cert{Name: "a"}), testcert.New(t, testcert.Cert{Name: "b"})
+	whole := files(map[string]*testcert.Made{"main": other, "shop": other, "wild": other, "dir/a.example": a, "dir/b.example": b})
+	for _, tt := range []struct {
+		name    string
+		unread  []string
+		ca      bool
+		fresh   string // what a new start serves; empty: nobody gets there
+		warning string
+	}{
+		{"certificate", []string{"crt"}, false, "other", "b.example.crt"},
+		{"key", []string{"key"}, false, "other", "b.example.key"},
+		{"both", []string{"crt", "key"}, false, "other", "b.example.crt"},
+		{"certificate, with an authority", []string{"crt"}, true, "", "b.example.crt"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			unread := maps.Clone(whole)
+			for _, end := range tt.unread {
+				unread["/c/dir/b.example."+end] = nil
+			}
+			before := whole
+			if tt.ca {
+				before = maps.Clone(whole)
+				before["/c/dir/b.example.ca"], unread["/c/dir/b.example.ca"] = other.Cert, other.Cert
+			}
+			for _, s := range []struct {
+				name, serves string
+				was          vassal.CertFiles
+			}{{"renewed", "b", before}, {"started", tt.fresh, nil}} {
+				store, ps := New(app(unread))
+				if s.was != nil {
+					store, _ = New(app(s.was))
+					ps = store.Renew(unread)
+				}
+				if ps.Failed() || len(ps) != 1 || !strings.Contains(ps[0].Message, tt.warning) {
+					t.Errorf("%s: %v", s.name, ps)
+				}
+				if got, _, err := meet(t, store, "b.example", nil); got != s.serves {
+					t.Errorf("%s: %q serves, want %q (%v)", s.name, got, s.serves, err)
+				}
+				if got, _, err := meet(t, store, "a.example", nil); got != "a" {
+					t.Errorf("%s, another name: %q (%v)", s.name, got, err)
+				}
+			}
+		})
 	}
 }
 
