@@ -905,7 +905,7 @@ module Liege
             next
           elsif packet['liege.retire']
             @cheap = true
-            break retire
+            break retire(lane)
           elsif packet['liege.rpc']
             status = Liege.call_rpc(Request.new(lane, id, false), packet['liege.rpc'], packet['liege.args'])
           else
@@ -922,7 +922,7 @@ module Liege
         end
         exit!(status) if status != 0
         collect if @gc > 0
-        break retire if @limit && spent || worn && worn?
+        break retire(lane) if @limit && spent || worn && worn?
       end
     end
 
@@ -967,7 +967,9 @@ module Liege
       end
     end
 
-    def retire
+    # Take no more requests: the core is told, so that another worker comes.
+    def retire(lane)
+      lane.write(['Q', 0, 0, @cheap ? 1 : 0, NOBODY].pack(HEADER))
       @wake[1].syswrite('.') if @wake
       nil
     end
