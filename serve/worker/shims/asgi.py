@@ -10,6 +10,7 @@ AGAIN = (BlockingIOError, InterruptedError)
 ASGI = {'version': '3.0', 'spec_version': '2.4'}
 HELD = 16  # messages of a WebSocket that the application has not asked for
 RESTART = 1012
+VERSIONS = {'HTTP/1.0': '1.0', 'HTTP/2.0': '2', 'HTTP/2': '2', 'HTTP/3.0': '3', 'HTTP/3': '3'}
 EXITS = (SystemExit, KeyboardInterrupt)
 
 
@@ -102,7 +103,7 @@ def scope_of(env, kind, state):
     path = (root + env.get('PATH_INFO', '')).encode('latin-1').decode('utf-8', 'replace')
     scheme = env.get('wsgi.url_scheme', 'http')
     scope = {
-        'type': kind, 'asgi': dict(ASGI), 'http_version': env.get('SERVER_PROTOCOL', 'HTTP/1.1')[5:].replace('2.0', '2'),
+        'type': kind, 'asgi': dict(ASGI), 'http_version': VERSIONS.get(env.get('SERVER_PROTOCOL'), '1.1'),
         'scheme': scheme, 'path': path, 'raw_path': env.get('REQUEST_URI', '').partition('?')[0].encode('latin-1'),
         'query_string': env.get('QUERY_STRING', '').encode('latin-1'),
         'root_path': root.encode('latin-1').decode('utf-8', 'replace'), 'headers': fields,
@@ -112,8 +113,8 @@ def scope_of(env, kind, state):
     if kind == 'http':
         scope['method'] = env.get('REQUEST_METHOD', 'GET')
         scope['extensions'] = {'http.response.pathsend': {}}
-        if scope['http_version'] == '2' or env.get('HTTP_TE') == 'trailers' and scope['http_version'] == '1.1':
-            scope['extensions']['http.response.trailers'] = {}  # other clients get none
+        if 'liege.trailing' in env:
+            scope['extensions']['http.response.trailers'] = {}  # others get none
     else:
         scope['scheme'] = 'wss' if scheme == 'https' else 'ws'
         names = env.get('HTTP_SEC_WEBSOCKET_PROTOCOL', '')
