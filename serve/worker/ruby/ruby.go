@@ -60,6 +60,7 @@ func (rb *Ruby) Settings() []lang.Entry {
 		{Name: "require", Value: a.Require},
 		{Name: "shared_require", Value: a.SharedRequire},
 		{Name: "gc_freq", Value: a.GCFreq},
+		{Name: "early_hints", Value: a.EarlyHints},
 		{Name: "version", Value: version},
 	}
 }

@@ -451,6 +451,19 @@ module Liege
       put('E', EMPTY, EMPTY, failed ? 1 : 0)
     end
 
+    # rack.early_hints: a 103 before the answer, of Puma's header: an array of values,
+    # or their lines. Behind the head it is too late, and nothing is said.
+    def hint(headers)
+      return if @started || @over
+      fields = ''.dup
+      headers.each do |name, values|
+        values = values.to_s.split("\n") unless values.is_a?(Array)
+        values.each { |v| fields << name.to_s.dup.force_encoding('BINARY') << "\0" << v.to_s.dup.force_encoding('BINARY') << "\0" }
+      end
+      put('I', EMPTY, fields.force_encoding('BINARY'), 103)
+      nil
+    end
+
     # The connection itself is the application's from here on: what it sends is
     # an answer with its head.
     def hijack
@@ -676,6 +689,9 @@ module Liege
     env['rack.input'] = input
     env['rack.response_finished'] = []
     env['rack.hijack'] = lambda { env['rack.hijack_io'] ||= request.hijack }
+    if env['rack.early_hints'] # the worker's wish; a client by HTTP/1.0 takes none
+      env['SERVER_PROTOCOL'] == 'HTTP/1.0' ? env.delete('rack.early_hints') : env['rack.early_hints'] = request.method(:hint)
+    end
     reply, failure, status, late = [], nil, 0, 0
     begin
       answer(app, env, request, input, reply)
@@ -879,12 +895,14 @@ module Liege
     end
 
     def base(core)
-      {
+      base = {
         'rack.version' => [1, 3], 'rack.errors' => Errors.new,
         'rack.multithread' => @lanes.length > 1, 'rack.multiprocess' => @config['processes'] > 1,
         'rack.run_once' => false, 'rack.hijack?' => true,
         'uwsgi.version' => @config['version'], 'uwsgi.node' => @config['node'], 'uwsgi.core' => core
       }
+      base['rack.early_hints'] = true if @config['early_hints'] # serve makes it what is called
+      base
     end
 
     def loop(core)
