@@ -6,6 +6,9 @@ package Liege;
 use strict;
 use warnings;
 no warnings 'once';
+# What this program opens are bytes, also where PERL_UNICODE=D or -Mopen=:utf8 says
+# otherwise for the main program, which this is a part of. Applications are not.
+BEGIN { ${^OPEN} = ":bytes\0:bytes" if defined ${^OPEN} }
 use POSIX ();
 our $c;    # the control socket
 
