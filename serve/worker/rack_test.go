@@ -728,3 +728,13 @@ end)
 		t.Errorf("without rack-early-hints: %q", got)
 	}
 }
+
+// TestRackOpt: UWSGI::OPT shows the file's lines as uWSGI does.
+func TestRackOpt(t *testing.T) {
+	r := startRack(t, "run lambda { |env| [200, {}, [UWSGI::OPT.inspect]] }", func(app *vassal.App) {
+		app.Keys = []vassal.Key{{Name: "foo", Value: "a"}, {Name: "bare"}, {Name: "foo", Value: "b"}, {Name: "foo", Value: "ü"}, {Name: "master", Flag: true}}
+	})
+	if got, want := r.get("/"), `{"foo"=>["a", "b", "ü"], "bare"=>"", "master"=>true}`; strings.ReplaceAll(got, " => ", "=>") != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

@@ -54,7 +54,7 @@ func (rb *Ruby) Program() [][]byte { return [][]byte{[]byte(shims.Ruby)} }
 // Settings implements lang.Interpreter.
 func (rb *Ruby) Settings() []lang.Entry {
 	a := rb.w.Ruby
-	return []lang.Entry{
+	return append(lang.Keys(rb.app), []lang.Entry{
 		{Name: "file", Value: rb.file()},
 		{Name: "lib", Value: a.Lib},
 		{Name: "require", Value: a.Require},
@@ -62,7 +62,7 @@ func (rb *Ruby) Settings() []lang.Entry {
 		{Name: "gc_freq", Value: a.GCFreq},
 		{Name: "early_hints", Value: a.EarlyHints},
 		{Name: "version", Value: version},
-	}
+	}...)
 }
 
 func (rb *Ruby) file() string {

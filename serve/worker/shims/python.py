@@ -626,7 +626,10 @@ def uwsgi_module(config):
     if config['mules']:
         module.opt['mules'] = b'%d' % config['mules']
     if module.spoolers:
-        module.opt['spooler'] = module.spoolers[0] if len(module.spoolers) == 1 else list(module.spoolers)
+        module.opt['spooler'] = module.spoolers[-1]
+    keys = config.pop('keys')  # of names that are there several times the last counts, as in uWSGI
+    module.opt.update(zip((os.fsdecode(name) for name in keys[::2]), keys[1::2]))
+    module.opt.update(dict.fromkeys(config.pop('flags'), True))
     module.env = {}
     module.masterpid = lambda: config['master']
     module.worker_id = lambda: config.get('worker', 0)

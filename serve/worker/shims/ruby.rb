@@ -740,6 +740,13 @@ module Liege
     mod.const_set(:VERSION, config['version'])
     mod.const_set(:HOSTNAME, Socket.gethostname)
     mod.const_set(:NUMPROC, config['processes'])
+    opt = {}
+    config.delete('keys').each_slice(2) do |name, value|
+      name, value = [name, value].map { |s| s.dup.force_encoding('UTF-8') }
+      opt[name] = opt.key?(name) ? Array(opt[name]) << value : value
+    end
+    config.delete('flags').each { |name| opt[name] = true }
+    mod.const_set(:OPT, opt)
     define = lambda { |name, &block| mod.define_singleton_method(name, &block) }
     define.call(:worker_id) { config['worker'] || 0 }
     define.call(:masterpid) { config['master'] }
