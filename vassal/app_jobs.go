@@ -18,6 +18,7 @@ type Jobs struct {
 	Touches  []Touch   `json:"touches,omitempty"`
 	Alarms   []Alarm   `json:"alarms,omitempty"`
 	Locks    int       `json:"locks,omitempty"` // beside lock 0, which is always there
+	Queue    Queue     `json:"queue,omitzero"`
 
 	CronHarakiri time.Duration `json:"cron_harakiri,omitempty"`
 	MuleHarakiri time.Duration `json:"mule_harakiri,omitempty"` // longest message or signal
@@ -30,6 +31,15 @@ type Jobs struct {
 
 	// Limits are those of the app: of cron commands.
 	Limits *ProcessLimits `json:"limits,omitempty"`
+}
+
+// QueueBlock is the size of a message of a queue where none is named, in bytes.
+const QueueBlock = 8192
+
+// Queue is a ring of messages that the vassal's processes share.
+type Queue struct {
+	Items int `json:"items,omitempty"` // 0: there is none
+	Block int `json:"block,omitempty"` // bytes of a message, at most; 0: QueueBlock
 }
 
 // Mule is a process for background work.

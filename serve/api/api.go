@@ -89,6 +89,7 @@ type Host struct {
 	relieved atomic.Bool // another generation takes over
 
 	locks   locks
+	ring    ring
 	boxes   boxes
 	signals signals
 	alarms  alarms
@@ -111,6 +112,7 @@ func New(app *vassal.App, caches *cache.Set, pool Workers, log *slog.Logger) *Ho
 		h.jobs = *app.Jobs
 	}
 	h.locks.init(h.jobs.Locks)
+	h.ring.init(h.jobs.Queue)
 	h.boxes.init(&h.jobs)
 	h.signals.init()
 	h.alarms.init(len(h.jobs.Alarms))
