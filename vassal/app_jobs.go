@@ -28,6 +28,7 @@ type Jobs struct {
 	AlarmFreq time.Duration `json:"alarm_freq,omitempty"` // between two equal alarms; 0: 3 s
 	AlarmSize int           `json:"alarm_size,omitempty"` // longest text, in bytes; 0: 8192
 	OnFull    []string      `json:"on_full,omitempty"`    // alarms of a full queue of requests
+	LogAlarms []LogAlarm    `json:"log_alarms,omitempty"` // of lines that the app writes, in order
 
 	// Limits are those of the app: of cron commands.
 	Limits *ProcessLimits `json:"limits,omitempty"`
@@ -122,6 +123,14 @@ type Alarm struct {
 	Signal  *int   `json:"signal,omitempty"`
 	Mule    int    `json:"mule,omitempty"` // from 1
 	At      Origin `json:"at"`
+}
+
+// LogAlarm raises alarms when the app writes a line that matches.
+type LogAlarm struct {
+	Names []string `json:"names"`
+	Match string   `json:"match"`         // an expression of Go's regexp
+	Not   bool     `json:"not,omitempty"` // what matches raises none of those that follow
+	At    Origin   `json:"at"`
 }
 
 // Due reports whether the cron runs in the minute of t: the fields are t's

@@ -269,7 +269,7 @@ func (d *decoder) finishJobs() {
 			}
 		}
 	}
-	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+len(j.Alarms)+j.Locks+j.Queue.Items == 0 {
+	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+len(j.Alarms)+len(j.LogAlarms)+j.Locks+j.Queue.Items == 0 {
 		return
 	}
 	if len(j.Mules)+len(j.Spoolers) > 0 && d.cfg.App.Workers != nil && d.cfg.App.Workers.Language != "python" {

@@ -385,6 +385,9 @@ func TestWorks(t *testing.T) {
 		case "alarm-backlog":
 			base += "alarm = down log:\n"
 			value = "down"
+		case "log-alarm", "not-log-alarm":
+			base += "alarm = down log:\n"
+			value = "down ^a"
 		case "cgi":
 			base += "http-socket-modifier1 = 9\n"
 		case "exec", "rack", "rails", "psgi", "eval", "paste", "pecan":

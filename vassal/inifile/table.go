@@ -1018,8 +1018,8 @@ var table = []Option{
 	{Name: "alarm-fd", Group: "Statistics and alarms", Type: String, Many: true, Class: NotYet, Effect: "no alarm is raised", Since: "uwsgi 2.0", Doc: "Alarm when a descriptor is ready."},
 	{Name: "alarm-segfault", Aliases: "segfault-alarm", Group: "Statistics and alarms", Type: String, Many: true, Class: NotYet, Effect: "no alarm is raised", Tenant: true, Since: "uwsgi 2.0", Doc: "Alarm at a segmentation fault."},
 	{Name: "alarm-backlog", Aliases: "backlog-alarm lq-alarm alarm-lq alarm-listen-queue listen-queue-alarm", Group: "Statistics and alarms", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Alarm when the queue of requests is full."},
-	{Name: "log-alarm", Aliases: "alarm-log", Group: "Statistics and alarms", Type: String, Many: true, Class: NotYet, Effect: "no line of the log raises an alarm: what the app writes does not pass the core", Tenant: true, Since: "uwsgi 2.0", Doc: "Alarm when a line matches."},
-	{Name: "not-log-alarm", Aliases: "not-alarm-log", Group: "Statistics and alarms", Type: String, Many: true, Class: NotYet, Effect: "no line of the log raises an alarm: what the app writes does not pass the core", Tenant: true, Since: "uwsgi 2.0", Doc: "No alarm when a line matches."},
+	{Name: "log-alarm", Aliases: "alarm-log", Group: "Statistics and alarms", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Alarm when a line that the app writes matches: NAME EXPRESSION, see jobs.md."},
+	{Name: "not-log-alarm", Aliases: "not-alarm-log", Group: "Statistics and alarms", Type: String, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "No alarm of the log-alarm lines that follow when a line matches."},
 	{Name: "alarm-msg-size", Group: "Statistics and alarms", Type: Int, Unit: "bytes", Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Longest text of an alarm: 8192 without a line."},
 
 	// The Emperor.
