@@ -62,3 +62,24 @@ route-qs = ^none alarm:nobody x
 		c.Close()
 	}
 }
+
+// TestLogAlarms: a line that the app writes raises alarms, and what they say and
+// their commands write raises none.
+func TestLogAlarms(t *testing.T) {
+	s := newJobSite(t, `
+alarm = note cmd:cat >> notes; echo "boom from the command"
+alarm = other log:
+not-log-alarm = note harmless
+log-alarm = note,other (?i)BOOM
+alarm-freq = 3600
+`)
+	s.core.Alone()
+	s.eval("print('a harmless boom')")
+	s.eval("print('line 1'), print('a boom')")
+	s.until("the alarm", func() bool { return strings.Contains(s.notes(), "a boom") })
+	s.eval("print('Boom again')")
+	s.until("the next", func() bool { return strings.Contains(s.notes(), "Boom again") })
+	if notes := s.notes(); strings.Contains(notes, "harmless") || strings.Contains(notes, "from the command") || strings.Contains(notes, "msg=alarm") || strings.Contains(notes, "line 1") {
+		t.Errorf("the notes are\n%s", notes)
+	}
+}

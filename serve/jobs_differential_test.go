@@ -103,7 +103,23 @@ uwsgi.i_am_the_lord('x'), uwsgi.lord_scroll('x'), uwsgi.scrolls('x')
 uwsgi.cache_get('a'), uwsgi.cache_exists('a')
 uwsgi.set_user_harakiri(0)
 uwsgi.set_warning_message('x')
-uwsgi.is_connected(999)`
+uwsgi.is_connected(999)
+uwsgi.queue_slot(), uwsgi.queue_pull_slot()
+uwsgi.queue_last(), uwsgi.queue_last(3), uwsgi.queue_get(0), uwsgi.queue_get(99), uwsgi.queue_get(-1), uwsgi.queue_pull()
+uwsgi.queue_push('one'), uwsgi.queue_push(b'two'), uwsgi.queue_push(b'3\\0'), uwsgi.queue_push(b'')
+uwsgi.queue_slot(), uwsgi.queue_pull_slot()
+uwsgi.queue_last(), uwsgi.queue_last(0), uwsgi.queue_last(2), uwsgi.queue_last(9)
+uwsgi.queue_get(0), uwsgi.queue_get(2), uwsgi.queue_get(3)
+uwsgi.queue_pop(), uwsgi.queue_slot(), uwsgi.queue_last()
+uwsgi.queue_pull(), uwsgi.queue_pull_slot(), uwsgi.queue_slot()
+uwsgi.queue_set(7, b'set'), uwsgi.queue_set(8, b'x'), uwsgi.queue_set(-1, b'x'), uwsgi.queue_set(3, b''), uwsgi.queue_set(3, 's')
+uwsgi.queue_get(7), uwsgi.queue_slot(), uwsgi.queue_last(8)
+[uwsgi.queue_push(b'%d' % i) for i in range(9)], uwsgi.queue_slot(), uwsgi.queue_pull_slot()
+uwsgi.queue_last(8)
+uwsgi.queue_pull(), uwsgi.queue_pull(), uwsgi.queue_pull_slot(), uwsgi.queue_slot()
+uwsgi.queue_push(b'x' * 9000), uwsgi.queue_push(b'x' * 8176), len(uwsgi.queue_last())
+[type(e).__name__ for e in wrong(lambda: uwsgi.queue_push(5), lambda: uwsgi.queue_push(), lambda: uwsgi.queue_get('x'), lambda: uwsgi.queue_set('x', b'y'), lambda: uwsgi.queue_last('x'), lambda: uwsgi.queue_set(1))]
+[(k, uwsgi.opt.get(k)) for k in ('own', 'ph', 'empty', 'wsgi-file', 'processes', 'mules', 'locks', 'cache2', 'master', 'nothere', 'metric', 'farm')]`
 
 // TestModuleDifferential: the functions of the uwsgi module return what uWSGI's
 // do, in a worker of each.
@@ -121,8 +137,8 @@ func TestModuleDifferential(t *testing.T) {
 	}
 	spool := filepath.Join(dir, "spool")
 	cmd := exec.Command("uwsgi", "--plugins", "python3", "--master", "--processes", "1", "--mules", "2", "--farm", "f1:1,2", "--spooler", spool,
-		"--locks", "2", "--cache2", "name=c,items=10", "--enable-metrics", "--metric", "name=mine,type=gauge", "--enable-threads",
-		"--socket", filepath.Join(dir, "sock"), "--wsgi-file", filepath.Join(dir, "app.py"))
+		"--locks", "2", "--queue", "8", "--cache2", "name=c,items=10", "--enable-metrics", "--metric", "name=mine,type=gauge", "--enable-threads",
+		"--set", "own=a", "--set", "own=b", "--set-ph", "ph=gr\u00fcn", "--set", "empty=", "--socket", filepath.Join(dir, "sock"), "--wsgi-file", filepath.Join(dir, "app.py"))
 	cmd.Env = append(os.Environ(), "EXPR="+filepath.Join(dir, "expr"), "OUT="+filepath.Join(dir, "theirs"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -141,8 +157,8 @@ func TestModuleDifferential(t *testing.T) {
 	theirs := awaitFile(t, filepath.Join(dir, "theirs"))
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 
-	s := bareSite(t, "http-socket = 127.0.0.1:1\nwsgi-file = "+filepath.Join(dir, "app.py")+"\nprocesses = 1\nmules = 2\nfarm = f1:1,2\nspooler = "+spool+
-		"\nlocks = 2\ncache2 = name=c,items=10\nenable-metrics = true\nmetric = name=mine,type=gauge\nenv = EXPR="+filepath.Join(dir, "expr")+"\nenv = OUT="+filepath.Join(dir, "ours")+"\n")
+	s := bareSite(t, "http-socket = 127.0.0.1:1\nwsgi-file = "+filepath.Join(dir, "app.py")+"\nprocesses = 1\nown = a\nown = b\nset-ph = ph=gr\u00fcn\nempty =\nmules = 2\nfarm = f1:1,2\nspooler = "+spool+
+		"\nlocks = 2\nqueue = 8\ncache2 = name=c,items=10\nenable-metrics = true\nmetric = name=mine,type=gauge\nenv = EXPR="+filepath.Join(dir, "expr")+"\nenv = OUT="+filepath.Join(dir, "ours")+"\n")
 	s.dir = dir
 	ours := awaitFile(t, filepath.Join(dir, "ours"))
 	if len(theirs) != len(ours) {

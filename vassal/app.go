@@ -60,10 +60,19 @@ type App struct {
 	// Jobs is nil where the vassal has none.
 	Jobs *Jobs `json:"jobs,omitempty"`
 
+	Keys     []Key         `json:"keys,omitempty"` // lines of the file that the app may see, in order
 	Log      LogFormat     `json:"log"`
 	Sleep    time.Duration `json:"sleep,omitempty"`    // without a request for so long, it asks to be put to sleep; 0: never
 	Drain    time.Duration `json:"drain"`              // how long requests may take to finish once asked to drain
 	Warnings Problems      `json:"warnings,omitempty"` // for the ready line
+}
+
+// A Key is a line of the vassal's file, of an option or with a name of the app's
+// own, as uwsgi.opt shows it.
+type Key struct {
+	Name  string `json:"name"`
+	Value string `json:"value,omitempty"`
+	Flag  bool   `json:"flag,omitempty"` // of liege serve's command line, without a value
 }
 
 // Hold is what a holding generation answers to every request while the vassal

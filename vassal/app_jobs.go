@@ -18,6 +18,7 @@ type Jobs struct {
 	Touches  []Touch   `json:"touches,omitempty"`
 	Alarms   []Alarm   `json:"alarms,omitempty"`
 	Locks    int       `json:"locks,omitempty"` // beside lock 0, which is always there
+	Queue    Queue     `json:"queue,omitzero"`
 
 	CronHarakiri time.Duration `json:"cron_harakiri,omitempty"`
 	MuleHarakiri time.Duration `json:"mule_harakiri,omitempty"` // longest message or signal
@@ -27,9 +28,19 @@ type Jobs struct {
 	AlarmFreq time.Duration `json:"alarm_freq,omitempty"` // between two equal alarms; 0: 3 s
 	AlarmSize int           `json:"alarm_size,omitempty"` // longest text, in bytes; 0: 8192
 	OnFull    []string      `json:"on_full,omitempty"`    // alarms of a full queue of requests
+	LogAlarms []LogAlarm    `json:"log_alarms,omitempty"` // of lines that the app writes, in order
 
 	// Limits are those of the app: of cron commands.
 	Limits *ProcessLimits `json:"limits,omitempty"`
+}
+
+// QueueBlock is the size of a message of a queue where none is named, in bytes.
+const QueueBlock = 8192
+
+// Queue is a ring of messages that the vassal's processes share.
+type Queue struct {
+	Items int `json:"items,omitempty"` // 0: there is none
+	Block int `json:"block,omitempty"` // bytes of a message, at most; 0: QueueBlock
 }
 
 // Mule is a process for background work.
@@ -112,6 +123,14 @@ type Alarm struct {
 	Signal  *int   `json:"signal,omitempty"`
 	Mule    int    `json:"mule,omitempty"` // from 1
 	At      Origin `json:"at"`
+}
+
+// LogAlarm raises alarms when the app writes a line that matches.
+type LogAlarm struct {
+	Names []string `json:"names"`
+	Match string   `json:"match"`         // an expression of Go's regexp
+	Not   bool     `json:"not,omitempty"` // what matches raises none of those that follow
+	At    Origin   `json:"at"`
 }
 
 // Due reports whether the cron runs in the minute of t: the fields are t's

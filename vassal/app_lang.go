@@ -9,6 +9,7 @@ type Ruby struct {
 	Require       []string `json:"require,omitempty"`        // rb-require: before the app is loaded
 	SharedRequire []string `json:"shared_require,omitempty"` // shared-rb-require: once, whatever lazy-apps says
 	GCFreq        int      `json:"gc_freq,omitempty"`        // requests between two forced collections; 0: as Ruby does
+	EarlyHints    bool     `json:"early_hints,omitempty"`    // rack-early-hints: the app may send 103 before its answer
 	At            Origin   `json:"at"`                       // the line that names the app
 	Key           string   `json:"key,omitempty"`            // its option; empty: rack
 }

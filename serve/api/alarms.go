@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"sync"
 	"syscall"
 	"time"
@@ -28,6 +29,13 @@ type alarms struct {
 	mu     sync.Mutex
 	last   []lastAlarm // of each
 	queued chan raisedAlarm
+	lines  []lineAlarm // in order
+}
+
+// lineAlarm is a line of log-alarm or not-log-alarm.
+type lineAlarm struct {
+	*vassal.LogAlarm
+	match *regexp.Regexp
 }
 
 // lastAlarm is what an alarm has said last.
@@ -42,8 +50,30 @@ type raisedAlarm struct {
 	text string
 }
 
-func (a *alarms) init(n int) {
-	a.last, a.queued = make([]lastAlarm, n), make(chan raisedAlarm, alarmQueue)
+func (a *alarms) init(j *vassal.Jobs) {
+	a.last, a.queued = make([]lastAlarm, len(j.Alarms)), make(chan raisedAlarm, alarmQueue)
+	for i := range j.LogAlarms {
+		x := &j.LogAlarms[i]
+		if re, err := regexp.Compile(x.Match); err == nil { // the decoder has done so
+			a.lines = append(a.lines, lineAlarm{x, re})
+		}
+	}
+}
+
+// line raises the alarms of a line that the application has written. What the
+// alarms say themselves, and their commands, never comes here.
+func (h *Host) line(line []byte) {
+	for i := range h.alarms.lines {
+		switch x := &h.alarms.lines[i]; {
+		case !x.match.Match(line):
+		case x.Not:
+			return
+		default:
+			for _, name := range x.Names {
+				h.Alarm(name, string(line))
+			}
+		}
+	}
 }
 
 // Alarm raises the alarms that are called name; it does not wait for what they

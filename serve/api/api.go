@@ -55,6 +55,8 @@ type Workers interface {
 	SideStats() []worker.SideStats
 	Attach(worker.Doorman) error
 	Stats() exchange.Stats
+	// Listen has heard called with the lines that the processes write.
+	Listen(heard func(line []byte))
 	Start(*worker.Program) (worker.Process, error)
 	Environ() []string
 }
@@ -89,6 +91,7 @@ type Host struct {
 	relieved atomic.Bool // another generation takes over
 
 	locks   locks
+	ring    ring
 	boxes   boxes
 	signals signals
 	alarms  alarms
@@ -111,9 +114,13 @@ func New(app *vassal.App, caches *cache.Set, pool Workers, log *slog.Logger) *Ho
 		h.jobs = *app.Jobs
 	}
 	h.locks.init(h.jobs.Locks)
+	h.ring.init(h.jobs.Queue)
 	h.boxes.init(&h.jobs)
 	h.signals.init()
-	h.alarms.init(len(h.jobs.Alarms))
+	h.alarms.init(&h.jobs)
+	if len(h.alarms.lines) > 0 {
+		pool.Listen(h.line)
+	}
 	h.sides.init()
 	for i := range h.jobs.Timers {
 		t := &h.jobs.Timers[i]

@@ -166,7 +166,7 @@ var handlers = map[byte]func(*client) bool{
 	opSignal: (*client).raise, opHandle: (*client).handle, opHandled: (*client).handled, opTimer: (*client).addTimer,
 	opCron: (*client).addCron, opFile: (*client).addFile, opMule: (*client).toMule, opFarm: (*client).toFarm,
 	opNext: (*client).next, opPoke: (*client).poke, opBusy: (*client).busy, opDeadly: (*client).setDeadly,
-	opMetric: (*client).metric, opWorkers: (*client).workers, opTotal: (*client).total, opQueue: (*client).queue,
+	opMetric: (*client).metric, opWorkers: (*client).workers, opTotal: (*client).total, opQueue: (*client).queue, opRing: (*client).ring,
 	opPids: (*client).pids, opReload: (*client).reload, opStop: (*client).stop, opAlarm: (*client).alarm,
 }
 

@@ -29,6 +29,7 @@ func (p *pool) Rest(worker.SideKind)                     {}
 func (p *pool) Renew(worker.SideKind)                    {}
 func (p *pool) SideStats() []worker.SideStats            { return nil }
 func (p *pool) Attach(worker.Doorman) error              { return nil }
+func (p *pool) Listen(func([]byte))                      {}
 func (p *pool) Stats() exchange.Stats {
 	return exchange.Stats{Workers: []exchange.WorkerStats{{ID: 1, PID: 1, Requests: 3}}}
 }
@@ -104,7 +105,7 @@ func FuzzServices(f *testing.F) {
 	f.Add(bytes.Join([][]byte{hello, req(opSet, "", "k", "v", 0, 0), req(opGet, "", "k"), req(opKeys, ""), req(opNumber, "", "n", "+", 1, 0)}, nil))
 	f.Add(bytes.Join([][]byte{hello, req(opLock, 0), req(opLock, 1), req(opUnlock, 0), req(opLocked, 7)}, nil))
 	f.Add(bytes.Join([][]byte{hello, req(opHandle, 9, "mules"), req(opSignal, 9), req(opNext, 15), req(opTimer, 9, 10, 0), req(opCron, 9, -1, -1, -1, -1, -1), req(opFile, 9, "/x")}, nil))
-	f.Add(bytes.Join([][]byte{hello, req(opMule, 1, "msg"), req(opFarm, "f", "msg"), req(opPoke, ""), req(opMetric, "+", "m", 2), req(opWorkers), req(opTotal), req(opQueue), req(opPids, "s"), req(opAlarm, "a", "b")}, nil))
+	f.Add(bytes.Join([][]byte{hello, req(opMule, 1, "msg"), req(opFarm, "f", "msg"), req(opPoke, ""), req(opMetric, "+", "m", 2), req(opWorkers), req(opTotal), req(opQueue), req(opRing, "+", 0, "m"), req(opRing, "l", 9, ""), req(opRing, "=", -1, ""), req(opRing, "-", 0, ""), req(opPids, "s"), req(opAlarm, "a", "b")}, nil))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 'h'})
 	f.Add(req('h'))
 	f.Add(bytes.Join([][]byte{hello, req(opHandle, 9, "mules"), req(opNext, 15), req(opGet, "", "k")}, nil)) // sends while it waits

@@ -71,6 +71,7 @@ const (
 	opPids    = 'p' // s or m → pids of spoolers or mules
 	opTotal   = 't' // → requests of all workers n
 	opQueue   = 'q' // → connections that wait n
+	opRing    = 'Q' // kind (+ - < = ! l s p), place or count n, message → message, messages or place n; see ring
 	opReload  = 'l' // a new generation
 	opStop    = 'o' // the vassal ends
 	opAlarm   = 'a' // name, text

@@ -39,6 +39,11 @@ type Request struct {
 	// their names are known before Body has given io.EOF.
 	Trailers func() []Field
 
+	// Trailing says that fields behind the answer's body reach the client: it has
+	// said that it takes them, or speaks HTTP/2. No gateway passes them on, whatever
+	// its client speaks.
+	Trailing bool
+
 	// Modifier1 is the uwsgi protocol's: who shall answer. It is one of those
 	// below; a front, or a routing rule, sets it.
 	Modifier1 uint8

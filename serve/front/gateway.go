@@ -47,13 +47,14 @@ func gateway(p vassal.Protocol) bool {
 // and so are those that set PHP's configuration (php-fpm's PHP_VALUE and
 // PHP_ADMIN_VALUE): whoever reaches the socket may send requests, not code.
 // So is HTTP_PROXY (CVE-2016-5385), and HTTP_TE: that says what the connection
-// takes (RFC 9110 10.1.4), and no trailers get through this one.
+// takes (RFC 9110 10.1.4), and no trailers get through this one. And so are those
+// that a worker's program takes for the core's own words (liege.retire …).
 func (c *conn) variable(name, value string) error {
 	if !validVariable(name) || strings.ContainsAny(value, "\x00\r\n") {
 		return errVariable
 	}
 	switch {
-	case strings.HasPrefix(name, "UWSGI_") && name != "UWSGI_SCHEME",
+	case strings.HasPrefix(name, "UWSGI_") && name != "UWSGI_SCHEME", strings.HasPrefix(name, "liege."),
 		name == "HTTP_PROXY", name == "HTTP_TE", name == "PHP_VALUE", name == "PHP_ADMIN_VALUE":
 		return nil
 	case len(c.req.Vars) >= 2*c.s.limits.Fields:

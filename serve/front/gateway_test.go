@@ -29,7 +29,7 @@ func scgi(kv ...string) string {
 }
 
 func TestSCGI(t *testing.T) {
-	head := []string{"CONTENT_LENGTH", "3", "SCGI", "1", "REQUEST_METHOD", "POST", "PATH_INFO", "/a", "UWSGI_FILE", "/x", "PHP_VALUE", "a=b", "HTTP_PROXY", "x", "HTTP_TE", "trailers", "CONTENT_LENGTH", ""}
+	head := []string{"CONTENT_LENGTH", "3", "SCGI", "1", "REQUEST_METHOD", "POST", "PATH_INFO", "/a", "UWSGI_FILE", "/x", "PHP_VALUE", "a=b", "HTTP_PROXY", "x", "HTTP_TE", "trailers", "liege.retire", "1", "CONTENT_LENGTH", ""}
 	want := "Content-Type: text/plain\r\nContent-Length: 53\r\n\r\nCONTENT_LENGTH=3\nREQUEST_METHOD=POST\nPATH_INFO=/a\nlength=3\nbody=abc\n"
 	want = strings.Replace(want, "53", strconv.Itoa(len(want)-strings.Index(want, "\r\n\r\n")-4), 1)
 	for proto, line := range map[vassal.Protocol]string{vassal.SCGI: "Status: 200 OK\r\n", vassal.SCGINPH: "HTTP/1.1 200 OK\r\n"} {

@@ -215,7 +215,7 @@ func (h *h2handler) request(hr *http.Request, r *exchange.Request, b *h2body) er
 	if r.Vars, err = h.c.variablesOf(&hd, nil, "HTTP/2.0"); err != nil {
 		return err
 	}
-	r.Header, r.Modifier1 = hd.fields, h.c.modifier1
+	r.Header, r.Modifier1, r.Trailing = hd.fields, h.c.modifier1, true
 	switch r.Length = max(hd.length, 0); {
 	case hr.ContentLength < 0:
 		r.Length = -1

@@ -42,7 +42,12 @@ func (s *secured) httpClient(t testing.TB) *http.Client {
 // HTTP/1.1.
 func TestH2Variables(t *testing.T) {
 	testenv.Leaks(t)
-	s := serveTLS(t, vassal.HTTPS, keepAlive, echo, nil)
+	s := serveTLS(t, vassal.HTTPS, keepAlive, func(ctx context.Context, req *exchange.Request, w exchange.Response) error {
+		if !req.Trailing {
+			t.Error("an answer by HTTP/2 may not have trailers")
+		}
+		return echo(ctx, req, w)
+	}, nil)
 	req, err := http.NewRequest("POST", "https://"+s.addr+"/a%20b/./c/../d//e?x=%20y", strings.NewReader("abc"))
 	if err != nil {
 		t.Fatal(err)

@@ -175,6 +175,7 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 	}
 	c.res.begin(h.minor, c.s.limits.KeepAlive && h.keep(), h.method == "HEAD", false)
 	c.res.trailing = h.trailers && h.minor == 1
+	c.req.Trailing = c.res.trailing
 	c.answer(ctx)
 	keep := c.res.keep
 	c.done()

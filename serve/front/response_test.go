@@ -273,6 +273,9 @@ func TestTrailers(t *testing.T) {
 	var head, behind []exchange.Field
 	var parts []string
 	r := serve(t, vassal.HTTP, keepAlive, func(ctx context.Context, req *exchange.Request, w exchange.Response) error {
+		if said := req.Get("HTTP_TE") == "trailers" && req.Get("SERVER_PROTOCOL") == "HTTP/1.1"; req.Trailing != said {
+			t.Errorf("Trailing is %v", req.Trailing)
+		}
 		err := answerWith(status, "", head, nil, parts...)(ctx, req, w)
 		exchange.SendTrailers(w, behind)
 		return err

@@ -30,6 +30,8 @@ import (
 //	L  loaded: the worker is ready       (request 0)
 //	N  not loaded; body: why             (request 0)
 //	P  answer to a probe in the queue
+//	Q  leaves: the worker takes no more requests, and ends when those that it has
+//	   have ended. argument 1: because of liege.retire   (request 0; at any time)
 //	A  a whole answer: head, body        argument: size of the body had it not been a HEAD
 //	H  head and first piece of the body
 //	D  a piece of the body
@@ -108,6 +110,13 @@ func (l *lane) run() error {
 		f, err := l.header()
 		if err != nil {
 			return err
+		}
+		if f.kind == 'Q' {
+			if f.head|f.size != 0 || f.id != 0 || f.arg > 1 {
+				return breachf("a farewell with contents")
+			}
+			l.p.post(event{kind: evLeaves, proc: l.proc, probe: uint64(f.arg)})
+			continue
 		}
 		if l.current == nil {
 			if own, err := l.hello(f); own || err != nil {

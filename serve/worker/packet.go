@@ -18,7 +18,9 @@ import (
 //	liege.retire  true: finish what the other threads are at, then exit with
 //	              dismissedStatus
 //
-// or else a request's variables, with what the language adds.
+// or else a request's variables, with what the language adds, and for Python
+//
+//	liege.trailing  true: fields behind the answer's body reach the client
 
 // prepare makes c the call of r, or of a function, and its packet.
 func (p *Pool) prepare(c *call, r *exchange.Request, w exchange.Response, seq uint64, f *function, body []byte) {

@@ -74,6 +74,7 @@ type Pool struct {
 	// has changed (py-autoreload). It may be set before Run.
 	Changed func(file string)
 
+	heard  func(line []byte) // what Listen was told; nil: nobody listens
 	app    *vassal.App
 	reaper *reaper
 	score  func() string // childScore, asked once
@@ -201,7 +202,7 @@ func (p *Pool) Run(ctx context.Context) error {
 		if p.w.Language == "" {
 			<-ctx.Done()
 		} else {
-			err = p.superviseAll(ctx, reaper)
+			err = p.tapped(func() error { return p.superviseAll(ctx, reaper) })
 		}
 		if p.life.After != nil {
 			p.life.After()

@@ -448,3 +448,34 @@ type informed struct {
 func (w *informed) Inform(status int, fields []exchange.Field) {
 	w.before = append(w.before, status, fields)
 }
+
+// TestPSGIUtf8Files: what makes every file of a Perl a text leaves the
+// worker's own alone, which are bytes.
+func TestPSGIUtf8Files(t *testing.T) {
+	for _, env := range []string{"PERL_UNICODE=D", "PERL_UNICODE=SDA", "PERL5OPT=-C127", "PERL5OPT=-Mopen=:std,:utf8"} {
+		r := startPSGI(t, `
+sub {
+    my $env = shift;
+    $env->{'psgi.input'}->read(my $body, $env->{CONTENT_LENGTH} || 0);
+    utf8::is_utf8($body) and return [200, [], ['text']];
+    if ($env->{PATH_INFO} eq '/io') { my $io = $env->{'psgix.io'}; syswrite $io, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"; close $io; return [] }
+    warn "\x{fc}ber alles\n";
+    [200, [], [$body, "\xff\xc3\xa4"]];
+};
+`, func(app *vassal.App) {
+			app.Env = []string{env}
+			app.Workers.Perl.IO, app.Workers.Harakiri = true, 10*time.Second
+		})
+		for _, size := range []int{0, 100, 300000} {
+			body := strings.Repeat("\xfe\x00\xc3\xa4", size/4)
+			rec, err := r.do(request("POST", "/", body))
+			if err != nil || rec.body.String() != body+"\xff\xc3\xa4" {
+				t.Fatalf("%s: %d bytes: %v, %d bytes back", env, size, err, rec.body.Len())
+			}
+		}
+		if got := r.get("/io"); got != "ok" {
+			t.Errorf("%s: psgix.io: %q", env, got)
+		}
+		r.close()
+	}
+}

@@ -701,3 +701,40 @@ end)
 		t.Error("exit did not end the worker")
 	}
 }
+
+// TestRackEarlyHints: a 103 before the answer, where the file asks for it and the
+// client can take it.
+func TestRackEarlyHints(t *testing.T) {
+	const hinting = `
+run(lambda do |env|
+  hints = env['rack.early_hints'] or next [200, {}, ['not offered']]
+  hints.call('Link' => "</a.css>; rel=preload\n</b.js>; rel=preload", 'x-a' => ['1', 'é'])
+  [200, {}, [hints.call({}).inspect]]
+end)
+`
+	r := startRack(t, hinting, func(app *vassal.App) { app.Workers.Ruby.EarlyHints = true })
+	w := &informed{}
+	w.keep = true
+	err := r.Serve(t.Context(), request("GET", "/", ""), w)
+	if want := "[103 [{Link </a.css>; rel=preload} {Link </b.js>; rel=preload} {x-a 1} {x-a é}] 103 []]"; err != nil || w.body.String() != "nil" || fmt.Sprint(w.before) != want {
+		t.Errorf("%v %q, %v", err, w.body.String(), w.before)
+	}
+	old := request("GET", "/", "")
+	old.Set("SERVER_PROTOCOL", "HTTP/1.0")
+	if rec, err := r.do(old); err != nil || rec.body.String() != "not offered" {
+		t.Errorf("by HTTP/1.0: %v %q", err, rec.body.String())
+	}
+	if got := startRack(t, hinting, nil).get("/"); got != "not offered" {
+		t.Errorf("without rack-early-hints: %q", got)
+	}
+}
+
+// TestRackOpt: UWSGI::OPT shows the file's lines as uWSGI does.
+func TestRackOpt(t *testing.T) {
+	r := startRack(t, "run lambda { |env| [200, {}, [UWSGI::OPT.inspect]] }", func(app *vassal.App) {
+		app.Keys = []vassal.Key{{Name: "foo", Value: "a"}, {Name: "bare"}, {Name: "foo", Value: "b"}, {Name: "foo", Value: "ü"}, {Name: "master", Flag: true}}
+	})
+	if got, want := r.get("/"), `{"foo"=>["a", "b", "ü"], "bare"=>"", "master"=>true}`; strings.ReplaceAll(got, " => ", "=>") != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

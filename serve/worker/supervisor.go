@@ -40,6 +40,7 @@ const (
 	evLoaded    eventKind = iota // a worker is ready
 	evNotLoaded                  // a worker could not load the application; text
 	evProbed                     // a worker took the probe
+	evLeaves                     // a worker takes no more requests; probe 1: it was told to
 	evLaneEnd                    // a lane ended; err
 	evControl                    // the loader said text
 	evControlEnd
@@ -87,7 +88,8 @@ type proc struct {
 	framed atomic.Bool // it was said that its application frames its answers
 	gone   bool        // its place is free
 	why    string      // why we killed it
-	partBy time.Time   // when it is killed because its lanes have ended
+	partBy time.Time   // when it is killed because its lanes have ended, or it has left
+	leave  leave
 }
 
 // number is the place of a worker.
@@ -221,6 +223,10 @@ func (s *supervisor) due(ctx context.Context, now time.Time) time.Time {
 			at(pr.partBy)
 			continue
 		}
+		if pr.leave.said && !s.stopping && s.leaveDue(pr, now) {
+			at(pr.partBy)
+			continue
+		}
 		pr.kill()
 		s.gone(pr, nil)
 	}
@@ -296,6 +302,8 @@ func (s *supervisor) handle(e event) {
 		if e.probe == s.probe {
 			s.judge = time.Now().Add(settleTime)
 		}
+	case evLeaves:
+		s.leaves(e.proc, e.probe == 1)
 	case evSides: // see due
 	case evRenew:
 		s.askSides(SideKind(e.text))
@@ -361,6 +369,7 @@ func (s *supervisor) laneEnded(pr *proc, err error) {
 		s.forget(pr)
 	case pr.exit != nil:
 		s.gone(pr, pr.exit)
+	case pr.leave.said: // it has its time
 	default:
 		pr.partBy = time.Now().Add(partingTime)
 	}
@@ -396,16 +405,25 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 		return
 	}
 	pr.gone = true
-	stats := &s.p.stats[pr.number-1]
-	stats.accepting.Store(false)
-	stats.pid.Store(0)
 	now := time.Now()
 	n := &s.numbers[pr.number-1]
-	n.proc = nil
+	stats := &s.p.stats[pr.number-1]
+	if !pr.leave.filled {
+		stats.accepting.Store(false)
+		stats.pid.Store(0)
+		n.proc = nil
+	}
 	how := ended(status)
 	clean := status != nil && status.Exited() && status.ExitStatus() == 0 && pr.why == ""
 	switch {
 	case s.stopping:
+	case pr.leave.filled:
+		if status != nil && !clean && !cheap(status) {
+			if pr.why != "" {
+				how += ": " + pr.why
+			}
+			s.p.log.Error("a worker that was leaving died", "worker", pr.number, "pid", pr.pid.Load(), "how", how)
+		}
 	case !s.ready:
 		s.fail(s.p.lang.Died(pr.number, how))
 	case pr.loaded && pr.why == "" && s.crew.leaving > 0 && cheap(status):

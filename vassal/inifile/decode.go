@@ -161,6 +161,7 @@ type decoder struct {
 
 	plugins  map[string]bool          // named by plugins lines
 	seen     map[string]vassal.Origin // first line of each option's name
+	keyed    int                      // bytes of App.Keys, and of what had no room there
 	missing  []pending                // options that are not there yet
 	comments []Setting                // values that hold " ;" or " #"
 	quoted   []Setting
@@ -199,6 +200,7 @@ func (d *decoder) tenant(s Setting) bool {
 
 // setting handles one line: who may write it, what its class says, its value.
 func (d *decoder) setting(s Setting) {
+	d.key(s)
 	if s.Placeholder {
 		return
 	}

@@ -29,10 +29,35 @@ func (d *decoder) alarms(v value) bool {
 	case "alarm-backlog":
 		j.OnFull = append(j.OnFull, strings.TrimSpace(v.Value))
 		d.raises = append(d.raises, raising{strings.TrimSpace(v.Value), v.Setting})
+	case "log-alarm", "not-log-alarm":
+		d.logAlarm(v)
 	default:
 		return false
 	}
 	return true
+}
+
+// logAlarm reads "NAME[,NAME] EXPRESSION".
+func (d *decoder) logAlarm(v value) {
+	names := firstWord(v.Value)
+	text := strings.TrimSpace(strings.TrimSpace(v.Value)[len(names):])
+	switch {
+	case text == "":
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is no alarm and an expression", clip(v.Value)), v.opt.Name+" = down MemoryError")
+		return
+	case len(d.job.LogAlarms) == maxJobs:
+		d.err(vassal.CodeTooBig, v.Setting, fmt.Sprintf("more than %d lines", maxJobs), "")
+		return
+	}
+	match, ok := d.expression(v, text)
+	if !ok {
+		return
+	}
+	x := vassal.LogAlarm{Names: strings.Split(names, ","), Match: match, Not: v.opt.Name == "not-log-alarm", At: v.Origin}
+	d.job.LogAlarms = append(d.job.LogAlarms, x)
+	for _, name := range x.Names {
+		d.raises = append(d.raises, raising{name, v.Setting})
+	}
 }
 
 // raising is a place that raises an alarm by its name.

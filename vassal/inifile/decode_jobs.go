@@ -13,13 +13,15 @@ import (
 
 // Bounds of a vassal's jobs: each mule and each spooler is a process.
 const (
-	maxMules    = 256
-	maxSpoolers = 64
-	maxJobs     = 256 // of crons, timers and touched files each
-	maxLocks    = 4096
-	maxMessage  = 16 << 20 // of a mule, in bytes
-	noJob       = "write a number from 0 to 255"
-	curlTime    = "30" // seconds that a URL of curl-cron may take
+	maxMules      = 256
+	maxSpoolers   = 64
+	maxJobs       = 256 // of crons, timers and touched files each
+	maxLocks      = 4096
+	maxQueue      = 1 << 20 // 24 bytes each, used or not
+	maxQueueBlock = 1 << 20
+	maxMessage    = 16 << 20 // of a mule, in bytes
+	noJob         = "write a number from 0 to 255"
+	curlTime      = "30" // seconds that a URL of curl-cron may take
 )
 
 // jobs handles mules, spoolers, crons and what raises signals.
@@ -43,6 +45,10 @@ func (d *decoder) jobs(v value) bool {
 		d.timer(v)
 	case "touch-exec", "touch-signal", "fs-signal", "touch-mules-reload", "touch-spoolers-reload":
 		d.touched(v)
+	case "queue":
+		j.Queue.Items = d.within(v, 0, maxQueue, "")
+	case "queue-blocksize":
+		j.Queue.Block = d.within(v, 0, maxQueueBlock, "")
 	case "locks":
 		j.Locks = d.within(v, 0, maxLocks, "")
 	default:
@@ -263,7 +269,7 @@ func (d *decoder) finishJobs() {
 			}
 		}
 	}
-	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+len(j.Alarms)+j.Locks == 0 {
+	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+len(j.Alarms)+len(j.LogAlarms)+j.Locks+j.Queue.Items == 0 {
 		return
 	}
 	if len(j.Mules)+len(j.Spoolers) > 0 && d.cfg.App.Workers != nil && d.cfg.App.Workers.Language != "python" {

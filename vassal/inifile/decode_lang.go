@@ -55,6 +55,8 @@ func (d *decoder) rack(v value) bool {
 		d.ruby.SharedRequire = append(d.ruby.SharedRequire, v.Value)
 	case "ruby-gc-freq":
 		d.ruby.GCFreq = clampInt(v.n)
+	case "rack-early-hints":
+		d.ruby.EarlyHints = v.on
 	case "plugins-dir": // Read has looked into it
 	case "rb-threads":
 		d.work.Threads = d.within(v, 1, maxWorkers, "")

@@ -68,15 +68,22 @@ func (d *decoder) encoder(v value) {
 	}
 }
 
-// sieve reads the expression of log-drain and log-filter, which PCRE's people
-// wrote: see vassal/route.
-func (d *decoder) sieve(v value) {
-	text, err := route.Translate(v.Value)
+// expression reads an expression that PCRE's people wrote: see vassal/route.
+func (d *decoder) expression(v value, pcre string) (text string, ok bool) {
+	text, err := route.Translate(pcre)
 	if err == nil {
 		_, err = regexp.Compile(text)
 	}
 	if err != nil {
-		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%.60q: %v", v.Value, err), "")
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%.60q: %v", pcre, err), "")
+	}
+	return text, err == nil
+}
+
+// sieve reads the expression of log-drain and log-filter.
+func (d *decoder) sieve(v value) {
+	text, ok := d.expression(v, v.Value)
+	if !ok {
 		return
 	}
 	l := &d.cfg.App.Log

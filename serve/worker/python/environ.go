@@ -28,6 +28,9 @@ func (py *Python) Request(b []byte, id uint64, r *exchange.Request, body []byte)
 	default:
 		b = appendBool(b, true)
 	}
+	if r.Trailing {
+		b = appendBool(appendNative(b, "liege.trailing"), true)
+	}
 	if r.Length < 0 {
 		b = appendBool(appendNative(b, "wsgi.input_terminated"), true)
 	}

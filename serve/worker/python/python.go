@@ -83,7 +83,7 @@ const version = "2.0.21-liege"
 // Settings implements lang.Interpreter.
 func (py *Python) Settings() []lang.Entry {
 	a := py.w.Python
-	return append(py.jobs(), []lang.Entry{
+	return append(append(py.jobs(), lang.Keys(py.app)...), []lang.Entry{
 		{Name: "file", Value: a.File},
 		{Name: "module", Value: a.Module},
 		{Name: "callable", Value: a.Callable},

@@ -54,14 +54,15 @@ func (rb *Ruby) Program() [][]byte { return [][]byte{[]byte(shims.Ruby)} }
 // Settings implements lang.Interpreter.
 func (rb *Ruby) Settings() []lang.Entry {
 	a := rb.w.Ruby
-	return []lang.Entry{
+	return append(lang.Keys(rb.app), []lang.Entry{
 		{Name: "file", Value: rb.file()},
 		{Name: "lib", Value: a.Lib},
 		{Name: "require", Value: a.Require},
 		{Name: "shared_require", Value: a.SharedRequire},
 		{Name: "gc_freq", Value: a.GCFreq},
+		{Name: "early_hints", Value: a.EarlyHints},
 		{Name: "version", Value: version},
-	}
+	}...)
 }
 
 func (rb *Ruby) file() string {

@@ -10,6 +10,8 @@ AGAIN = (BlockingIOError, InterruptedError)
 ASGI = {'version': '3.0', 'spec_version': '2.4'}
 HELD = 16  # messages of a WebSocket that the application has not asked for
 RESTART = 1012
+VERSIONS = {'HTTP/1.0': '1.0', 'HTTP/2.0': '2', 'HTTP/2': '2', 'HTTP/3.0': '3', 'HTTP/3': '3'}
+EXITS = (SystemExit, KeyboardInterrupt)
 
 
 class Lane(object):
@@ -101,7 +103,7 @@ def scope_of(env, kind, state):
     path = (root + env.get('PATH_INFO', '')).encode('latin-1').decode('utf-8', 'replace')
     scheme = env.get('wsgi.url_scheme', 'http')
     scope = {
-        'type': kind, 'asgi': dict(ASGI), 'http_version': env.get('SERVER_PROTOCOL', 'HTTP/1.1')[5:].replace('2.0', '2'),
+        'type': kind, 'asgi': dict(ASGI), 'http_version': VERSIONS.get(env.get('SERVER_PROTOCOL'), '1.1'),
         'scheme': scheme, 'path': path, 'raw_path': env.get('REQUEST_URI', '').partition('?')[0].encode('latin-1'),
         'query_string': env.get('QUERY_STRING', '').encode('latin-1'),
         'root_path': root.encode('latin-1').decode('utf-8', 'replace'), 'headers': fields,
@@ -111,8 +113,8 @@ def scope_of(env, kind, state):
     if kind == 'http':
         scope['method'] = env.get('REQUEST_METHOD', 'GET')
         scope['extensions'] = {'http.response.pathsend': {}}
-        if scope['http_version'] == '2' or env.get('HTTP_TE') == 'trailers' and scope['http_version'] == '1.1':
-            scope['extensions']['http.response.trailers'] = {}  # other clients get none
+        if 'liege.trailing' in env:
+            scope['extensions']['http.response.trailers'] = {}  # others get none
     else:
         scope['scheme'] = 'wss' if scheme == 'https' else 'ws'
         names = env.get('HTTP_SEC_WEBSOCKET_PROTOCOL', '')
@@ -502,6 +504,10 @@ class Lifespan(object):
         scope = {'type': 'lifespan', 'asgi': {'version': '3.0', 'spec_version': '2.0'}, 'state': self.state}
         try:
             await self.app(scope, self.receive, self.send)
+        except EXITS as e:  # means that there shall be no worker, also of one that knows no lifespan
+            say(trace(e))
+            if not self.started.done():
+                self.started.set_result('it ended itself: ' + summary(e))
         except (Exception, asyncio.CancelledError) as e:
             if self.known:
                 say(trace(e))
@@ -540,7 +546,7 @@ class Server(object):
         self.idle = list(reversed(self.lanes))
         self.tasks = set()
         self.sockets = set()
-        self.leaving = self.taking = False
+        self.ready = self.leaving = self.taking = False
         self.left = loop.create_future()
 
     async def run(self):
@@ -550,6 +556,7 @@ class Server(object):
             self.worker.hello(b'N', text.encode('utf-8', 'replace')[:60000])
             return
         self.worker.greet()
+        self.ready = True
         self.take()
         if self.worker.life or self.worker.statm >= 0:
             self.loop.call_later(1, self.age)
@@ -574,12 +581,15 @@ class Server(object):
             self.taking = False
             self.loop.remove_reader(QUEUE)
 
-    def leave(self):
-        """Take no more requests, and end when those that are here have ended."""
+    def leave(self, told=False):
+        """Take no more requests, and end when those that are here have ended. Unless
+        the core has said so, it is told, so that another worker comes."""
         if not self.leaving:
             self.leaving = True
             self.rest()
             self.left.set_result(None)
+            if not told:
+                self.track(self.lanes[0].send(self.worker.farewell()))
             for s in list(self.sockets):
                 s.restart()
 
@@ -593,7 +603,7 @@ class Server(object):
         except OSError:
             data = b''
         if not data:
-            return self.leave()
+            return self.leave(True)
         env = marshal.loads(data)
         lane = self.idle.pop()
         lane.put(env['liege.id'])
@@ -680,7 +690,7 @@ class Server(object):
         except BaseException as e:  # CancelledError is no Exception since 3.8
             if not (isinstance(e, (OSError, asyncio.CancelledError)) and request.gone):
                 say(trace(e))
-                if replaces(e) or isinstance(e, (SystemExit, KeyboardInterrupt)):
+                if replaces(e) or isinstance(e, EXITS):
                     self.leave()
             if not isinstance(request, WebSocket) or request.state not in ('open', 'closed'):
                 if MANNERS['show'] and not request.started:
@@ -718,8 +728,19 @@ def serve_asgi(worker):
     except ImportError:
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    server = Server(worker, loop)
     try:
-        loop.run_until_complete(Server(worker, loop).run())
+        task = loop.create_task(server.run())
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except EXITS as e:
+                # Of a task or callback of the application's own: asyncio lets it end
+                # the loop. The requests of others in this worker have no part in it.
+                if not server.ready or task.done():
+                    raise
+                say('liege: the application has ended its worker from a task of its own: %s' % trace(e))
+                server.leave()
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         asyncio.set_event_loop(None)

@@ -66,7 +66,7 @@ def serve_green(worker):
 
     worker.base['wsgi.multithread'] = True
     worker.greet()
-    watch = worker.life or worker.statm >= 0
+    watch, leaves = worker.life or worker.statm >= 0, True
     while not state['leaving']:
         if not idle:
             freed.clear()
@@ -80,6 +80,7 @@ def serve_green(worker):
                 break
             continue
         if not data:
+            leaves = False
             break
         env = marshal.loads(data)
         core, lane = idle.pop()
@@ -99,6 +100,8 @@ def serve_green(worker):
                     break
             continue
         idle.append((core, lane))
+    if leaves:
+        (idle[-1][1] if idle else lane).sendall(worker.farewell())
     gevent.joinall(list(busy))
     queue.detach()
 

@@ -6,6 +6,9 @@ package Liege;
 use strict;
 use warnings;
 no warnings 'once';
+# What this program opens are bytes, also where PERL_UNICODE=D or -Mopen=:utf8 says
+# otherwise for the main program, which this is a part of. Applications are not.
+BEGIN { ${^OPEN} = ":bytes\0:bytes" if defined ${^OPEN} }
 use POSIX ();
 our $c;    # the control socket
 
@@ -699,6 +702,13 @@ sub worn {
     $config->{rss} && $resident >= $config->{rss} || $config->{as} && $size >= $config->{as};
 }
 
+# Take no more requests: the core is told, so that another worker comes.
+sub leave {
+    my ($lane, $status) = @_;
+    write_all($lane, pack HEADER, 'Q', 0, 0, $status == CHEAP ? 1 : 0, "\0" x 8);
+    $status;
+}
+
 sub loop {
     my ($config, $app, $order, $lane, $control) = @_;
     my $queue = handle(QUEUE);
@@ -719,7 +729,7 @@ sub loop {
         sysseek $slot, $place, 0;
         syswrite $slot, $id;
         if ($dict && $dict->{'liege.probe'}) { write_all($lane, pack HEADER, 'P', 0, 0, 0, $id); next }
-        return CHEAP if $dict && $dict->{'liege.retire'};
+        return leave($lane, CHEAP) if $dict && $dict->{'liege.retire'};
         if ($dict && $dict->{'liege.large'}) {
             $data = $large = Liege::Request->new($lane, $id, 0)->packet;
             $dict = substr($data, 0, 1) eq 'D' ? dict($data) : undef;
@@ -728,11 +738,10 @@ sub loop {
             call_rpc(Liege::Request->new($lane, $id, 0), $dict->{'liege.rpc'}, $dict->{'liege.args'});
         } else {
             my (undef, undef, $ask, $body, %env) = unpack 'a a8 a V/a* (V/a*)*', $data;
-            serve($app, $lane, $id, $ask, $body, \%env) or return 0;
+            serve($app, $lane, $id, $ask, $body, \%env) or return leave($lane, 0);
             if ($control && keys %INC != $known) { $known = keys %INC; report_code($config, $control) }
         }
-        return 0 if $left && --$left <= 0;
-        return 0 if $watched && worn($config, $born, $life);
+        return leave($lane, 0) if $left && --$left <= 0 || $watched && worn($config, $born, $life);
     }
     0;
 }

@@ -626,7 +626,10 @@ def uwsgi_module(config):
     if config['mules']:
         module.opt['mules'] = b'%d' % config['mules']
     if module.spoolers:
-        module.opt['spooler'] = module.spoolers[0] if len(module.spoolers) == 1 else list(module.spoolers)
+        module.opt['spooler'] = module.spoolers[-1]
+    keys = config.pop('keys')  # of names that are there several times the last counts, as in uWSGI
+    module.opt.update(zip((os.fsdecode(name) for name in keys[::2]), keys[1::2]))
+    module.opt.update(dict.fromkeys(config.pop('flags'), True))
     module.env = {}
     module.masterpid = lambda: config['master']
     module.worker_id = lambda: config.get('worker', 0)
@@ -1007,7 +1010,7 @@ class Worker(object):
                 continue
             if 'liege.retire' in env:
                 self.cheap = True
-                self.retire()
+                self.retire(lane)
                 break
             status = serve(app, base, env, lane)
             if status > 0:
@@ -1023,10 +1026,10 @@ class Worker(object):
             if self.left > 0:
                 self.left -= 1
                 if self.left == 0:
-                    self.retire()
+                    self.retire(lane)
                     break
             if status == RELOAD or check and self.worn():
-                self.retire()
+                self.retire(lane)
                 break
         queue.detach()
 
@@ -1055,16 +1058,20 @@ class Worker(object):
                 poll.register(queue.fileno(), select.POLLIN)
                 poll.register(wake, select.POLLIN)
                 while True:
-                    for fd, _ in poll.poll():
-                        if fd == wake:
-                            return b''
+                    if wake in [fd for fd, _ in poll.poll()]:  # also where there is a request
+                        return b''
                     try:
                         return queue.recv(size, _socket.MSG_DONTWAIT)
                     except BlockingIOError:
                         pass
         return receive
 
-    def retire(self):
+    def farewell(self):
+        """What tells the core that this worker takes no more requests."""
+        return HEADER.pack(b'Q', 0, 0, 1 if self.cheap else 0, b'\0' * 8)
+
+    def retire(self, lane):
+        lane.sendall(self.farewell())
         if len(self.lanes) > 1:
             os.write(self.wake[1], b'.')
 

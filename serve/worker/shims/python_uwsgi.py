@@ -170,6 +170,46 @@ def is_locked(n=0):
     return ask(73, number(n))[0]
 
 
+# ---- the queue
+
+def ring(kind, n=0, message=b''):
+    found, fields = ask(81, kind, number(n), message)
+    return fields if found else None
+
+
+def queue_push(message):
+    return None if ring(b'+', 0, as_bytes(message)) is None else True
+
+
+def queue_pop():
+    return (ring(b'-') or (None,))[0]
+
+
+def queue_pull():
+    return (ring(b'<') or (None,))[0]
+
+
+def queue_get(n):
+    return (ring(b'=', n) or (None,))[0]
+
+
+def queue_set(n, message):
+    return None if ring(b'!', n, as_bytes(message)) is None else True
+
+
+def queue_last(n=0):
+    """The newest message; of n, the newest first, and None where there is none."""
+    last = [message or None for message in ring(b'l', n or 1) or ()]
+    return last if n > 0 else (last or (None,))[0]
+
+
+def queue_place(kind):
+    def place():
+        fields = ring(kind)
+        return NUMBER.unpack(fields[0])[0] if fields else None
+    return place
+
+
 # ---- signals and what raises them
 
 def signal_number(n):
@@ -1009,7 +1049,7 @@ def fill(module):
         register_signal signal_registered signal_wait add_timer add_ms_timer add_rb_timer add_cron add_file_monitor
         mule_msg mule_get_msg farm_msg farm_get_msg in_farm install_mule_msg_hook mule_id spool set_spooler_frequency
         spooler_jobs spooler_get_task i_am_the_spooler metric_get workers total_requests listen_queue mem sendfile
-        websocket_handshake websocket_recv websocket_recv_nb
+        websocket_handshake websocket_recv websocket_recv_nb queue_push queue_pop queue_pull queue_get queue_set queue_last
         set_user_harakiri offload chunked_read is_connected set_logvar get_logvar'''.split()}
     for name, kind, default in (('inc', b'+', 1), ('dec', b'-', 1), ('mul', b'*', 2), ('div', b'/', 2)):
         provided['cache_' + name] = cache_number(kind, default)
@@ -1018,6 +1058,7 @@ def fill(module):
         signal=raise_signal, signal_received=lambda: RECEIVED[0], send_to_spooler=spool, parsefile=spooler_get_task,
         metric_set=metric(b'='), metric_set_max=metric(b'>'), metric_set_min=metric(b'<'),
         websocket_send=socket_sender(1), websocket_send_binary=socket_sender(2), reload=reload_vassal, stop=stop_vassal, connection_fd=request_fd,
+        queue_slot=queue_place(b's'), queue_pull_slot=queue_place(b'p'),
         request_id=lambda: REQUESTS[0], cl=lambda: int(environ().get('CONTENT_LENGTH') or 0),
         micros=lambda: int(time.time() * 1000000), alarm=lambda name, text: ask(97, as_bytes(name), as_bytes(text)) and None,
         ready=lambda: True, accepting=lambda on=True: None, suspend=lambda: None, logsize=lambda: 0,
@@ -1028,7 +1069,6 @@ def fill(module):
             sharedarea_read32 sharedarea_write32 sharedarea_read64 sharedarea_write64 sharedarea_inc8 sharedarea_inc16
             sharedarea_inc32 sharedarea_inc64 sharedarea_dec8 sharedarea_dec16 sharedarea_dec32 sharedarea_dec64
             sharedarea_rlock sharedarea_wlock sharedarea_unlock sharedarea_memoryview sharedarea_object sharedarea_update
-            queue_push queue_pop queue_pull queue_last queue_get queue_set queue_slot queue_pull_slot
             chunked_read_nb disconnect ready_fd close send recv connect
             async_sleep async_connect wait_fd_read wait_fd_write green_schedule
             log_this_request add_var route extract embedded_data

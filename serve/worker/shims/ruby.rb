@@ -451,6 +451,19 @@ module Liege
       put('E', EMPTY, EMPTY, failed ? 1 : 0)
     end
 
+    # rack.early_hints: a 103 before the answer, of Puma's header: an array of values,
+    # or their lines. Behind the head it is too late, and nothing is said.
+    def hint(headers)
+      return if @started || @over
+      fields = ''.dup
+      headers.each do |name, values|
+        values = values.to_s.split("\n") unless values.is_a?(Array)
+        values.each { |v| fields << name.to_s.dup.force_encoding('BINARY') << "\0" << v.to_s.dup.force_encoding('BINARY') << "\0" }
+      end
+      put('I', EMPTY, fields.force_encoding('BINARY'), 103)
+      nil
+    end
+
     # The connection itself is the application's from here on: what it sends is
     # an answer with its head.
     def hijack
@@ -676,6 +689,9 @@ module Liege
     env['rack.input'] = input
     env['rack.response_finished'] = []
     env['rack.hijack'] = lambda { env['rack.hijack_io'] ||= request.hijack }
+    if env['rack.early_hints'] # the worker's wish; a client by HTTP/1.0 takes none
+      env['SERVER_PROTOCOL'] == 'HTTP/1.0' ? env.delete('rack.early_hints') : env['rack.early_hints'] = request.method(:hint)
+    end
     reply, failure, status, late = [], nil, 0, 0
     begin
       answer(app, env, request, input, reply)
@@ -724,6 +740,13 @@ module Liege
     mod.const_set(:VERSION, config['version'])
     mod.const_set(:HOSTNAME, Socket.gethostname)
     mod.const_set(:NUMPROC, config['processes'])
+    opt = {}
+    config.delete('keys').each_slice(2) do |name, value|
+      name, value = [name, value].map { |s| s.dup.force_encoding('UTF-8') }
+      opt[name] = opt.key?(name) ? Array(opt[name]) << value : value
+    end
+    config.delete('flags').each { |name| opt[name] = true }
+    mod.const_set(:OPT, opt)
     define = lambda { |name, &block| mod.define_singleton_method(name, &block) }
     define.call(:worker_id) { config['worker'] || 0 }
     define.call(:masterpid) { config['master'] }
@@ -879,12 +902,14 @@ module Liege
     end
 
     def base(core)
-      {
+      base = {
         'rack.version' => [1, 3], 'rack.errors' => Errors.new,
         'rack.multithread' => @lanes.length > 1, 'rack.multiprocess' => @config['processes'] > 1,
         'rack.run_once' => false, 'rack.hijack?' => true,
         'uwsgi.version' => @config['version'], 'uwsgi.node' => @config['node'], 'uwsgi.core' => core
       }
+      base['rack.early_hints'] = true if @config['early_hints'] # serve makes it what is called
+      base
     end
 
     def loop(core)
@@ -905,7 +930,7 @@ module Liege
             next
           elsif packet['liege.retire']
             @cheap = true
-            break retire
+            break retire(lane)
           elsif packet['liege.rpc']
             status = Liege.call_rpc(Request.new(lane, id, false), packet['liege.rpc'], packet['liege.args'])
           else
@@ -922,7 +947,7 @@ module Liege
         end
         exit!(status) if status != 0
         collect if @gc > 0
-        break retire if @limit && spent || worn && worn?
+        break retire(lane) if @limit && spent || worn && worn?
       end
     end
 
@@ -967,7 +992,9 @@ module Liege
       end
     end
 
-    def retire
+    # Take no more requests: the core is told, so that another worker comes.
+    def retire(lane)
+      lane.write(['Q', 0, 0, @cheap ? 1 : 0, NOBODY].pack(HEADER))
       @wake[1].syswrite('.') if @wake
       nil
     end

@@ -68,8 +68,9 @@ var Ruby string
 var Perl string
 
 // PerlBoot is what a Perl interpreter is told on its command line, as
-// PythonBoot.
-const PerlBoot = `open$Liege::c,"+<&=3";recv$Liege::c,my$t,1<<18,0;eval qq{#line 1 "<liege>"\n$t};die$@if$@`
+// PythonBoot. The socket carries bytes, also where PERL_UNICODE or PERL5OPT makes
+// every file a text: Perl ends at a recv on such a one (since 5.30).
+const PerlBoot = `open$Liege::c,"+<&=3";binmode$Liege::c;recv$Liege::c,my$t,1<<18,0;eval qq{#line 1 "<liege>"\n$t};die$@if$@`
 
 // RubyBoot is what a Ruby interpreter is told on its command line, as
 // PythonBoot.

@@ -1,0 +1,208 @@
+package worker
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"liege/internal/testenv"
+	"liege/vassal"
+)
+
+// TestLeave: a worker that retires does at its end what takes a while, and its
+// place is another's meanwhile.
+func TestLeave(t *testing.T) {
+	testenv.Need(t, testenv.Plack)
+	testenv.Need(t, testenv.Ruby)
+	set := func(app *vassal.App) { app.Workers.MaxRequests, app.Drain = 1, 30*time.Second }
+	threads := func(app *vassal.App) { set(app); app.Workers.Threads = 2 }
+	wsgi := `
+import atexit, os, time
+def bye():
+    time.sleep(3)
+    open('done', 'a').write('x')
+atexit.register(bye)
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [str(os.getpid()).encode()]
+`
+	all := map[string]*running{
+		"python":         start(t, wsgi, set),
+		"python threads": start(t, wsgi, threads),
+		"asgi": start(t, `
+import atexit, asyncio, os, time
+def bye():
+    time.sleep(2)
+    open('done', 'a').write('x')
+atexit.register(bye)
+async def application(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        await receive()
+        await send({'type': 'lifespan.startup.complete'})
+        await receive()
+        await asyncio.sleep(2)
+        return await send({'type': 'lifespan.shutdown.complete'})
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': str(os.getpid()).encode()})
+`, set),
+		"perl": startPSGI(t, `
+END { if ($main::served) { sleep 3; open my $f, '>>', 'done'; print $f 'x' } }
+sub { $main::served = 1; [200, [], [$$]] };
+`, set),
+		"ruby": startRack(t, `
+at_exit { if $served then sleep 3; File.write('done', 'x', :mode => 'a') end }
+run lambda { |env| $served = true; [200, {}, [Process.pid.to_s]] }
+`, set),
+	}
+	for name, r := range all {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			done := func() int { b, _ := os.ReadFile(filepath.Join(r.app.Dir, "done")); return len(b) }
+			first := r.get("/")
+			second := r.get("/")
+			for n := 0; second == first && name == "python threads" && n < 10; n++ { // the other thread is yet to be told
+				second = r.get("/")
+			}
+			if second == first || done() != 0 {
+				t.Errorf("the second request had to wait for the first worker's end (%s, %s)", first, second)
+			}
+			eventually(t, "the end of the first worker", func() bool { return done() > 0 })
+			r.close()
+			if n := done(); n != 2 {
+				t.Errorf("%d workers have ended as they wished", n)
+			}
+			if log := r.log(); strings.Contains(log, "died") || strings.Contains(log, "killed") {
+				t.Errorf("log:\n%s", log)
+			}
+		})
+	}
+}
+
+// TestLeaveBounded: one that does not end is killed, and there are never more
+// of them than workers.
+func TestLeaveBounded(t *testing.T) {
+	r := start(t, `
+import atexit, os, time
+atexit.register(time.sleep, 60)
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [str(os.getpid()).encode()]
+`, func(app *vassal.App) { app.Workers.MaxRequests, app.Drain = 1, 3*time.Second })
+	r.get("/")
+	r.get("/")
+	began := time.Now()
+	r.get("/")
+	if took := time.Since(began); took < time.Second {
+		t.Errorf("a third worker came after %v, while two had not ended", took)
+	}
+	if want := "has not ended in time\" worker=1 pid="; !strings.Contains(r.log(), want) {
+		t.Errorf("log without %s:\n%s", want, r.log())
+	}
+	r.app.Drain = time.Second
+}
+
+// TestLeaveDismissed: one that is not needed has its time too, and nobody comes
+// in its place.
+func TestLeaveDismissed(t *testing.T) {
+	r := start(t, `
+import atexit, os, time
+def bye():
+    time.sleep(3)
+    open('done', 'a').write('x')
+atexit.register(bye)
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [str(os.getpid()).encode()]
+`, func(app *vassal.App) {
+		app.Workers.Processes, app.Drain = 2, 30*time.Second
+		app.Workers.Cheaper = vassal.Cheaper{Least: 1, Initial: 2, Overload: time.Second}
+	})
+	done := func() string { b, _ := os.ReadFile(filepath.Join(r.app.Dir, "done")); return string(b) }
+	eventually(t, "fewer workers", func() bool { return r.accepting() == 1 })
+	eventually(t, "its end", func() bool { return done() == "x" })
+	if n := r.accepting(); n != 1 {
+		t.Errorf("%d workers", n)
+	}
+	r.close()
+	if got := done(); got != "xx" {
+		t.Errorf("%d workers have ended", len(got))
+	}
+}
+
+// TestASGIExitInTask: what ends a worker from a task or callback of the
+// application's own lets the requests of others finish.
+func TestASGIExitInTask(t *testing.T) {
+	for _, how := range []string{"task", "callback", "interrupt"} {
+		r := start(t, `
+import asyncio, os, sys
+open('started', 'a').write('x')
+async def leave(e):
+    raise e
+async def application(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        assert (await receive())['type'] == 'lifespan.startup'
+        await send({'type': 'lifespan.startup.complete'})
+        assert (await receive())['type'] == 'lifespan.shutdown'
+        open('events', 'a').write('shutdown')
+        return await send({'type': 'lifespan.shutdown.complete'})
+    loop = asyncio.get_event_loop()
+    if scope['path'] == '/slow':
+        open('slow', 'w').close()
+        await asyncio.sleep(1)
+    elif scope['path'] == '/task':
+        loop.create_task(leave(SystemExit(7)))
+    elif scope['path'] == '/callback':
+        loop.call_soon(sys.exit, 7)
+    elif scope['path'] == '/interrupt':
+        loop.create_task(leave(KeyboardInterrupt()))
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': str(os.getpid()).encode()})
+`, nil)
+		pid := r.get("/")
+		slow := make(chan string, 1)
+		go func() {
+			rec, err := r.do(request("GET", "/slow", ""))
+			if err != nil {
+				slow <- err.Error()
+				return
+			}
+			slow <- rec.body.String()
+		}()
+		eventually(t, "the slow request", func() bool { _, err := os.Stat(filepath.Join(r.app.Dir, "slow")); return err == nil })
+		r.get("/" + how)
+		if got := <-slow; got != pid {
+			t.Errorf("%s: the other request: %q, want %q", how, got, pid)
+		}
+		eventually(t, "another worker", func() bool { return r.get("/") != pid })
+		eventually(t, "lifespan.shutdown", func() bool { b, _ := os.ReadFile(filepath.Join(r.app.Dir, "events")); return string(b) == "shutdown" })
+		want := map[string]string{"interrupt": "KeyboardInterrupt"}[how]
+		if want == "" {
+			want = "SystemExit: 7"
+		}
+		if log := r.log(); !strings.Contains(log, "ended its worker") || !strings.Contains(log, want) || strings.Contains(log, "worker died") {
+			t.Errorf("%s: log:\n%s", how, log)
+		}
+		r.close()
+	}
+}
+
+// TestASGIExitAtStart: an application that exits in its startup does not start.
+func TestASGIExitAtStart(t *testing.T) {
+	for _, body := range []string{"await receive(); sys.exit(5)", "asyncio.get_event_loop().create_task(leave()); await receive(); await asyncio.sleep(60)"} {
+		p, _, _ := newFixture(t, `
+import asyncio, sys
+async def leave():
+    sys.exit(5)
+async def application(scope, receive, send):
+    `+body+`
+`, nil)
+		began := time.Now()
+		err := p.Run(t.Context())
+		if err == nil || time.Since(began) > 10*time.Second {
+			t.Errorf("%s: %v after %v", body, err, time.Since(began))
+		}
+		t.Log(time.Since(began), err)
+	}
+}
