@@ -20,7 +20,8 @@ import (
 type record struct {
 	V          int         `json:"v"`
 	Name       vassal.Name `json:"name"`
-	File       string      `json:"file,omitempty"` // that has the name
+	File       string      `json:"file,omitempty"`  // that has the name
+	Owner      int         `json:"owner,omitempty"` // uid of a user's file; 0: it is the operator's
 	Generation int         `json:"generation"`
 	Intent     intent      `json:"intent"`
 	By         string      `json:"by,omitempty"` // who stopped it

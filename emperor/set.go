@@ -183,7 +183,7 @@ func (s *set) apply(want Snapshot) {
 		case en == nil:
 			added = append(added, f)
 		case en.gone && en.heir != nil: // its listeners are promised away: a new actor follows
-		case another(en.file, f): // nothing of the old one's is the new one's: a new actor follows
+		case another(en.file.owner(), f): // nothing of the old one's is the new one's: a new actor follows
 			if !en.gone {
 				en.gone = true
 				en.actor.box.change(func(w *wish) { w.gone = true })
@@ -202,7 +202,11 @@ func (s *set) apply(want Snapshot) {
 			old.heir, old.gone = a, true
 			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })
 		}
-		s.entries[f.Name] = &entry{actor: a, file: f}
+		en := &entry{actor: a, file: f}
+		if s.entries[f.Name] = en; s.left(f) { // it ends with that, and a new actor follows
+			en.gone = true
+			a.box.change(func(w *wish) { w.gone = true })
+		}
 		a.again = func() { go s.live(a) }
 		a.again()
 	}
@@ -285,9 +289,28 @@ func same(a, b File) bool {
 		(a.Problem == nil) == (b.Problem == nil) && (a.Problem == nil || *a.Problem == *b.Problem)
 }
 
-// another reports whether b is the file of another user than a, under the same name.
-func another(a, b File) bool {
-	return !a.Trust.Operator && !b.Trust.Operator && a.Trust.UID != b.Trust.UID
+// another reports whether f is the file of another user than owner, who had a file of
+// the same name; 0: the operator had.
+func another(owner int, f File) bool {
+	return owner != 0 && f.owner() != 0 && owner != f.owner()
+}
+
+// owner is the uid of a user's file; 0: it is the operator's.
+func (f File) owner() int {
+	if f.Trust.Operator {
+		return 0
+	}
+	return f.Trust.UID
+}
+
+// left reports whether what is kept under f's name was another user's, whose file went
+// while no Emperor looked: generations, counters, what was asked of it.
+func (s *set) left(f File) bool {
+	if f.owner() == 0 {
+		return false
+	}
+	rec, err := s.emperor.realm.records.load(f.Name)
+	return err == nil && another(rec.Owner, f)
 }
 
 // end removes an actor that has returned, and those that wait to be removed

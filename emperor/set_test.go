@@ -155,6 +155,24 @@ func TestAnotherOwner(t *testing.T) {
 	})
 }
 
+// The same where the files were exchanged while no Emperor looked: what survived ends,
+// and neither counters nor what was asked of the other's are the new one's.
+func TestAnotherOwnerMeanwhile(t *testing.T) {
+	for owner, want := range map[int]string{1001: "stopped 7", 1002: "running 1"} {
+		dir := t.TempDir()
+		text := `{"v":1,"name":"v","file":"/etc/vassals/other.ini","owner":1001,"generation":7,"intent":"stop","by":"panel"}`
+		perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+			if err := os.WriteFile(filepath.Join(dir, "v-v.json"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.write("v", "good")
+			s.own("v", owner)
+			s.look(5 * time.Second)
+			s.want("v", want)
+		})
+	}
+}
+
 // reload on a vassal in backoff or failed tries at once and forgets the count.
 func TestTriesAtOnce(t *testing.T) {
 	perform(t, Options{Concurrency: 2}, func(s *stage) {

@@ -298,8 +298,8 @@ func (a *actor) remember() {
 
 // save writes the record if it has changed.
 func (a *actor) save(sure bool) {
-	if f := a.w.file.Path; f != "" && f != a.rec.File {
-		a.rec.File, a.dirty = f, true
+	if f := a.w.file; f.Path != "" && (f.Path != a.rec.File || f.owner() != a.rec.Owner) {
+		a.rec.File, a.rec.Owner, a.dirty = f.Path, f.owner(), true
 	}
 	if !a.dirty {
 		return
