@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -113,18 +114,24 @@ func (s *session) onConsole() error {
 	}
 	defer restore()
 	s.req.Console = true
-	shown := make(chan struct{})
+	shown, over := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(shown)
 		if pty := receiveConsole(near); pty != nil {
-			passOn(pty)
+			passOn(pty, over)
 		}
 	}()
 	err = s.call(far)
 	far.Close() // if none was sent, none comes
+	close(over)
 	<-shown
 	return err
 }
+
+// restTime is how long what a command has written last may take to come. Its
+// terminal may not end with it: who has its user can open it, and would see what is
+// typed.
+const restTime = 200 * time.Millisecond
 
 // receiveConsole waits for the near end of the pseudo-terminal; nil: none
 // comes.
@@ -147,9 +154,9 @@ func receiveConsole(from *os.File) *os.File {
 }
 
 // passOn passes on what is typed and shown, and the size of the window, until
-// nobody has the other end open.
-func passOn(pty *os.File) {
-	defer pty.Close()
+// nobody has the other end open, or a moment after it is over.
+func passOn(pty *os.File, over <-chan struct{}) {
+	defer pty.Close() // which hangs up whoever has
 	resized := make(chan os.Signal, 1)
 	signal.Notify(resized, syscall.SIGWINCH)
 	defer signal.Stop(resized)
@@ -170,6 +177,9 @@ func passOn(pty *os.File) {
 			select {
 			case <-resized:
 				resize()
+			case <-over:
+				_ = pty.SetReadDeadline(time.Now().Add(restTime))
+				over = nil
 			case <-done:
 				return
 			}

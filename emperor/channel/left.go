@@ -2,6 +2,7 @@ package channel
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -49,10 +50,19 @@ func FindLeft(pid, pidfd int) *Left {
 	return nil
 }
 
+// maxUnix is how much is read about the sockets of a network, which are the
+// tenant's: some forty thousand.
+const maxUnix = 4 << 20
+
 // packetSockets are the inodes of the SOCK_SEQPACKET sockets in pid's network
 // (proc_net_unix, columns Num RefCount Protocol Flags Type St Inode).
 func packetSockets(pid int) (inodes []string) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
+	f, err := os.Open(fmt.Sprintf("/proc/%d/net/unix", pid))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxUnix))
 	if err != nil {
 		return nil
 	}
@@ -86,6 +96,9 @@ func (l *Left) Counts() (c vassal.Counts, ok bool) {
 // Close gives the copy up.
 func (l *Left) Close() {
 	// What is no such socket after all, but one to somewhere, is not to be waited for.
-	_ = unix.SetsockoptLinger(l.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{})
+	if err := unix.SetsockoptLinger(l.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}); err != nil {
+		go unix.Close(l.fd) // no socket: it may wait for a FUSE of the tenant's
+		return
+	}
 	unix.Close(l.fd)
 }

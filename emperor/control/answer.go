@@ -107,13 +107,17 @@ func (s *Server) show(r Request, all []Vassal, w *replies) {
 		r.All = true
 	}
 	code := 0
-	seen := map[string]bool{}
+	found := make([]bool, len(r.Names))
 	for i := range all {
-		v := &all[i]
-		if !r.All && !slices.ContainsFunc(r.Names, func(n string) bool { return match(n, v.Name) }) {
+		v, meant := &all[i], r.All
+		for j, n := range r.Names {
+			if (!meant || !found[j]) && match(n, v.Name) {
+				meant, found[j] = true, true
+			}
+		}
+		if !meant {
 			continue
 		}
-		seen[v.Name] = true
 		if r.Verb == Logs {
 			rep := Reply{Name: v.Name, OK: v.Log != nil}
 			if v.Log != nil {
@@ -124,13 +128,9 @@ func (s *Server) show(r Request, all []Vassal, w *replies) {
 		}
 		w.send(Reply{Vassal: v, Name: v.Name, OK: true})
 	}
-	for _, n := range r.Names {
-		found := false
-		for name := range seen {
-			found = found || match(n, name)
-		}
+	for j, n := range r.Names {
 		// A pattern of list that fits nothing is an empty list.
-		if !found && (r.Verb != List || !isPattern(n)) {
+		if !found[j] && (r.Verb != List || !isPattern(n)) {
 			code = 66
 			w.send(noSuch(n))
 		}

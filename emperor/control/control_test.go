@@ -414,6 +414,12 @@ func TestManyClients(t *testing.T) {
 	if got := ask(t, dialAs(t, socket, mallory, staff), Request{Verb: List}); got != "0 alices blog shop" {
 		t.Errorf("the group: got %q", got)
 	}
+	names := slices.Repeat([]string{"*a*b*"}, StrangerNames+1)
+	for who, want := range map[int]string{33: "64", 0: "0"} {
+		if got := ask(t, dialAs(t, socket, who, who), Request{Verb: List, Names: names}); got != want {
+			t.Errorf("%d, %d patterns: got %q, want %q", who, len(names), got, want)
+		}
+	}
 	busy := 0
 	for range 3 * strangerBurst {
 		if got := ask(t, dialAs(t, socket, 33, 33), Request{Verb: List}); got == "75" {

@@ -10,13 +10,19 @@ import (
 // maxFiles is how many descriptors may come with a request: those of Enter.
 const maxFiles = 3
 
-// received reads a connection and keeps the descriptors that come with it.
+// received reads a connection and keeps the descriptors that come with it, if they
+// may: to close one that leads to a FUSE waits for its server, whatever kills the
+// waiting process. The kernel drops what nobody has taken without asking.
 type received struct {
 	conn  *net.UnixConn
+	take  bool // descriptors
 	files []*os.File
 }
 
 func (r *received) Read(b []byte) (int, error) {
+	if !r.take {
+		return r.conn.Read(b)
+	}
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles)) // the kernel closes what does not fit
 	n, o, _, _, err := r.conn.ReadMsgUnix(b, oob)
 	messages, perr := unix.ParseSocketControlMessage(oob[:max(o, 0)])

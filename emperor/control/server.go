@@ -145,9 +145,13 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies
 	defer cancel()
 
 	c.SetReadDeadline(time.Now().Add(RequestTime))
-	in := &received{conn: c}
+	in := &received{conn: c, take: p.uid == 0} // who enters is root
 	defer in.close()
-	line, err := readLine(in, MaxRequest)
+	limit := MaxRequest
+	if !s.full(p) {
+		limit = StrangerRequest
+	}
+	line, err := readLine(in, limit)
 	if err != nil {
 		w.fail(64, vassal.CodeBadRequest, err.Error(), "")
 		return
@@ -155,6 +159,10 @@ func (s *Server) client(ctx context.Context, c *net.UnixConn, p peer, w *replies
 	r, err := ParseRequest(line)
 	if err != nil {
 		w.fail(64, vassal.CodeBadRequest, err.Error(), "")
+		return
+	}
+	if !s.full(p) && len(r.Names) > StrangerNames {
+		w.fail(64, vassal.CodeBadRequest, fmt.Sprintf("%d names, want at most %d", len(r.Names), StrangerNames), "--all")
 		return
 	}
 	c.SetReadDeadline(time.Time{})

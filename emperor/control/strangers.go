@@ -17,10 +17,13 @@ const (
 	MaxStrangers   = 48               // connections at once
 	MaxUserClients = 4                // connections at once of one uid
 	StrangerTime   = 10 * time.Minute // of one request
-	strangerBurst  = 20               // requests of one uid at once,
-	strangerEvery  = 200 * time.Millisecond
-	usersFresh     = 100 * time.Millisecond // how long it is believed who runs no vassal
-	refreshEvery   = time.Second            // between looks at all files that strangers ask for
+	// Each pattern is compared with each name.
+	StrangerRequest = 4 << 10 // bytes
+	StrangerNames   = 16
+	strangerBurst   = 20 // requests of one uid at once,
+	strangerEvery   = 200 * time.Millisecond
+	usersFresh      = 100 * time.Millisecond // how long it is believed who runs no vassal
+	refreshEvery    = time.Second            // between looks at all files that strangers ask for
 )
 
 // stranger is what is known of one uid that runs a vassal.

@@ -265,11 +265,11 @@ func (l *launcher) takeBack(r record.Record) {
 		if slices.ContainsFunc(l.sockets.Bound(), func(b listen.Bound) bool { return b.Named == k.Address && b.Address == k.Bound }) {
 			continue // another survivor had it
 		}
-		fd, ok := where[fmt.Sprintf("socket:[%d]", k.Inode)]
-		if !ok {
-			fd = k.FD
+		var f *os.File
+		err := errors.New("it does not hold it any more")
+		if fd, ok := where[fmt.Sprintf("socket:[%d]", k.Inode)]; ok {
+			f, err = takeOne(pidfd, fd, k)
 		}
-		f, err := takeOne(pidfd, fd, k)
 		if err == nil {
 			err = l.sockets.Adopt(vassal.Listener{Address: k.Address, Protocol: k.Protocol, At: vassal.Origin{File: r.File, Line: k.Line}}, k.Bound, r.File, f)
 			if err != nil {
@@ -311,7 +311,7 @@ func takeOne(pidfd, from int, k record.Listener) (*os.File, error) {
 		return nil, fmt.Errorf("descriptor %d: %w", from, err)
 	}
 	if err := checkSocket(fd, k); err != nil {
-		unix.Close(fd)
+		go unix.Close(fd) // which may wait for a FUSE of the tenant's: it is another file than the one that was seen there
 		return nil, fmt.Errorf("descriptor %d: %w", from, err)
 	}
 	// os.File watches descriptors in non-blocking mode, and this process has

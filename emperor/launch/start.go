@@ -228,7 +228,7 @@ func (s *start) logto(ctx context.Context) error {
 	c := s.p.Config.Logs
 	to := c.To
 	if to == "" || to == "/dev/stdout" || to == "/dev/stderr" || to == "/dev/null" {
-		s.l.log.Elsewhere(nil)
+		s.l.log.Elsewhere(nil, nil)
 		return nil
 	}
 	to, mine := s.p.operators(to)
@@ -238,18 +238,21 @@ func (s *start) logto(ctx context.Context) error {
 	if mine { // else root opens nothing, and makes nothing
 		f, err = listen.OpenRootOnly(to, 0o640, s.p.Result.GID)
 	}
+	var hangs func(done <-chan struct{})
 	if errors.Is(err, listen.ErrShared) {
 		var user *asuser.Session
 		if user, err = s.asUser(ctx); err == nil {
 			f, err = user.OpenLog(to, 0o640)
 		}
+		whose := who(s.p.Result)
+		hangs = func(done <-chan struct{}) { asuser.Hangs(whose, done) }
 	}
 	if err != nil {
-		s.l.log.Elsewhere(nil)
+		s.l.log.Elsewhere(nil, nil)
 		s.l.log.Note("%s:%d: logto: %v; the lines go to %s", c.ToAt.File, c.ToAt.Line, err, s.l.log.Path())
 		return nil
 	}
-	s.l.log.Elsewhere(f)
+	s.l.log.Elsewhere(f, hangs)
 	s.p.logsTo(to)
 	return nil
 }

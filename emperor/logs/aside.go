@@ -23,10 +23,11 @@ type aside struct {
 	busy  atomic.Int64
 	err   atomic.Pointer[string]
 	done  chan struct{}
+	hangs func(done <-chan struct{}) // is told of a goroutine that is left behind; or nil
 }
 
-func newAside(w io.WriteCloser) *aside {
-	a := &aside{w: w, lines: make(chan []byte, asideLines), done: make(chan struct{})}
+func newAside(w io.WriteCloser, hangs func(done <-chan struct{})) *aside {
+	a := &aside{w: w, lines: make(chan []byte, asideLines), done: make(chan struct{}), hangs: hangs}
 	go a.run()
 	return a
 }
@@ -68,5 +69,8 @@ func (a *aside) close() {
 	select {
 	case <-a.done:
 	case <-time.After(asideClose):
+		if a.hangs != nil {
+			a.hangs(a.done)
+		}
 	}
 }

@@ -173,8 +173,9 @@ func (l *Log) Whole() bool {
 }
 
 // Elsewhere sends the vassal's own lines to w, which the Log owns from then
-// on, instead of its file; nil: to its file again.
-func (l *Log) Elsewhere(w io.WriteCloser) {
+// on, instead of its file; nil: to its file again. hangs, if not nil, is told of a
+// write that hangs when w is given up, until done is closed: a thread of this process.
+func (l *Log) Elsewhere(w io.WriteCloser, hangs func(done <-chan struct{})) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.elsewhere != nil {
@@ -182,7 +183,7 @@ func (l *Log) Elsewhere(w io.WriteCloser) {
 		l.elsewhere = nil
 	}
 	if w != nil {
-		l.elsewhere = newAside(w)
+		l.elsewhere = newAside(w, hangs)
 	}
 }
 

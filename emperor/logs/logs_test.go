@@ -272,8 +272,8 @@ func TestHangingTarget(t *testing.T) {
 	l := open(t, Settings{})
 	w := writer(t, l)
 	target := stuck{make(chan struct{})}
-	defer close(target.release)
-	l.Elsewhere(target)
+	var hangs <-chan struct{}
+	l.Elsewhere(target, func(done <-chan struct{}) { hangs = done })
 	for i := range 3 * asideLines {
 		fmt.Fprintf(w, "line %d\n", i)
 	}
@@ -288,6 +288,12 @@ func TestHangingTarget(t *testing.T) {
 	if err != nil || !strings.Contains(string(b), "still here") {
 		t.Errorf("log: %q, %v", b, err)
 	}
+	l.Elsewhere(nil, nil)
+	if hangs == nil {
+		t.Fatal("nobody is told of the thread that hangs")
+	}
+	close(target.release)
+	<-hangs
 }
 
 // The writer's end outlives the log: nobody dies of SIGPIPE, and the next Log

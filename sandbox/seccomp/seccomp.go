@@ -101,7 +101,9 @@ const (
 	kill  verdict = unix.SECCOMP_RET_KILL_PROCESS
 	perm  verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
 	nosys verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
-	done  verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was
+	// What programs expect where the kernel has no such sockets: they do without.
+	noFamily verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EAFNOSUPPORT)
+	done     verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was
 )
 
 // rule is one way in which a call can match: all of its conditions hold.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"liege/sandbox/stage"
@@ -39,6 +40,9 @@ var modes = []struct {
 //   - openat2 answers ENOSYS, and programs take openat: its mode is behind a
 //     pointer, which a filter cannot follow;
 //   - io_uring, whose calls no filter sees, answers EPERM;
+//   - there are no unix sockets: they bring descriptors. By one that somebody outside
+//     has opened with O_PATH, root changes mode and owner of any file of the host, and
+//     connects to its sockets as root, whatever Landlock says (unix(7), SCM_RIGHTS);
 //   - a call that no table knows answers ENOSYS: it may have a mode;
 //   - a call of another ABI kills.
 //
@@ -70,6 +74,9 @@ func (m *machine) noSetID(filter []stage.Filter) ([]stage.Filter, error) {
 		prog = append(prog, m.of(call, rule{then: perm})...)
 	}
 	prog = append(prog, m.of("openat2", rule{then: nosys})...)
+	// The kernel looks at 32 bits of it.
+	family := cond{arg: 0, op: specs.OpMaskedEqual, value: unix.AF_UNIX, mask: 1<<32 - 1}
+	prog = append(prog, m.of("socket", rule{conds: []cond{family}, then: noFamily})...)
 	return bounded(append(prog, filter...))
 }
 
