@@ -218,7 +218,7 @@ func (s *supervisor) due(ctx context.Context, now time.Time) time.Time {
 		if !at(pr.partBy) {
 			continue
 		}
-		if s.stopping && now.Before(s.stopBy) && pr.alive() { // atexit functions, threads
+		if s.stopping && pr.alive() { // atexit functions, threads: until stopBy, which stopDue sees to
 			pr.partBy = now.Add(partingTime)
 			at(pr.partBy)
 			continue
