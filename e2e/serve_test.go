@@ -131,7 +131,7 @@ func kitchen(t *testing.T) string {
 func TestServeOfUser(t *testing.T) {
 	dir := kitchen(t)
 	home := filepath.Join(dir, "home")
-	app := "[uwsgi]\nchdir = " + home + "\nwsgi-file = " + dir + "/app.py\nhttp-socket = 127.0.0.1:0\n"
+	app := "[uwsgi]\nchdir = " + home + "\nwsgi-file = " + dir + "/app.py\nhttp-socket = s.sock\nchmod-socket = 666\n"
 	err := errors.Join(os.Mkdir(home, 0o755), os.WriteFile(home+"/shop.ini", []byte(app), 0o644), os.Chown(home, nobody, nobody), os.Chown(home+"/shop.ini", nobody, nobody),
 		os.WriteFile(dir+"/roots.ini", []byte("[uwsgi]\nchdir = /usr\ninclude = "+home+"/part.ini\n"), 0o644),
 		os.WriteFile(home+"/part.ini", []byte("[uwsgi]\nwsgi-file = "+dir+"/app.py\nhttp-socket = 127.0.0.1:0\n"), 0o644), os.Chown(home+"/part.ini", nobody, nobody))
@@ -139,9 +139,18 @@ func TestServeOfUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := serve(t, dir, 0, home+"/shop.ini")
-	addr := s.await(`127\.0\.0\.1:[1-9][0-9]+`, 1)
-	if got := fetch(t, "http://"+addr+"/"); got != "uid 65534" {
-		t.Errorf("a user's file: %s", got)
+	s.await("msg=ready", 1)
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", home+"/s.sock")
+	}}}
+	defer client.CloseIdleConnections()
+	res, err := client.Get("http://shop/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); err != nil || string(b) != "uid 65534" {
+		t.Errorf("a user's file: %q, %v", b, err)
 	}
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
