@@ -225,6 +225,10 @@ attempt("openat", os.open, "opened", new, 0o4755)
 attempt("mkdir", os.mkdir, "directory", 0o2755)
 attempt("mknod", os.mknod, "node", stat.S_IFREG | 0o4755)
 attempt("capabilities", os.setxattr, "plain", "security.capability", struct.pack("<IIIII", 0x02000001, 1 << 21, 0, 0, 0))
+os.setgroups([os.stat("lists").st_gid, 6])
+os.chown("lists", 0, 6) # keeps the bit, since nobody of its group may execute it
+entry = lambda tag, perm: struct.pack("<HHI", tag, perm, 0xffffffff)
+attempt("access list", os.setxattr, "lists", "system.posix_acl_access", struct.pack("<I", 2) + entry(1, 7) + entry(4, 5) + entry(32, 5))
 attempt("openat2", raw, 437, here, b"opened2", struct.pack("QQQ", new, 0o4755, 0), 24)
 os.write(os.open("roots", os.O_WRONLY), b"other")
 print("what is written to is " + oct(os.stat("roots").st_mode & 0o7777))
@@ -236,9 +240,9 @@ os.chown("tenants", 0, 0)
 const (
 	harmless = "chmod 755: ok\nchmod(1) 755: ok\nfchmod 1755: ok\nmkdir 1777: ok\ninstall(1) 755: ok\n--\n"
 	leaves   = harmless + "chmod(1) u+s: ok\ninstall(1) 4755: ok\nchmod 2755: ok\nchmod of a directory: ok\nfchmod: ok\nfchmodat: ok\nfchmodat2: ok\n" +
-		"openat: ok\nmkdir: ok\nmknod: ok\ncapabilities: ok\nopenat2: ok\nwhat is written to is 0o6755\n"
+		"openat: ok\nmkdir: ok\nmknod: ok\ncapabilities: ok\naccess list: ok\nopenat2: ok\nwhat is written to is 0o6755\n"
 	leavesNothing = harmless + "chmod(1) u+s: EPERM\ninstall(1) 4755: EPERM\nchmod 2755: EPERM\nchmod of a directory: EPERM\nfchmod: EPERM\nfchmodat: EPERM\nfchmodat2: EPERM\n" +
-		"openat: EPERM\nmkdir: EPERM\nmknod: EPERM\ncapabilities: EPERM\nopenat2: ENOSYS\nwhat is written to is 0o755\n"
+		"openat: EPERM\nmkdir: EPERM\nmknod: EPERM\ncapabilities: ENOTSUP\naccess list: ENOTSUP\nopenat2: ENOSYS\nwhat is written to is 0o755\n"
 )
 
 // TestEnterRootLeaves: root of a sandbox that is root of the host leaves no
@@ -250,9 +254,13 @@ func TestEnterRootLeaves(t *testing.T) {
 	dir := func(name string) string {
 		r.write(name+"/hello.py", hello("served"))
 		r.write(name+"/leaver.py", leaver)
-		for file, uid := range map[string]int{"roots": 0, "tenants": tenant} {
-			path := r.write(name+"/"+file, "#!/bin/sh\n")
-			if err := errors.Join(os.Chown(path, uid, uid), unix.Chmod(path, 0o6755)); err != nil {
+		for _, f := range []struct {
+			name string
+			uid  int
+			mode uint32
+		}{{"roots", 0, 0o6755}, {"tenants", tenant, 0o6755}, {"lists", tenant, 0o2604}} {
+			path := r.write(name+"/"+f.name, "#!/bin/sh\n")
+			if err := errors.Join(os.Chown(path, f.uid, f.uid), unix.Chmod(path, f.mode)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -363,7 +371,8 @@ func ofRoots(t *testing.T, dir string) (left []string) {
 			return err
 		}
 		_, err = unix.Lgetxattr(path, "security.capability", nil)
-		if st.Uid == 0 && st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 || err == nil {
+		const group = unix.S_ISGID | unix.S_IXGRP // without the second the first means nothing
+		if st.Uid == 0 && st.Mode&unix.S_ISUID != 0 || st.Gid != tenant && st.Mode&group == group || err == nil {
 			left = append(left, path)
 		}
 		return nil

@@ -134,7 +134,9 @@ func TestServeOfUser(t *testing.T) {
 	app := "[uwsgi]\nchdir = " + home + "\nwsgi-file = " + dir + "/app.py\nhttp-socket = s.sock\nchmod-socket = 666\n"
 	err := errors.Join(os.Mkdir(home, 0o755), os.WriteFile(home+"/shop.ini", []byte(app), 0o644), os.Chown(home, nobody, nobody), os.Chown(home+"/shop.ini", nobody, nobody),
 		os.WriteFile(dir+"/roots.ini", []byte("[uwsgi]\nchdir = /usr\ninclude = "+home+"/part.ini\n"), 0o644),
-		os.WriteFile(home+"/part.ini", []byte("[uwsgi]\nwsgi-file = "+dir+"/app.py\nhttp-socket = 127.0.0.1:0\n"), 0o644), os.Chown(home+"/part.ini", nobody, nobody))
+		os.WriteFile(home+"/part.ini", []byte("[uwsgi]\nwsgi-file = "+dir+"/app.py\nhttp-socket = 127.0.0.1:0\n"), 0o644), os.Chown(home+"/part.ini", nobody, nobody),
+		os.WriteFile(dir+"/log", []byte("[uwsgi]\nhook-as-root = exec:id\n"), 0o600), os.Symlink(dir+"/log", home+"/link.ini"), os.Lchown(home+"/link.ini", nobody, nobody),
+		os.WriteFile(dir+"/linked.ini", []byte("[uwsgi]\nchdir = /usr\ninclude = "+home+"/link.ini\n"), 0o644))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,9 +160,11 @@ func TestServeOfUser(t *testing.T) {
 	if code := s.exit(); code != 0 {
 		t.Errorf("exit %d: %s", code, s.text())
 	}
-	s = serve(t, dir, 0, dir+"/roots.ini")
-	if code := s.exit(); code != 78 || !strings.Contains(s.text(), "run as root") {
-		t.Errorf("a user's part in a file of root's: exit %d: %s", code, s.text())
+	for file, want := range map[string]string{"roots": "run as root", "linked": "owns a directory or link"} {
+		s = serve(t, dir, 0, dir+"/"+file+".ini")
+		if code := s.exit(); code != 78 || !strings.Contains(s.text(), want) {
+			t.Errorf("%s.ini: exit %d: %s", file, code, s.text())
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,13 @@ import (
 // StepTime is how long a step of a Launcher may take that does not say how long.
 const StepTime = time.Minute
 
-// giveUp is how long a call that was cancelled may take to return.
-const giveUp = 10 * time.Second
+// giveUp is how long a call that was cancelled may take to return, and closeTime a
+// Close, which nothing cancels, from the Emperor's end on: hundreds may have theirs at
+// once, and systemd waits for all (TimeoutStopSec).
+const (
+	giveUp    = 10 * time.Second
+	closeTime = 40 * time.Second
+)
 
 // Step is what a Launcher does at a moment.
 type Step struct {
@@ -171,6 +177,8 @@ type driven[T any] struct {
 	late    func(T) // takes what it returned when it was given up
 	kill    func(T) // the same where the actor is gone; nil: nothing
 	settled bool    // see bounds
+	// patience is that of bounds; 0: giveUp.
+	patience time.Duration
 }
 
 // drive is unless for a call of the Launcher. One that hangs is given up: h says so,
@@ -187,7 +195,7 @@ func drive[T any](a *actor, ctx context.Context, c driven[T]) (out T, ok bool, h
 		}
 		return time.Until(last.Until)
 	}
-	got, done, how := within(a, ctx, bounds{giveUp, left, c.settled}, c.call)
+	got, done, how := within(a, ctx, bounds{cmp.Or(c.patience, giveUp), left, c.settled}, c.call)
 	if how != givenUp {
 		return got(), how == returned, nil
 	}

@@ -21,7 +21,7 @@ type record struct {
 	V          int         `json:"v"`
 	Name       vassal.Name `json:"name"`
 	File       string      `json:"file,omitempty"`  // that has the name
-	Owner      int         `json:"owner,omitempty"` // uid of a user's file; 0: it is the operator's
+	Owner      int         `json:"owner,omitempty"` // uid of the last user's file that it was; 0: always the operator's
 	Generation int         `json:"generation"`
 	Intent     intent      `json:"intent"`
 	By         string      `json:"by,omitempty"` // who stopped it

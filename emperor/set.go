@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,6 +160,7 @@ type set struct {
 type entry struct {
 	actor *actor
 	file  File
+	owner int    // uid of the last user's file that it was; 0: it was always the operator's
 	gone  bool   // its actor has been told so
 	heir  *actor // that waits for its listeners
 }
@@ -183,13 +185,13 @@ func (s *set) apply(want Snapshot) {
 		case en == nil:
 			added = append(added, f)
 		case en.gone && en.heir != nil: // its listeners are promised away: a new actor follows
-		case another(en.file.owner(), f): // nothing of the old one's is the new one's: a new actor follows
+		case another(en.owner, f): // nothing of the old one's is the new one's: a new actor follows
 			if !en.gone {
 				en.gone = true
 				en.actor.box.change(func(w *wish) { w.gone = true })
 			}
 		case en.gone, !same(en.file, f):
-			en.file, en.gone = f, false
+			en.file, en.owner, en.gone = f, cmp.Or(f.owner(), en.owner), false
 			en.actor.box.change(func(w *wish) { w.file, w.fileAt, w.fileT, w.gone = f, time.Now(), w.turn, false })
 		}
 	}
@@ -202,7 +204,7 @@ func (s *set) apply(want Snapshot) {
 			old.heir, old.gone = a, true
 			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })
 		}
-		en := &entry{actor: a, file: f}
+		en := &entry{actor: a, file: f, owner: f.owner()}
 		if s.entries[f.Name] = en; s.left(f) { // it ends with that, and a new actor follows
 			en.gone = true
 			a.box.change(func(w *wish) { w.gone = true })
@@ -295,9 +297,10 @@ func another(owner int, f File) bool {
 	return owner != 0 && f.owner() != 0 && owner != f.owner()
 }
 
-// owner is the uid of a user's file; 0: it is the operator's.
+// owner is the uid of a user's file; 0: it is the operator's, or whose it is cannot be
+// told.
 func (f File) owner() int {
-	if f.Trust.Operator {
+	if f.Trust.Operator || f.Problem != nil {
 		return 0
 	}
 	return f.Trust.UID

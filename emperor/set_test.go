@@ -155,6 +155,37 @@ func TestAnotherOwner(t *testing.T) {
 	})
 }
 
+// A file that could not be used, or was the operator's for a moment, has not made
+// another user's vassal of what it was.
+func TestAnotherOwnerLater(t *testing.T) {
+	for name, between := range map[string]func(f *File){
+		"a problem": func(f *File) {
+			f.Problem, f.Trust = &vassal.Problem{Severity: vassal.Error, Message: "dangles"}, vassal.Trust{}
+		},
+		"the operator's": func(f *File) { f.Trust = vassal.Trust{Operator: true} },
+	} {
+		dir := t.TempDir()
+		perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+			s.write("v", "good")
+			s.own("v", 1001)
+			s.look(3 * time.Second)
+			s.write("v", "good edited")
+			s.files.mu.Lock()
+			f := s.files.m["v"]
+			between(&f)
+			s.files.m["v"] = f
+			s.files.mu.Unlock()
+			s.look(3 * time.Second)
+			s.write("v", "good drain=3s")
+			s.own("v", 1002)
+			s.look(10 * time.Second)
+			if got := s.line("v"); !strings.HasPrefix(got, "running 1") {
+				t.Errorf("after %s: %s, want a new vassal", name, got)
+			}
+		})
+	}
+}
+
 // The same where the files were exchanged while no Emperor looked: what survived ends,
 // and neither counters nor what was asked of the other's are the new one's.
 func TestAnotherOwnerMeanwhile(t *testing.T) {

@@ -163,6 +163,9 @@ func (a *actor) idle(ctx context.Context, in intent) {
 		if in == wantSuspend && !a.attend(ctx) {
 			continue
 		}
+		if in == wantStop && a.cur != nil { // found late: a call that hung had it
+			return
+		}
 		if in == wantStop && a.launch != nil && a.hung == nil && len(a.leaving) <= len(a.stuck) { // a call hung when it was stopped
 			a.close(ctx)
 			continue
@@ -224,6 +227,9 @@ func (a *actor) leave(ctx context.Context) stateFn {
 		return a.decide
 	}
 	for {
+		if a.cur != nil { // found late: a call that hung had it
+			a.empty(ctx, func(w wish) bool { return w.gone })
+		}
 		heir := a.box.get().heir
 		// Stuck generations hold what close would remove, and so does a call that hangs.
 		if a.hung == nil && (heir != nil && len(a.leaving) <= len(a.stuck) || len(a.leaving) == 0) {
@@ -445,7 +451,7 @@ func (a *actor) close(ctx context.Context) bool {
 		return false
 	}
 	launcher := a.launch
-	err, _, h := drive(a, ctx, driven[error]{what: "closing what it had", settled: true, late: a.closed,
+	err, _, h := drive(a, ctx, driven[error]{what: "closing what it had", settled: true, late: a.closed, patience: closeTime,
 		call: func(context.Context) error { return launcher.Close() }})
 	if h == nil {
 		a.closed(err)

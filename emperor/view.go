@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"math"
@@ -298,8 +299,9 @@ func (a *actor) remember() {
 
 // save writes the record if it has changed.
 func (a *actor) save(sure bool) {
-	if f := a.w.file; f.Path != "" && (f.Path != a.rec.File || f.owner() != a.rec.Owner) {
-		a.rec.File, a.rec.Owner, a.dirty = f.Path, f.owner(), true
+	f := a.w.file
+	if owner := cmp.Or(f.owner(), a.rec.Owner); f.Path != "" && (f.Path != a.rec.File || owner != a.rec.Owner) {
+		a.rec.File, a.rec.Owner, a.dirty = f.Path, owner, true
 	}
 	if !a.dirty {
 		return

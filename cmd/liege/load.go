@@ -213,7 +213,8 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	}
 	s, done, err := l.askedBy(ctx, as, trust)
 	if err != nil {
-		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %v", path, err), "")
+		p := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchUser, File: path, Message: err.Error(), Hint: "--tenant USER checks it as another's"}
+		return checked{File: path, trust: said, Problems: vassal.Problems{p}}, nil
 	}
 	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, s)
 	if err := done(); err != nil { // what it did not answer was taken for "not there"
@@ -265,7 +266,7 @@ func (l *loader) askedBy(ctx context.Context, path string, trust vassal.Trust) (
 // settings are those of the Emperor, with the host seen by the caller.
 func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
 	var ini inifile.Host = inifile.NewOSHost(os.LookupEnv)
-	if caller == nil {
+	if caller == nil || os.Geteuid() == 0 {
 		ini = dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)} // as the Emperor
 	}
 	s := resolve.FromEmperor(l.emperor, ini)

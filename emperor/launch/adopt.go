@@ -91,6 +91,8 @@ func (h *Host) Tidy() error {
 // survivors hold. Of several survivors the first that was
 // ready is adopted; the others, which were draining or loading, end.
 func (l *launcher) Adopt(ctx context.Context) (found emperor.Survivor, leaving []emperor.Survivor) {
+	defer l.steps.now.Store(nil)
+	l.at("adopt", "")
 	for _, in := range l.adoptAll(ctx) {
 		s := emperor.Survivor{Instance: in, Gen: in.gen}
 		if found.Instance == nil && in.record.Ready {

@@ -230,6 +230,9 @@ func (r *resolver) writer(p string) walked {
 	if err != nil || !w.tenant && !movable(w.info) {
 		return walked{led: err != nil, leader: -1}
 	}
+	if w.led && w.leader != w.uid { // by a link to what somebody else wrote for another end
+		return walked{led: true, leader: -1}
+	}
 	return walked{led: true, leader: w.uid}
 }
 

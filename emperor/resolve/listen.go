@@ -120,7 +120,7 @@ func (r *resolver) unix(p string) (string, error) {
 }
 
 // ownRun is what of /run/liege is the Emperor's, or has a meaning inside.
-var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/control-users.sock", "/run/liege/control-users.sock.new", "/run/liege/lock", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
+var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/control-users.sock", "/run/liege/control-users.sock.new", "/run/liege/lock", "/run/liege/cgroup", "/run/liege/cgroup.tmp", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
 
 // ownNames are the ends of the names that are a vassal's in /run/liege.
 var ownNames = []string{".sock", ".http.sock", ".https.sock", ".uwsgi.sock", ".fastcgi.sock", ".scgi.sock", ".stats.sock"}

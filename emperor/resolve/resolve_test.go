@@ -306,7 +306,7 @@ func TestMayListen(t *testing.T) {
 	for addr, want := range map[string]bool{
 		"/run/liege/shop.sock": true, "/run/liege/shop/x.sock": true, "/run/liege/shop.http.sock": true, "/run/liege/shop.uk.sock": false, "/run/liege/shop.x": false, "/home/sammy/app/x.sock": true,
 		"/srv/sockets/x.sock": true, "/run/x.sock": false, "/run/liege/other.sock": false, "/run/liege/shop-2.sock": false, "/run/liege/shop": false,
-		"/run/liege/control.sock": false, "/run/liege/control.sock.new": false, "/run/liege/lock": false,
+		"/run/liege/control.sock": false, "/run/liege/cgroup": false, "/run/liege/control.sock.new": false, "/run/liege/lock": false,
 		"/run/liege/vassals/v-other/log": false, "/run/liege/sandbox/x.sock": false, "/home/sammy/x.sock": false, "127.0.0.1:80": false, "@x": false,
 	} {
 		if got := r.mayListen(addr, vassal.Origin{}); got != want {
@@ -426,6 +426,18 @@ func TestMayLead(t *testing.T) {
 	}
 	if err := errors.Join(os.Chown(root+"/own", 1004, 1004), os.Chown(root+"/home", 1004, 1004), os.Symlink(root+"/run/db", root+"/roots/to-run")); err != nil {
 		t.Fatal(err)
+	}
+	// A user's own pyvenv.cfg leads to what is the user's; a link to a file that root
+	// wrote for another end says nothing.
+	if err := errors.Join(os.WriteFile(root+"/home/pyvenv.cfg", nil, 0o644), os.Chown(root+"/home/pyvenv.cfg", 1004, 1004), os.WriteFile(root+"/log", nil, 0o640),
+		os.Symlink(root+"/log", root+"/home/link.cfg"), os.Lchown(root+"/home/link.cfg", 1004, 1004)); err != nil {
+		t.Fatal(err)
+	}
+	w := &resolver{cfg: config(), res: &Result{}, host: Host{FS: OS{}}}
+	for name, want := range map[string]int{"pyvenv.cfg": 1004, "link.cfg": -1} {
+		if got := w.writer(root + "/home/" + name); !got.led || got.leader != want {
+			t.Errorf("%s: by %d, want %d", name, got.leader, want)
+		}
 	}
 	for _, tc := range []struct {
 		source string

@@ -115,8 +115,9 @@ func (w *walk) chain(name string, p packet, jumps int) (verdict expr.VerdictKind
 		case !ok:
 			return 0, false
 		case holds == unknown:
-			w.mayPass = w.mayPass || verdict == expr.VerdictAccept
-			w.mayDrop = w.mayDrop || verdict == expr.VerdictDrop
+			leaves := verdict == expr.VerdictReturn && does.Kind != expr.VerdictJump // what comes to the end, whatever follows here
+			w.mayPass = w.mayPass || verdict == expr.VerdictAccept || leaves
+			w.mayDrop = w.mayDrop || verdict == expr.VerdictDrop || leaves
 		case verdict == expr.VerdictReturn && does.Kind == expr.VerdictJump, verdict == expr.VerdictContinue:
 		default:
 			return verdict, true

@@ -97,10 +97,11 @@ func Compile(p Profile) ([]stage.Filter, error) {
 type verdict uint32
 
 const (
-	allow verdict = unix.SECCOMP_RET_ALLOW
-	kill  verdict = unix.SECCOMP_RET_KILL_PROCESS
-	perm  verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
-	nosys verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
+	allow     verdict = unix.SECCOMP_RET_ALLOW
+	kill      verdict = unix.SECCOMP_RET_KILL_PROCESS
+	perm      verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
+	nosys     verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
+	noSupport verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EOPNOTSUPP)
 	// What programs expect where the kernel has no such sockets: they do without.
 	noFamily verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EAFNOSUPPORT)
 	done     verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was

@@ -40,6 +40,9 @@ var modes = []struct {
 //   - openat2 answers ENOSYS, and programs take openat: its mode is behind a
 //     pointer, which a filter cannot follow;
 //   - io_uring, whose calls no filter sees, answers EPERM;
+//   - the calls that set extended attributes answer EOPNOTSUPP, and programs set modes
+//     instead: chown(2) lets a file whose group may not execute it keep the
+//     set-group-ID bit, and an access control list would make a program of that;
 //   - there are no unix sockets: they bring descriptors. By one that somebody outside
 //     has opened with O_PATH, root changes mode and owner of any file of the host, and
 //     connects to its sockets as root, whatever Landlock says (unix(7), SCM_RIGHTS);
@@ -48,7 +51,7 @@ var modes = []struct {
 //
 // What also makes such programs is not for a filter: to set a file's
 // capabilities takes CAP_SETFCAP, and not to lose the bits when a file is
-// written takes CAP_FSETID (capabilities(7)). chown(2) clears them for root too.
+// written takes CAP_FSETID (capabilities(7)). chown(2) clears the others for root too.
 func NoSetID(filter []stage.Filter) ([]stage.Filter, error) {
 	m, err := machineOf(runtime.GOARCH)
 	if err != nil {
@@ -72,6 +75,9 @@ func (m *machine) noSetID(filter []stage.Filter) ([]stage.Filter, error) {
 	}
 	for _, call := range []string{"io_uring_setup", "io_uring_enter", "io_uring_register"} {
 		prog = append(prog, m.of(call, rule{then: perm})...)
+	}
+	for _, call := range []string{"setxattr", "lsetxattr", "fsetxattr", "setxattrat"} {
+		prog = append(prog, m.of(call, rule{then: noSupport})...)
 	}
 	prog = append(prog, m.of("openat2", rule{then: nosys})...)
 	// The kernel looks at 32 bits of it.

@@ -42,6 +42,8 @@ type lineAlarm struct {
 type lastAlarm struct {
 	text string
 	at   time.Time
+	lost int       // since that was said,
+	said time.Time // which is then
 }
 
 // raisedAlarm is one whose command is to run.
@@ -96,12 +98,26 @@ func (h *Host) Alarm(name, text string) {
 			continue
 		}
 		if err := h.tell(a, text); err != nil {
-			h.log.Warn("an alarm is lost", "name", name, "file", a.At.File, "line", a.At.Line, "text", clip(text), "err", err)
+			h.lost(i, text, err)
 		}
 	}
 	if !known {
 		h.log.Warn("alarm", "name", clip(name), "text", clip(text), "err", "no alarm line has this name")
 	}
+}
+
+// lost says that alarm i did not reach whom it is for, once in alarmFreq: a flood of
+// lines that raise it must not become two.
+func (h *Host) lost(i int, text string, err error) {
+	h.alarms.mu.Lock()
+	defer h.alarms.mu.Unlock()
+	last, now := &h.alarms.last[i], time.Now()
+	if last.lost++; !last.said.IsZero() && now.Sub(last.said) < alarmFreq {
+		return
+	}
+	a := &h.jobs.Alarms[i]
+	h.log.Warn("an alarm is lost", "name", a.Name, "file", a.At.File, "line", a.At.Line, "text", clip(text), "times", last.lost, "err", err)
+	last.lost, last.said = 0, now
 }
 
 // again reports whether alarm i has said the same a moment ago.
@@ -116,7 +132,7 @@ func (h *Host) again(i int, text string) bool {
 	if !last.at.IsZero() && last.text == text && now.Sub(last.at) < freq {
 		return true
 	}
-	*last = lastAlarm{text, now}
+	last.text, last.at = text, now
 	return false
 }
 

@@ -31,7 +31,8 @@ import (
 //	N  not loaded; body: why             (request 0)
 //	P  answer to a probe in the queue
 //	Q  leaves: the worker takes no more requests, and ends when those that it has
-//	   have ended. argument 1: because of liege.retire   (request 0; at any time)
+//	   have ended. argument 1: because of liege.retire   (request 0; on a lane
+//	   that no WebSocket, file or connection is under way on)
 //	A  a whole answer: head, body        argument: size of the body had it not been a HEAD
 //	H  head and first piece of the body
 //	D  a piece of the body

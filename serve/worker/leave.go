@@ -16,7 +16,7 @@ type leave struct {
 
 // leaves takes note that pr takes no more requests.
 func (s *supervisor) leaves(pr *proc, needless bool) {
-	if pr.leave.said || pr.gone || !pr.loaded {
+	if pr.leave.said || pr.gone {
 		return
 	}
 	now := time.Now()

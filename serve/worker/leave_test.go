@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -100,7 +102,6 @@ def application(environ, start_response):
 	if want := "has not ended in time\" worker=1 pid="; !strings.Contains(r.log(), want) {
 		t.Errorf("log without %s:\n%s", want, r.log())
 	}
-	r.app.Drain = time.Second
 }
 
 // TestLeaveDismissed: one that is not needed has its time too, and nobody comes
@@ -205,4 +206,84 @@ async def application(scope, receive, send):
 		}
 		t.Log(time.Since(began), err)
 	}
+}
+
+// TestASGILeaveBeside: a worker that leaves says so beside a WebSocket, files and a
+// client that does not read; nothing of theirs is lost, and its place is filled.
+func TestASGILeaveBeside(t *testing.T) {
+	r := start(t, `
+import asyncio, os
+async def application(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        await receive()
+        await send({'type': 'lifespan.startup.complete'})
+        await receive()
+        return await send({'type': 'lifespan.shutdown.complete'})
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+        if scope['path'] == '/file':
+            return await send({'type': 'http.response.pathsend', 'path': os.path.abspath('app.py')})
+        if scope['path'] == '/slow':
+            await asyncio.sleep(1)
+        return await send({'type': 'http.response.body', 'body': str(os.getpid()).encode()})
+    await receive()
+    await send({'type': 'websocket.accept'})
+    while True:
+        m = await receive()
+        if m['type'] == 'websocket.disconnect':
+            return
+        await send({'type': 'websocket.send', 'text': str(os.getpid())})
+`, func(app *vassal.App) { app.Workers.MaxRequests, app.Drain = 3, 30*time.Second })
+	c := dial(t, r, "/").open()
+	c.send(0x81, "hi")
+	pid := c.message()
+	slow := make(chan string, 1)
+	go func() {
+		rec, err := r.do(request("GET", "/slow", ""))
+		slow <- fmt.Sprint(rec.body.String(), err)
+	}()
+	time.Sleep(100 * time.Millisecond)
+	r.get("/")
+	if op, text := c.next(); op != 0x88 || !strings.HasPrefix(text, "\x03\xf4") { // 1012, service restart
+		t.Errorf("the WebSocket got %x %q", op, text)
+	}
+	if got := <-slow; got != pid+"<nil>" {
+		t.Errorf("the slow request got %q, want %s", got, pid)
+	}
+	eventually(t, "another worker", func() bool { return r.get("/") != pid })
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 20 {
+				if rec, err := r.do(request("GET", "/file", "")); err != nil || !strings.Contains(rec.body.String(), "pathsend") {
+					t.Errorf("a file: %v, %d bytes", err, rec.body.Len())
+				}
+			}
+		})
+	}
+	all.Wait()
+	if log := r.log(); strings.Contains(log, "broke the protocol") || strings.Contains(log, "worker died") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+// TestASGIExitOfLifespan: an application that ends itself in its lifespan, after the
+// start, has another worker.
+func TestASGIExitOfLifespan(t *testing.T) {
+	r := start(t, `
+import asyncio, os, sys
+async def application(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        await receive()
+        await send({'type': 'lifespan.startup.complete'})
+        await asyncio.sleep(1)
+        if not os.path.exists('once'):
+            open('once', 'w').close()
+            sys.exit(3)
+        return await receive()
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': str(os.getpid()).encode()})
+`, nil)
+	pid := r.get("/")
+	eventually(t, "another worker", func() bool { return r.get("/") != pid })
 }

@@ -729,6 +729,24 @@ end)
 	}
 }
 
+// TestRackLateHints: hints of another thread, while the answer begins, are a matter of
+// luck, and break nothing.
+func TestRackLateHints(t *testing.T) {
+	r := startRack(t, `
+run(lambda do |env|
+  h = env['rack.early_hints']
+  Thread.new { 300.times { h.call('Link' => '</a.css>; rel=preload') } }
+  sleep 0.001
+  [200, {}, ['ok']]
+end)
+`, func(app *vassal.App) { app.Workers.Ruby.EarlyHints = true })
+	for range 60 {
+		if rec, err := r.do(request("GET", "/", "")); err != nil || rec.body.String() != "ok" {
+			t.Fatalf("%v %q; log:\n%s", err, rec.body.String(), r.log())
+		}
+	}
+}
+
 // TestRackOpt: UWSGI::OPT shows the file's lines as uWSGI does.
 func TestRackOpt(t *testing.T) {
 	r := startRack(t, "run lambda { |env| [200, {}, [UWSGI::OPT.inspect]] }", func(app *vassal.App) {

@@ -334,7 +334,7 @@ func (s *supervisor) handle(e event) {
 
 func (s *supervisor) loaded(pr *proc) {
 	pr.loaded = true
-	s.p.stats[pr.number-1].accepting.Store(!pr.gone)
+	s.p.stats[pr.number-1].accepting.Store(!pr.gone && !pr.leave.said)
 	if s.p.life.Loaded != nil {
 		s.p.life.Loaded()
 	}

@@ -2,9 +2,12 @@ package worker
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -21,6 +24,7 @@ def application(environ, start_response):
         if os.fork() == 0:  # keeps the pipe open
             import time
             os.setsid()
+            open('child', 'w').write(str(os.getpid()))
             time.sleep(30)
             os._exit(0)
     os.write(1, b'ha')
@@ -42,6 +46,12 @@ def application(environ, start_response):
 	}
 	stderr := p.Stderr
 	r := run(t, p, app, log)
+	t.Cleanup(func() {
+		b, err := os.ReadFile(filepath.Join(app.Dir, "child"))
+		if pid, _ := strconv.Atoi(string(b)); err == nil && pid > 1 {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
 	r.get("/child")
 	eventually(t, "the lines", func() bool { return len(lines()) == 5 })
 	began := time.Now()

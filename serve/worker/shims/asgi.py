@@ -478,9 +478,10 @@ class WebSocket(Answer):
 class Lifespan(object):
     """The application's startup and shutdown; one that knows of neither does without."""
 
-    def __init__(self, app, loop):
+    def __init__(self, app, loop, exits):
         self.app = app
         self.loop = loop
+        self.exits = exits  # called when the application ends itself after the start
         self.state = {}
         self.events = asyncio.Queue()
         self.started = loop.create_future()
@@ -506,7 +507,9 @@ class Lifespan(object):
             await self.app(scope, self.receive, self.send)
         except EXITS as e:  # means that there shall be no worker, also of one that knows no lifespan
             say(trace(e))
-            if not self.started.done():
+            if self.started.done():
+                self.exits()
+            else:
                 self.started.set_result('it ended itself: ' + summary(e))
         except (Exception, asyncio.CancelledError) as e:
             if self.known:
@@ -540,13 +543,13 @@ class Server(object):
         self.worker = worker
         self.loop = loop
         self.app = worker.app
-        self.lifespan = Lifespan(self.app, loop)
+        self.lifespan = Lifespan(self.app, loop, self.leave)
         self.queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
         self.lanes = [Lane(loop, sock, Slot(worker.slots + i).put) for i, sock in enumerate(worker.lanes)]
         self.idle = list(reversed(self.lanes))
         self.tasks = set()
         self.sockets = set()
-        self.ready = self.leaving = self.taking = False
+        self.ready = self.leaving = self.taking = self.owed = False
         self.left = loop.create_future()
 
     async def run(self):
@@ -588,10 +591,18 @@ class Server(object):
             self.leaving = True
             self.rest()
             self.left.set_result(None)
-            if not told:
-                self.track(self.lanes[0].send(self.worker.farewell()))
+            self.owed = not told
+            self.farewell()
             for s in list(self.sockets):
                 s.restart()
+
+    def farewell(self):
+        """Say it on a lane that nothing is under way on: in a request it would wait
+        behind what a client does not read, and in a WebSocket or before a descriptor
+        it would be a breach."""
+        if self.owed and self.idle:
+            self.owed = False
+            self.idle[-1].sock.sendall(self.worker.farewell())
 
     def readable(self):
         # One packet in each turn of the loop: a worker that has less to do
@@ -672,6 +683,7 @@ class Server(object):
         lane.request = None
         lane.deaf()
         self.idle.append(lane)
+        self.farewell()
         self.take()
 
     def track(self, work):

@@ -354,6 +354,19 @@ module Liege
       @skip = head_only # no body is sent
       @aborted = false
       @over = false # the core counts it as answered
+      @lock = nil # of what begins or ends the answer, where hints may come meanwhile
+    end
+
+    # Begin the answer, or end it, by what the block sends.
+    def turn(over)
+      @lock.lock if @lock
+      begin
+        @started = true
+        @over = over
+        yield
+      ensure
+        @lock.unlock if @lock
+      end
     end
 
     # The head of the answer, by the rules of each Rack: values are strings,
@@ -410,8 +423,7 @@ module Liege
         size = @left
       end
       data = EMPTY if @skip
-      @started = @over = true
-      put('A', @head, data, size)
+      turn(true) { put('A', @head, data, size) }
     end
 
     # Whether data is all that the answer's Content-Length says.
@@ -428,9 +440,8 @@ module Liege
       end
       data = EMPTY if @skip
       if !@started
-        @started = true
         first = data.bytesize <= BIG ? data : data.byteslice(0, BIG)
-        put('H', @head, first, 0)
+        turn(false) { put('H', @head, first, 0) }
       else
         check
         return if data.empty?
@@ -447,20 +458,25 @@ module Liege
 
     def finish(failed)
       return if @over
-      @over = true
-      put('E', EMPTY, EMPTY, failed ? 1 : 0)
+      turn(true) { put('E', EMPTY, EMPTY, failed ? 1 : 0) }
     end
 
     # rack.early_hints: a 103 before the answer, of Puma's header: an array of values,
-    # or their lines. Behind the head it is too late, and nothing is said.
+    # or their lines. Behind the head it is too late, and nothing is said: any thread
+    # may call it.
+    def hints
+      @lock = Mutex.new
+      method(:hint)
+    end
+
     def hint(headers)
-      return if @started || @over
       fields = ''.dup
       headers.each do |name, values|
         values = values.to_s.split("\n") unless values.is_a?(Array)
         values.each { |v| fields << name.to_s.dup.force_encoding('BINARY') << "\0" << v.to_s.dup.force_encoding('BINARY') << "\0" }
       end
-      put('I', EMPTY, fields.force_encoding('BINARY'), 103)
+      fields.force_encoding('BINARY')
+      @lock.synchronize { put('I', EMPTY, fields, 103) unless @started || @over }
       nil
     end
 
@@ -469,8 +485,7 @@ module Liege
     def hijack
       raise IOError, 'the answer has begun: the connection cannot be taken over' if @started || @over
       own, other = UNIXSocket.pair
-      @started = true
-      put('J', EMPTY, EMPTY, 0)
+      turn(false) { put('J', EMPTY, EMPTY, 0) }
       frame
       @lane.send_io(other)
       other.close
@@ -491,8 +506,7 @@ module Liege
           send(EMPTY)
           return true
         end
-        @started = true
-        put('H', @head, EMPTY, 0)
+        turn(false) { put('H', @head, EMPTY, 0) }
         put('F', EMPTY, [0, count].pack('Q<Q<'), 0)
         frame
         @lane.send_io(file)
@@ -690,7 +704,7 @@ module Liege
     env['rack.response_finished'] = []
     env['rack.hijack'] = lambda { env['rack.hijack_io'] ||= request.hijack }
     if env['rack.early_hints'] # the worker's wish; a client by HTTP/1.0 takes none
-      env['SERVER_PROTOCOL'] == 'HTTP/1.0' ? env.delete('rack.early_hints') : env['rack.early_hints'] = request.method(:hint)
+      env['SERVER_PROTOCOL'] == 'HTTP/1.0' ? env.delete('rack.early_hints') : env['rack.early_hints'] = request.hints
     end
     reply, failure, status, late = [], nil, 0, 0
     begin
