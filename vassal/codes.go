@@ -222,7 +222,7 @@ var codes = []Code{
 	{CodeNoEmperor, "No Emperor answers at this run directory."},
 	{CodeBusy, "Too many requests at once."},
 	{CodeBadRequest, "The request to the Emperor is not understood."},
-	{CodeNotSaved, "The state of a vassal (stopped, suspended, counters) cannot be written; it holds until the Emperor ends."},
+	{CodeNotSaved, "The state of a vassal (stopped, suspended, counters) or the record of a generation that serves cannot be written; it holds until the Emperor ends. The message says which, and it is tried again."},
 	{CodeControlSocket, "The control socket cannot be made."},
 	{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 	{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},

@@ -158,7 +158,7 @@ func (in *instance) Troubles() vassal.Problems {
 	gone := in.relayGone()
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return slices.Concat(in.unread, in.untaken, in.blocked, gone)
+	return slices.Concat(in.unread, in.untaken, in.blocked, gone, in.unrecorded())
 }
 
 // renewed notes what the core says about certificates.

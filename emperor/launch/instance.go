@@ -33,7 +33,7 @@ type instance struct {
 	p       *prepared
 	gen     int
 	control *channel.Channel // nil: adopted
-	record  record.Record
+	record  record.Record    // its Verified and Ready change, with mu held
 	box     *sandbox.Sandbox
 	relay   closer        // nil: none
 	relayed bool          // there was to be one before it ran
@@ -70,6 +70,8 @@ type instance struct {
 	unread, untaken vassal.Problems // about certificates: by us, and by the core
 	unheeded        vassal.Problems // failures of hooks that end nothing
 	blocked         vassal.Problems // about what stands in its network's way
+
+	unwritten error // why record is not on disk as it is; nil: it is, or was not to be changed
 }
 
 func newInstance(ctx context.Context, l *launcher, p *prepared, gen int) *instance {
@@ -158,7 +160,8 @@ func (in *instance) measure() {
 }
 
 // run takes over a started sandbox. Two goroutines live until Done, three with
-// certificates: one hears the core, one waits for the end, one watches them.
+// certificates: one hears the core, one waits for the end, one watches them. One
+// more tries to write a record that could not be written.
 func (in *instance) run(box *sandbox.Sandbox, s *start) {
 	in.box, in.log, in.unheeded = box, in.l.log, s.unheeded
 	ch, heard := s.ch, make(chan struct{})
@@ -203,8 +206,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, File: in.p.Config.File, Step: "verify", Message: err.Error()}
 		}
 		*verified = true
-		in.record.Verified = true
-		in.write()
+		in.write(func(r *record.Record) { r.Verified = true })
 		return in.control.Send(vassal.Verified)
 	case vassal.Ready:
 		if !*verified || *ready {
@@ -260,15 +262,58 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
 	in.pidFile(true)
-	in.record.Ready = true
-	in.write()
+	in.write(func(r *record.Record) { r.Ready = true })
 }
 
-// write brings the generation's record up to date.
-func (in *instance) write() {
-	if err := in.l.host.Records.Write(in.record); err != nil {
-		in.l.host.Log.Warn("the record of a generation is not up to date", "vassal", in.l.name, "gen", in.gen, "err", err)
+// write notes a change in the generation's record. What is not on disk, because
+// the run directory is full for instance, is tried again until it is: an Emperor
+// that comes after a crash ends what its record does not show as serving. Only
+// hear calls it.
+func (in *instance) write(change func(*record.Record)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	change(&in.record)
+	was := in.unwritten
+	in.unwritten = in.l.host.Records.Write(in.record)
+	if was == nil && in.unwritten != nil {
+		in.l.host.Log.Error("the record of a generation is not up to date", "vassal", in.l.name, "gen", in.gen, "err", in.unwritten)
+		in.renewals.Go(in.rewrite)
 	}
+}
+
+// rewrite tries to write the record until that is done, or nothing is left of the
+// generation.
+func (in *instance) rewrite() {
+	t := time.NewTicker(emperor.LookAgain)
+	defer t.Stop()
+	again := func() error {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		if in.unwritten != nil { // else hear wrote it
+			in.unwritten = in.l.host.Records.Write(in.record)
+		}
+		return in.unwritten
+	}
+	for {
+		select {
+		case <-in.box.Done():
+			return
+		case <-t.C:
+		}
+		if again() == nil {
+			return
+		}
+	}
+}
+
+// unrecorded says that the record is not up to date, with in.mu held.
+func (in *instance) unrecorded() vassal.Problems {
+	if in.unwritten == nil {
+		return nil
+	}
+	return vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeNotSaved,
+		Message: fmt.Sprintf("that %s serves is not on disk, and after a crash of the Emperor the next one would end it: %v", title(in.gen), in.unwritten),
+		Hint:    "make room in the run directory " + in.l.host.Records.Path() + ": it is tried again every few seconds"}}
 }
 
 // Shut implements emperor.Shutter.
@@ -358,11 +403,11 @@ func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	defer in.shutOnce.Do(func() { close(in.shut) })
 	<-in.box.Done()
 	in.closeRelay()
+	// The last words are in the socket's queue: the core's end is closed,
+	// so hear comes to the end of it, and starts nothing any more.
+	<-heard
 	in.renewals.Wait()
 	if in.control != nil {
-		// The last words are in the socket's queue: the core's end is closed,
-		// so hear comes to the end of it.
-		<-heard
 		in.control.Close()
 	}
 	if ch != nil {
