@@ -316,6 +316,16 @@ func (in *instance) unrecorded() vassal.Problems {
 		Hint:    "make room in the run directory " + in.l.host.Records.Path() + ": it is tried again every few seconds"}}
 }
 
+// unlogged says that what the vassal prints is lost at this moment.
+func (in *instance) unlogged() vassal.Problems {
+	err := in.log.Trouble()
+	if err == nil {
+		return nil
+	}
+	return vassal.Problems{{Severity: vassal.Warning, Code: vassal.CodeNotLogged, Step: "log",
+		Message: fmt.Sprintf("what it prints is lost: %v", err), Hint: "make room there: df -h, df -i"}}
+}
+
 // Shut implements emperor.Shutter.
 func (in *instance) Shut() <-chan struct{} { return in.shut }
 
