@@ -462,8 +462,11 @@ func deathOf(g *generation, step string) vassal.Problems {
 	}
 	x := g.inst.Exit()
 	code, what := vassal.CodeExitedEarly, fmt.Sprintf("exited with code %d", x.Code)
-	if x.Signal != "" {
+	switch {
+	case x.Signal != "":
 		what = "was ended by " + x.Signal
+	case x.Code == vassal.UnknownCode:
+		what = "ended"
 	}
 	if x.OOM {
 		code, what = vassal.CodeOOM, what+": out of memory"

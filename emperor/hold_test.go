@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -348,4 +349,24 @@ func TestHoldingIsFair(t *testing.T) {
 		s.look(3500 * time.Millisecond)
 		s.want("v", "running 1")
 	})
+}
+
+// How something ended that outlived its Emperor is unknown, and no number stands
+// for that; nor does the one that stood for it in an earlier state.
+func TestUnknownExit(t *testing.T) {
+	got, err := json.Marshal(exitOf(vassal.Exit{Code: vassal.UnknownCode}))
+	if want := `"code":null,"signal":null`; err != nil || !strings.Contains(string(got), want) {
+		t.Errorf("%s %v, want %s", got, err, want)
+	}
+	r := records{t.TempDir()}
+	if err := os.WriteFile(r.path("v"), []byte(`{"v":1,"name":"v","intent":"run","last_exit":{"code":-1,"at":"2000-01-01T00:00:05.000Z"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := r.load("v")
+	if err != nil || rec.LastExit == nil || rec.LastExit.Code != nil {
+		t.Errorf("%+v %v", rec.LastExit, err)
+	}
+	if d := deathOf(&generation{inst: &fake{exit: vassal.Exit{Code: vassal.UnknownCode}}}, "run").First().Message; d != "ended" {
+		t.Errorf("%q", d)
+	}
 }

@@ -116,6 +116,9 @@ func (r records) load(n vassal.Name) (record, error) {
 	if err != nil {
 		return fresh, fmt.Errorf("state of %s: %w", n, err)
 	}
+	if x := rec.LastExit; x != nil && x.Code != nil && *x.Code == vassal.UnknownCode { // as it was written once
+		x.Code = nil
+	}
 	return rec, nil
 }
 

@@ -322,7 +322,11 @@ func digestOf(p Prepared, f File) string {
 }
 
 func exitOf(x vassal.Exit) *control.Exit {
-	return &control.Exit{Code: x.Code, Signal: text(x.Signal), OOM: x.OOM, Reason: text(x.Reason), At: control.Time{Time: x.At}}
+	e := &control.Exit{Signal: text(x.Signal), OOM: x.OOM, Reason: text(x.Reason), At: control.Time{Time: x.At}}
+	if x.Code != vassal.UnknownCode {
+		e.Code = &x.Code
+	}
+	return e
 }
 
 // text is s as a member that is null when there is nothing.

@@ -288,9 +288,13 @@ type Logs struct {
 }
 
 // Exit says how one generation ended.
+// UnknownCode is the Exit.Code of a generation that outlived the Emperor that
+// started it: the kernel tells only the parent.
+const UnknownCode = -1
+
 type Exit struct {
-	Code   int       `json:"code"`
-	Signal string    `json:"signal,omitempty"` // "SIGKILL"; empty: it exited
+	Code   int       `json:"code"`             // UnknownCode: nobody could ask
+	Signal string    `json:"signal,omitempty"` // "SIGKILL"; empty: it exited, or Code is unknown
 	OOM    bool      `json:"oom"`
 	Reason string    `json:"reason,omitempty"` // in words; empty when it left as asked
 	At     time.Time `json:"at"`

@@ -175,6 +175,24 @@ func TestTable(t *testing.T) {
 	want := `NAME  STATE         FOR  GEN  USER  MEMORY  REQUESTS  LISTENS
 shop  running       -    3    shop  15.0M   7         /run/shop.sock
 old   running, old  -    1    33    -       0         
+// An exit whose code nobody could ask for has none.
+func TestExitText(t *testing.T) {
+	for said, want := range map[string]string{
+		`{"code":3,"reason":"exited with status 3"}`:       "code 3: exited with status 3, ",
+		`{"code":137,"signal":"SIGKILL","oom":true}`:       "SIGKILL, out of memory, ",
+		`{"code":null,"signal":null}`:                      "its code is not known, ",
+		`{"code":null,"signal":null,"reason":"not known"}`: "not known, ",
+	} {
+		var e control.Exit
+		if err := json.Unmarshal([]byte(said), &e); err != nil {
+			t.Fatal(err)
+		}
+		if got := exitText(e); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", said, got, want)
+		}
+	}
+}
+
 old: /etc/vassals/old.ini:3: processes: "x" is not a number
   hint: processes = 2
 2 vassals: 2 running; 15.0M

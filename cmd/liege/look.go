@@ -225,14 +225,19 @@ func (a *app) one(ctx context.Context, v control.Vassal) {
 }
 
 func exitText(e control.Exit) string {
-	what := fmt.Sprintf("code %d", e.Code)
-	if s := deref(e.Signal); s != "" {
-		what = s
+	what, r := "its code is not known", deref(e.Reason)
+	switch {
+	case deref(e.Signal) != "":
+		what = *e.Signal
+	case e.Code != nil:
+		what = fmt.Sprintf("code %d", *e.Code)
+	case r != "": // it says so too
+		what, r = r, ""
 	}
 	if e.OOM {
 		what += ", out of memory"
 	}
-	if r := deref(e.Reason); r != "" {
+	if r != "" {
 		what += ": " + r
 	}
 	return what + ", " + age(e.At.Time) + " ago"
