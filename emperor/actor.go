@@ -374,7 +374,7 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			a.save(false)
 			close(done)
 		case <-a.tick.C:
-			if a.cur != nil {
+			if a.cur != nil || a.held.gen != nil { // whose troubles may have begun or ended
 				a.refresh()
 			}
 			if time.Since(a.saved) >= SaveEvery {

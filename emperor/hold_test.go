@@ -24,10 +24,16 @@ func (s *stage) held(holding, alive int) {
 // suspend suspends v and returns how long that took.
 func (s *stage) suspend(status int, page string) time.Duration {
 	s.Helper()
+	return s.suspended(status, page, "v: suspended, generation ")
+}
+
+// suspended is suspend, and how what is said then is to begin.
+func (s *stage) suspended(status int, page, want string) time.Duration {
+	s.Helper()
 	began := time.Now()
 	o := s.e.Act(s.ctx, "v", control.Request{Verb: control.Suspend, Status: status, Page: []byte(page), Reason: "why"}, "root")
-	if !o.OK {
-		s.Errorf("suspend: %+v", o)
+	if failed := strings.Contains(want, "nobody"); !strings.HasPrefix(o.Text, want) || o.OK == failed || (o.Code == 1) != failed {
+		s.Errorf("suspend: %+v, want %q", o, want)
 	}
 	return time.Since(began)
 }
@@ -146,7 +152,7 @@ func TestHolding(t *testing.T) {
 		s.write("v", "good")
 		s.look(2 * sec)
 		s.holds("fail")
-		if took := s.suspend(0, ""); took > sec {
+		if took := s.suspended(0, "", "v: suspended, but nobody answers"); took > sec {
 			s.Errorf("suspend took %v", took)
 		}
 		s.want("v", "suspended 1")
@@ -167,7 +173,7 @@ func TestHolding(t *testing.T) {
 		s.write("v", "good")
 		s.look(2 * sec)
 		s.holds("slow=1h")
-		if took := s.suspend(0, ""); took > holdReady+sec {
+		if took := s.suspended(0, "", "v: suspended, but nobody answers"); took > holdReady+sec {
 			s.Errorf("suspend took %v", took)
 		}
 		s.pass(0)

@@ -22,7 +22,7 @@ type record struct {
 	Name       vassal.Name `json:"name"`
 	Generation int         `json:"generation"`
 	Intent     intent      `json:"intent"`
-	By         string      `json:"by,omitempty"` // who stopped it
+	By         string      `json:"by,omitempty"` // who stopped it; with wantSuspend: it is stopped again when that ends
 	Hold       *hold       `json:"hold,omitempty"`
 	Holds      int         `json:"holds,omitempty"` // holding generations so far
 	Restarts   int64       `json:"restarts"`

@@ -98,8 +98,11 @@ func (a *actor) view() control.Vassal {
 	}
 	v.Applied = (a.state == control.Running || a.state == control.Sleeping) && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
 	v.Problems = append(v.Problems, a.problems...)
-	if a.cur != nil {
-		if t, ok := a.cur.inst.(Troubled); ok {
+	for _, g := range []*generation{a.cur, a.held.gen} {
+		if g == nil {
+			continue
+		}
+		if t, ok := g.inst.(Troubled); ok {
 			v.Problems = append(v.Problems, t.Troubles()...)
 		}
 	}
@@ -121,9 +124,7 @@ func (a *actor) view() control.Vassal {
 		s := a.rec.Hold.Suspension
 		v.Suspended = &s
 	}
-	if a.rec.Intent == wantStop {
-		v.StoppedBy = text(a.rec.By)
-	}
+	v.StoppedBy = text(a.rec.By)
 	if a.cur != nil {
 		v.MemoryBytes, v.Pids = a.memory, a.pids
 		if d := a.disk; d != nil {
