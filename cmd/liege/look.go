@@ -53,14 +53,14 @@ func (a *app) lsCmd() *cobra.Command {
 		Use: "ls [PATTERN…]", Aliases: []string{"list"}, Short: "the vassals and their states",
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := a.vassals(cmd, control.List, args)
-			if err != nil {
-				return err
-			}
 			for _, s := range states {
 				if !slices.Contains(allStates, control.State(s)) {
 					return usageError("ls: --state "+s+": no such state", strings.Trim(fmt.Sprint(allStates), "[]"))
 				}
+			}
+			all, err := a.vassals(cmd, control.List, args)
+			if err != nil {
+				return err
 			}
 			if len(states) > 0 {
 				all = slices.DeleteFunc(all, func(v control.Vassal) bool { return !slices.Contains(states, string(v.State)) })
