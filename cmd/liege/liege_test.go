@@ -71,6 +71,10 @@ func TestHints(t *testing.T) {
 	must(os.WriteFile(filepath.Join(dir, "x.ini"), []byte("[uwsgi]\nchdir = "+dir+"/app\n"), 0o644))
 	outside := filepath.Join(dir, "outside")
 	must(os.WriteFile(outside, nil, 0o644))
+	must(os.Chmod(filepath.Dir(dir), 0o755))
+	must(os.WriteFile(filepath.Join(dir, "secret"), nil, 0o600))
+	must(os.Mkdir(filepath.Join(dir, "shut"), 0o700))
+	must(os.WriteFile(filepath.Join(dir, "shut/x"), nil, 0o644))
 	const mysql = "ERROR 2002 (HY000): Can't connect to local MySQL server through socket '/var/run/mysqld/mysqld.sock' (2)"
 	for _, tc := range []struct{ name, log, net, want string }{
 		{"MySQL's socket", mysql, "none", "connect = unix:/run/mysqld/mysqld.sock"},
@@ -81,6 +85,10 @@ func TestHints(t *testing.T) {
 		{"a socket with a terminal escape", "Can't connect to local server through socket '/run/\x1b[31m' (2)", "none", ""},
 		{"a module of the venv", "ModuleNotFoundError: No module named 'flask'", "none", "virtualenv = DIR/app/env"},
 		{"a path of the host", "FileNotFoundError: [Errno 2] No such file or directory: '" + outside + "'", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
+		{"a path that is root's", "FileNotFoundError: [Errno 2] No such file or directory: '/etc/shadow'", "none", ""},
+		{"a file not for everybody", "FileNotFoundError: [Errno 2] No such file or directory: '" + dir + "/secret'", "none", ""},
+		{"in a directory not for everybody", "FileNotFoundError: [Errno 2] No such file or directory: '" + dir + "/shut/x'", "none", ""},
+		{"read-only, the system's", "OSError: [Errno 30] Read-only file system: '/etc/shadow'", "none", "/etc/shadow is in a directory of the system's: let the app write elsewhere"},
 		{"a path that is nowhere", "No such file or directory: '/nowhere/at/all'", "none", ""},
 		{"read-only", "OSError: [Errno 30] Read-only file system: '/srv/shop/media/x.png'", "none", "bind = /srv/shop/media"},
 		{"closed network", "psycopg2.OperationalError: connection failed: Connection refused", "none", closedWay},
@@ -167,14 +175,6 @@ func TestStatusShowsLastLines(t *testing.T) {
 	}
 }
 
-func TestTable(t *testing.T) {
-	v := vassalOf(t, `{"name":"shop","state":"running","applied":true,"generation":3,"user":"shop","listen":["/run/shop.sock"],"memory_bytes":15728640,"requests":7}`)
-	old := vassalOf(t, `{"name":"old","state":"running","applied":false,"generation":1,"uid":33,"listen":[],"error":{"severity":"error","code":"bad-value","file":"/etc/vassals/old.ini","line":3,"key":"processes","message":"\"x\" is not a number","hint":"processes = 2"}}`)
-	var out bytes.Buffer
-	(&app{stdio: stdio{out: &out}}).table([]control.Vassal{v, old})
-	want := `NAME  STATE         FOR  GEN  USER  MEMORY  REQUESTS  LISTENS
-shop  running       -    3    shop  15.0M   7         /run/shop.sock
-old   running, old  -    1    33    -       0         
 // An exit whose code nobody could ask for has none.
 func TestExitText(t *testing.T) {
 	for said, want := range map[string]string{
@@ -193,6 +193,14 @@ func TestExitText(t *testing.T) {
 	}
 }
 
+func TestTable(t *testing.T) {
+	v := vassalOf(t, `{"name":"shop","state":"running","applied":true,"generation":3,"user":"shop","listen":["/run/shop.sock"],"memory_bytes":15728640,"requests":7}`)
+	old := vassalOf(t, `{"name":"old","state":"running","applied":false,"generation":1,"uid":33,"listen":[],"error":{"severity":"error","code":"bad-value","file":"/etc/vassals/old.ini","line":3,"key":"processes","message":"\"x\" is not a number","hint":"processes = 2"}}`)
+	var out bytes.Buffer
+	(&app{stdio: stdio{out: &out}}).table([]control.Vassal{v, old})
+	want := `NAME  STATE         FOR  GEN  USER  MEMORY  REQUESTS  LISTENS
+shop  running       -    3    shop  15.0M   7         /run/shop.sock
+old   running, old  -    1    33    -       0         
 old: /etc/vassals/old.ini:3: processes: "x" is not a number
   hint: processes = 2
 2 vassals: 2 running; 15.0M
