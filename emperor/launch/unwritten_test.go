@@ -10,17 +10,17 @@ import (
 	"liege/vassal"
 )
 
-// TestUnrecorded: a generation that could not be recorded as serving when it became
+// TestUnwritten: a generation that could not be recorded as serving when it became
 // ready, because the run directory was full, is shown and is recorded later.
-func TestUnrecorded(t *testing.T) {
+func TestUnwritten(t *testing.T) {
 	r := newRig(t)
-	l := r.launcher("unrecorded")
+	l := r.launcher("unwritten")
 	r.write("www/index.html", "home")
-	running, _ := r.start(l, r.file("unrecorded", "[vassal]\nuid = nobody\nhttp-socket = 127.0.0.1:0\ncheck-static = DIR/www\n", 0), 1)
+	running, _ := r.start(l, r.file("unwritten", "[vassal]\nuid = nobody\nhttp-socket = 127.0.0.1:0\ncheck-static = DIR/www\n", 0), 1)
 	r.ready(running)
 	in := running.(*instance)
 	ready := func() bool {
-		rs, err := r.host.Records.Read("unrecorded")
+		rs, err := r.host.Records.Read("unwritten")
 		return err == nil && len(rs) == 1 && rs[0].Ready
 	}
 	shown := func() bool {
@@ -30,7 +30,7 @@ func TestUnrecorded(t *testing.T) {
 		t.Fatalf("recorded: %v, shown: %v, before anything was wrong", ready(), shown())
 	}
 	in.write(func(r *record.Record) { r.Ready = false })
-	block := r.host.Records.Vassal("unrecorded") + "/gen-1.json.tmp"
+	block := r.host.Records.Vassal("unwritten") + "/gen-1.json.tmp"
 	if err := os.MkdirAll(block+"/x", 0o700); err != nil {
 		t.Fatal(err)
 	}
