@@ -185,13 +185,16 @@ func apply(w *wish, r control.Request, by string) (refusal, hint string) {
 	case control.Stop:
 		w.intent, w.by = wantStop, by
 	case control.Suspend:
-		w.intent, w.by = wantSuspend, ""
+		w.intent = wantSuspend
 		w.hold = &hold{Page: r.Page, Suspension: control.Suspension{Status: cmp.Or(r.Status, 503),
 			Reason: r.Reason, By: by, Since: control.Time{Time: time.Now().UTC().Truncate(time.Millisecond)}}}
 	case control.Resume:
 		w.hold = nil
 		if w.intent == wantSuspend {
 			w.intent = wantRun
+		}
+		if w.by != "" { // it was stopped before it was suspended
+			w.intent = wantStop
 		}
 	case control.Reload, control.Restart:
 		if w.intent == wantStop {
@@ -234,6 +237,11 @@ func result(rep report, verb control.Verb) control.Outcome {
 		want = v.State // what is good is not started for that
 	}
 	again := verb == control.Reload || verb == control.Restart
+	if verb == control.Suspend && v.State == want {
+		if p := unheld(v); p != nil {
+			return control.Outcome{Code: 1, Text: fmt.Sprintf("%s: %s, but nobody answers%s", v.Name, v.State, unsavedText(v)), Problem: p}
+		}
+	}
 	if v.State == want && (rep.ok || !again) {
 		return control.Outcome{OK: true, Text: fmt.Sprintf("%s: %s, generation %d%s", v.Name, v.State, v.Generation, unsavedText(v))}
 	}
@@ -306,6 +314,16 @@ func reached(rep report, turn uint64, goal string) (bool, control.Outcome) {
 		return true, failure(v, fmt.Sprintf("%s: will not be %s: it is %s", v.Name, goal, v.State))
 	}
 	return false, control.Outcome{}
+}
+
+// unheld is why nobody answers for a vassal on its listeners, nil where somebody
+// does or there are none.
+func unheld(v control.Vassal) *vassal.Problem {
+	i := slices.IndexFunc(v.Problems, func(p vassal.Problem) bool { return p.Step == stepHold })
+	if i < 0 {
+		return nil
+	}
+	return &v.Problems[i]
 }
 
 // unsavedText warns that a wish which was fulfilled ends with this Emperor.

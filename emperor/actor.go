@@ -374,7 +374,7 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			a.save(false)
 			close(done)
 		case <-a.tick.C:
-			if a.cur != nil {
+			if a.cur != nil || a.held.gen != nil { // whose troubles may have begun or ended
 				a.refresh()
 			}
 			if time.Since(a.saved) >= SaveEvery {
@@ -462,8 +462,11 @@ func deathOf(g *generation, step string) vassal.Problems {
 	}
 	x := g.inst.Exit()
 	code, what := vassal.CodeExitedEarly, fmt.Sprintf("exited with code %d", x.Code)
-	if x.Signal != "" {
+	switch {
+	case x.Signal != "":
 		what = "was ended by " + x.Signal
+	case x.Code == vassal.UnknownCode:
+		what = "ended"
 	}
 	if x.OOM {
 		code, what = vassal.CodeOOM, what+": out of memory"

@@ -49,7 +49,7 @@ type wish struct {
 	gone    bool      // the file is
 	heir    *actor    // with gone: the vassal that the file is now called
 	intent  intent
-	by      string // who wanted the intent
+	by      string // who stopped it, also when it is suspended since; empty: nobody
 	hold    *hold  // with wantSuspend
 	force   uint64 // turn of the last wish for a generation though nothing changed
 	fresh   uint64 // turn of the last wish that the old one ends first

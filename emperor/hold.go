@@ -35,6 +35,9 @@ const (
 	backoffRetry   = 10 * time.Second
 )
 
+// stepHold is the step of the problem that says that nobody answers.
+const stepHold = "hold"
+
 // holding is what an actor knows of its holding generation.
 type holding struct {
 	gen     *generation     // nil: none
@@ -82,7 +85,7 @@ func (a *actor) keepPlace(ctx context.Context, h *hold, patience time.Duration) 
 	g, err := a.launchHolding(ctx, holder, h, until)
 	switch {
 	case err != nil:
-		a.notHeld(vassal.AsProblems(err, "hold", vassal.CodeStartFailed))
+		a.notHeld(vassal.AsProblems(err, stepHold, vassal.CodeStartFailed))
 		return
 	case g == nil:
 		return
@@ -165,7 +168,7 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time
 		a.depart(g, 0)
 		return nil, nil
 	case res.ended:
-		return nil, deathOf(g, "hold")
+		return nil, deathOf(g, stepHold)
 	case res.late:
 		a.depart(g, 0)
 		return nil, fmt.Errorf("not ready after %v", limit)
@@ -176,10 +179,13 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time
 // notHeld notes why nobody answers on the vassal's listeners. That is no
 // failure of the vassal: it stays what it is.
 func (a *actor) notHeld(ps vassal.Problems) {
-	what := "nobody answers on its listeners: " + ps.Error()
+	what, hint := "nobody answers on its listeners: "+ps.Error(), ""
+	if first := ps.First(); first != nil {
+		hint = first.Hint
+	}
 	a.realm.log.Warn("not held", "vassal", a.name, "err", ps.Error())
 	a.held.again = time.Now().Add(holdAgain)
-	a.held.problem = &vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeStartFailed, Step: "hold", Message: what}
+	a.held.problem = &vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeStartFailed, Step: stepHold, Message: what, Hint: hint}
 	a.publish()
 }
 
@@ -187,7 +193,7 @@ func (a *actor) notHeld(ps vassal.Problems) {
 func (a *actor) holdEnded() {
 	g := a.held.gen
 	a.held.gen = nil
-	a.notHeld(deathOf(g, "hold"))
+	a.notHeld(deathOf(g, stepHold))
 }
 
 // giveWay ends the holding generation: another serves, or nobody shall.

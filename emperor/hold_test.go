@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,10 +24,16 @@ func (s *stage) held(holding, alive int) {
 // suspend suspends v and returns how long that took.
 func (s *stage) suspend(status int, page string) time.Duration {
 	s.Helper()
+	return s.suspended(status, page, "v: suspended, generation ")
+}
+
+// suspended is suspend, and how what is said then is to begin.
+func (s *stage) suspended(status int, page, want string) time.Duration {
+	s.Helper()
 	began := time.Now()
 	o := s.e.Act(s.ctx, "v", control.Request{Verb: control.Suspend, Status: status, Page: []byte(page), Reason: "why"}, "root")
-	if !o.OK {
-		s.Errorf("suspend: %+v", o)
+	if failed := strings.Contains(want, "nobody"); !strings.HasPrefix(o.Text, want) || o.OK == failed || (o.Code == 1) != failed {
+		s.Errorf("suspend: %+v, want %q", o, want)
 	}
 	return time.Since(began)
 }
@@ -145,7 +152,7 @@ func TestHolding(t *testing.T) {
 		s.write("v", "good")
 		s.look(2 * sec)
 		s.holds("fail")
-		if took := s.suspend(0, ""); took > sec {
+		if took := s.suspended(0, "", "v: suspended, but nobody answers"); took > sec {
 			s.Errorf("suspend took %v", took)
 		}
 		s.want("v", "suspended 1")
@@ -166,7 +173,7 @@ func TestHolding(t *testing.T) {
 		s.write("v", "good")
 		s.look(2 * sec)
 		s.holds("slow=1h")
-		if took := s.suspend(0, ""); took > holdReady+sec {
+		if took := s.suspended(0, "", "v: suspended, but nobody answers"); took > holdReady+sec {
 			s.Errorf("suspend took %v", took)
 		}
 		s.pass(0)
@@ -348,4 +355,24 @@ func TestHoldingIsFair(t *testing.T) {
 		s.look(3500 * time.Millisecond)
 		s.want("v", "running 1")
 	})
+}
+
+// How something ended that outlived its Emperor is unknown, and no number stands
+// for that; nor does the one that stood for it in an earlier state.
+func TestUnknownExit(t *testing.T) {
+	got, err := json.Marshal(exitOf(vassal.Exit{Code: vassal.UnknownCode}))
+	if want := `"code":null,"signal":null`; err != nil || !strings.Contains(string(got), want) {
+		t.Errorf("%s %v, want %s", got, err, want)
+	}
+	r := records{t.TempDir()}
+	if err := os.WriteFile(r.path("v"), []byte(`{"v":1,"name":"v","intent":"run","last_exit":{"code":-1,"at":"2000-01-01T00:00:05.000Z"}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rec, err := r.load("v")
+	if err != nil || rec.LastExit == nil || rec.LastExit.Code != nil {
+		t.Errorf("%+v %v", rec.LastExit, err)
+	}
+	if d := deathOf(&generation{inst: &fake{exit: vassal.Exit{Code: vassal.UnknownCode}}}, "run").First().Message; d != "ended" {
+		t.Errorf("%q", d)
+	}
 }

@@ -24,7 +24,7 @@ type record struct {
 	Owner      int         `json:"owner,omitempty"` // uid of the last user's file that it was; 0: always the operator's
 	Generation int         `json:"generation"`
 	Intent     intent      `json:"intent"`
-	By         string      `json:"by,omitempty"` // who stopped it
+	By         string      `json:"by,omitempty"` // who stopped it; with wantSuspend: it is stopped again when that ends
 	Hold       *hold       `json:"hold,omitempty"`
 	Holds      int         `json:"holds,omitempty"` // holding generations so far
 	Restarts   int64       `json:"restarts"`
@@ -147,6 +147,9 @@ func (r records) load(n vassal.Name) (record, error) {
 	}
 	if err != nil {
 		return fresh, fmt.Errorf("state of %s: %w", n, err)
+	}
+	if x := rec.LastExit; x != nil && x.Code != nil && *x.Code == vassal.UnknownCode { // as it was written once
+		x.Code = nil
 	}
 	return rec, nil
 }

@@ -84,7 +84,14 @@ func TestVerbs(t *testing.T) {
 		step(control.Start, "1 v: is suspended (wrong-state)", "suspended 4")
 		step(control.Stop, "0 v: stopped, generation 4", "stopped 4")
 		step(control.Start, "0 v: suspended, generation 4", "suspended 4") // stop and start lift no suspension
-		step(control.Resume, "0 v: running, generation 5", "running 5")
+		step(control.Stop, "0 v: stopped, generation 4", "stopped 4")
+		step(control.Resume, "0 v: stopped, generation 4", "stopped 4") // a stop stays a stop,
+		step(control.Suspend, "0 v: suspended, generation 4", "suspended 4")
+		if v := record0(s, "v"); v.StoppedBy == nil || *v.StoppedBy != "root" {
+			s.Errorf("stopped, then suspended: stopped by %v", v.StoppedBy)
+		}
+		step(control.Resume, "0 v: stopped, generation 4", "stopped 4") // in whatever order they come
+		step(control.Start, "0 v: running, generation 5", "running 5")
 		s.write("v", "bad")
 		step(control.Reload, "1 v: reload failed; the one before still serves (unknown-option)", "running 5: bad file")
 		step(control.Start, "0 v: running, generation 5", "running 5: bad file") // it runs

@@ -99,8 +99,11 @@ func (a *actor) view() control.Vassal {
 	}
 	v.Applied = (a.state == control.Running || a.state == control.Sleeping) && a.pending == nil && v.Digest != nil && *v.Digest == a.seen && f.Stamp == a.stamp
 	v.Problems = append(v.Problems, a.problems...)
-	if a.cur != nil {
-		if t, ok := a.cur.inst.(Troubled); ok {
+	for _, g := range []*generation{a.cur, a.held.gen} {
+		if g == nil {
+			continue
+		}
+		if t, ok := g.inst.(Troubled); ok {
 			v.Problems = append(v.Problems, t.Troubles()...)
 		}
 	}
@@ -122,9 +125,7 @@ func (a *actor) view() control.Vassal {
 		s := a.rec.Hold.Suspension
 		v.Suspended = &s
 	}
-	if a.rec.Intent == wantStop {
-		v.StoppedBy = text(a.rec.By)
-	}
+	v.StoppedBy = text(a.rec.By)
 	if a.cur != nil {
 		v.MemoryBytes, v.Pids = a.memory, a.pids
 		if d := a.disk; d != nil {
@@ -327,7 +328,11 @@ func digestOf(p Prepared, f File) string {
 }
 
 func exitOf(x vassal.Exit) *control.Exit {
-	return &control.Exit{Code: x.Code, Signal: text(x.Signal), OOM: x.OOM, Reason: text(x.Reason), At: control.Time{Time: x.At}}
+	e := &control.Exit{Signal: text(x.Signal), OOM: x.OOM, Reason: text(x.Reason), At: control.Time{Time: x.At}}
+	if x.Code != vassal.UnknownCode {
+		e.Code = &x.Code
+	}
+	return e
 }
 
 // text is s as a member that is null when there is nothing.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -325,7 +326,7 @@ func (st *starting) translate(err error) error {
 	case strings.Contains(text, "OOM-killed"):
 		return fmt.Errorf("out of memory before anything of it ran: memory-max is %d bytes", st.spec.Limits.MemoryMax)
 	case errors.Is(err, unix.ENOSPC) && st.m.full(err):
-		return fmt.Errorf("no room in the run directory %s, or no inodes (df -h, df -i): %w", st.m.dir, err)
+		return fmt.Errorf("no room in the run directory %s, or no inodes (df -h, df -i): %w", filepath.Dir(st.m.dir), err)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
 	case errors.Is(err, unix.EAGAIN):
@@ -334,10 +335,11 @@ func (st *starting) translate(err error) error {
 	return &initError{err}
 }
 
-// full reports whether it is the run directory that err, ENOSPC, is about.
+// full reports whether it is the run directory that err, ENOSPC, is about: what
+// the sandboxes keep there, or the record of a generation.
 func (m *Manager) full(err error) bool {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return strings.HasPrefix(e.Path, m.dir+"/")
+		return strings.HasPrefix(e.Path, filepath.Dir(m.dir)+"/")
 	}
 	var st unix.Statfs_t
 	return unix.Statfs(m.dir, &st) == nil && st.Blocks > 0 && (st.Bavail == 0 || st.Files > 0 && st.Ffree == 0)

@@ -265,8 +265,8 @@ func (s *Sandbox) dispose() error {
 func (s *Sandbox) describe(oomKills int64) vassal.Exit {
 	e := vassal.Exit{At: time.Now().UTC()}
 	if s.state == nil {
-		e.Code = -1
-		e.Reason = "exit status unknown: it outlived the Emperor that started it"
+		e.Code = vassal.UnknownCode
+		e.Reason = "the exit status is unknown: it outlived the Emperor that started it"
 		return e
 	}
 	ws := s.state.Sys().(syscall.WaitStatus)

@@ -101,6 +101,7 @@ const (
 	CodeBadRequest    = "bad-request"
 	CodeControlSocket = "control-socket"
 	CodeNotSaved      = "not-saved"
+	CodeNotLogged     = "not-logged"
 	CodeNotDone       = "not-done"
 	CodeLastLines     = "last-lines"
 
@@ -222,7 +223,8 @@ var codes = []Code{
 	{CodeNoEmperor, "No Emperor answers at this run directory."},
 	{CodeBusy, "Too many requests at once."},
 	{CodeBadRequest, "The request to the Emperor is not understood."},
-	{CodeNotSaved, "The state of a vassal (stopped, suspended, counters) cannot be written; it holds until the Emperor ends."},
+	{CodeNotSaved, "The state of a vassal (stopped, suspended, counters) or the record of a generation that serves cannot be written; it holds until the Emperor ends. The message says which, and it is tried again."},
+	{CodeNotLogged, "The file that the vassal's lines go to cannot be written, and they are lost; gone when it can be again."},
 	{CodeControlSocket, "The control socket cannot be made."},
 	{CodeNotDone, "What was asked for failed; the messages about each vassal say why."},
 	{CodeLastLines, "A note that holds the last lines that the vassal printed before it ended."},

@@ -80,6 +80,7 @@ type Config struct {
 	Touch   []string // touch-reload: paths whose mtime the Emperor watches
 	App     App      // as far as the file says it; resolve completes it
 	EnvAt   []Origin // of the lines of App.Env, one for each
+	TouchAt []Origin // the same of Touch
 
 	HookTime    time.Duration // that one hook may take
 	HookDaemons bool          // what hooks inside leave running is kept
@@ -287,10 +288,14 @@ type Logs struct {
 	PidFileAt Origin
 }
 
+// UnknownCode is the Exit.Code of a generation that outlived the Emperor that
+// started it: the kernel tells only the parent.
+const UnknownCode = -1
+
 // Exit says how one generation ended.
 type Exit struct {
-	Code   int       `json:"code"`
-	Signal string    `json:"signal,omitempty"` // "SIGKILL"; empty: it exited
+	Code   int       `json:"code"`             // UnknownCode: nobody could ask
+	Signal string    `json:"signal,omitempty"` // "SIGKILL"; empty: it exited, or Code is unknown
 	OOM    bool      `json:"oom"`
 	Reason string    `json:"reason,omitempty"` // in words; empty when it left as asked
 	At     time.Time `json:"at"`

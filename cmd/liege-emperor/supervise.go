@@ -141,7 +141,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	local := users.Local()
 	r.launch = &launch.Host{
 		Sandboxes: r.boxes, Records: r.records, Sockets: sockets, Porter: r.porter, Given: given,
-		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line()},
+		Logs:  logs.Settings{Dir: cfg.LogDir, Tee: tee.line(), Log: log},
 		Users: users, Seccomp: filter, Relay: relay, Mailer: found.mailer, Quotas: launch.NewProjects(cfg.StateDir, lives), Policy: r.machine.policy, Domains: r.machine.domains, HoldUID: r.machine.holdUID, Expand: r.expander.Expand, Log: log,
 	}
 	if err := errors.Join(r.boxes.Sweep(r.launch.Keep), r.launch.Tidy()); err != nil {

@@ -152,7 +152,9 @@ func (a *app) waitCmd() *cobra.Command {
 		Long: "Wait until the file's present content serves (applied), the vassal is gone, or it is in a state.\nEnds at once with 1 when that cannot come without another edit.",
 		Args: usage(cobra.ExactArgs(2)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Names, req.Goal = names(args[:1]), args[1]
+			if req.Names, req.Goal = names(args[:1]), args[1]; !control.ValidGoal(req.Goal) {
+				return usageError("wait: "+req.Goal+": want applied, gone or a state", "liege help wait")
+			}
 			var why vassal.Problems
 			err := control.Call(cmd.Context(), control.Socket(a.runDir), req, func(r control.Reply) error {
 				if !a.json {

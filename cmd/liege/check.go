@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"liege/emperor/listen"
 	"liege/vassal"
 )
 
@@ -37,7 +38,7 @@ func (a *app) checkCmd() *cobra.Command {
 	var o checkOptions
 	c := &cobra.Command{
 		Use: "check FILE|DIR…|-", Short: "every problem of vassal files at once; starts nothing",
-		Long: "Check vassal files as a start would, binding and starting nothing. Of a directory, also find what\nclashes between its files and say what is skipped. - reads standard input. An emperor.ini is\nchecked as one.",
+		Long: "Check vassal files as a start would, binding and starting nothing. Of a directory, also find what\nclashes between its files and say what is skipped; with --config, also what an Emperor of these\nsettings would refuse because of who owns it or may write it. - reads standard input. An\nemperor.ini is checked as one.",
 		Args: usage(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := a.newLoader(o)
@@ -117,8 +118,8 @@ func (a *app) reportText(all []checked, errors, warnings int) {
 	}
 }
 
-// clashes finds listeners that two of the files name: the same address, or one
-// of which the other is a part.
+// clashes finds listeners that two of the files name, or one file twice: the same
+// address, or one of which the other is a part.
 func clashes(all []checked) {
 	type holder struct {
 		file    string
@@ -142,7 +143,10 @@ func clashes(all []checked) {
 				own.tcp, key = tcp, strconv.Itoa(int(tcp.Port()))
 			}
 			n := slices.IndexFunc(first[key], func(o holder) bool {
-				return o.file != own.file && (o.address == own.address || covers(o.tcp, own.tcp) || covers(own.tcp, o.tcp))
+				if o.address == own.address { // of one file that is said where it is read
+					return o.file != own.file
+				}
+				return listen.Overlap(o.tcp, own.tcp)
 			})
 			if n < 0 {
 				first[key] = append(first[key], own)
@@ -159,10 +163,4 @@ func clashes(all []checked) {
 			})
 		}
 	}
-}
-
-// covers reports whether a is every address of b's family; the ports are the
-// same.
-func covers(a, b netip.AddrPort) bool {
-	return a.IsValid() && b.IsValid() && a.Addr().IsUnspecified() && a.Addr().Is4() == b.Addr().Is4()
 }

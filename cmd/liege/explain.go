@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -374,8 +375,11 @@ func outside(r *resolve.Result) []explained {
 	if c.Logs.PidFile != "" {
 		out = append(out, explained{c.Logs.PidFile, "pidfile", origin(c.Logs.PidFileAt)})
 	}
-	for _, t := range c.Touch {
-		out = append(out, explained{t, "touch-reload", ""})
+	for i, t := range c.Touch {
+		if !filepath.IsAbs(t) {
+			t = filepath.Join(r.Base, t)
+		}
+		out = append(out, explained{filepath.Clean(t), "touch-reload", origin(c.TouchAt[i])})
 	}
 	return out
 }

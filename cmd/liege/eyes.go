@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"liege/emperor/asuser"
@@ -56,16 +57,35 @@ func (e *eyes) open(path string) (*os.File, error) {
 	return f, err
 }
 
-// exists reports whether there is something at path.
-func (e *eyes) exists(path string) bool {
-	if os.Geteuid() != 0 {
-		_, err := os.Stat(path)
-		return err == nil
+// public reports whether there is something at path that everybody may read, or
+// whoever the vassal runs as because it is his. What is root's is not its user's
+// where that is root.
+func (e *eyes) public(path string) bool {
+	for at, may := filepath.Clean(path), fs.FileMode(0o004); ; at, may = filepath.Dir(at), 0o001 {
+		fi, err := e.stat(at)
+		if err != nil {
+			return false
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		own := ok && e.v.UID != nil && *e.v.UID != 0 && int(st.Uid) == *e.v.UID
+		if !own && fi.Mode()&may == 0 {
+			return false
+		}
+		if at == filepath.Dir(at) {
+			return true
+		}
 	}
-	return e.asUser(func(u *asuser.Session) error {
-		_, err := u.Stat(path)
+}
+
+func (e *eyes) stat(path string) (fi fs.FileInfo, err error) {
+	if os.Geteuid() != 0 {
+		return os.Stat(path)
+	}
+	err = e.asUser(func(u *asuser.Session) error {
+		fi, err = u.Stat(path)
 		return err
-	}) == nil
+	})
+	return fi, err
 }
 
 // glob returns what fits the pattern, as filepath.Glob.

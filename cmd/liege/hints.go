@@ -164,9 +164,10 @@ func moduleHint(e *eyes, m []string, dir string) string {
 	return ""
 }
 
-// hiddenHint: a path that is there on the host and that the vassal does not see.
+// hiddenHint: a path that is there on the host and that the vassal does not see. The
+// vassal says which: what is not for everybody to read is no advice, be it there or not.
 func hiddenHint(e *eyes, m []string, dir string) string {
-	if !e.exists(m[1]) || dir != "" && strings.HasPrefix(m[1], dir+"/") {
+	if !e.public(m[1]) || dir != "" && strings.HasPrefix(m[1], dir+"/") {
 		return ""
 	}
 	return m[1] + " exists on the host and is not visible inside: bind = " + m[1] + ":ro"

@@ -105,6 +105,8 @@ func extension(name string) string {
 // pathRows are the ways in which languages name a file that is not there, or
 // that cannot be written.
 func pathRows() (rows []hintRow) {
+	systems := regexp.MustCompile(`^/$|^/(etc|usr|boot|root|proc|sys|dev|bin|sbin|lib\d*)/|^/(var|run)/$`) // no vassal is to write there
+
 	for _, p := range []string{
 		`No such file or directory: '(/[^'\n]+)'`, `No such file or directory @ \w+ - (/[^\s'"]+)`, `no such file or directory, \w+ '(/[^'\n]+)'`,
 		`\((/[^)\n]+)\): [Ff]ailed to open stream: No such file`, `(/[^\s:'"()]+)['"]?: No such file or directory`,
@@ -116,7 +118,11 @@ func pathRows() (rows []hintRow) {
 		`\((/[^)\n]+)\): [Ff]ailed to open stream: Read-only file system`, `(/[^\s:'"()]+)['"]?: Read-only file system`,
 	} {
 		rows = append(rows, hintRow{match: regexp.MustCompile(p), hint: func(m []string, _ control.Vassal, _ string) string {
-			return "bind = " + filepath.Dir(m[1])
+			dir := filepath.Dir(m[1])
+			if systems.MatchString(dir + "/") {
+				return m[1] + " is in a directory of the system's: let the app write elsewhere"
+			}
+			return "bind = " + dir
 		}})
 	}
 	return rows

@@ -71,6 +71,10 @@ func TestHints(t *testing.T) {
 	must(os.WriteFile(filepath.Join(dir, "x.ini"), []byte("[uwsgi]\nchdir = "+dir+"/app\n"), 0o644))
 	outside := filepath.Join(dir, "outside")
 	must(os.WriteFile(outside, nil, 0o644))
+	must(os.Chmod(filepath.Dir(dir), 0o755))
+	must(os.WriteFile(filepath.Join(dir, "secret"), nil, 0o600))
+	must(os.Mkdir(filepath.Join(dir, "shut"), 0o700))
+	must(os.WriteFile(filepath.Join(dir, "shut/x"), nil, 0o644))
 	const mysql = "ERROR 2002 (HY000): Can't connect to local MySQL server through socket '/var/run/mysqld/mysqld.sock' (2)"
 	for _, tc := range []struct{ name, log, net, want string }{
 		{"MySQL's socket", mysql, "none", "connect = unix:/run/mysqld/mysqld.sock"},
@@ -81,6 +85,10 @@ func TestHints(t *testing.T) {
 		{"a socket with a terminal escape", "Can't connect to local server through socket '/run/\x1b[31m' (2)", "none", ""},
 		{"a module of the venv", "ModuleNotFoundError: No module named 'flask'", "none", "virtualenv = DIR/app/env"},
 		{"a path of the host", "FileNotFoundError: [Errno 2] No such file or directory: '" + outside + "'", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
+		{"a path that is root's", "FileNotFoundError: [Errno 2] No such file or directory: '/etc/shadow'", "none", ""},
+		{"a file not for everybody", "FileNotFoundError: [Errno 2] No such file or directory: '" + dir + "/secret'", "none", ""},
+		{"in a directory not for everybody", "FileNotFoundError: [Errno 2] No such file or directory: '" + dir + "/shut/x'", "none", ""},
+		{"read-only, the system's", "OSError: [Errno 30] Read-only file system: '/etc/shadow'", "none", "/etc/shadow is in a directory of the system's: let the app write elsewhere"},
 		{"a path that is nowhere", "No such file or directory: '/nowhere/at/all'", "none", ""},
 		{"read-only", "OSError: [Errno 30] Read-only file system: '/srv/shop/media/x.png'", "none", "bind = /srv/shop/media"},
 		{"closed network", "psycopg2.OperationalError: connection failed: Connection refused", "none", closedWay},
@@ -164,6 +172,24 @@ func TestStatusShowsLastLines(t *testing.T) {
 	want := "\nerror  /none:4: module: SyntaxError\n  hint: mend it\n\nwhat it printed last:\n  line 1\n  SyntaxError\n"
 	if !strings.HasSuffix(out.String(), want) {
 		t.Errorf("got\n%s\nwant at the end\n%s", &out, want)
+	}
+}
+
+// An exit whose code nobody could ask for has none.
+func TestExitText(t *testing.T) {
+	for said, want := range map[string]string{
+		`{"code":3,"reason":"exited with status 3"}`:       "code 3: exited with status 3, ",
+		`{"code":137,"signal":"SIGKILL","oom":true}`:       "SIGKILL, out of memory, ",
+		`{"code":null,"signal":null}`:                      "its code is not known, ",
+		`{"code":null,"signal":null,"reason":"not known"}`: "not known, ",
+	} {
+		var e control.Exit
+		if err := json.Unmarshal([]byte(said), &e); err != nil {
+			t.Fatal(err)
+		}
+		if got := exitText(e); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", said, got, want)
+		}
 	}
 }
 

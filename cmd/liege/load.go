@@ -48,6 +48,7 @@ type loader struct {
 	app     *app
 	opts    checkOptions
 	emperor inifile.EmperorConfig
+	given   []string // directories to check as if the Emperor with emperor's settings had been given them too
 }
 
 // newLoader reads the operator's settings. That they are not there is fine,
@@ -149,6 +150,9 @@ func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
 		f, err := l.file(ctx, arg)
 		return []checked{f}, err
 	}
+	if l.opts.config != "" {
+		l.given = append(l.given, absolute(arg))
+	}
 	entries, err := os.ReadDir(arg)
 	if err != nil {
 		return nil, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", arg, plain(err)), "")
@@ -222,7 +226,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	}
 	c.trust = said
 	if path != "-" && l.opts.as == "" && l.opts.tenant == "" && !l.opts.syntax {
-		if p := dirmon.Judge(as, l.emperor.Vassals, l.emperor.Tyrant); p != nil {
+		if p := dirmon.Judge(as, slices.Concat(l.emperor.Vassals, l.given), l.emperor.Tyrant); p != nil {
 			c.Problems = append(c.Problems, *p)
 		}
 	}

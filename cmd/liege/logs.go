@@ -25,6 +25,9 @@ func (a *app) logsCmd() *cobra.Command {
 		Use: "logs NAME", Aliases: []string{"log"}, Short: "the vassal's log",
 		Args: usage(cobra.ExactArgs(1)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if lines < 0 {
+				return usageError(fmt.Sprintf("logs: -n %d: want 0 or more lines", lines), "")
+			}
 			v, err := a.logOf(cmd.Context(), name(args[0]))
 			if err != nil {
 				return err

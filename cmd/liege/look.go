@@ -53,14 +53,14 @@ func (a *app) lsCmd() *cobra.Command {
 		Use: "ls [PATTERN…]", Aliases: []string{"list"}, Short: "the vassals and their states",
 		ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := a.vassals(cmd, control.List, args)
-			if err != nil {
-				return err
-			}
 			for _, s := range states {
 				if !slices.Contains(allStates, control.State(s)) {
 					return usageError("ls: --state "+s+": no such state", strings.Trim(fmt.Sprint(allStates), "[]"))
 				}
+			}
+			all, err := a.vassals(cmd, control.List, args)
+			if err != nil {
+				return err
 			}
 			if len(states) > 0 {
 				all = slices.DeleteFunc(all, func(v control.Vassal) bool { return !slices.Contains(states, string(v.State)) })
@@ -225,14 +225,19 @@ func (a *app) one(ctx context.Context, v control.Vassal) {
 }
 
 func exitText(e control.Exit) string {
-	what := fmt.Sprintf("code %d", e.Code)
-	if s := deref(e.Signal); s != "" {
-		what = s
+	what, r := "its code is not known", deref(e.Reason)
+	switch {
+	case deref(e.Signal) != "":
+		what = *e.Signal
+	case e.Code != nil:
+		what = fmt.Sprintf("code %d", *e.Code)
+	case r != "": // it says so too
+		what, r = r, ""
 	}
 	if e.OOM {
 		what += ", out of memory"
 	}
-	if r := deref(e.Reason); r != "" {
+	if r != "" {
 		what += ": " + r
 	}
 	return what + ", " + age(e.At.Time) + " ago"

@@ -82,6 +82,10 @@ func (a *app) root() *cobra.Command {
 	add("act", a.actCmds()...)
 	add("files", a.checkCmd(), a.explainCmd(), a.optionsCmd(), a.policyCmd(), a.pluginCmd())
 	root.SetHelpCommand(a.helpCmd(root))
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil { // which prints its help, whatever the shell
+		c.RunE, c.Args = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }, noSuchShell
+	}
 	return root
 }
 
@@ -117,6 +121,14 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 		}
 	}
 	return usageError("no such command: "+args[0], hint)
+}
+
+// noSuchShell answers a word behind completion that is no shell it knows.
+func noSuchShell(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return usageError("completion: "+args[0]+": want bash, fish, powershell or zsh", "liege help completion")
 }
 
 // controlFlags are those of every command that asks the Emperor.

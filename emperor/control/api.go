@@ -181,7 +181,7 @@ type Vassal struct {
 
 // Exit is vassal.Exit in the form of ls and status.
 type Exit struct {
-	Code   int     `json:"code"`
+	Code   *int    `json:"code"` // nil: unknown, it outlived the Emperor that started it
 	Signal *string `json:"signal"`
 	OOM    bool    `json:"oom"`
 	Reason *string `json:"reason"`

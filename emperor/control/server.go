@@ -224,7 +224,7 @@ func ParseRequest(line []byte) (Request, error) {
 		return Request{}, fmt.Errorf("timeout %v: want 0 to %v", r.Timeout, MaxTimeout)
 	case r.Verb == Suspend && r.Status != 0 && (r.Status < 400 || r.Status > 599):
 		return Request{}, fmt.Errorf("status %d: want 400 to 599", r.Status)
-	case r.Verb == Wait && !validGoal(r.Goal):
+	case r.Verb == Wait && !ValidGoal(r.Goal):
 		return Request{}, fmt.Errorf("wait for %q: want applied, gone or a state", clip(r.Goal))
 	}
 	if r.Verb == Enter && (len(r.Names) != 1 || r.All || isPattern(r.Names[0])) {
@@ -243,7 +243,8 @@ func ParseRequest(line []byte) (Request, error) {
 	return r, nil
 }
 
-func validGoal(g string) bool {
+// ValidGoal reports whether g is something to wait for: "applied", "gone" or a State.
+func ValidGoal(g string) bool {
 	return g == "applied" || g == "gone" || slices.Contains([]State{Starting, Running, Draining, Backoff, Failed, Stopped, Suspended, Sleeping}, State(g))
 }
 

@@ -368,7 +368,7 @@ func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant boo
 		return problem(path, vassal.CodeUntrusted, "belongs to root, but others can move files into its directory",
 			"keep it in a directory that only root can write")
 	case st.Uid == 0 && tyrant:
-		return problem(path, vassal.CodeUntrusted, "belongs to root: with emperor-tyrant every file belongs to the user it runs as", "chown USER "+clean(path))
+		return problem(path, vassal.CodeUntrusted, "belongs to root: with tyrant (emperor-tyrant) every file belongs to the user it runs as", "chown USER "+clean(path))
 	case st.Size > MaxFile:
 		return problem(path, vassal.CodeTooBig, fmt.Sprintf("has %d bytes, at most %d are read", st.Size, MaxFile), "")
 	}

@@ -155,10 +155,10 @@ func (in *instance) renew(p *prepared, w *certs.Watch, app *vassal.App) error {
 
 // Troubles implements emperor.Troubled.
 func (in *instance) Troubles() vassal.Problems {
-	gone := in.relayGone()
+	gone := slices.Concat(in.relayGone(), in.unlogged())
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return slices.Concat(in.unread, in.untaken, in.blocked, gone)
+	return slices.Concat(in.unread, in.untaken, in.blocked, gone, in.unrecorded())
 }
 
 // renewed notes what the core says about certificates.

@@ -33,7 +33,7 @@ type instance struct {
 	p       *prepared
 	gen     int
 	control *channel.Channel // nil: adopted
-	record  record.Record
+	record  record.Record    // its Verified and Ready change, with mu held
 	box     *sandbox.Sandbox
 	relay   closer        // nil: none
 	relayed bool          // there was to be one before it ran
@@ -70,6 +70,8 @@ type instance struct {
 	unread, untaken vassal.Problems // about certificates: by us, and by the core
 	unheeded        vassal.Problems // failures of hooks that end nothing
 	blocked         vassal.Problems // about what stands in its network's way
+
+	unwritten error // why record is not on disk as it is; nil: it is, or was not to be changed
 }
 
 func newInstance(ctx context.Context, l *launcher, p *prepared, gen int) *instance {
@@ -158,7 +160,8 @@ func (in *instance) measure() {
 }
 
 // run takes over a started sandbox. Two goroutines live until Done, three with
-// certificates: one hears the core, one waits for the end, one watches them.
+// certificates: one hears the core, one waits for the end, one watches them. One
+// more tries to write a record that could not be written.
 func (in *instance) run(box *sandbox.Sandbox, s *start) {
 	in.box, in.log, in.unheeded = box, in.l.log, s.unheeded
 	ch, heard := s.ch, make(chan struct{})
@@ -203,8 +206,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, File: in.p.Config.File, Step: "verify", Message: err.Error()}
 		}
 		*verified = true
-		in.record.Verified = true
-		in.write()
+		in.write(func(r *record.Record) { r.Verified = true })
 		return in.control.Send(vassal.Verified)
 	case vassal.Ready:
 		if !*verified || *ready {
@@ -260,15 +262,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
 	in.pidFile(true)
-	in.record.Ready = true
-	in.write()
-}
-
-// write brings the generation's record up to date.
-func (in *instance) write() {
-	if err := in.l.host.Records.Write(in.record); err != nil {
-		in.l.host.Log.Warn("the record of a generation is not up to date", "vassal", in.l.name, "gen", in.gen, "err", err)
-	}
+	in.write(func(r *record.Record) { r.Ready = true })
 }
 
 // Shut implements emperor.Shutter.
@@ -358,11 +352,11 @@ func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	defer in.shutOnce.Do(func() { close(in.shut) })
 	<-in.box.Done()
 	in.closeRelay()
+	// The last words are in the socket's queue: the core's end is closed,
+	// so hear comes to the end of it, and starts nothing any more.
+	<-heard
 	in.renewals.Wait()
 	if in.control != nil {
-		// The last words are in the socket's queue: the core's end is closed,
-		// so hear comes to the end of it.
-		<-heard
 		in.control.Close()
 	}
 	if ch != nil {

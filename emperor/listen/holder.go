@@ -54,6 +54,20 @@ func holder(address, all string) (who, hint string) {
 	return has.advice()
 }
 
+// taken says who has l's address.
+func (m *maker) taken(l vassal.Listener) error {
+	if r := m.set.reg.rival(l, m.set); r != "" {
+		return inUse(l, r, "name another address in one of the two files")
+	}
+	for _, o := range m.want.Listeners {
+		if overlap(l.Address, o.Address) && l.Address != o.Address {
+			return inUse(l, fmt.Sprintf("it overlaps with %s, which %s:%d names", o.Address, o.At.File, o.At.Line), "one of the two lines is to go: the address of all includes the other")
+		}
+	}
+	who, hint := holder(l.Address, m.set.reg.Cgroup)
+	return inUse(l, who, hint)
+}
+
 // listening are the TCP sockets that listen on a port, at an address that is
 // wanted.
 func listening(port uint16, wanted func(netip.Addr) bool) map[string]bool {

@@ -472,6 +472,22 @@ func (r *Registry) rival(l vassal.Listener, s *Set) string {
 	return ""
 }
 
+// Overlap reports whether nobody can listen at both: they are the same, or one is
+// every address of the other's family, at the same port. Port 0 is another each time.
+func Overlap(a, b netip.AddrPort) bool {
+	all := func(x netip.AddrPort) bool { return x.Addr().IsUnspecified() }
+	return a.IsValid() && b.IsValid() && a.Port() == b.Port() && a.Port() != 0 &&
+		(a.Addr() == b.Addr() || (all(a) || all(b)) && a.Addr().Is4() == b.Addr().Is4())
+}
+
+// overlap is Overlap of addresses as listeners have them; those that are none of TCP
+// do not.
+func overlap(a, b string) bool {
+	x, err := netip.ParseAddrPort(a)
+	y, err2 := netip.ParseAddrPort(b)
+	return err == nil && err2 == nil && Overlap(x, y)
+}
+
 func inUse(l vassal.Listener, why, hint string) *vassal.Problem {
 	return problem(l, vassal.CodeListenInUse, fmt.Sprintf("%s is in use: %s", l.Address, why), hint)
 }

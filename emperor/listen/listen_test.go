@@ -213,6 +213,27 @@ func TestClashes(t *testing.T) {
 			t.Errorf("%s: descriptors leaked", tt.name)
 		}
 	}
+	free := freePort(t) // of two lines of one file it is the other that is to blame
+	_, ps := b.Apply(t.Context(), wanting(t, fileB, "127.0.0.1:"+free, "0.0.0.0:"+free))
+	if want := fmt.Sprintf("0.0.0.0:%s is in use: it overlaps with 127.0.0.1:%s, which %s:2 names", free, free, fileB); len(ps) != 1 || ps[0].Message != want || ps[0].Line != 3 {
+		t.Errorf("two lines: %+v, want %q", ps, want)
+	}
+}
+
+// TestOverlap: nobody can listen at an address and at all of its family.
+func TestOverlap(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:80", "0.0.0.0:80", true}, {"127.0.0.1:80", "127.0.0.1:80", true}, {"[::1]:80", "[::]:80", true},
+		{"127.0.0.1:80", "0.0.0.0:81", false}, {"127.0.0.1:80", "127.0.0.2:80", false}, {"127.0.0.1:80", "[::]:80", false},
+		{"127.0.0.1:0", "0.0.0.0:0", false}, {"/run/a.sock", "0.0.0.0:80", false},
+	} {
+		if overlap(tt.a, tt.b) != tt.want || overlap(tt.b, tt.a) != tt.want {
+			t.Errorf("%s and %s: %v", tt.a, tt.b, !tt.want)
+		}
+	}
 }
 
 // A renamed file takes the sockets along; a copy does not.

@@ -289,15 +289,6 @@ func Lookup(ctx context.Context, host, port string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ips[0].Unmap(), uint16(n)), nil
 }
 
-// taken says who has l's address.
-func (m *maker) taken(l vassal.Listener) error {
-	if r := m.set.reg.rival(l, m.set); r != "" {
-		return inUse(l, r, "name another address in one of the two files")
-	}
-	who, hint := holder(l.Address, m.set.reg.Cgroup)
-	return inUse(l, who, hint)
-}
-
 func (m *maker) abstract(l vassal.Listener) (*os.File, error) {
 	fd, err := m.socket(unix.AF_UNIX)
 	if err != nil {

@@ -1,9 +1,7 @@
 package logs
 
 import (
-	"errors"
 	"io"
-	"io/fs"
 	"sync/atomic"
 	"time"
 )
@@ -21,7 +19,8 @@ type aside struct {
 	w     io.WriteCloser
 	lines chan []byte
 	busy  atomic.Int64
-	err   atomic.Pointer[string]
+	err   atomic.Pointer[string] // of a line, until somebody asks
+	bad   atomic.Pointer[string] // of the last line; nil: it was written
 	done  chan struct{}
 	hangs func(done <-chan struct{}) // is told of a goroutine that is left behind; or nil
 }
@@ -36,11 +35,11 @@ func (a *aside) run() {
 	defer close(a.done)
 	for s := range a.lines {
 		if _, err := a.w.Write(s); err != nil {
-			if p, ok := errors.AsType[*fs.PathError](err); ok {
-				err = p.Err
-			}
-			why := err.Error()
+			why := reason(err).Error()
 			a.err.Store(&why)
+			a.bad.Store(&why)
+		} else {
+			a.bad.Store(nil)
 		}
 		a.busy.Add(-1)
 	}

@@ -37,7 +37,7 @@ func (l *Log) open() error {
 		f.Close()
 		return err
 	}
-	l.out, l.size = f, fi.Size()
+	l.out, l.size, l.torn = f, fi.Size(), false
 	return nil
 }
 
@@ -76,23 +76,36 @@ func (l *Log) write(s []byte) bool {
 	if l.out == nil { // a rotation failed
 		if err := l.open(); err != nil {
 			l.lose(len(s), err.Error())
+			l.written(reason(err))
 			return false
 		}
 	}
+	own := len(s)
+	if l.torn {
+		s = append([]byte{'\n'}, s...)
+	}
 	n, err := l.out.Write(s)
 	l.size += int64(n)
+	l.torn = n < len(s) && (n > 0 || l.torn)
 	if err != nil {
-		why := err
-		if p, ok := errors.AsType[*fs.PathError](err); ok {
-			why = p.Err
-		}
-		l.lose(len(s), why.Error())
+		err = reason(err)
+		l.lose(own, err.Error())
+		l.written(err)
 		return false
 	}
+	l.written(nil)
 	if l.size >= l.set.MaxSize {
 		l.rotate()
 	}
 	return true
+}
+
+// reason is err without the path that it is about.
+func reason(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // rotate makes NAME.log.1.gz of NAME.log, .2.gz of that, and so on. What

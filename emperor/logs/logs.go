@@ -17,7 +17,8 @@
 // Nothing that a vassal prints stops anybody else or fills the disk: more than
 // Rate bytes a second are dropped and counted, a flood is read slowly so that
 // its author waits, long lines are split, files are rotated at MaxSize, and
-// what a full disk refuses is dropped.
+// what a full disk refuses is dropped. What was dropped is said in the log, in
+// sums, at most once each sayEvery; Trouble says that the disk is full while it is.
 package logs
 
 import (
@@ -26,6 +27,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,6 +49,8 @@ const (
 	TailLines      = 64                     // kept in memory
 	KeepFor        = 7 * 24 * time.Hour     // the log of a vassal that is gone
 	flushAfter     = 300 * time.Millisecond // a line without its end is written then
+	sayEvery       = time.Second            // what was dropped is said no more often
+	warnEvery      = time.Minute            // and in the Emperor's log that a file cannot be written
 	chunk          = 64 << 10
 	flood          = 8 * Rate // bytes a second that are read of a vassal over its rate
 )
@@ -59,6 +63,9 @@ type Settings struct {
 	// Tee, if not nil, gets each line too, without its end and without
 	// control characters. It is called by every vassal's goroutine.
 	Tee func(name vassal.Name, line string)
+	// Log, if not nil, is told that a file of Dir cannot be written, and that it
+	// can be again: once, not for each line.
+	Log *slog.Logger
 }
 
 // Log is one vassal's log.
@@ -73,9 +80,13 @@ type Log struct {
 	gid       int
 	out       *os.File
 	size      int64
+	torn      bool   // the last line in out has no end: there was room for half of it
 	elsewhere *aside // logto: where the vassal's own lines go instead
 	tail      []string
 	lost      lost
+	said      time.Time // when that was last said
+	trouble   error     // why the file cannot be written; nil: it can
+	warned    time.Time // when the Emperor's log was last told
 	bucket    bucket
 	partial   []byte
 }
@@ -198,12 +209,16 @@ func (l *Log) Run() {
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			l.flush(time.Now())
-			err = l.in.SetReadDeadline(time.Time{})
+			var next time.Time
+			if l.unfinished() { // it is said later, or tried again
+				next = time.Now().Add(sayEvery)
+			}
+			err = l.in.SetReadDeadline(next)
 		case err == nil && l.unfinished():
 			err = l.in.SetReadDeadline(time.Now().Add(flushAfter))
 		}
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			l.flush(time.Now())
+			l.flush(time.Now().Add(sayEvery)) // now or never
 			return
 		}
 	}
@@ -315,19 +330,49 @@ func (l *Log) lose(n int, why string) {
 	l.lost.why = why
 }
 
-// sayLost writes what was dropped, once there is room for it.
+// sayLost writes what was dropped since it last did, whatever the rate: a flood
+// that goes on would leave no room for it.
 func (l *Log) sayLost(now time.Time) {
-	if l.lost.lines == 0 {
+	if l.lost.lines == 0 || now.Sub(l.said) < sayEvery {
 		return
 	}
 	s := fmt.Appendf(nil, "liege: %d lines of %d bytes were dropped: %s\n", l.lost.lines, l.lost.bytes, l.lost.why)
-	if !l.bucket.take(len(s), now) {
-		return
-	}
 	if was := l.lost; l.write(s) {
-		l.lost = lost{}
+		l.lost, l.said = lost{}, now
 	} else {
 		l.lost = was // the disk is still full
+	}
+}
+
+// Trouble says why lines are lost at this moment: the file that they go to cannot
+// be written. Nil: it can, or nobody has tried. A nil Log has none.
+func (l *Log) Trouble() error {
+	if l == nil {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.elsewhere != nil {
+		if why := l.elsewhere.bad.Load(); why != nil {
+			return fmt.Errorf("the file that logto names: %s", *why)
+		}
+	}
+	return l.trouble
+}
+
+// written notes, with l.mu held, whether the file could be written; err: why not.
+func (l *Log) written(err error) {
+	was := l.trouble
+	if l.trouble = err; err != nil {
+		l.trouble = fmt.Errorf("%s: %w", l.Path(), err)
+	}
+	switch now := time.Now(); {
+	case l.set.Log == nil || (was == nil) == (err == nil):
+	case err == nil:
+		l.set.Log.Info("the log of a vassal is written again", "vassal", l.name)
+	case now.Sub(l.warned) >= warnEvery: // a disk that is full on and off is no flood
+		l.warned = now
+		l.set.Log.Error("the log of a vassal cannot be written: its lines are lost", "vassal", l.name, "err", l.trouble)
 	}
 }
 

@@ -3,9 +3,12 @@ package logs
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -208,6 +211,37 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// A flood that goes on is said once a second, in sums, however many lines are
+// kept between two that are dropped.
+func TestFloodIsSummed(t *testing.T) {
+	l := open(t, Settings{})
+	l.bucket = bucket{rate: 2000, burst: 200}
+	at := time.Unix(1_000_000, 0)
+	line := strings.Repeat("y", 99) + "\n"
+	l.mu.Lock() // as read holds it
+	defer l.mu.Unlock()
+	for n := range 300 { // 10 kB a second, for three of them
+		l.lines([]byte(line), at.Add(time.Duration(n)*10*time.Millisecond))
+	}
+	b, err := os.ReadFile(l.Path())
+	if n := bytes.Count(b, []byte(" were dropped: ")); err != nil || n < 2 || n > 4 {
+		t.Errorf("said %d times in three seconds, %v", n, err)
+	}
+	lines, bytes := l.lost.lines, l.lost.bytes
+	for text := range strings.Lines(string(b)) {
+		var n, size int64
+		switch _, err := fmt.Sscanf(text, "liege: %d lines of %d bytes", &n, &size); {
+		case err == nil:
+			lines, bytes = lines+n, bytes+size
+		case text == line:
+			lines, bytes = lines+1, bytes+int64(len(text))
+		}
+	}
+	if lines != 300 || bytes != int64(300*len(line)) {
+		t.Errorf("%d lines of %d bytes are there or said to be lost, want 300 of %d", lines, bytes, 300*len(line))
+	}
+}
+
 // A real flood: its author waits, the disk gets the rate and no more.
 func TestFloodFromOutside(t *testing.T) {
 	l := open(t, Settings{})
@@ -236,7 +270,11 @@ func TestFloodFromOutside(t *testing.T) {
 
 // A full disk drops, and says so when there is room again.
 func TestFullDisk(t *testing.T) {
-	l := open(t, Settings{})
+	var said bytes.Buffer // with l.mu held
+	l := open(t, Settings{Log: slog.New(slog.NewTextHandler(&said, nil))})
+	if err := l.Trouble(); err != nil {
+		t.Error(err)
+	}
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -250,13 +288,101 @@ func TestFullDisk(t *testing.T) {
 	for i := 0; i < 1000 && len(l.Tail(9)) < 2; i++ {
 		time.Sleep(time.Millisecond)
 	}
+	if err := l.Trouble(); err == nil || !strings.HasSuffix(err.Error(), "shop.log: no space left on device") {
+		t.Errorf("trouble: %v", err)
+	}
 	l.mu.Lock()
 	l.out = good
 	l.mu.Unlock()
 	full.Close()
 	fmt.Fprint(w, "c\n")
+	defer func() {
+		if err := l.Trouble(); err != nil {
+			t.Errorf("with room again: %v", err)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if got := said.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "its lines are lost") || !strings.Contains(got, "written again") {
+			t.Errorf("the Emperor's log says %s", got)
+		}
+	}()
 	if got, want := content(t, l), "liege: 2 lines of 4 bytes were dropped: no space left on device\nc\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Half a line that there was room for ends before the next one begins.
+func TestHalfALine(t *testing.T) {
+	l := open(t, Settings{})
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	l.mu.Lock()
+	err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 3, Max: was.Max})
+	written := l.write([]byte("lines\n"))
+	err = errors.Join(err, unix.Setrlimit(unix.RLIMIT_FSIZE, &was))
+	l.mu.Unlock()
+	if err != nil || written {
+		t.Fatalf("written: %v, %v", written, err)
+	}
+	l.Note("next")
+	if got := content(t, l); !strings.HasPrefix(got, "lin\nliege: next\n") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// What a full disk refused is said when it has room, also if nothing is printed
+// any more.
+func TestFullDiskAndSilence(t *testing.T) {
+	l := open(t, Settings{})
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	w := writer(t, l)
+	l.mu.Lock()
+	good := l.out
+	l.out = full
+	l.mu.Unlock()
+	fmt.Fprint(w, "a\n")
+	l.Settle() // it was tried once more than when it came
+	l.mu.Lock()
+	l.out = good
+	l.mu.Unlock()
+	for end := time.Now().Add(20 * time.Second); l.Trouble() != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nobody tries again")
+		}
+	}
+	if got, want := content(t, l), "liege: 1 lines of 2 bytes were dropped: no space left on device\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A full disk where logto leads is a trouble too, until it has room.
+func TestFullTarget(t *testing.T) {
+	l := open(t, Settings{})
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Elsewhere(full)
+	fmt.Fprint(writer(t, l), "a\n")
+	for end := time.Now().Add(20 * time.Second); l.Trouble() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it is not said")
+		}
+	}
+	if got, want := l.Trouble().Error(), "the file that logto names: no space left on device"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	l.Elsewhere(nil)
+	if err := l.Trouble(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -260,11 +260,7 @@ func cgroupFile(runDir string) string { return filepath.Join(runDir, "vassals", 
 // SetCgroup notes the cgroup in which the vassals' own are, for who tells processes
 // of theirs from others (Cgroup).
 func (d *Dir) SetCgroup(all string) error {
-	tmp := cgroupFile(d.path) + ".tmp"
-	if err := os.WriteFile(tmp, []byte(all+"\n"), 0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, cgroupFile(d.path))
+	return replace(cgroupFile(d.path), []byte(all+"\n"), 0o644)
 }
 
 // Cgroup is what the last Emperor of a run directory noted there; empty: none did.
@@ -328,11 +324,20 @@ func (d *Dir) save(name vassal.Name, file string, v any) error {
 	if err := os.Mkdir(d.Vassal(name), 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return replace(file, append(text, '\n'), 0o600) // a power cut ends what it speaks of: no fsync
+}
+
+// replace writes a file, whole or not at all; nothing else is left of a failure.
+func replace(file string, text []byte, mode fs.FileMode) error {
 	tmp := file + ".tmp"
-	if err := os.WriteFile(tmp, append(text, '\n'), 0o600); err != nil {
-		return err
+	err := os.WriteFile(tmp, text, mode)
+	if err == nil {
+		err = os.Rename(tmp, file)
 	}
-	return os.Rename(tmp, file) // a power cut ends what it speaks of: no fsync
+	if err != nil {
+		_ = os.Remove(tmp) // half of it, or not even made: err says why
+	}
+	return err
 }
 
 // Remove removes the record of a generation of which nothing is left.

@@ -286,3 +286,41 @@ func init() {
 		hang(dir, mount)
 	}
 }
+
+// A record that cannot be written leaves nothing behind, and the one before it
+// stays.
+func TestNotWritten(t *testing.T) {
+	d := open(t)
+	for what, block := range map[string]string{
+		"half of it": d.file("shop", 1) + ".tmp", // a device that is always full
+		"no rename":  d.file("shop", 1),          // a directory that is not empty
+	} {
+		t.Run(what, func(t *testing.T) {
+			r := example(1)
+			r.Name = "shop"
+			if err := os.MkdirAll(d.Vassal("shop"), 0o711); err != nil {
+				t.Fatal(err)
+			}
+			var err error
+			if what == "no rename" {
+				err = os.MkdirAll(filepath.Join(block, "x"), 0o755)
+			} else {
+				err = os.Symlink("/dev/full", block)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Write(r); err == nil {
+				t.Fatal("it was written")
+			}
+			if what == "no rename" {
+				if err := os.RemoveAll(block); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := d.RemoveVassal("shop"); err != nil {
+				t.Errorf("something is left: %v", err)
+			}
+		})
+	}
+}

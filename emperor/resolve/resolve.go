@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 
 	"liege/sandbox/stage"
@@ -174,10 +175,20 @@ type resolver struct {
 	dirAt vassal.Origin // of the line that says where the app's directory is
 }
 
+// report notes a problem. What one line says may be asked for several times, to be
+// bound and to be served for instance: the same trouble with it is one problem, as
+// bad as the worst.
 func (r *resolver) report(sev vassal.Severity, code string, at vassal.Origin, key, msg, hint string) {
-	r.res.Problems = append(r.res.Problems, vassal.Problem{
-		Severity: sev, Code: code, File: at.File, Line: at.Line, Key: key, Step: "resolve", Message: msg, Hint: hint,
+	p := vassal.Problem{Severity: sev, Code: code, File: at.File, Line: at.Line, Key: key, Step: "resolve", Message: msg, Hint: hint}
+	i := slices.IndexFunc(r.res.Problems, func(o vassal.Problem) bool {
+		return o.Code == p.Code && o.File == p.File && o.Line == p.Line && o.Key == p.Key && o.Message == p.Message
 	})
+	switch {
+	case i < 0:
+		r.res.Problems = append(r.res.Problems, p)
+	case sev == vassal.Error:
+		r.res.Problems[i].Severity = sev
+	}
 }
 
 func (r *resolver) fail(code string, at vassal.Origin, key, msg, hint string) {

@@ -51,7 +51,7 @@ func TestRootLookups(t *testing.T) {
 		{"a virtualenv whose python is the tree's", host + "/venv/bin/python3", worker(host+"/app/app.py", host+"/venv"), []string{host + "/app", host + "/venv"}, nil},
 		{"the tree's own app", "/usr/bin/python3", worker("/opt/own/app.py", ""), nil, nil},
 		{"an app that neither has", "/usr/bin/python3", worker("/opt/none/app.py", ""), nil,
-			[]string{"error no-such-path", "warning no-such-path", "error no-such-path"}},
+			[]string{"error no-such-path", "error no-such-path"}},
 		{"a program of the tree", "", func(c *vassal.Config) {
 			c.App.Exec = &vassal.Exec{Command: []string{"/own/up"}}
 		}, nil, nil},

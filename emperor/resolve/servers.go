@@ -77,9 +77,9 @@ func (r *resolver) php(p *vassal.PHP) *vassal.PHP {
 	}
 	if out.Docroot != "" {
 		if w, err := r.look(out.Docroot); err != nil {
-			r.fail(vassal.CodeNoSuchPath, p.At, "php-docroot", reason(out.Docroot, err), "")
+			r.fail(vassal.CodeNoSuchPath, p.DocrootAt, "php-docroot", reason(out.Docroot, err), "")
 		} else if !w.info.IsDir() {
-			r.fail(vassal.CodeNoSuchPath, p.At, "php-docroot", out.Docroot+" is not a directory", "")
+			r.fail(vassal.CodeNoSuchPath, p.DocrootAt, "php-docroot", out.Docroot+" is not a directory", "")
 		}
 	}
 	for _, f := range [][2]string{{"php-app", out.App}, {"php-fallback", out.Fallback}, {"php-ini", out.INI}} {

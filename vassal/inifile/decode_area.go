@@ -351,7 +351,7 @@ func (d *decoder) logs(v value) bool {
 		l.PidFile, l.PidFileAt = v.Value, v.Origin
 	case "touch-reload", "touch-chain-reload", "touch-workers-reload", "fs-reload":
 		if v.Value != d.f.Source.Path { // the file itself is watched anyway
-			d.cfg.Touch = append(d.cfg.Touch, v.Value)
+			d.cfg.Touch, d.cfg.TouchAt = append(d.cfg.Touch, v.Value), append(d.cfg.TouchAt, v.Origin)
 		}
 	default:
 		return false

@@ -2,6 +2,7 @@ package inifile
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/netip"
 	"path"
@@ -210,6 +211,10 @@ func (d *emperorDecoder) key(section string, s Setting) {
 func (d *emperorDecoder) unknownKey(section string, s Setting) {
 	best := ""
 	for _, o := range EmperorOptions() {
+		if o.Section == section && "emperor-"+o.Name == s.Key { // uWSGI's name of it
+			d.err(vassal.CodeUnknownOption, s, fmt.Sprintf("unknown in [%s]: there it is %s", section, o.Name), o.Name+" = "+cmp.Or(clip(s.Value), "true"))
+			return
+		}
 		if o.Section == section && distance(o.Name, s.Key) <= 2 {
 			best = o.Name
 		}

@@ -87,6 +87,7 @@ func TestDecodeEmperorProblems(t *testing.T) {
 		{"[emperor]\nnat-pool = 10.0.0.1/16", "error bad-value 2 nat-pool: \"10.0.0.1/16\" is not a network with 8 to 24 bits"},
 		{"[emperor]\nnat-pool6 = 10.0.0.0/8", "error bad-value 2 nat-pool6: \"10.0.0.0/8\" is not a network with 8 to 96 bits"},
 		{"[ceilings]\negress = db:5432", "error bad-value 2 egress: \"db:5432\" names no address"},
+		{"[emperor]\nemperor-tyrant = true", "error unknown-option 2 emperor-tyrant: unknown in [emperor]: there it is tyrant"},
 		{"[emperor]\nuid = x", "error unknown-option 2 uid: unknown in [emperor]"},
 		{"[emperor]\nvassals = here", `error bad-value 2 vassals: "here" is not an absolute path`},
 		{"[emperor]\ntouch = maybe", `error bad-value 2 touch: "maybe" is not one of reload, ignore`},
