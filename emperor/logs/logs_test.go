@@ -370,7 +370,7 @@ func TestFullTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Elsewhere(full)
+	l.Elsewhere(full, nil)
 	fmt.Fprint(writer(t, l), "a\n")
 	for end := time.Now().Add(20 * time.Second); l.Trouble() == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -380,7 +380,7 @@ func TestFullTarget(t *testing.T) {
 	if got, want := l.Trouble().Error(), "the file that logto names: no space left on device"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	l.Elsewhere(nil)
+	l.Elsewhere(nil, nil)
 	if err := l.Trouble(); err != nil {
 		t.Error(err)
 	}
