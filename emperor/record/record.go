@@ -255,7 +255,7 @@ func (d *Dir) unwritten() error {
 func (d *Dir) Close() error { return d.lock.Close() }
 
 // cgroupFile is where SetCgroup writes.
-func cgroupFile(runDir string) string { return filepath.Join(runDir, "vassals", "cgroup") }
+func cgroupFile(runDir string) string { return filepath.Join(runDir, "cgroup") }
 
 // SetCgroup notes the cgroup in which the vassals' own are, for who tells processes
 // of theirs from others (Cgroup).
