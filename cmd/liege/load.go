@@ -114,20 +114,45 @@ func openVassal(path string) (*os.File, error) {
 	if os.Geteuid() != 0 {
 		return regular.Open(path)
 	}
-	var at *os.File
-	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
-	switch {
-	case errors.Is(err, unix.ELOOP):
-		if at, _, err = dirmon.OpenSafe(absolute(path)); err != nil {
-			return nil, err
-		}
-	case err != nil:
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	default:
-		at = os.NewFile(uintptr(fd), path)
+	at, err := holdVassal(path)
+	if err != nil {
+		return nil, err
 	}
 	defer at.Close()
 	return regular.Reopen(at)
+}
+
+// holdVassal takes hold of the file (O_PATH).
+func holdVassal(path string) (*os.File, error) {
+	fd, err := unix.Openat2(unix.AT_FDCWD, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS})
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		at, _, err := dirmon.OpenSafe(absolute(path))
+		return at, err
+	case err != nil:
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// named is the host for what root serves: the file that root names may lie in any
+// directory, what it names itself only where the Emperor would read it.
+type named struct {
+	dirmon.Host
+	file string
+}
+
+// ReadFile implements inifile.Host.
+func (h named) ReadFile(path string) (inifile.HostFile, error) {
+	if path != h.file {
+		return h.Host.ReadFile(path)
+	}
+	at, err := holdVassal(path)
+	if err != nil {
+		return inifile.HostFile{}, err
+	}
+	defer at.Close()
+	return inifile.ReadOpen(at)
 }
 
 func plain(err error) string {
@@ -270,7 +295,7 @@ func (l *loader) askedBy(ctx context.Context, path string, trust vassal.Trust) (
 // settings are those of the Emperor, with the host seen by the caller.
 func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
 	var ini inifile.Host = inifile.NewOSHost(os.LookupEnv)
-	if caller == nil || os.Geteuid() == 0 {
+	if caller == nil {
 		ini = dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)} // as the Emperor
 	}
 	s := resolve.FromEmperor(l.emperor, ini)
@@ -348,6 +373,10 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 func (l *loader) serve(ctx context.Context, line serveLine) checked {
 	caller := &resolve.Caller{UID: os.Geteuid(), GID: os.Getegid(), Cwd: line.cwd, Virtualenv: line.venv, Path: os.Getenv("PATH")}
 	s := l.settings(caller)
+	if caller.UID == 0 {
+		s.INI = named{dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)}, line.file}
+		s.Read.Operator = s.INI
+	}
 	s.Policy.Serve = true
 	const lineName = "command line"
 	path := filepath.Join(line.cwd, lineName)
