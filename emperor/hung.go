@@ -90,7 +90,7 @@ func (a *actor) freed() {
 	a.hung = nil
 	a.realm.log.Info("answers again", "vassal", a.name, "step", h.at.String())
 	h.late()
-	a.stale = true // whatever was tried meanwhile failed for that
+	a.stale, a.stamp = true, "" // whatever was tried, or looked at, meanwhile failed for that
 	a.publish()
 }
 

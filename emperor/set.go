@@ -205,7 +205,7 @@ func (s *set) apply(want Snapshot) {
 			old.actor.box.change(func(w *wish) { w.gone, w.heir = true, a })
 		}
 		en := &entry{actor: a, file: f, owner: f.owner()}
-		if s.entries[f.Name] = en; s.left(f) { // it ends with that, and a new actor follows
+		if s.entries[f.Name] = en; s.left(en) { // it ends with that, and a new actor follows
 			en.gone = true
 			a.box.change(func(w *wish) { w.gone = true })
 		}
@@ -306,14 +306,16 @@ func (f File) owner() int {
 	return f.Trust.UID
 }
 
-// left reports whether what is kept under f's name was another user's, whose file went
-// while no Emperor looked: generations, counters, what was asked of it.
-func (s *set) left(f File) bool {
-	if f.owner() == 0 {
+// left reports whether what is kept under en's name was another user's, whose file went
+// while no Emperor looked: generations, counters, what was asked of it. en then knows
+// whose it was.
+func (s *set) left(en *entry) bool {
+	rec, err := s.emperor.realm.records.load(en.file.Name)
+	if err != nil {
 		return false
 	}
-	rec, err := s.emperor.realm.records.load(f.Name)
-	return err == nil && another(rec.Owner, f)
+	en.owner = cmp.Or(en.owner, rec.Owner)
+	return another(rec.Owner, en.file)
 }
 
 // end removes an actor that has returned, and those that wait to be removed

@@ -162,6 +162,37 @@ func TestAnotherOwner(t *testing.T) {
 	})
 }
 
+// The same where the next Emperor sees first what could not be used.
+func TestAnotherOwnerMuchLater(t *testing.T) {
+	for name, first := range map[string]func(f *File){
+		"a problem": func(f *File) {
+			f.Problem, f.Trust = &vassal.Problem{Severity: vassal.Error, Message: "dangles"}, vassal.Trust{}
+		},
+		"the operator's": func(f *File) { f.Trust = vassal.Trust{Operator: true} },
+	} {
+		dir := t.TempDir()
+		perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+			text := `{"v":1,"name":"v","file":"/etc/vassals/v.ini","owner":1001,"generation":7,"intent":"stop","by":"panel","restarts":5}`
+			if err := os.WriteFile(filepath.Join(dir, "v-v.json"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s.write("v", "good")
+			s.files.mu.Lock()
+			f := s.files.m["v"]
+			first(&f)
+			s.files.m["v"] = f
+			s.files.mu.Unlock()
+			s.look(3 * time.Second)
+			s.write("v", "good again")
+			s.own("v", 1002)
+			s.look(10 * time.Second)
+			if got := s.line("v"); !strings.HasPrefix(got, "running 1") {
+				t.Errorf("after %s: %s, want a new vassal", name, got)
+			}
+		})
+	}
+}
+
 // A file that could not be used, or was the operator's for a moment, has not made
 // another user's vassal of what it was.
 func TestAnotherOwnerLater(t *testing.T) {

@@ -160,11 +160,11 @@ func (a *actor) idle(ctx context.Context, in intent) {
 			return
 		}
 		a.remember()
+		if a.cur != nil { // found late: a call that hung had it
+			return
+		}
 		if in == wantSuspend && !a.attend(ctx) {
 			continue
-		}
-		if in == wantStop && a.cur != nil { // found late: a call that hung had it
-			return
 		}
 		if in == wantStop && a.launch != nil && a.hung == nil && len(a.leaving) <= len(a.stuck) { // a call hung when it was stopped
 			a.close(ctx)

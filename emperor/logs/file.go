@@ -86,7 +86,8 @@ func (l *Log) write(s []byte) bool {
 	}
 	n, err := l.out.Write(s)
 	l.size += int64(n)
-	l.torn = n < len(s) && (n > 0 || l.torn)
+	ends := len(s) - own // of the line before
+	l.torn = n < len(s) && (n > ends || n == 0 && l.torn)
 	if err != nil {
 		err = reason(err)
 		l.lose(own, err.Error())

@@ -87,6 +87,7 @@ type Log struct {
 	said      time.Time // when that was last said
 	trouble   error     // why the file cannot be written; nil: it can
 	warned    time.Time // when the Emperor's log was last told
+	told      bool      // it knows that the file cannot be written
 	bucket    bucket
 	partial   []byte
 }
@@ -362,16 +363,18 @@ func (l *Log) Trouble() error {
 
 // written notes, with l.mu held, whether the file could be written; err: why not.
 func (l *Log) written(err error) {
-	was := l.trouble
 	if l.trouble = err; err != nil {
 		l.trouble = fmt.Errorf("%s: %w", l.Path(), err)
 	}
+	if l.set.Log == nil || l.told == (err != nil) {
+		return
+	}
 	switch now := time.Now(); {
-	case l.set.Log == nil || (was == nil) == (err == nil):
 	case err == nil:
+		l.told = false
 		l.set.Log.Info("the log of a vassal is written again", "vassal", l.name)
 	case now.Sub(l.warned) >= warnEvery: // a disk that is full on and off is no flood
-		l.warned = now
+		l.told, l.warned = true, now
 		l.set.Log.Error("the log of a vassal cannot be written: its lines are lost", "vassal", l.name, "err", l.trouble)
 	}
 }

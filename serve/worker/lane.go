@@ -170,6 +170,9 @@ func (l *lane) claim(id uint64) error {
 		return breachf("unknown request %#x", id)
 	}
 	l.current = c
+	if !l.proc.served.Load() {
+		l.proc.served.Store(true)
+	}
 	if len(l.in) < laneBuffer {
 		l.in = append(l.in, make([]byte, laneBuffer-len(l.in))...)
 	}

@@ -276,7 +276,8 @@ async def application(scope, receive, send):
     if scope['type'] == 'lifespan':
         await receive()
         await send({'type': 'lifespan.startup.complete'})
-        await asyncio.sleep(1)
+        while not os.path.exists('now'):
+            await asyncio.sleep(0.01)
         if not os.path.exists('once'):
             open('once', 'w').close()
             sys.exit(3)
@@ -285,5 +286,26 @@ async def application(scope, receive, send):
     await send({'type': 'http.response.body', 'body': str(os.getpid()).encode()})
 `, nil)
 	pid := r.get("/")
+	if err := os.WriteFile(filepath.Join(r.app.Dir, "now"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	eventually(t, "another worker", func() bool { return r.get("/") != pid })
+}
+
+// TestASGIExitAtOnce: workers whose application ends itself as soon as it has started
+// come with a pause between them.
+func TestASGIExitAtOnce(t *testing.T) {
+	r := start(t, `
+import sys
+async def application(scope, receive, send):
+    if scope['type'] == 'lifespan':
+        await receive()
+        await send({'type': 'lifespan.startup.complete'})
+        open('starts', 'a').write('x')
+        sys.exit(0)
+`, nil)
+	time.Sleep(3 * time.Second)
+	if b, err := os.ReadFile(filepath.Join(r.app.Dir, "starts")); err != nil || len(b) > 8 {
+		t.Errorf("%d workers in three seconds, %v", len(b), err)
+	}
 }

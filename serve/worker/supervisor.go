@@ -86,6 +86,7 @@ type proc struct {
 	loaded bool
 	exit   *syscall.WaitStatus
 	framed atomic.Bool // it was said that its application frames its answers
+	served atomic.Bool // it was given a request
 	gone   bool        // its place is free
 	why    string      // why we killed it
 	partBy time.Time   // when it is killed because its lanes have ended, or it has left
@@ -428,6 +429,10 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 		s.fail(s.p.lang.Died(pr.number, how))
 	case pr.loaded && pr.why == "" && s.crew.leaving > 0 && cheap(status):
 		s.dismissed(n, now)
+	case clean && pr.loaded && now.Sub(pr.born) < youth && !pr.served.Load(): // and so would the next one
+		s.failed(n, now)
+		n.next = now.Add(min(n.next.Sub(now), servingMax))
+		stats.respawns.Add(1)
 	case clean && pr.loaded:
 		n.fails, n.next = 0, now
 		stats.respawns.Add(1)

@@ -5,6 +5,7 @@ One event loop serves as many requests at once as the worker has lanes. What a
 lane carries is drawn in worker/lane.go and worker/socket.go.
 """
 import asyncio
+from collections import deque
 
 AGAIN = (BlockingIOError, InterruptedError)
 ASGI = {'version': '3.0', 'spec_version': '2.4'}
@@ -546,7 +547,7 @@ class Server(object):
         self.lifespan = Lifespan(self.app, loop, self.leave)
         self.queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
         self.lanes = [Lane(loop, sock, Slot(worker.slots + i).put) for i, sock in enumerate(worker.lanes)]
-        self.idle = list(reversed(self.lanes))
+        self.idle = deque(self.lanes)  # the longest unused first: the last may still be full for a client that does not read
         self.tasks = set()
         self.sockets = set()
         self.ready = self.leaving = self.taking = self.owed = False
@@ -602,7 +603,7 @@ class Server(object):
         it would be a breach."""
         if self.owed and self.idle:
             self.owed = False
-            self.idle[-1].sock.sendall(self.worker.farewell())
+            self.idle[0].sock.sendall(self.worker.farewell())
 
     def readable(self):
         # One packet in each turn of the loop: a worker that has less to do
@@ -616,7 +617,7 @@ class Server(object):
         if not data:
             return self.leave(True)
         env = marshal.loads(data)
-        lane = self.idle.pop()
+        lane = self.idle.popleft()
         lane.put(env['liege.id'])
         if 'liege.probe' in env:
             lane.sock.sendall(HEADER.pack(b'P', 0, 0, 0, env['liege.id']))
