@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
-	"liege/sandbox/seccomp"
 	"liege/sandbox/stage"
 )
 
@@ -26,8 +25,8 @@ type Guest struct {
 	// Root: as root of the sandbox instead of the vassal's user, with the few
 	// capabilities of rootCaps and, under SELinux, in the domain of root hooks'
 	// commands. The rest is the vassal's: namespaces, cgroup, limits,
-	// no_new_privs and seccomp, the latter with seccomp.NoSetID before it where
-	// root of the sandbox is root of the host.
+	// no_new_privs and seccomp. Only where that is nobody on the host: in a user
+	// namespace.
 	Root bool
 
 	// Console is a socket that is sent the near end of a new pseudo-terminal
@@ -113,48 +112,39 @@ func (e *entering) make(g Guest) error {
 }
 
 // rootCaps are what a guest that is root may do: with files, processes and ids
-// inside the sandbox. None leads out of its namespaces, nor to its mounts, its
-// network or the kernel's settings.
-//
-// Nothing makes a program in a directory of the host's root's for whoever
-// starts it there: without CAP_SETFCAP no file is given capabilities, without
-// CAP_FSETID one that is written loses its set-user-ID bit (capabilities(7)),
-// and seccomp.NoSetID keeps that bit from being set.
+// inside the sandbox. They are those of its user namespace: over files of other ids
+// than the vassal's they say nothing, and none leads out of its namespaces, nor to its
+// mounts, its network or the kernel's settings.
 var rootCaps = []capability.Cap{
 	capability.CAP_CHOWN, capability.CAP_DAC_OVERRIDE, capability.CAP_FOWNER,
-	capability.CAP_KILL, capability.CAP_SETGID, capability.CAP_SETUID,
+	capability.CAP_KILL, capability.CAP_SETGID, capability.CAP_SETUID, capability.CAP_SYS_PTRACE,
 }
 
-// asRoot makes p that of a guest that is root. Where root of the sandbox is root
-// of the host, a tenant's program that it is made to run may have help from
-// outside: Landlock keeps it from what a descriptor would open that was handed in
-// through a socket. It does not look into other processes there: whoever enters
-// next has all capabilities for a moment. In a user namespace it may do both, with
-// the rights of a uid that owns nothing.
+// ErrHostRoot is returned for a root guest of a sandbox whose root is root of the host.
+// Whatever of the tenant's such a guest is made to run has the host's root to give: by
+// descriptors that are handed in from outside, by what the tenant's file binds, by what
+// is left in the app's directory. No filter was found that leaves nothing open.
+var ErrHostRoot = errors.New("root inside would be root of the host")
+
+// asRoot makes p that of a guest that is root of the sandbox's user namespace. Landlock
+// would keep it from looking into processes that are fenced in beside it, and is about
+// what the vassal's user may do.
 func (s *Sandbox) asRoot(p *stage.Plan) error {
+	if s.users.hostUID(0) == 0 {
+		return ErrHostRoot
+	}
 	have, err := ownCaps()
 	if err != nil {
 		return err
 	}
-	caps, nobody := rootCaps, s.users.hostUID(0) != 0
-	if nobody {
-		caps = append(slices.Clone(rootCaps), capability.CAP_SYS_PTRACE)
-	}
-	p.UID, p.GID, p.Groups, p.Caps, p.Umask = 0, 0, []int{}, nil, 0o022
-	for _, c := range caps {
+	p.UID, p.GID, p.Groups, p.Caps, p.Umask, p.Landlock = 0, 0, []int{}, nil, 0o022, nil
+	for _, c := range rootCaps {
 		if slices.Contains(have, capName(c)) {
 			p.Caps = append(p.Caps, int(c))
 		}
 	}
 	p.Context, p.ByExec = p.HookCon, p.HookCon != ""
-	if nobody {
-		p.Landlock = nil
-		return nil
-	}
-	p.Landlock = &stage.Landlock{Signals: true} // under landlock = off too
-	p.NoSeccomp = false                         // with seccomp = off too
-	p.Seccomp, err = seccomp.NoSetID(p.Seccomp)
-	return err
+	return nil
 }
 
 // run runs the command until it ends. libcontainer takes no context, here as in

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"liege/emperor/asuser"
+	"liege/emperor/logs"
 	"liege/sandbox"
 	"liege/vassal"
 )
@@ -73,16 +74,16 @@ func run(ctx context.Context, args []string) int {
 	}
 	e, ok := errors.AsType[*exitError](err)
 	for _, p := range problems(err) {
-		fmt.Fprintf(os.Stderr, "liege: emperor: %s\n", p.Error())
+		fmt.Fprintf(os.Stderr, "liege: emperor: %s\n", logs.Clean(p.Error()))
 		if p.Hint != "" {
-			fmt.Fprintf(os.Stderr, "  hint: %s\n", p.Hint)
+			fmt.Fprintf(os.Stderr, "  hint: %s\n", logs.Clean(p.Hint))
 		}
 	}
 	if !ok {
 		return exitFailed
 	}
 	if e.hint != "" {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", e.hint)
+		fmt.Fprintf(os.Stderr, "hint: %s\n", logs.Clean(e.hint))
 	}
 	return e.code
 }

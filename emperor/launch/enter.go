@@ -51,8 +51,11 @@ func (in *instance) Enter(ctx context.Context, e emperor.Entry) (int, error) {
 	in.guests.Add(1)
 	defer in.guests.Add(-1)
 	code, err := in.box.Enter(ctx, g)
-	if errors.Is(err, sandbox.ErrNotOurs) {
+	switch {
+	case errors.Is(err, sandbox.ErrNotOurs):
 		return 0, notOurs(string(in.l.name))
+	case errors.Is(err, sandbox.ErrHostRoot):
+		return 0, hostRoot(string(in.l.name), in.PID())
 	}
 	return code, err
 }
@@ -61,6 +64,12 @@ func (in *instance) Enter(ctx context.Context, e emperor.Entry) (int, error) {
 func foreign(name, tree, why string) error {
 	return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotDone, Step: "enter",
 		Message: fmt.Sprintf("%s: root would run a shell of %s, and %s", name, tree, why), Hint: "liege enter " + name + " as its user, or chown root the tree"}
+}
+
+// hostRoot is why root enters only a user namespace.
+func hostRoot(name string, pid int) error {
+	return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotDone, Step: "enter",
+		Message: name + ": root inside would be root of the host: what it runs of the app's would be too", Hint: fmt.Sprintf("namespaces = user in its file, liege enter %s as its user, or on the host, by pid %d and the directory", name, pid)}
 }
 
 func notOurs(name string) error {

@@ -56,7 +56,8 @@ type walked struct {
 	ino    uint64
 	tenant bool // somebody other than root can replace a step of the way
 	led    bool // and one of these steps is a link: who can replace it chose where the way ends
-	leader int  // who owns these links; -1: several do
+	leader int  // who owns these links; -1: several do, or another than the owner of their directories
+	owner  int  // who besides root owns directories on the way; 0: nobody, -1: several
 }
 
 // walk follows p, which is absolute and clean, through the links on its way.
@@ -115,8 +116,8 @@ func walk(f FS, p string) (walked, error) {
 // follow notes a link that somebody other than root can replace.
 func (w *walked) follow(link fs.FileInfo) {
 	leader := -1
-	if st, ok := link.Sys().(*syscall.Stat_t); ok && (!w.led || w.leader == int(st.Uid)) {
-		leader = int(st.Uid)
+	if st, ok := link.Sys().(*syscall.Stat_t); ok && (!w.led || w.leader == int(st.Uid)) && (w.owner == 0 || w.owner == int(st.Uid)) {
+		leader = int(st.Uid) // else a link of root's that was put there says nothing
 	}
 	w.led, w.leader = true, leader
 }
@@ -125,6 +126,13 @@ func (w *walked) see(fi fs.FileInfo) {
 	w.info = fi
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		w.uid, w.gid, w.dev, w.ino = int(st.Uid), int(st.Gid), st.Dev, st.Ino
+		if fi.IsDir() && w.uid != 0 && w.uid != w.owner {
+			if w.owner != 0 {
+				w.owner = -1
+			} else {
+				w.owner = w.uid
+			}
+		}
 	}
 }
 

@@ -31,7 +31,6 @@ const (
 	opEq   = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
 	opGt   = unix.BPF_JMP | unix.BPF_JGT | unix.BPF_K
 	opGe   = unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K
-	opSet  = unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K
 )
 
 // miss marks a jump to the end of the block that a condition belongs to.
@@ -42,20 +41,6 @@ func ret(v verdict) stage.Filter   { return stage.Filter{Code: opRet, K: uint32(
 
 // compile makes the program: architecture, ABI, then a binary search.
 func compile(m *machine, rules map[string][]rule, other verdict) ([]stage.Filter, error) {
-	return bounded(append(m.head(), search(leaves(m, rules, other))...))
-}
-
-// bounded returns prog if the kernel takes one of its length.
-func bounded(prog []stage.Filter) ([]stage.Filter, error) {
-	if len(prog) > maxProgram {
-		return nil, fmt.Errorf("seccomp: the program has %d instructions; the kernel takes %d", len(prog), maxProgram)
-	}
-	return prog, nil
-}
-
-// head kills on calls of another architecture or ABI, and leaves the number of
-// the others in the accumulator.
-func (m *machine) head() []stage.Filter {
 	prog := []stage.Filter{
 		load(offArch),
 		{Code: opEq, K: m.audit, Jt: 1},
@@ -69,7 +54,11 @@ func (m *machine) head() []stage.Filter {
 			ret(nosys),
 			ret(kill))
 	}
-	return prog
+	prog = append(prog, search(leaves(m, rules, other))...)
+	if len(prog) > maxProgram {
+		return nil, fmt.Errorf("seccomp: the program has %d instructions; the kernel takes %d", len(prog), maxProgram)
+	}
+	return prog, nil
 }
 
 // search finds the leaf of the number in the accumulator.
@@ -129,8 +118,6 @@ func (c cond) code() []stage.Filter {
 			load(high), {Code: opAnd, K: uint32(c.mask >> 32)}, {Code: opEq, K: vh, Jf: miss},
 			load(low), {Code: opAnd, K: uint32(c.mask)}, {Code: opEq, K: vl, Jf: miss},
 		}
-	case anyBit:
-		return []stage.Filter{load(low), {Code: opSet, K: uint32(c.mask), Jf: miss}}
 	case specs.OpLessThan, specs.OpLessEqual:
 		past := uint16(opGe)
 		if c.op == specs.OpLessEqual {

@@ -24,9 +24,6 @@
 //
 // The compiler is pure Go and makes a binary search over the call numbers, so
 // a call costs about ten instructions wherever it is on the list.
-//
-// NoSetID puts before such a program, or before none, what root of the host is
-// refused in a sandbox.
 package seccomp
 
 import (
@@ -97,14 +94,11 @@ func Compile(p Profile) ([]stage.Filter, error) {
 type verdict uint32
 
 const (
-	allow     verdict = unix.SECCOMP_RET_ALLOW
-	kill      verdict = unix.SECCOMP_RET_KILL_PROCESS
-	perm      verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
-	nosys     verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
-	noSupport verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EOPNOTSUPP)
-	// What programs expect where the kernel has no such sockets: they do without.
-	noFamily verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EAFNOSUPPORT)
-	done     verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was
+	allow verdict = unix.SECCOMP_RET_ALLOW
+	kill  verdict = unix.SECCOMP_RET_KILL_PROCESS
+	perm  verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
+	nosys verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
+	done  verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was
 )
 
 // rule is one way in which a call can match: all of its conditions hold.
@@ -118,12 +112,8 @@ type cond struct {
 	arg   uint // 0 to 5
 	op    specs.LinuxSeccompOperator
 	value uint64
-	mask  uint64 // of OpMaskedEqual and anyBit
+	mask  uint64 // of OpMaskedEqual
 }
-
-// anyBit holds where the argument, an int, has one of the bits of the mask. No
-// profile can ask for it.
-const anyBit specs.LinuxSeccompOperator = "any bit"
 
 // rules are those of the profile, and what becomes of the other known calls.
 func (p Profile) rules() (map[string][]rule, verdict, error) {
