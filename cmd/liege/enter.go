@@ -22,7 +22,7 @@ func (a *app) enterCmd() *cobra.Command {
 		Long: "Runs a command, else a login shell, beside the application: as its user, with its file system, network, environment\n" +
 			"and limits, and with no more rights than it has. It ends with the generation that runs, and with this command.\n" +
 			"A vassal that sleeps is started first. Exits with the command's own code. Only root may do that.\n" +
-			"With --root, as root of the sandbox: with its files and processes, and out of it no further than the application.",
+			"With --root, as root of the sandbox, where that is nobody on the host (namespaces = user).",
 		Args: usage(cobra.MinimumNArgs(1)), ValidArgsFunction: a.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if a.json {
