@@ -211,7 +211,7 @@ func TestCommandsEnd(t *testing.T) {
 		"kill -0 $(cat daemon) && echo daemon >> notes\necho done >> notes\n"
 	for _, relieved := range []bool{true, false} {
 		t.Run(fmt.Sprint("relieved=", relieved), func(t *testing.T) {
-			s := newJobSite(t, "touch-exec = flag sh ./command\nattach-daemon = echo $$ > daemon; exec sleep 1000\n")
+			s := newJobSite(t, "touch-exec = flag exec sh ./command\nattach-daemon = echo $$ > daemon; exec sleep 1000\n")
 			s.core.app.Drain = 60 * time.Second
 			if err := os.WriteFile(filepath.Join(s.dir, "command"), []byte(script), 0o644); err != nil {
 				t.Fatal(err)
