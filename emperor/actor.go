@@ -326,19 +326,7 @@ const (
 // state alike is dealt with here.
 func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan time.Time) event {
 	for {
-		var crashed, unheld, wishes, idle <-chan struct{}
-		if a.cur != nil {
-			crashed = a.cur.inst.Done()
-			if w, ok := a.cur.inst.(Wisher); ok {
-				wishes = w.Wishes()
-			}
-			if i, ok := a.cur.inst.(Idler); ok && a.canSleep(a.cur.prep) {
-				idle = i.Idle()
-			}
-		}
-		if a.held.gen != nil {
-			unheld = a.held.gen.inst.Done()
-		}
+		crashed, unheld, wishes, idle := a.signs()
 		end := ctx.Done()
 		if a.ending {
 			end = nil // said once
@@ -398,6 +386,24 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 			return evTimer
 		}
 	}
+}
+
+// signs are what the generations have to say: the one that serves has ended, or the one
+// that holds; the one that serves wishes to be looked at, or may sleep. Nil: nothing.
+func (a *actor) signs() (crashed, unheld, wishes, idle <-chan struct{}) {
+	if a.held.gen != nil {
+		unheld = a.held.gen.inst.Done()
+	}
+	if a.cur == nil {
+		return nil, unheld, nil, nil
+	}
+	if w, ok := a.cur.inst.(Wisher); ok {
+		wishes = w.Wishes()
+	}
+	if i, ok := a.cur.inst.(Idler); ok && a.canSleep(a.cur.prep) {
+		idle = i.Idle()
+	}
+	return a.cur.inst.Done(), unheld, wishes, idle
 }
 
 // refresh shows what is counted now.

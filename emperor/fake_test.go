@@ -432,13 +432,18 @@ func (f *files) write(n vassal.Name, text string) {
 		Trust: vassal.Trust{Operator: true}, Stamp: fmt.Sprint(f.stamps)}
 }
 
-// own gives the file to a user.
-func (f *files) own(n vassal.Name, uid int) {
+// change changes what is known of a file.
+func (f *files) change(n vassal.Name, how func(*File)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	x := f.m[n]
-	x.Trust = vassal.Trust{UID: uid}
+	how(&x)
 	f.m[n] = x
+}
+
+// own gives the file to a user.
+func (f *files) own(n vassal.Name, uid int) {
+	f.change(n, func(x *File) { x.Trust = vassal.Trust{UID: uid} })
 }
 
 func (f *files) remove(n vassal.Name) { f.mu.Lock(); defer f.mu.Unlock(); delete(f.m, n) }

@@ -162,14 +162,17 @@ func TestAnotherOwner(t *testing.T) {
 	})
 }
 
+// nobodys are what makes a file no user's, for a while.
+var nobodys = map[string]func(*File){
+	"a problem": func(f *File) {
+		f.Problem, f.Trust = &vassal.Problem{Severity: vassal.Error, Message: "dangles"}, vassal.Trust{}
+	},
+	"the operator's": func(f *File) { f.Trust = vassal.Trust{Operator: true} },
+}
+
 // The same where the next Emperor sees first what could not be used.
 func TestAnotherOwnerMuchLater(t *testing.T) {
-	for name, first := range map[string]func(f *File){
-		"a problem": func(f *File) {
-			f.Problem, f.Trust = &vassal.Problem{Severity: vassal.Error, Message: "dangles"}, vassal.Trust{}
-		},
-		"the operator's": func(f *File) { f.Trust = vassal.Trust{Operator: true} },
-	} {
+	for name, first := range nobodys {
 		dir := t.TempDir()
 		perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
 			text := `{"v":1,"name":"v","file":"/etc/vassals/v.ini","owner":1001,"generation":7,"intent":"stop","by":"panel","restarts":5}`
@@ -177,11 +180,7 @@ func TestAnotherOwnerMuchLater(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.write("v", "good")
-			s.files.mu.Lock()
-			f := s.files.m["v"]
-			first(&f)
-			s.files.m["v"] = f
-			s.files.mu.Unlock()
+			s.change("v", first)
 			s.look(3 * time.Second)
 			s.write("v", "good again")
 			s.own("v", 1002)
@@ -196,23 +195,14 @@ func TestAnotherOwnerMuchLater(t *testing.T) {
 // A file that could not be used, or was the operator's for a moment, has not made
 // another user's vassal of what it was.
 func TestAnotherOwnerLater(t *testing.T) {
-	for name, between := range map[string]func(f *File){
-		"a problem": func(f *File) {
-			f.Problem, f.Trust = &vassal.Problem{Severity: vassal.Error, Message: "dangles"}, vassal.Trust{}
-		},
-		"the operator's": func(f *File) { f.Trust = vassal.Trust{Operator: true} },
-	} {
+	for name, between := range nobodys {
 		dir := t.TempDir()
 		perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
 			s.write("v", "good")
 			s.own("v", 1001)
 			s.look(3 * time.Second)
 			s.write("v", "good edited")
-			s.files.mu.Lock()
-			f := s.files.m["v"]
-			between(&f)
-			s.files.m["v"] = f
-			s.files.mu.Unlock()
+			s.change("v", between)
 			s.look(3 * time.Second)
 			s.write("v", "good drain=3s")
 			s.own("v", 1002)

@@ -34,7 +34,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -114,15 +113,6 @@ type Monitor struct {
 	stuck    map[string]*apart // directories below a wildcard that do not answer
 	patience time.Duration     // Overdue
 	quit     <-chan struct{}   // of Watch
-}
-
-// claimed is how a Monitor keeps claims: by the name in lower case.
-func claimed(names map[vassal.Name]string) map[string]string {
-	out := make(map[string]string, len(names))
-	for name, path := range names {
-		out[strings.ToLower(string(name))] = path
-	}
-	return out
 }
 
 // ask is a wish for a scan now.

@@ -197,7 +197,7 @@ func (r *run) loadFilter(filter []Filter) error {
 	if r.p.NoSeccomp {
 		return r.expect(StepSeccomp, "Seccomp", "0")
 	}
-	// Opened before: the filter may refuse openat2 of an operator's own.
+	// Opened before: a filter of an operator's own may refuse openat2.
 	status, err := r.procFile(ownStatus, unix.O_RDONLY)
 	if err != nil {
 		return failed(StepSeccomp, "", err)
