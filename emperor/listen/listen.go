@@ -205,10 +205,11 @@ func (s *Set) settle(c *Change) bool {
 	return true
 }
 
-// drop closes those of the sockets that nothing uses, with s.mu held.
+// drop closes those of the sockets that nothing uses, with s.mu held. One that is
+// there twice is closed once: what has its number or inode then is another's.
 func (s *Set) drop(sockets []*socket) {
-	for _, k := range sockets {
-		used := slices.Contains(s.current, k) ||
+	for i, k := range sockets {
+		used := slices.Contains(sockets[:i], k) || slices.Contains(s.current, k) ||
 			slices.ContainsFunc(s.pending, func(c *Change) bool { return slices.Contains(c.next, k) || slices.Contains(c.pinned, k) })
 		if !used {
 			s.reg.release(k)
@@ -250,13 +251,6 @@ func (s *Set) pin(c *Change, wanted func(*socket) bool) (out []*socket) {
 	}
 	c.pinned = append(c.pinned, out...)
 	return out
-}
-
-// unpin ends what pin has begun, with s.mu held.
-func (s *Set) unpin(c *Change) {
-	pinned := c.pinned
-	c.pinned = nil
-	s.drop(pinned)
 }
 
 // Bound lists the sockets that the Set holds.
@@ -313,12 +307,13 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.unpin(c)
+	unused := c.pinned
+	c.pinned = nil
 	if m.problems.Failed() {
 		s.settle(c)
-		s.drop(c.next)
-		return nil, m.problems
+		c, unused = nil, slices.Concat(c.next, unused)
 	}
+	s.drop(unused)
 	return c, m.problems
 }
 
