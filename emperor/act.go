@@ -46,16 +46,16 @@ func (e *Emperor) Alive(ctx context.Context) error {
 
 // Vassals implements control.Backend.
 func (e *Emperor) Vassals(ctx context.Context) []control.Vassal {
-	p, _ := e.public.get()
+	p := e.public.value()
 	return e.view(ctx, p.others, slices.Collect(maps.Values(p.actors)))
 }
 
 // VassalsOf implements control.Backend.
 func (e *Emperor) VassalsOf(ctx context.Context, user int) []control.Vassal {
-	p, _ := e.public.get()
+	p := e.public.value()
 	var actors []*actor
 	for _, a := range p.actors {
-		if rep, _ := a.board.get(); slices.Contains(rep.vassal.Users, user) {
+		if rep := a.board.value(); slices.Contains(rep.vassal.Users, user) {
 			actors = append(actors, a)
 		}
 	}
@@ -66,13 +66,13 @@ func (e *Emperor) VassalsOf(ctx context.Context, user int) []control.Vassal {
 
 // Users implements control.Backend.
 func (e *Emperor) Users() []int {
-	p, _ := e.public.get()
+	p := e.public.value()
 	var users []int
 	for _, v := range p.others {
 		users = append(users, v.Users...)
 	}
 	for _, a := range p.actors {
-		rep, _ := a.board.get()
+		rep := a.board.value()
 		users = append(users, rep.vassal.Users...)
 	}
 	return users
@@ -105,14 +105,14 @@ func (e *Emperor) view(ctx context.Context, others []control.Vassal, actors []*a
 }
 
 func (e *Emperor) list() []control.Vassal {
-	p, _ := e.public.get()
+	p := e.public.value()
 	return listed(p.others, slices.Collect(maps.Values(p.actors)))
 }
 
 func listed(others []control.Vassal, actors []*actor) []control.Vassal {
 	out := slices.Clone(others)
 	for _, a := range actors {
-		rep, _ := a.board.get()
+		rep := a.board.value()
 		out = append(out, rep.vassal)
 	}
 	slices.SortStableFunc(out, func(a, b control.Vassal) int {
@@ -123,7 +123,7 @@ func listed(others []control.Vassal, actors []*actor) []control.Vassal {
 
 // find returns the actor called name, or the Outcome if there is none.
 func (e *Emperor) find(name string) (*actor, control.Outcome) {
-	p, _ := e.public.get()
+	p := e.public.value()
 	if a := p.actors[vassal.Name(name)]; a != nil {
 		return a, control.Outcome{}
 	}

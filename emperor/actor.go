@@ -36,22 +36,16 @@ type actor struct {
 	saves  chan chan struct{} // the counters are to be saved, and the channel closed then
 	legacy chan Launcher      // capacity 1: from the vassal whose file is now this one's; nil: nothing to wait for
 
-	launch   Launcher      // nil: closed
-	cur      *generation   // the one that serves
-	held     holding       // what answers while none serves
-	leaving  []*generation // on their way out
-	gone     chan *generation
-	rests    chan *generation // leaving, and without daemons and jobs
-	slow     chan *generation // killed, and not gone after KillAfter
-	looked   chan bool        // a finished Prepared.Changed
-	looking  bool
-	lookTick *time.Ticker
-	tick     *time.Ticker  // to sample
-	abandon  chan struct{} // closed: do not wait for stuck ones any more
-	wg       sync.WaitGroup
+	*ears                 // nil: parked
+	launch  Launcher      // nil: closed
+	cur     *generation   // the one that serves
+	held    holding       // what answers while none serves
+	leaving []*generation // on their way out
+	looking bool
+	wg      sync.WaitGroup
 
-	w         wish // as last taken from the box
-	ending    bool // the Emperor ends
+	w         *wish // as last taken from the box
+	ending    bool  // the Emperor ends
 	prep      Prepared
 	seen      string // file_digest
 	stamp     string // of the file last tried
@@ -89,9 +83,35 @@ type actor struct {
 	retryAt  time.Time
 	pending  *control.Pending
 	problems vassal.Problems
-	stuck    map[*generation]bool
 	hangs    <-chan struct{} // closed when a check that was given up has ended; nil: none was
 	hung     *hungCall       // a call of the Launcher that was given up; nil: none
+}
+
+// ears are what an actor hears with while it has a goroutine. One that is parked,
+// of which there may be ten thousand, has none.
+type ears struct {
+	gone           chan *generation
+	rests          chan *generation     // leaving, and without daemons and jobs
+	slow           chan *generation     // killed, and not gone after KillAfter
+	stuck          map[*generation]bool // those
+	looked         chan bool            // a finished Prepared.Changed
+	abandon        chan struct{}        // closed: nobody hears any more
+	lookTick, tick *time.Ticker         // to look, to sample
+}
+
+func newEars() *ears {
+	return &ears{
+		gone: make(chan *generation), rests: make(chan *generation), slow: make(chan *generation),
+		stuck: map[*generation]bool{}, looked: make(chan bool, 1), abandon: make(chan struct{}),
+		lookTick: time.NewTicker(LookAgain), tick: time.NewTicker(SampleEvery),
+	}
+}
+
+// close sends those away that still have something to say.
+func (e *ears) close() {
+	e.lookTick.Stop()
+	e.tick.Stop()
+	close(e.abandon)
 }
 
 // generation is one Instance and what became it.
@@ -126,10 +146,7 @@ func newActor(r *realm, f File) *actor {
 		box:   newBox(wish{file: f, fileAt: time.Now()}),
 		board: newBoard(report{vassal: expected(r, f)}),
 		poke:  make(chan struct{}, 1), saves: make(chan chan struct{}),
-		gone: make(chan *generation), rests: make(chan *generation), slow: make(chan *generation),
-		looked:  make(chan bool, 1),
-		abandon: make(chan struct{}),
-		stuck:   map[*generation]bool{},
+		w: &wish{},
 	}
 }
 
@@ -137,10 +154,7 @@ func newActor(r *realm, f File) *actor {
 // left. It returns true when the vassal sleeps and needs no goroutine until its
 // box rings.
 func (a *actor) run(ctx context.Context) (dozing bool) {
-	look, tick := time.NewTicker(LookAgain), time.NewTicker(SampleEvery)
-	defer look.Stop()
-	defer tick.Stop()
-	a.lookTick, a.tick = look, tick
+	a.ears = newEars()
 	st := stateFn(a.begin)
 	if a.dozing {
 		st = a.awoken
@@ -148,13 +162,13 @@ func (a *actor) run(ctx context.Context) (dozing bool) {
 	for st != nil {
 		st = st(ctx)
 	}
+	a.ears.close()
 	if a.dozing {
-		a.lookTick, a.tick = nil, nil // with the goroutine's end nothing needs them
+		a.ears = nil
 		return true
 	}
-	close(a.abandon)
 	a.wg.Wait()
-	rep, _ := a.board.get()
+	rep := a.board.value()
 	rep.ended = true
 	a.board.put(rep)
 	return false
@@ -440,7 +454,8 @@ func (a *actor) look(ctx context.Context) {
 	}
 	a.looking = true
 	prep := a.prep
-	go func() { a.looked <- prep.Changed(ctx) }()
+	looked := a.looked
+	go func() { looked <- prep.Changed(ctx) }()
 }
 
 // crashed records that the generation that served ended by itself.

@@ -10,24 +10,34 @@ import (
 type board[T any] struct {
 	mu   sync.Mutex
 	val  T
-	next chan struct{}
+	next chan struct{} // nil: nobody waits
 }
 
-func newBoard[T any](v T) *board[T] { return &board[T]{val: v, next: make(chan struct{})} }
+func newBoard[T any](v T) *board[T] { return &board[T]{val: v} }
+
+func (b *board[T]) value() T {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.val
+}
 
 // get returns the value and a channel that is closed when there is another.
 func (b *board[T]) get() (T, <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.next == nil {
+		b.next = make(chan struct{})
+	}
 	return b.val, b.next
 }
 
 func (b *board[T]) put(v T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.val = v
-	close(b.next)
-	b.next = make(chan struct{})
+	if b.val = v; b.next != nil {
+		close(b.next)
+		b.next = nil
+	}
 }
 
 // intent is what is wanted of a vassal as a whole. It survives the Emperor.
@@ -40,7 +50,8 @@ const (
 )
 
 // wish is all that is wanted of one vassal. The actor compares it with what it
-// has done; nothing is lost by not seeing one that has been replaced.
+// has done; nothing is lost by not seeing one that has been replaced. Whoever is
+// given one does not modify it.
 type wish struct {
 	turn    uint64 // counts changes
 	file    File
@@ -60,25 +71,27 @@ type wish struct {
 // box is where wishes are left. Any goroutine may leave one.
 type box struct {
 	mu   sync.Mutex
-	w    wish
+	w    *wish
 	bell chan struct{} // capacity 1: the wish has changed
 
 	again func() // not nil: the actor is parked, and this brings it back
 }
 
-func newBox(w wish) *box { return &box{w: w, bell: make(chan struct{}, 1)} }
+func newBox(w wish) *box { return &box{w: &w, bell: make(chan struct{}, 1)} }
 
 // change changes the wish and returns its turn.
 func (b *box) change(f func(*wish)) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.w.turn++
-	f(&b.w)
+	w := *b.w
+	w.turn++
+	f(&w)
+	b.w = &w
 	b.ringLocked()
-	return b.w.turn
+	return w.turn
 }
 
-func (b *box) get() wish {
+func (b *box) get() *wish {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.w

@@ -34,14 +34,14 @@ func (e *Emperor) Enter(ctx context.Context, name string, r control.Request, by 
 	if a == nil {
 		return none
 	}
-	rep, _ := a.board.get()
+	rep := a.board.value()
 	if rep.vassal.State == control.Sleeping {
 		sctx, cancel := context.WithTimeout(ctx, control.DefaultTimeout)
 		defer cancel()
 		if o := e.Act(sctx, name, control.Request{Verb: control.Start}, by); !o.OK {
 			return o
 		}
-		rep, _ = a.board.get()
+		rep = a.board.value()
 	}
 	in, ok := rep.runs.(Entrant)
 	if !ok {

@@ -95,7 +95,7 @@ func (e *Emperor) Scanned() <-chan struct{} { return e.scanned }
 // Complete reports whether the last scan could read every directory: only then
 // is a vassal that is not in the set known to have no file.
 func (e *Emperor) Complete() bool {
-	p, _ := e.public.get()
+	p := e.public.value()
 	return p.whole
 }
 
@@ -406,10 +406,10 @@ func (e *Emperor) Totals() Totals {
 }
 
 func (e *Emperor) count() Totals {
-	p, _ := e.public.get()
+	p := e.public.value()
 	t := Totals{ByState: map[control.State]int{control.Failed: len(p.others)}, All: len(p.others) + len(p.actors)}
 	for _, a := range p.actors {
-		rep, _ := a.board.get()
+		rep := a.board.value()
 		t.ByState[rep.vassal.State]++
 	}
 	for _, s := range p.skipped {

@@ -688,7 +688,7 @@ func TestSeenAtOnce(t *testing.T) {
 		}
 		r := s.e.realm
 		a := newActor(r, File{Name: "v", Path: "/etc/vassals/v.ini"})
-		rep, _ := a.board.get()
+		rep := a.board.value()
 		if got := lineOf(rep.vassal); rep.vassal.Name != "v" || got != "starting 0 queued" {
 			s.Errorf("got %q of %q", got, rep.vassal.Name)
 		}

@@ -122,7 +122,7 @@ func (a *actor) rest(ctx context.Context, timer <-chan time.Time) bool {
 func (a *actor) stop(ctx context.Context) stateFn {
 	a.remember()
 	a.giveWay()
-	if !a.empty(ctx, func(w wish) bool { return w.intent == wantStop }) {
+	if !a.empty(ctx, func(w *wish) bool { return w.intent == wantStop }) {
 		return a.decide
 	}
 	a.close(ctx)
@@ -143,7 +143,7 @@ func (a *actor) suspend(ctx context.Context) stateFn {
 		a.publish()
 	}
 	a.keepPlace(ctx, a.w.hold, holdAgain)
-	if !a.empty(ctx, func(w wish) bool { return w.intent == wantSuspend }) {
+	if !a.empty(ctx, func(w *wish) bool { return w.intent == wantSuspend }) {
 		return a.decide
 	}
 	a.last, a.fails, a.until = untried, 0, time.Time{}
@@ -222,13 +222,13 @@ func (a *actor) checked(ctx context.Context) bool {
 // the end, the vassal stays.
 func (a *actor) leave(ctx context.Context) stateFn {
 	a.giveWay()
-	if !a.empty(ctx, func(w wish) bool { return w.gone }) {
+	if !a.empty(ctx, func(w *wish) bool { return w.gone }) {
 		a.giveUpHeir()
 		return a.decide
 	}
 	for {
 		if a.cur != nil { // found late: a call that hung had it
-			a.empty(ctx, func(w wish) bool { return w.gone })
+			a.empty(ctx, func(w *wish) bool { return w.gone })
 		}
 		heir := a.box.get().heir
 		// Stuck generations hold what close would remove, and so does a call that hangs.
@@ -266,7 +266,7 @@ func (a *actor) giveUpHeir() {
 // the next one.
 func (a *actor) shutdown(ctx context.Context) stateFn {
 	a.giveWay()
-	a.empty(ctx, func(wish) bool { return true })
+	a.empty(ctx, func(*wish) bool { return true })
 	a.giveUpHeir()
 	if len(a.leaving) == 0 {
 		a.close(ctx)
@@ -278,7 +278,7 @@ func (a *actor) shutdown(ctx context.Context) stateFn {
 
 // empty drains what there is and returns true when nothing but stuck
 // generations is left; false as soon as the wish is another.
-func (a *actor) empty(ctx context.Context, still func(wish) bool) bool {
+func (a *actor) empty(ctx context.Context, still func(*wish) bool) bool {
 	a.pending = nil
 	a.retire()
 	for len(a.leaving) > len(a.stuck) {
@@ -324,8 +324,9 @@ func (a *actor) relieve() {
 // that does not help. Patience zero kills at once.
 func (a *actor) depart(g *generation, patience time.Duration) {
 	a.leaving = append(a.leaving, g)
+	e := a.ears
 	if r, ok := g.inst.(Rester); ok && patience > 0 {
-		a.wg.Go(func() { a.awaitRest(g, r) })
+		a.wg.Go(func() { e.awaitRest(g, r) })
 	}
 	a.wg.Go(func() {
 		if patience > 0 {
@@ -345,19 +346,19 @@ func (a *actor) depart(g *generation, patience time.Duration) {
 		case <-g.inst.Done():
 		case <-time.After(KillAfter):
 			select {
-			case a.slow <- g:
-			case <-a.abandon:
+			case e.slow <- g:
+			case <-e.abandon:
 				return
 			}
 			select {
 			case <-g.inst.Done():
-			case <-a.abandon:
+			case <-e.abandon:
 				return
 			}
 		}
 		select {
-		case a.gone <- g:
-		case <-a.abandon:
+		case e.gone <- g:
+		case <-e.abandon:
 		}
 	})
 }
@@ -386,17 +387,17 @@ func (a *actor) departing() (n int) {
 
 // awaitRest has the actor know when g, which leaves, has no daemons and jobs
 // any more.
-func (a *actor) awaitRest(g *generation, r Rester) {
+func (e *ears) awaitRest(g *generation, r Rester) {
 	select {
 	case <-r.Rested():
 	case <-g.inst.Done():
 		return
-	case <-a.abandon:
+	case <-e.abandon:
 		return
 	}
 	select {
-	case a.rests <- g:
-	case <-a.abandon:
+	case e.rests <- g:
+	case <-e.abandon:
 	}
 }
 

@@ -37,14 +37,14 @@ func (a *actor) settle() {
 	a.settled = a.w.turn
 	rep := a.report()
 	rep.settled = a.settled
-	old, _ := a.board.get()
+	old := a.board.value()
 	a.post(old, rep)
 }
 
 // publish says how things are.
 func (a *actor) publish() {
 	rep := a.report()
-	old, _ := a.board.get()
+	old := a.board.value()
 	rep.settled = old.settled
 	a.post(old, rep)
 }
