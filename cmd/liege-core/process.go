@@ -256,6 +256,7 @@ func (p *process) count(quit <-chan struct{}) {
 	var sent vassal.Counts
 	quiet := idler{after: p.app.Sleep, since: time.Now()}
 	rest := idler{after: restAfter, since: time.Now()}
+	untidy := true    // the start has left something
 	var tidied uint64 // requests, when memory was given back
 	told, orphaned := p.tell, p.orphaned
 	for {
@@ -271,8 +272,8 @@ func (p *process) count(quit <-chan struct{}) {
 		if !end && orphaned != nil && quiet.due(now, time.Now()) {
 			_ = p.control.Send(vassal.Message{Type: vassal.Idle}) // who is not there is noticed elsewhere
 		}
-		if !end && rest.due(now, time.Now()) && now.Requests-tidied >= worthTidying {
-			tidied = now.Requests
+		if !end && rest.due(now, time.Now()) && (untidy || now.Requests-tidied >= worthTidying) {
+			untidy, tidied = false, now.Requests
 			giveBack()
 		}
 		if now != sent || due || end {

@@ -1,43 +1,83 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
-// At rest a core's code is mapped no more than it runs, and runs all the same.
+// At rest a core's code and constants are mapped no more than it uses them, and it
+// runs all the same.
 func TestGiveBack(t *testing.T) {
-	from, to := code()
-	if to <= from {
-		t.Fatal("the program's code is not found")
+	here, _, _, _ := runtime.Caller(0)
+	all := constant()
+	if !slices.ContainsFunc(all, func(m mapping) bool { return m.from <= here && here < m.to }) {
+		t.Fatalf("the program's code is not found among %x", all)
 	}
-	had := mapped(t, from)
+	if len(all) < 2 {
+		t.Fatalf("its constants are not found beside %x", all)
+	}
+	had := mapped(t, all)
 	giveBack()
-	if has := mapped(t, from); has > had/2 {
-		t.Errorf("%d KB of the code are mapped, of %d before", has, had)
+	if has := mapped(t, all); has > had/2 {
+		t.Errorf("%d KB of code and constants are mapped, of %d before", has, had)
 	}
 }
 
-// mapped is how much of the mapping that begins at from is, in KB (proc(5), smaps).
-func mapped(t *testing.T, from uintptr) (kb int) {
-	t.Helper()
-	f, err := os.Open("/proc/self/smaps")
+// What has been written to would not come back.
+func TestGiveBackKeeps(t *testing.T) {
+	page := os.Getpagesize()
+	exe, err := os.Open("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	found := false
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if strings.HasPrefix(lines.Text(), fmt.Sprintf("%08x-", from)) {
-			found = true
-		}
-		if _, err := fmt.Sscanf(lines.Text(), "Rss: %d kB", &kb); found && err == nil {
-			return kb
-		}
+	defer exe.Close()
+	b, err := unix.Mmap(int(exe.Fd()), 0, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no such mapping")
-	return 0
+	defer func() {
+		if err := unix.Munmap(b); err != nil {
+			t.Error(err)
+		}
+	}()
+	at := mapping{from: uintptr(unsafe.Pointer(&b[0])), to: uintptr(unsafe.Pointer(&b[0])) + uintptr(page)}
+	b[0] = 'x'
+	if err := unix.Mprotect(b, unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(constant(), at) {
+		t.Error("a page that was relocated is dropped")
+	}
+	if giveBack(); b[0] != 'x' {
+		t.Error("what was written is gone")
+	}
+}
+
+// mapped is how much of these mappings is in memory, in KB (proc_pid_smaps(5)).
+func mapped(t *testing.T, all []mapping) (kb int) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/smaps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		_, rest, ok := strings.Cut("\n"+string(text), fmt.Sprintf("\n%08x-%08x ", m.from, m.to))
+		if !ok {
+			t.Fatalf("no mapping at %x", m.from)
+		}
+		_, rss, _ := strings.Cut(rest, "\nRss:")
+		var n int
+		if _, err := fmt.Sscanf(rss, "%d kB", &n); err != nil {
+			t.Fatal(err)
+		}
+		kb += n
+	}
+	return kb
 }

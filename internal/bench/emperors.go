@@ -245,7 +245,7 @@ func bubbles(ctx context.Context, rounds int) (all series, err error) {
 	return all, nil
 }
 
-// memory: what a running vassal costs, by the proportional set size of all
+// memory: what a running vassal at rest costs, by the proportional set size of all
 // processes below the Emperor.
 func (b *bench) memory(ctx context.Context) error {
 	return b.both("memory", func(l, u *contender) error {
@@ -260,6 +260,9 @@ func (b *bench) memory(ctx context.Context) error {
 				if err := c.answer(ctx, fmt.Sprintf("v%d", j)); err != nil {
 					return err
 				}
+			}
+			if err := pause(ctx, 10*time.Second); err != nil { // until they are at rest
+				return err
 			}
 			total, err := pssBelow(c.cmd.Process.Pid)
 			if err != nil {

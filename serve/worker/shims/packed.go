@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/binary"
-	"sync"
 )
 
 // A program of a Python worker is sent like this:
@@ -31,15 +30,16 @@ var (
 	Green            = packed("green", GreenSource)
 )
 
-// packed returns the function that makes a program's packet, once.
+// packed returns the function that makes a program's packet. It is made anew for each
+// loader: kept, the packets would be half of what a core at rest has in its heap.
 func packed(name, text string) func() []byte {
-	return sync.OnceValue(func() []byte {
+	return func() []byte {
 		code, err := compiled.ReadFile("compiled/" + name + ".code")
 		if err != nil { // a build without the system's Python
 			code = nil
 		}
 		return Pack(code, text)
-	})
+	}
 }
 
 // Pack makes a packet of a file of compile.py, which is the SHA-256 of the text,
