@@ -31,6 +31,8 @@ if [ -e /dev/fuse ]; then have=$have,fuse; fi
 if grep -q '^0*1 ' /proc/net/if_inet6 2>/dev/null; then have=$have,ipv6; fi
 # open_tree and mount_setattr came with Linux 5.12.
 if [ "$(printf '%s\n' 5.12 "$(uname -r)" | sort -V | head -n 1)" = 5.12 ]; then have=$have,opentree; fi
+# IP_LOCAL_PORT_RANGE came with Linux 6.3.
+if [ "$(printf '%s\n' 6.3 "$(uname -r)" | sort -V | head -n 1)" = 6.3 ]; then have=$have,portrange; fi
 # The scopes of Landlock came with Linux 6.12; it can be built in and off.
 if [ "$(printf '%s\n' 6.12 "$(uname -r)" | sort -V | head -n 1)" = 6.12 ] && [ -x /usr/bin/python3 ] &&
 	/usr/bin/python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL(None).syscall(444, 0, 0, 1) < 6)'; then have=$have,landlock; fi

@@ -1,6 +1,7 @@
 package listen
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -14,6 +15,9 @@ import (
 // filter is inherited with the socket, and SO_LOCK_FILTER has it neither
 // removed nor replaced by anybody (KERNEL 1).
 //
+// Nothing is heard on such a port, but it is taken from the host, whose connections
+// need ports of the same range: onePort has them all ask for one and the same.
+//
 // The filter is there before the first connection can be: what was accepted
 // without it would stay so. Without root (liege serve) there is none: what
 // accepts then is the caller, who may listen where he likes.
@@ -23,7 +27,9 @@ func listenHere(fd, backlog int) error {
 	}
 	locked, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LOCK_FILTER)
 	if err == nil && locked == 0 {
-		err = filterPort(fd)
+		if err = filterPort(fd); err == nil {
+			err = onePort(fd)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("filter: %w", err)
@@ -50,4 +56,27 @@ func filterPort(fd int) error {
 		return err
 	}
 	return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LOCK_FILTER, 1)
+}
+
+// ipLocalPortRange is IP_LOCAL_PORT_RANGE of ip(7), since Linux 6.3, which is
+// inherited by what is accepted. The sandbox's filter refuses it to vassals.
+const ipLocalPortRange = 51
+
+// onePort has the kernel pick no port for fd, and for what fd accepts, but the first
+// of those that it picks from. An older kernel cannot: there a vassal can take as
+// many as it may have descriptors.
+func onePort(fd int) error {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return err
+	}
+	var first uint16
+	if _, err := fmt.Sscan(string(text), &first); err != nil {
+		return fmt.Errorf("ip_local_port_range: %q: %w", text, err)
+	}
+	err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, ipLocalPortRange, int(first)<<16|int(first))
+	if errors.Is(err, unix.ENOPROTOOPT) {
+		return nil
+	}
+	return err
 }

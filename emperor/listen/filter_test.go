@@ -2,6 +2,7 @@ package listen
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"liege/internal/testenv"
 )
 
 // TestOwnPortAlone: a connection that its tenant takes apart and makes a
@@ -58,6 +61,38 @@ func TestOwnPortAlone(t *testing.T) {
 	})
 }
 
+// TestOnePortForStrays: of however many connections that are taken apart one at most
+// gets a port of the host's, whosever they are.
+func TestOnePortForStrays(t *testing.T) {
+	testenv.Need(t, testenv.PortRange)
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(address, func(t *testing.T) {
+			s := NewRegistry().Set("a")
+			defer s.Close()
+			c := apply(t, s, wanting(t, vassalFile(t, "a.ini"), address))
+			c.Commit()
+			ln := int(c.Bound()[0].File.Fd())
+			got := 0
+			for range 3 {
+				fd := apart(t, ln)
+				switch err := unix.Listen(fd, 1); {
+				case err == nil:
+					got++
+					continue
+				case !errors.Is(err, unix.EADDRINUSE):
+					t.Fatal(err)
+				}
+				if anyPort(t, fd); unix.Listen(fd, 1) != nil {
+					t.Error("it is not the range that keeps it from listening")
+				}
+			}
+			if got > 1 {
+				t.Errorf("%d strays listen", got)
+			}
+		})
+	}
+}
+
 // portAt is where on loopback the inet socket fd is connected to.
 func portAt(t *testing.T, fd int) netip.AddrPort {
 	t.Helper()
@@ -75,6 +110,28 @@ func portAt(t *testing.T, fd int) netip.AddrPort {
 // strayFrom makes a listener without bind of a connection accepted from ln.
 func strayFrom(t *testing.T, ln int) int {
 	t.Helper()
+	fd := apart(t, ln)
+	anyPort(t, fd) // the one may be taken
+	if err := unix.Listen(fd, 1); err != nil {
+		t.Fatal(err)
+	}
+	if portAt(t, fd).Port() == portAt(t, ln).Port() {
+		t.Fatal("the stray listener has the port of the other")
+	}
+	return fd
+}
+
+// anyPort undoes onePort, which no vassal may.
+func anyPort(t *testing.T, fd int) {
+	t.Helper()
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, ipLocalPortRange, 0); err != nil && !errors.Is(err, unix.ENOPROTOOPT) {
+		t.Fatal(err)
+	}
+}
+
+// apart accepts a connection from ln and takes it apart.
+func apart(t *testing.T, ln int) int {
+	t.Helper()
 	c, err := net.Dial("tcp", portAt(t, ln).String())
 	if err != nil {
 		t.Fatal(err)
@@ -91,12 +148,6 @@ func strayFrom(t *testing.T, ln int) int {
 	unspec := unix.RawSockaddrInet6{Family: unix.AF_UNSPEC}
 	if _, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), unix.SizeofSockaddrInet6); errno != 0 {
 		t.Fatal(errno)
-	}
-	if err := unix.Listen(fd, 1); err != nil {
-		t.Fatal(err)
-	}
-	if portAt(t, fd).Port() == portAt(t, ln).Port() {
-		t.Fatal("the stray listener has the port of the other")
 	}
 	return fd
 }

@@ -39,6 +39,7 @@ const (
 	SELinux     Feature = "selinux"     // a loaded policy
 	NoSELinux   Feature = "no-selinux"  // none: what is asked of SELinux fails
 	OldTables   Feature = "ip-tables"   // iptables-legacy in the kernel
+	PortRange   Feature = "portrange"   // IP_LOCAL_PORT_RANGE (Linux 6.3)
 	OpenTree    Feature = "opentree"    // open_tree, mount_setattr (Linux 5.12)
 	Landlock    Feature = "landlock"    // of version 6, with scopes (Linux 6.12)
 	NFTables    Feature = "nftables"    // nf_tables and veth, as net = nat needs them
@@ -137,6 +138,8 @@ func Have(f Feature) error {
 		return nil
 	case OldTables:
 		return haveFile("/proc/net/ip_tables_names")
+	case PortRange:
+		return havePortRange()
 	case OpenTree:
 		return haveOpenTree()
 	case Landlock:
@@ -215,6 +218,15 @@ func haveLandlock() error {
 		return fmt.Errorf("Landlock has version %d", version)
 	}
 	return nil
+}
+
+func havePortRange() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, 51, 0)
 }
 
 func haveOpenTree() error {

@@ -13,6 +13,7 @@
 //   - personality(2) stays the usual one, and vmsplice is not there;
 //   - the limit of core dumps cannot be changed;
 //   - nor can a file's attributes (chattr), its quota project among them;
+//   - nor can the range from which the kernel picks a socket's port;
 //   - a call of another ABI (i386, x32) kills the process: their numbers mean
 //     other calls, and nothing that runs here needs them;
 //   - sockets are of the families unix, inet, inet6 and netlink, and inet ones
@@ -49,6 +50,9 @@ const (
 	fsSetXAttr   = 0x401c5820 // FS_IOC_FSSETXATTR
 	fsSetFlags32 = 0x40046602 // FS_IOC32_SETFLAGS
 )
+
+// ipLocalPortRange is IP_LOCAL_PORT_RANGE of ip(7).
+const ipLocalPortRange = 51
 
 // attrCurrent is LSM_ATTR_CURRENT.
 const attrCurrent = 100
@@ -166,6 +170,8 @@ func (p Profile) adjust(rules map[string][]rule) {
 		}
 		refused = append(refused, unix.TIOCSTI, unix.TIOCLINUX) // nothing is typed into a terminal
 	}
+	// The listeners have it set for all that they accept (emperor/listen).
+	rules["setsockopt"] = []rule{{then: allow}, {conds: []cond{low(1, unix.IPPROTO_IP), low(2, ipLocalPortRange)}, then: perm}}
 	ioctls := []rule{{then: allow}}
 	for _, request := range refused {
 		ioctls = append(ioctls, rule{conds: []cond{low(1, request)}, then: perm})
