@@ -27,9 +27,10 @@ func listenHere(fd, backlog int) error {
 	}
 	locked, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_LOCK_FILTER)
 	if err == nil && locked == 0 {
-		if err = filterPort(fd); err == nil {
-			err = onePort(fd)
-		}
+		err = filterPort(fd)
+	}
+	if err == nil {
+		err = onePort(fd)
 	}
 	if err != nil {
 		return fmt.Errorf("filter: %w", err)
