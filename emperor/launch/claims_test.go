@@ -28,10 +28,10 @@ func TestClaims(t *testing.T) {
 // A core that fails over and over again does not fill the Emperor's memory.
 func TestFailedAgainAndAgain(t *testing.T) {
 	in := &instance{}
-	verified, ready := true, false
+	ready := false
 	for range 10 * maxClaims {
 		m := vassal.Message{V: 1, Type: vassal.Failed, Reason: &vassal.Problem{Message: "no"}}
-		if err := in.obey(m, nil, &verified, &ready); err != nil {
+		if err := in.obey(m, nil, &ready); err != nil {
 			t.Fatal(err)
 		}
 	}
