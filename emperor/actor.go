@@ -59,12 +59,12 @@ type actor struct {
 	fails     int // tries that died since one was stable or somebody stepped in
 	checks    int // refusals in a row of the same file
 	tardy     bool
-	retrying  bool    // this try is a retry, nobody's wish
-	idled     bool    // the generation that serves was idle for long enough to sleep
-	unslept   bool    // the try that died was one to sleep
-	dozing    bool    // it needs no goroutine until its box rings
-	again     func()  // starts one
-	credit    float64 // see paced
+	retrying  bool        // this try is a retry, nobody's wish
+	idled     *generation // which has said in its rest that nobody asks; nil: none
+	unslept   bool        // the try that died was one to sleep
+	dozing    bool        // it needs no goroutine until its box rings
+	again     func()      // starts one
+	credit    float64     // see paced
 	creditAt  time.Time
 	queued    time.Time // since when it waits for a slot; zero: it does not
 
@@ -285,13 +285,15 @@ func (a *actor) decide(ctx context.Context) stateFn {
 		return a.suspend
 	}
 	a.remember()
+	idled := a.idled
+	a.idled = nil
 	switch {
 	case a.due():
 		a.fails, a.checks, a.retrying = 0, 0, false
 		return a.try
 	case a.cur != nil && a.cur.prep == nil && a.last == untried:
 		return a.try // the successor of a survivor
-	case a.cur != nil && a.idled:
+	case idled != nil && idled == a.cur && a.mayNod():
 		return a.nod
 	case a.cur != nil:
 		return a.serve
@@ -387,7 +389,6 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 		case <-wishes:
 			a.look(ctx)
 		case <-idle:
-			a.idled = true
 			return evIdle
 		case changed := <-a.looked:
 			if a.looking = false; changed {
@@ -414,7 +415,7 @@ func (a *actor) signs() (crashed, unheld, wishes, idle <-chan struct{}) {
 	if w, ok := a.cur.inst.(Wisher); ok {
 		wishes = w.Wishes()
 	}
-	if i, ok := a.cur.inst.(Idler); ok && a.canSleep(a.cur.prep) {
+	if i, ok := a.cur.inst.(Idler); ok && a.mayNod() {
 		idle = i.Idle()
 	}
 	return a.cur.inst.Done(), unheld, wishes, idle

@@ -103,7 +103,10 @@ func (a *actor) rest(ctx context.Context, timer <-chan time.Time) bool {
 		switch a.next(ctx, nil, timer) {
 		case evTimer:
 			return true
-		case evEnd, evCrash, evIdle:
+		case evIdle:
+			a.idled = a.cur
+			return false
+		case evEnd, evCrash:
 			return false
 		case evWish:
 			w := a.box.get()
