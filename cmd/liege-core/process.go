@@ -30,6 +30,7 @@ type process struct {
 	signals   <-chan os.Signal
 	log       *slog.Logger
 	orphaned  chan struct{} // closed when the other end of control is gone
+	wishes    wishes        // for another generation
 }
 
 // start takes over the donated descriptors and builds the core. What goes
@@ -43,7 +44,7 @@ func start(args []string, signals <-chan os.Signal, log *slog.Logger) (*process,
 	for fd := firstListener; fd <= max(a.app, a.control); fd++ {
 		syscall.CloseOnExec(fd)
 	}
-	p := &process{signals: signals, log: log, orphaned: make(chan struct{})}
+	p := &process{signals: signals, log: log, orphaned: make(chan struct{}), wishes: newWishes()}
 	if a.control >= 0 {
 		if p.control, err = control.Open(os.NewFile(uintptr(a.control), "control")); err != nil {
 			return nil, err
@@ -130,12 +131,13 @@ func (p *process) build(a arguments) error {
 func (p *process) run() error {
 	ctx, drain := context.WithCancel(context.Background())
 	defer drain()
-	p.core.OnWish(func() { _ = p.asksForReload() }, drain)
+	p.core.OnWish(func(pid int) { _ = p.asksForReload("the application asks to be reloaded", "pid", pid) }, drain)
 	var side, counting sync.WaitGroup
 	quit := make(chan struct{})
 	side.Go(func() { p.watchSignals(quit, drain) })
 	if p.control != nil {
 		side.Go(func() { p.receive(drain) })
+		side.Go(func() { p.wishes.pass(quit, p.reload) })
 		counting.Go(func() { p.count(quit) })
 	}
 	err := p.core.Run(ctx, p.listeners, p.ready)
@@ -164,7 +166,7 @@ func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
 				p.printWorkers()
 				continue
 			case syscall.SIGHUP:
-				if p.asksForReload() {
+				if p.asksForReload("SIGHUP: reload") {
 					continue
 				}
 			case syscall.SIGINT:
@@ -179,25 +181,31 @@ func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
 	}
 }
 
-// asksForReload passes a SIGHUP on to the Emperor, which starts another
-// generation and then drains this one. Without anybody who could, a core that
-// was started alone drains; one whose Emperor is gone serves on.
-func (p *process) asksForReload() bool {
+// asksForReload passes a wish for another generation, such as a SIGHUP, on to the
+// Emperor, which starts that and then drains this one; why, with its args, is for the
+// log. Without anybody who could, a core that was started alone drains; one whose
+// Emperor is gone serves on.
+func (p *process) asksForReload(why string, args ...any) bool {
 	if p.control == nil {
 		return false
 	}
+	p.wishes.add(wish{why, args})
+	return true
+}
+
+// reload sends one wish.
+func (p *process) reload(w wish) {
+	p.log.Info(w.why, w.args...)
 	if err := p.control.Send(vassal.Message{Type: vassal.Reload}); err != nil {
 		p.log.Warn("no Emperor is there to reload the vassal", "err", err)
 	}
-	return true
 }
 
 // changed asks for another generation because the application's code is not
 // what was loaded; one that does not load leaves this one serving.
 func (p *process) changed(file string) {
-	p.log.Info("the application's code has changed: reload", "file", file)
-	if !p.asksForReload() {
-		p.log.Warn("nobody is there to reload the application")
+	if !p.asksForReload("the application's code has changed: reload", "file", file) {
+		p.log.Warn("the application's code has changed, and nobody is there to reload it", "file", file)
 	}
 }
 
