@@ -29,8 +29,9 @@ type process struct {
 	core      *serve.Core
 	signals   <-chan os.Signal
 	log       *slog.Logger
-	orphaned  chan struct{} // closed when the other end of control is gone
-	wishes    wishes        // for another generation
+	orphaned  chan struct{}  // closed when the other end of control is gone
+	loaded    chan time.Time // capacity 1: when the application was
+	wishes    wishes         // for another generation
 }
 
 // start takes over the donated descriptors and builds the core. What goes
@@ -44,7 +45,7 @@ func start(args []string, signals <-chan os.Signal, log *slog.Logger) (*process,
 	for fd := firstListener; fd <= max(a.app, a.control); fd++ {
 		syscall.CloseOnExec(fd)
 	}
-	p := &process{signals: signals, log: log, orphaned: make(chan struct{}), wishes: newWishes()}
+	p := &process{signals: signals, log: log, orphaned: make(chan struct{}), loaded: make(chan time.Time, 1), wishes: newWishes()}
 	if a.control >= 0 {
 		if p.control, err = control.Open(os.NewFile(uintptr(a.control), "control")); err != nil {
 			return nil, err
@@ -262,7 +263,7 @@ func (p *process) count(quit <-chan struct{}) {
 	t := time.NewTicker(countEvery)
 	defer t.Stop()
 	var sent vassal.Counts
-	quiet := idler{after: p.app.Sleep, since: time.Now()}
+	quiet := idler{} // it does not sleep before it is awake
 	rest := idler{after: restAfter, since: time.Now()}
 	var tidied uint64 // requests, when memory was given back
 	told, orphaned := p.tell, p.orphaned
@@ -270,6 +271,8 @@ func (p *process) count(quit <-chan struct{}) {
 		var end, due bool
 		select {
 		case <-t.C:
+		case at := <-p.loaded:
+			quiet = idler{after: p.app.Sleep, since: at}
 		case <-orphaned:
 			told, orphaned, due = p.leave(), nil, true
 		case <-quit:
@@ -324,6 +327,7 @@ func (p *process) ready(notes vassal.Problems) {
 		p.core.Alone() // nobody else could say so
 		return
 	}
+	p.loaded <- time.Now()
 	if err := p.control.Send(vassal.Message{Type: vassal.Ready, Notes: notes}); err != nil {
 		p.log.Warn("nobody was told that the core is ready", "err", err)
 	}

@@ -39,3 +39,36 @@ func TestFailedAgainAndAgain(t *testing.T) {
 		t.Errorf("%d reasons kept, want %d", len(in.said), maxClaims)
 	}
 }
+
+// Readiness and rest are a core's claims about a time: that it is ready changes nothing
+// once it was given up, and that nobody asks is no word of one that does not serve yet.
+func TestUntimely(t *testing.T) {
+	say := func(in *instance, ready *bool, m vassal.MessageType) {
+		t.Helper()
+		if err := in.obey(vassal.Message{V: 1, Type: m}, nil, ready); err != nil { // a Commit of nil would panic
+			t.Fatal(err)
+		}
+	}
+	ready := false
+	in := newInstance(t.Context(), nil, &prepared{}, 1)
+	in.verified.Store(true)
+	say(in, &ready, vassal.Idle)
+	if len(in.Idle()) > 0 {
+		t.Error("idle before it is ready")
+	}
+	if !in.Forgo() || !in.Forgo() {
+		t.Error("it cannot be given up")
+	}
+	say(in, &ready, vassal.Ready)
+	if len(in.Ready()) > 0 || !ready {
+		t.Error("ready after it was given up")
+	}
+	say(in, &ready, vassal.Idle)
+	if len(in.Idle()) != 1 {
+		t.Error("what serves cannot be idle")
+	}
+	in = newInstance(t.Context(), nil, nil, 2)
+	if !in.decide(serves) || in.Forgo() {
+		t.Error("what serves was given up")
+	}
+}

@@ -270,7 +270,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, ready *bool) error
 		default: // the last one was not yet looked at
 		}
 	case vassal.Idle:
-		if in.guests.Load() > 0 {
+		if !*ready || in.guests.Load() > 0 {
 			return nil // it is said again
 		}
 		select {
