@@ -81,3 +81,47 @@ func TestWishAsItServes(t *testing.T) {
 		r.liege("start", "v", "--timeout", patience)
 	}
 }
+
+// TestOrphanComesBack: a file that went while no Emperor looked, and is back while what
+// survived of it drains: it runs when that is gone, on the same addresses, and with its
+// log.
+func TestOrphanComesBack(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", "import time\ndef application(e, s):\n    if e['PATH_INFO'] == '/hold':\n        time.sleep(14)\n    print('asked', e['PATH_INFO'], flush=True)\n    s('200 OK', [])\n    return [b'x']\n")
+	sock := filepath.Join(r.dir, "app/v.sock")
+	r.give("app", tenant, tenant)
+	lines := fmt.Sprintf("uid = %d\ngid = %d\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\nneed-app = true\nhttp-socket = %s\n", tenant, tenant, sock)
+	r.drop("v", lines)
+	r.up("v")
+	held := make(chan int, 1)
+	go func() {
+		code, _ := r.get(sock, "/hold")
+		held <- code
+	}()
+	time.Sleep(500 * time.Millisecond)
+	r.kill()
+	file := filepath.Join(r.etc, "v.ini")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	r.start()
+	r.until("it ends", func() bool {
+		b, err := os.ReadFile(filepath.Join(r.log, "v.log"))
+		return err == nil && strings.Contains(string(b), "outlived the Emperor")
+	})
+	r.drop("v", lines)
+	r.liege("wait", "v", "running", "--timeout", patience)
+	if code := <-held; code != 200 {
+		t.Errorf("a request that drained got %d", code)
+	}
+	for range 3 { // the end of the one before takes nothing away
+		if code, _ := r.get(sock, "/again"); code != 200 {
+			t.Errorf("afterwards: %d", code)
+		}
+		time.Sleep(time.Second)
+	}
+	if v := r.status("v"); v.State != control.Running || v.Restarts != 0 || v.Error != nil {
+		t.Errorf("%+v", v)
+	}
+	r.until("its lines reach the log", func() bool { return strings.Contains(r.liege("logs", "v"), "asked /again") })
+}
