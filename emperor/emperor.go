@@ -33,6 +33,7 @@ type File struct {
 	Hidden  bool // not everybody may search the directories on the way
 	Device  uint64
 	Inode   uint64
+	Born    int64  // when that inode was made, in nanoseconds; 0: the file system does not say
 	Stamp   string // changes whenever the vassal must be looked at again (CONTRACT 2)
 	Problem *vassal.Problem
 	// NoVassal says that the file cannot have a vassal: its name cannot be

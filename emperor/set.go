@@ -277,12 +277,19 @@ func renamed(f File, lost map[uint64][]*entry) *entry {
 		return nil
 	}
 	for _, en := range lost[f.Inode] {
-		// A number is one file's on one file system only, and another's later.
-		if en.heir == nil && en.file.Path != f.Path && en.file.Device == f.Device && en.file.Trust == f.Trust {
+		if en.heir == nil && en.file.Path != f.Path && en.file.Trust == f.Trust && sameInode(en.file, f) {
 			return en
 		}
 	}
 	return nil
+}
+
+// sameInode reports whether a and b, which have the number of their inode in common,
+// are one file. A number is one file's on one file system only, and another's as soon as
+// that file is gone. Where nobody knows how old an inode is, a file that was renamed is
+// told by what renaming leaves alone.
+func sameInode(a, b File) bool {
+	return a.Device == b.Device && a.Born == b.Born && (a.Born != 0 || a.Stamp == b.Stamp)
 }
 
 // same reports whether nothing about the file asks for a look.

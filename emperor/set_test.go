@@ -370,6 +370,30 @@ func TestRename(t *testing.T) {
 	})
 }
 
+// A number of an inode that is used again is no renamed file: the new vassal waits for
+// nobody, and gets nobody's listeners.
+func TestInodeUsedAgain(t *testing.T) {
+	for name, born := range map[string][2]int64{"by its age": {1, 2}, "by its content": {0, 0}} {
+		t.Run(name, func(t *testing.T) {
+			perform(t, Options{Concurrency: 2}, func(s *stage) {
+				s.write("old", "good drain=50s")
+				s.change("old", func(f *File) { f.Born = born[0] })
+				s.look(2 * time.Second)
+				ino := s.files.m["old"].Inode
+				s.remove("old")
+				s.write("new", "good")
+				s.change("new", func(f *File) { f.Inode, f.Born = ino, born[1] })
+				s.look(2 * time.Second)
+				s.want("old", "draining 1")
+				s.want("new", "running 1")
+				if s.world.handed != nil {
+					s.Error(s.world.handed)
+				}
+			})
+		})
+	}
+}
+
 // What was asked for, and the counters, outlive the Emperor.
 func TestRecords(t *testing.T) {
 	dir := t.TempDir()
