@@ -193,7 +193,7 @@ func (a *actor) begin(ctx context.Context) stateFn {
 	if a.legacy != nil {
 		a.inherit(ctx)
 	}
-	if ad, ok := a.launch.(Adopter); ok {
+	if ad, ok := a.launch.(Adopter); ok && a.hung == nil {
 		a.adopt(ctx, ad)
 	}
 	if a.cur == nil && a.held.gen == nil && a.hung == nil {
@@ -254,21 +254,6 @@ func (a *actor) adoptedOne(s Survivor, counted *map[int]uint64) *generation {
 		a.counted(g)
 	}
 	return g
-}
-
-// inherit waits until the vassal that the file belonged to has drained, and
-// takes its listeners over.
-func (a *actor) inherit(ctx context.Context) {
-	old := alongside(a, ctx, func(context.Context) Launcher { return <-a.legacy })
-	if old == nil {
-		return
-	}
-	if err := a.launch.(Heir).Inherit(old); err != nil { // set.apply made it sure
-		a.realm.log.Warn("listeners are not taken over", "vassal", a.name, "err", err)
-	}
-	if err := old.Close(); err != nil {
-		a.realm.log.Warn("the renamed vassal leaves something behind", "vassal", a.name, "err", err)
-	}
 }
 
 // decide compares the latest wish with what there is.

@@ -251,6 +251,8 @@ func (l *launcher) Inherit(old emperor.Launcher) error {
 	if !ok {
 		return fmt.Errorf("inherit: %T is not of this package", old)
 	}
+	defer l.steps.now.Store(nil)
+	l.at("inherit", "")
 	l.host.Porter.Leave(o.sockets)
 	l.sockets.Inherit(o.sockets)
 	return nil
