@@ -34,6 +34,7 @@ type actor struct {
 	board  *board[report]
 	poke   chan struct{}      // capacity 1: somebody wants fresh usage
 	saves  chan chan struct{} // the counters are to be saved, and the channel closed then
+	left   *loaded            // what an earlier Emperor kept of the vassal, until it has begun
 	legacy chan Launcher      // capacity 1: from the vassal whose file is now this one's; nil: nothing to wait for
 
 	*ears                 // nil: parked
@@ -178,11 +179,11 @@ func (a *actor) run(ctx context.Context) (dozing bool) {
 // what it left running.
 func (a *actor) begin(ctx context.Context) stateFn {
 	a.enter(control.Starting)
-	rec, err := a.realm.records.load(a.name)
-	if err != nil {
+	rec := a.left.record
+	if err := a.left.err; err != nil {
 		a.realm.log.Warn("state is damaged and begins anew", "vassal", a.name, "err", err)
 	}
-	a.rec = rec
+	a.rec, a.left = rec, nil
 	a.box.change(func(w *wish) {
 		if w.intent == "" { // else somebody was quicker
 			w.intent, w.by, w.hold = rec.Intent, rec.By, rec.Hold

@@ -511,6 +511,7 @@ type stage struct {
 	end   chan error
 	dir   string
 	slots int
+	kept  *Kept
 }
 
 // perform runs do against a running Emperor and ends it. Everything must be
@@ -518,7 +519,7 @@ type stage struct {
 func perform(t *testing.T, o Options, do func(s *stage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &stage{T: t, files: newFiles(), world: newWorld(), dir: o.StateDir, slots: o.Concurrency}
+		s := &stage{T: t, files: newFiles(), world: newWorld(), dir: o.StateDir, slots: o.Concurrency, kept: o.Kept}
 		s.start()
 		do(s)
 		s.finish()
@@ -526,7 +527,7 @@ func perform(t *testing.T, o Options, do func(s *stage)) {
 }
 
 func (s *stage) start() {
-	s.e = New(Options{Monitor: s.files, Launcher: s.world.launcher, StateDir: s.dir, LogDir: "/var/log/liege",
+	s.e = New(Options{Monitor: s.files, Launcher: s.world.launcher, StateDir: s.dir, LogDir: "/var/log/liege", Kept: s.kept,
 		Concurrency: s.slots, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	s.ctx, s.stop = context.WithCancel(s.T.Context())
 	s.end = make(chan error, 1)
