@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ type process struct {
 	log       *slog.Logger
 	orphaned  chan struct{}  // closed when the other end of control is gone
 	loaded    chan time.Time // capacity 1: when the application was
+	serves    atomic.Bool    // it is
 	wishes    wishes         // for another generation
 }
 
@@ -234,7 +236,9 @@ func (p *process) receive(drain func()) {
 			ends = vassal.EmperorReload
 			p.core.Relieved()
 		case vassal.Drain:
-			p.core.Hook(ends)
+			if p.serves.Load() { // else it was given up while it loaded: the vassal is not stopped
+				p.core.Hook(ends)
+			}
 			drain()
 		case vassal.Certificates:
 			p.renew(m.File)
@@ -323,6 +327,7 @@ func (p *process) ready(notes vassal.Problems) {
 			p.log.Warn(n.Message, "file", n.File, "line", n.Line, "hint", n.Hint)
 		}
 	}
+	p.serves.Store(true)
 	if p.control == nil {
 		p.core.Alone() // nobody else could say so
 		return
