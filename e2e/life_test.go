@@ -78,6 +78,44 @@ func (r *realm) until(what string, ok func() bool) {
 	}
 }
 
+// TestReloadsAtOnce: an application that asks to be reloaded over and over again is
+// reloaded, and breaks off no request by that.
+func TestReloadsAtOnce(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/hello.py", `import time, uwsgi
+def application(env, start):
+    if env['PATH_INFO'] == '/hold':
+        time.sleep(3)
+    else:
+        for _ in range(300):
+            uwsgi.reload()
+    start('200 OK', [])
+    return [b'done']
+`)
+	r.drop("hello", "uid = nobody\ngid = nogroup\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\nneed-app = true\nprocesses = 3\n")
+	v := r.up("hello")
+	held := make(chan string, 1)
+	go func() {
+		resp, err := client(v.Listen[0], false).Get("http://vassal/hold")
+		if err != nil {
+			held <- err.Error()
+			return
+		}
+		resp.Body.Close()
+		held <- resp.Status
+	}()
+	if code, body := r.get(v.Listen[0], "/reload"); code != 200 || body != "done" {
+		t.Errorf("what asks for reloads got %d %q", code, body)
+	}
+	if got := <-held; got != "200 OK" {
+		t.Errorf("a request beside it got %s", got)
+	}
+	r.until("it is reloaded", func() bool { v := r.status("hello"); return v.Generation > 1 && v.State == control.Running })
+	if v := r.status("hello"); v.Restarts != 0 || v.Generation > 4 {
+		t.Errorf("generation %d after %d restarts", v.Generation, v.Restarts)
+	}
+}
+
 // TestTraceback: what a broken app says on its way up is in status and log.
 func TestTraceback(t *testing.T) {
 	r := newRealm(t)

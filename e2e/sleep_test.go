@@ -122,6 +122,30 @@ func TestSleepLosesNothing(t *testing.T) {
 	}
 }
 
+// TestSleepSlowLoad: a vassal is idle from when it serves, however long it takes to
+// load: who has it started finds it running, and what wakes it is not answered by one
+// that is about to sleep again.
+func TestSleepSlowLoad(t *testing.T) {
+	r := newRealm(t)
+	r.write("app/slow.py", "import time\ntime.sleep(4)\n"+hello("served"))
+	r.drop("shop", fmt.Sprintf("uid = %d\ngid = %d\nchdir = DIR/app\nwsgi-file = DIR/app/slow.py\nneed-app = true\nhttp = 127.0.0.1:0\non-demand = true\nidle = 3\n", tenant, tenant))
+	addr := tcpOf(r.sleeps("shop"))
+	r.liege("start", "shop", "--timeout", patience)
+	if v := r.status("shop"); v.State != control.Running {
+		t.Errorf("started: %s", v.State)
+	}
+	r.sleeps("shop")
+	for range 4 { // the first wakes it
+		if code, body := r.get(addr, "/"); code != 200 || body != "served" {
+			t.Errorf("%d %q", code, body)
+		}
+		time.Sleep(1500 * time.Millisecond)
+	}
+	if v := r.status("shop"); v.ColdStarts != 2 || v.State != control.Running {
+		t.Errorf("%s after %d cold starts, want running after 2", v.State, v.ColdStarts)
+	}
+}
+
 // TestSleepBroken: an application that does not start is answered for, and not
 // started again and again.
 func TestSleepBroken(t *testing.T) {

@@ -34,6 +34,7 @@ type actor struct {
 	board  *board[report]
 	poke   chan struct{}      // capacity 1: somebody wants fresh usage
 	saves  chan chan struct{} // the counters are to be saved, and the channel closed then
+	left   *loaded            // what an earlier Emperor kept of the vassal, until it has begun
 	legacy chan Launcher      // capacity 1: from the vassal whose file is now this one's; nil: nothing to wait for
 
 	*ears                 // nil: parked
@@ -59,12 +60,12 @@ type actor struct {
 	fails     int // tries that died since one was stable or somebody stepped in
 	checks    int // refusals in a row of the same file
 	tardy     bool
-	retrying  bool    // this try is a retry, nobody's wish
-	idled     bool    // the generation that serves was idle for long enough to sleep
-	unslept   bool    // the try that died was one to sleep
-	dozing    bool    // it needs no goroutine until its box rings
-	again     func()  // starts one
-	credit    float64 // see paced
+	retrying  bool        // this try is a retry, nobody's wish
+	idled     *generation // which has said in its rest that nobody asks; nil: none
+	unslept   bool        // the try that died was one to sleep
+	dozing    bool        // it needs no goroutine until its box rings
+	again     func()      // starts one
+	credit    float64     // see paced
 	creditAt  time.Time
 	queued    time.Time // since when it waits for a slot; zero: it does not
 
@@ -178,11 +179,11 @@ func (a *actor) run(ctx context.Context) (dozing bool) {
 // what it left running.
 func (a *actor) begin(ctx context.Context) stateFn {
 	a.enter(control.Starting)
-	rec, err := a.realm.records.load(a.name)
-	if err != nil {
+	rec := a.left.record
+	if err := a.left.err; err != nil {
 		a.realm.log.Warn("state is damaged and begins anew", "vassal", a.name, "err", err)
 	}
-	a.rec = rec
+	a.rec, a.left = rec, nil
 	a.box.change(func(w *wish) {
 		if w.intent == "" { // else somebody was quicker
 			w.intent, w.by, w.hold = rec.Intent, rec.By, rec.Hold
@@ -193,7 +194,7 @@ func (a *actor) begin(ctx context.Context) stateFn {
 	if a.legacy != nil {
 		a.inherit(ctx)
 	}
-	if ad, ok := a.launch.(Adopter); ok {
+	if ad, ok := a.launch.(Adopter); ok && a.hung == nil {
 		a.adopt(ctx, ad)
 	}
 	if a.cur == nil && a.held.gen == nil && a.hung == nil {
@@ -256,21 +257,6 @@ func (a *actor) adoptedOne(s Survivor, counted *map[int]uint64) *generation {
 	return g
 }
 
-// inherit waits until the vassal that the file belonged to has drained, and
-// takes its listeners over.
-func (a *actor) inherit(ctx context.Context) {
-	old := alongside(a, ctx, func(context.Context) Launcher { return <-a.legacy })
-	if old == nil {
-		return
-	}
-	if err := a.launch.(Heir).Inherit(old); err != nil { // set.apply made it sure
-		a.realm.log.Warn("listeners are not taken over", "vassal", a.name, "err", err)
-	}
-	if err := old.Close(); err != nil {
-		a.realm.log.Warn("the renamed vassal leaves something behind", "vassal", a.name, "err", err)
-	}
-}
-
 // decide compares the latest wish with what there is.
 func (a *actor) decide(ctx context.Context) stateFn {
 	a.w = a.box.get()
@@ -285,13 +271,15 @@ func (a *actor) decide(ctx context.Context) stateFn {
 		return a.suspend
 	}
 	a.remember()
+	idled := a.idled
+	a.idled = nil
 	switch {
 	case a.due():
 		a.fails, a.checks, a.retrying = 0, 0, false
 		return a.try
 	case a.cur != nil && a.cur.prep == nil && a.last == untried:
 		return a.try // the successor of a survivor
-	case a.cur != nil && a.idled:
+	case idled != nil && idled == a.cur && a.mayNod():
 		return a.nod
 	case a.cur != nil:
 		return a.serve
@@ -387,7 +375,6 @@ func (a *actor) next(ctx context.Context, done <-chan struct{}, timer <-chan tim
 		case <-wishes:
 			a.look(ctx)
 		case <-idle:
-			a.idled = true
 			return evIdle
 		case changed := <-a.looked:
 			if a.looking = false; changed {
@@ -414,7 +401,7 @@ func (a *actor) signs() (crashed, unheld, wishes, idle <-chan struct{}) {
 	if w, ok := a.cur.inst.(Wisher); ok {
 		wishes = w.Wishes()
 	}
-	if i, ok := a.cur.inst.(Idler); ok && a.canSleep(a.cur.prep) {
+	if i, ok := a.cur.inst.(Idler); ok && a.mayNod() {
 		idle = i.Idle()
 	}
 	return a.cur.inst.Done(), unheld, wishes, idle

@@ -33,6 +33,7 @@ type File struct {
 	Hidden  bool // not everybody may search the directories on the way
 	Device  uint64
 	Inode   uint64
+	Born    int64  // when that inode was made, in nanoseconds; 0: the file system does not say
 	Stamp   string // changes whenever the vassal must be looked at again (CONTRACT 2)
 	Problem *vassal.Problem
 	// NoVassal says that the file cannot have a vassal: its name cannot be
@@ -176,11 +177,17 @@ type Instance interface {
 	Done() <-chan struct{}         // closed when nothing of it is left
 	Exit() vassal.Exit             // valid after Done
 	Problems() vassal.Problems     // why it failed; valid after Done
-	Drain() error                  // ask it to finish; Done follows
-	Kill() error                   // end it now; Done follows
-	Turn(until time.Time) error    // tell it that no other generation has daemons, crons, timers or spoolers; until is Rester.Until of the one before
-	Alone() error                  // tell it that no other generation lives
-	Usage() Usage                  // fast; after Done the last figures
+	// Forgo gives it up unless it has said that it serves, which it may have before
+	// anybody received that: from then on requests may be with it, and the vassal's
+	// listeners are those that it wants. False: it has, and Ready receives, or Done is
+	// closed. What was forgone changes nothing any more, and is still to be drained:
+	// its core may have begun to accept.
+	Forgo() bool
+	Drain() error               // ask it to finish; Done follows
+	Kill() error                // end it now; Done follows
+	Turn(until time.Time) error // tell it that no other generation has daemons, crons, timers or spoolers; until is Rester.Until of the one before
+	Alone() error               // tell it that no other generation lives
+	Usage() Usage               // fast; after Done the last figures
 }
 
 // A Reliever is an Instance that wants to know, before it is asked to finish,

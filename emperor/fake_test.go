@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -19,7 +20,7 @@ import (
 )
 
 // A fake vassal's file is words: what its generations do. "good" is ready after
-// a second; "slow=60s" later; "crash" dies after a second; "dies=5s" is ready
+// a second; "slow=60s" later; "mute=2s" says so later than it is; "crash" dies after a second; "dies=5s" is ready
 // and dies then; "never" is never ready; "fail" is not launched; "bad" is
 // refused; "alone" may not overlap; "both" may run its jobs beside another's; "rests=2s" has none any more
 // so long after Drain; "stubborn" does not drain; "stuck" does not
@@ -224,9 +225,9 @@ func (l *fakeLauncher) Launch(ctx context.Context, p Prepared, gen int) (Instanc
 		time.AfterFunc(time.Second, func() { f.die(vassal.Exit{Code: 1, At: time.Now()}) })
 	case w.has("never"):
 	case w.has("deaf"): // it is ready, and accepts nothing
-		time.AfterFunc(time.Second, func() { f.ready <- nil })
+		time.AfterFunc(time.Second, f.serve)
 	default:
-		time.AfterFunc(w.time("slow", time.Second), func() { started(); l.w.accept(l.name); f.ready <- nil })
+		after(w.time("slow", time.Second), func() { started(); l.w.accept(l.name); f.serve() })
 		if d := w.time("dies", 0); d > 0 {
 			time.AfterFunc(d, func() { f.die(vassal.Exit{Signal: "SIGKILL", OOM: true, At: time.Now()}) })
 		}
@@ -256,7 +257,7 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 	f := &fake{words: w, gen: gen, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), idle: make(chan struct{}, 1)}
 	l.w.held[l.name] = append(l.w.held[l.name], f)
 	l.w.answers = append(l.w.answers, fmt.Sprintf("%d %s", h.Status, h.Page))
-	time.AfterFunc(w.time("slow", 100*time.Millisecond), func() { f.ready <- nil })
+	time.AfterFunc(w.time("slow", 100*time.Millisecond), f.serve)
 	if w.has("crash") {
 		time.AfterFunc(time.Second, func() { f.die(vassal.Exit{Code: 1, At: time.Now()}) })
 	}
@@ -321,9 +322,45 @@ type fake struct {
 	until  time.Time
 	alone  bool
 	killed bool
+	fate   string // "serves" or "forgone"; empty: open
+	asked  bool   // to drain
+	cut    bool   // it was killed while it served, and not drained before
 	usage  Usage
 	idle   chan struct{}
 }
+
+// serve is what a core does that has loaded: it accepts, and says so. "mute" is slow
+// to say it, and "last" dies with that.
+func (f *fake) serve() {
+	if f.decide("serves") != "serves" {
+		return
+	}
+	after(f.words.time("mute", 0), func() {
+		f.ready <- nil
+		if f.words.has("last") {
+			f.die(vassal.Exit{Code: 1, At: time.Now()})
+		}
+	})
+}
+
+// after does what is due after d, at once if that is nothing.
+func after(d time.Duration, do func()) {
+	if d == 0 {
+		do()
+		return
+	}
+	time.AfterFunc(d, do)
+}
+
+// decide decides what becomes of f, once, and returns what became of it.
+func (f *fake) decide(fate string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fate = cmp.Or(f.fate, fate)
+	return f.fate
+}
+
+func (f *fake) Forgo() bool { return f.decide("forgone") == "forgone" }
 
 func (f *fake) die(x vassal.Exit)             { f.once.Do(func() { f.exit = x; close(f.done) }) }
 func (f *fake) PID() int                      { return 1000 + f.gen }
@@ -332,6 +369,10 @@ func (f *fake) Done() <-chan struct{}         { return f.done }
 func (f *fake) Exit() vassal.Exit             { return f.exit }
 func (f *fake) Problems() vassal.Problems     { return f.ps }
 func (f *fake) Drain() error {
+	f.decide("forgone")
+	f.mu.Lock()
+	f.asked = true
+	f.mu.Unlock()
 	if d := f.words.time("rests", 0); d > 0 {
 		time.AfterFunc(d, func() { f.until = time.Now(); close(f.rested) })
 	}
@@ -345,8 +386,10 @@ func (f *fake) Drain() error {
 	return nil
 }
 func (f *fake) Kill() error {
+	f.decide("forgone")
 	f.mu.Lock()
 	f.killed = true
+	f.cut = f.cut || f.fate == "serves" && !f.asked
 	f.mu.Unlock()
 	if !f.words.has("stuck") {
 		f.die(vassal.Exit{Signal: "SIGKILL", At: time.Now()})
@@ -468,6 +511,7 @@ type stage struct {
 	end   chan error
 	dir   string
 	slots int
+	kept  *Kept
 }
 
 // perform runs do against a running Emperor and ends it. Everything must be
@@ -475,7 +519,7 @@ type stage struct {
 func perform(t *testing.T, o Options, do func(s *stage)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := &stage{T: t, files: newFiles(), world: newWorld(), dir: o.StateDir, slots: o.Concurrency}
+		s := &stage{T: t, files: newFiles(), world: newWorld(), dir: o.StateDir, slots: o.Concurrency, kept: o.Kept}
 		s.start()
 		do(s)
 		s.finish()
@@ -483,7 +527,7 @@ func perform(t *testing.T, o Options, do func(s *stage)) {
 }
 
 func (s *stage) start() {
-	s.e = New(Options{Monitor: s.files, Launcher: s.world.launcher, StateDir: s.dir, LogDir: "/var/log/liege",
+	s.e = New(Options{Monitor: s.files, Launcher: s.world.launcher, StateDir: s.dir, LogDir: "/var/log/liege", Kept: s.kept,
 		Concurrency: s.slots, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	s.ctx, s.stop = context.WithCancel(s.T.Context())
 	s.end = make(chan error, 1)

@@ -148,10 +148,7 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time
 	case hung != nil:
 		p := hung.problem(vassal.Error)
 		return nil, &p
-	case !ok:
-		if got.in != nil {
-			a.depart(g, 0)
-		}
+	case !ok && got.in == nil:
 		return nil, nil
 	case got.err != nil && h == nil && !time.Now().Before(until):
 		return nil, nil
@@ -162,15 +159,14 @@ func (a *actor) launchHolding(ctx context.Context, l Holder, h *hold, until time
 		return nil, nil
 	}
 	limit := min(holdReady, time.Until(until))
-	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, got.in, limit) })
-	switch {
-	case !ok, res.late && h == nil: // the retry is due
-		a.depart(g, 0)
+	switch res := a.readiness(ctx, got.in, limit, ok); {
+	case res.how == pointless, res.how == late && h == nil: // the retry is due
+		a.depart(g, holdDrain)
 		return nil, nil
-	case res.ended:
+	case res.how == ended:
 		return nil, deathOf(g, stepHold)
-	case res.late:
-		a.depart(g, 0)
+	case res.how == late:
+		a.depart(g, holdDrain)
 		return nil, fmt.Errorf("not ready after %v", limit)
 	}
 	return g, nil

@@ -223,7 +223,11 @@ type launched struct {
 func (a *actor) driveLaunch(ctx context.Context, what string, n int, p Prepared, f func(context.Context) launched) (l launched, ok bool, h *hungCall) {
 	late := func(l launched) {
 		if l.in != nil {
-			a.depart(&generation{n: n, inst: l.in, prep: p, hold: n >= FirstHold}, 0)
+			patience := restartOf(p).DrainTimeout
+			if n >= FirstHold {
+				patience = holdDrain
+			}
+			a.depart(&generation{n: n, inst: l.in, prep: p, hold: n >= FirstHold}, patience)
 		}
 	}
 	kill := func(l launched) {

@@ -113,3 +113,36 @@ func TestStopWhileItHangs(t *testing.T) {
 		})
 	}
 }
+
+// A vassal whose file was renamed waits for no call of the old one's Launcher that hangs,
+// be it a start or the closing of what is left.
+func TestRenamedWhileItHangs(t *testing.T) {
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("old", "good")
+		s.look(2 * time.Second)
+		s.write("old", "good wedge=10m")
+		s.look(StepTime + giveUp + time.Second)
+		s.rename("old", "new")
+		s.look(2 * time.Second)
+		s.want("old", "draining 2: "+strings.Replace(hangs, "1", "2", 1))
+		s.want("new", "running 1")
+		s.pass(10 * time.Minute)
+		s.want("old", "none")
+		if s.world.opened("old") != 0 || s.world.handed != nil {
+			t.Errorf("%d launchers of the old one, handed over: %v", s.world.opened("old"), s.world.handed)
+		}
+	})
+	perform(t, Options{Concurrency: 2}, func(s *stage) {
+		s.write("old", "good")
+		s.look(2 * time.Second)
+		s.world.closing = time.Hour
+		s.rename("old", "new")
+		s.look(closeTime + giveUp + 3*time.Second)
+		s.want("new", "running 1")
+		s.world.closing = 0
+		if got := s.act("new", control.Stop); got != "0 new: stopped, generation 1" {
+			t.Errorf("stop: %s", got)
+		}
+		s.pass(time.Hour)
+	})
+}

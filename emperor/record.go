@@ -89,17 +89,19 @@ func Remembered(stateDir string, n vassal.Name) bool {
 	return err == nil
 }
 
-// Claims are the names that vassals had when the Emperor ended whose state directory
-// it is, with the paths of their files. What cannot be read is left out: err says so.
-func Claims(stateDir string) (claims map[vassal.Name]string, err error) {
+// Kept is what a state directory holds of the vassals of an earlier Emperor, read once.
+type Kept struct{ records map[vassal.Name]record }
+
+// Keep reads stateDir. What cannot be read is left out: err says so.
+func Keep(stateDir string) (k *Kept, err error) {
+	k = &Kept{records: map[vassal.Name]record{}}
 	list, err := os.ReadDir(stateDir)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
-		return nil, err
+		return k, err
 	}
-	claims = map[vassal.Name]string{}
 	var errs []error
 	for _, e := range list {
 		s, ok := strings.CutPrefix(e.Name(), recordPrefix)
@@ -112,11 +114,41 @@ func Claims(stateDir string) (claims map[vassal.Name]string, err error) {
 			continue
 		}
 		rec, err := records{stateDir}.load(n)
-		if errs = append(errs, err); rec.File != "" {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		k.records[n] = rec
+	}
+	return k, errors.Join(errs...)
+}
+
+// Claims are the names that vassals had when that Emperor ended, with the paths of
+// their files.
+func (k *Kept) Claims() map[vassal.Name]string {
+	claims := map[vassal.Name]string{}
+	for n, rec := range k.records {
+		if rec.File != "" {
 			claims[n] = rec.File
 		}
 	}
-	return claims, errors.Join(errs...)
+	return claims
+}
+
+// take returns what is kept of n, once; not ok: nothing, or nothing any more.
+func (k *Kept) take(n vassal.Name) (rec record, ok bool) {
+	if k == nil {
+		return rec, false
+	}
+	rec, ok = k.records[n]
+	delete(k.records, n)
+	return rec, ok
+}
+
+// loaded is what load returned.
+type loaded struct {
+	record record
+	err    error
 }
 
 // load returns the record of n, a new one if there is none or it is damaged;

@@ -23,6 +23,7 @@ type Options struct {
 	Launcher    func(vassal.Name) Launcher // makes the Launcher of one vassal; must not block
 	StateDir    string                     // exists, root's alone; empty: nothing outlives the Emperor
 	LogDir      string                     // of the default logs, for status
+	Kept        *Kept                      // what was read in StateDir before; nil: nothing. It is the Emperor's then
 	Concurrency int                        // start-concurrency; less than 1: the number of CPUs
 	Owner       func(uid int) string       // the name of a user; nil: numbers
 	Log         *slog.Logger
@@ -34,6 +35,7 @@ type Emperor struct {
 	monitor     Monitor
 	realm       *realm
 	concurrency int
+	kept        *Kept
 	public      *board[public]
 	barrier     chan chan struct{}
 	hurry       chan struct{}
@@ -62,6 +64,7 @@ func New(o Options) *Emperor {
 	e := &Emperor{
 		monitor:     o.Monitor,
 		concurrency: o.Concurrency,
+		kept:        o.Kept,
 		public:      newBoard(public{}),
 		barrier:     make(chan chan struct{}),
 		hurry:       make(chan struct{}),
@@ -110,7 +113,7 @@ func (e *Emperor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var (
-		s = &set{emperor: e, ctx: ctx, entries: map[vassal.Name]*entry{},
+		s = &set{emperor: e, ctx: ctx, kept: e.kept, entries: map[vassal.Name]*entry{},
 			ended: make(chan vassal.Name), told: map[string]bool{}}
 		snapshots = make(chan Snapshot)
 		failed    = make(chan error, 1)
@@ -152,6 +155,7 @@ type set struct {
 	want    Snapshot
 	first   time.Time            // of the first scan
 	refused map[string]time.Time // since when, by path: files that can have no vassal
+	kept    *Kept                // of vassals whose files were not seen yet; nil: nothing
 	pruned  bool
 	ended   chan vassal.Name
 	told    map[string]bool // alarms that stand, told once
@@ -218,6 +222,9 @@ func (s *set) apply(want Snapshot) {
 			en.actor.box.change(func(w *wish) { w.gone = true })
 		}
 	}
+	if !want.Partial {
+		s.kept = nil // of others nothing is kept any more
+	}
 	s.alarm()
 	s.publish()
 	if first := s.first.IsZero(); first {
@@ -277,12 +284,19 @@ func renamed(f File, lost map[uint64][]*entry) *entry {
 		return nil
 	}
 	for _, en := range lost[f.Inode] {
-		// A number is one file's on one file system only, and another's later.
-		if en.heir == nil && en.file.Path != f.Path && en.file.Device == f.Device && en.file.Trust == f.Trust {
+		if en.heir == nil && en.file.Path != f.Path && en.file.Trust == f.Trust && sameInode(en.file, f) {
 			return en
 		}
 	}
 	return nil
+}
+
+// sameInode reports whether a and b, which have the number of their inode in common,
+// are one file. A number is one file's on one file system only, and another's as soon as
+// that file is gone. Where nobody knows how old an inode is, a file that was renamed is
+// told by what renaming leaves alone.
+func sameInode(a, b File) bool {
+	return a.Device == b.Device && a.Born == b.Born && (a.Born != 0 || a.Stamp == b.Stamp)
 }
 
 // same reports whether nothing about the file asks for a look.
@@ -310,12 +324,22 @@ func (f File) owner() int {
 // while no Emperor looked: generations, counters, what was asked of it. en then knows
 // whose it was.
 func (s *set) left(en *entry) bool {
-	rec, err := s.emperor.realm.records.load(en.file.Name)
-	if err != nil {
+	l := s.load(en.file.Name)
+	en.actor.left = &l
+	if l.err != nil {
 		return false
 	}
-	en.owner = cmp.Or(en.owner, rec.Owner)
-	return another(rec.Owner, en.file)
+	en.owner = cmp.Or(en.owner, l.record.Owner)
+	return another(l.record.Owner, en.file)
+}
+
+// load returns what is kept of n.
+func (s *set) load(n vassal.Name) (l loaded) {
+	if rec, ok := s.kept.take(n); ok {
+		return loaded{record: rec}
+	}
+	l.record, l.err = s.emperor.realm.records.load(n)
+	return l
 }
 
 // end removes an actor that has returned, and those that wait to be removed

@@ -126,13 +126,45 @@ func TestClaims(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "v-torn.json"), []byte(`{"v":1,"na`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Claims(dir)
+	kept, err := Keep(dir)
+	got := kept.Claims()
 	if want := map[vassal.Name]string{"v": "/etc/vassals/v.ini", "w": "/etc/vassals/w.ini"}; !maps.Equal(got, want) || err == nil {
 		t.Errorf("%v, %v", got, err)
 	}
-	if got, err := Claims(filepath.Join(dir, "none")); len(got) > 0 || err != nil {
-		t.Errorf("%v, %v", got, err)
+	if kept, err := Keep(filepath.Join(dir, "none")); len(kept.Claims()) > 0 || err != nil {
+		t.Errorf("%v, %v", kept.Claims(), err)
 	}
+}
+
+// The next Emperor reads a record once; what it has read is of no use to a vassal whose
+// file went meanwhile.
+func TestKept(t *testing.T) {
+	dir := t.TempDir()
+	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+		s.write("v", "good")
+		s.write("w", "good")
+		s.look(2 * time.Second)
+		s.act("v", control.Stop)
+		s.act("w", control.Stop)
+		s.stop()
+		<-s.end
+		var err error
+		if s.kept, err = Keep(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "v-v.json"), []byte("torn"), 0o600); err != nil { // nobody looks
+			t.Fatal(err)
+		}
+		s.remove("w")
+		s.start()
+		s.pass(2 * time.Second)
+		s.want("v", "stopped 1")
+		s.write("w", "good")
+		s.look(2 * time.Second)
+		s.want("w", "running 1")
+		s.act("v", control.Start)
+		s.want("v", "running 2")
+	})
 }
 
 // A file of another user's under the same name is another vassal: it begins when
@@ -368,6 +400,30 @@ func TestRename(t *testing.T) {
 		s.look(2 * time.Second)
 		s.want("last", "running 1")
 	})
+}
+
+// A number of an inode that is used again is no renamed file: the new vassal waits for
+// nobody, and gets nobody's listeners.
+func TestInodeUsedAgain(t *testing.T) {
+	for name, born := range map[string][2]int64{"by its age": {1, 2}, "by its content": {0, 0}} {
+		t.Run(name, func(t *testing.T) {
+			perform(t, Options{Concurrency: 2}, func(s *stage) {
+				s.write("old", "good drain=50s")
+				s.change("old", func(f *File) { f.Born = born[0] })
+				s.look(2 * time.Second)
+				ino := s.files.m["old"].Inode
+				s.remove("old")
+				s.write("new", "good")
+				s.change("new", func(f *File) { f.Inode, f.Born = ino, born[1] })
+				s.look(2 * time.Second)
+				s.want("old", "draining 1")
+				s.want("new", "running 1")
+				if s.world.handed != nil {
+					s.Error(s.world.handed)
+				}
+			})
+		})
+	}
 }
 
 // What was asked for, and the counters, outlive the Emperor.

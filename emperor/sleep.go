@@ -77,6 +77,11 @@ func (a *actor) canSleep(p Prepared) bool {
 	return can && a.hung == nil && p != nil && p.Restart().OnDemand
 }
 
+// mayNod reports whether the generation that serves may be ended because nobody asks:
+// it is what the file says, and the file says that it sleeps. What serves although the
+// file was edited since, and cannot be used, would not come back.
+func (a *actor) mayNod() bool { return a.cur != nil && a.last == served && a.canSleep(a.cur.prep) }
+
 // lull makes the listeners of p and lets the vassal sleep.
 func (a *actor) lull(ctx context.Context, p Prepared, ps vassal.Problems) stateFn {
 	type slept struct {
@@ -106,7 +111,6 @@ func (a *actor) lull(ctx context.Context, p Prepared, ps vassal.Problems) stateF
 // nod ends the generation that serves, for nobody asks for anything. Its
 // listeners are watched as soon as it accepts no more.
 func (a *actor) nod(ctx context.Context) stateFn {
-	a.idled = false
 	if a.w = a.box.get(); a.w.gone || a.w.intent != wantRun || a.due() {
 		return a.decide
 	}

@@ -74,6 +74,13 @@ func (s *stage) idle(d time.Duration) {
 	s.pass(d)
 }
 
+// nth is the nth generation of v.
+func (s *stage) nth(n int) *fake {
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	return s.world.made["v"][n]
+}
+
 func (s *stage) is(name string, want func(v control.Vassal) bool) {
 	s.Helper()
 	if v := record0(s, name); !want(v) {
@@ -204,6 +211,50 @@ func TestSleeping(t *testing.T) {
 		s.want("v", "running 8")
 		s.idle(sec)
 		s.want("v", "sleeping 8")
+	}}, {"idle while its successor starts", func(s *stage) {
+		for n, text := range []string{"good sleepy slow=5s", "good slow=5s"} { // which need not sleep, or does not
+			s.write("v", "good sleepy")
+			s.look(sec)
+			s.act("v", control.Start)
+			s.write("v", text)
+			s.look(sec)
+			s.nth(2 * n).idle <- struct{}{}
+			s.pass(20 * sec)
+			s.want("v", fmt.Sprintf("running %d", 2*n+2))
+			s.idle(sec)
+		}
+		s.want("v", "running 4")
+	}}, {"idle while its successor's start hangs", func(s *stage) {
+		s.write("v", "good sleepy")
+		s.look(sec)
+		s.act("v", control.Start)
+		s.write("v", "good sleepy wedge=300s")
+		s.look(sec)
+		s.nth(0).idle <- struct{}{}
+		s.pass(90 * sec)
+		s.nth(0).idle <- struct{}{}
+		s.pass(90 * sec)
+		s.is("v", func(v control.Vassal) bool { return v.State == control.Running })
+		s.held(0, 1)
+		s.pass(180 * sec)
+		s.want("v", "running 3")
+	}}, {"idle, and the file is bad by now", func(s *stage) {
+		for _, text := range []string{"bad sleepy", "crash sleepy"} {
+			s.write("v", "good sleepy")
+			s.look(sec)
+			s.act("v", control.Start)
+			serves := s.world.latest("v")
+			s.write("v", text)
+			s.look(5 * sec)
+			serves.idle <- struct{}{}
+			s.pass(5 * sec)
+			s.is("v", func(v control.Vassal) bool { return v.State == control.Running && !v.Applied })
+			s.held(0, 1) // nothing could serve the old content once that is gone
+			s.write("v", "good sleepy # mended")
+			s.look(3 * sec)
+			s.idle(sec)
+			s.is("v", func(v control.Vassal) bool { return v.State == control.Sleeping })
+		}
 	}}, {"renamed and removed in its sleep", func(s *stage) {
 		s.write("v", "good sleepy")
 		s.look(sec)

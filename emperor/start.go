@@ -47,8 +47,8 @@ func (a *actor) try(ctx context.Context) stateFn {
 	if a.mayLull(c.prep) {
 		return a.lull(ctx, c.prep, c.ps)
 	}
-	r := restartOf(c.prep)
-	if a.cur != nil && (!r.Overlap || a.w.fresh > a.freshTurn) {
+	alone := !restartOf(c.prep).Overlap || a.w.fresh > a.freshTurn
+	if alone && (a.cur != nil || a.departing() > 0) { // one that was forgone leaves too
 		sl.Release()
 		a.relieve()
 		a.enter(control.Starting)
@@ -87,32 +87,29 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 		l.in, l.err = a.realm.launch(ctx, launcher, p, n)
 		return l
 	})
-	g := &generation{n: n, inst: l.in, prep: p}
 	switch {
 	case h != nil:
 		return a.die(append(ps, h.problem(vassal.Error)))
-	case !ok:
-		if l.in != nil {
-			a.depart(g, 0)
-		}
+	case l.in == nil && !ok:
 		return a.yield
-	case l.err != nil:
+	case l.in == nil:
 		log.Warn("not started", "err", l.err)
 		return a.die(append(ps, vassal.AsProblems(l.err, "start", vassal.CodeStartFailed)...))
 	}
-	limit := restartOf(p).ReadyTimeout
-	res, ok := unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, l.in, limit) })
-	switch {
-	case !ok:
-		a.depart(g, 0)
+	g, r := &generation{n: n, inst: l.in, prep: p}, restartOf(p)
+	limit := r.ReadyTimeout
+	res := a.readiness(ctx, l.in, limit, ok)
+	switch res.how {
+	case pointless:
+		a.depart(g, r.DrainTimeout)
 		return a.yield
-	case res.ended:
+	case ended:
 		a.ended(g)
 		ps = append(ps, deathOf(g, "start")...)
 		log.Warn("ended before it was ready", "err", ps.Error())
 		return a.die(ps)
-	case res.late:
-		a.depart(g, 0)
+	case late:
+		a.depart(g, r.DrainTimeout)
 		log.Warn("not ready in time", "limit", limit)
 		return a.die(append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNotReady, Step: "start",
 			Message: fmt.Sprintf("not ready after %v", limit), Hint: "what does its log say? liege logs " + string(a.name)}))
@@ -124,7 +121,9 @@ func (a *actor) bring(ctx context.Context, p Prepared, ps vassal.Problems) state
 	a.problems = append(ps, res.notes...)
 	a.enter(control.Running)
 	log.Info("ready", "pid", l.in.PID(), "sandbox", executed(l.in))
-	a.cleared(ctx)
+	if !a.superseded() {
+		a.cleared(ctx)
+	}
 	return a.decide
 }
 
@@ -317,30 +316,68 @@ func (a *actor) pend(state string, n int) {
 	a.publish()
 }
 
-// awaited is how the wait for a new generation ended; none of it: given up.
+// readyEnd is how the wait for a new generation ended.
+type readyEnd int
+
+const (
+	pointless readyEnd = iota // a newer wish came first, and it was forgone
+	serves
+	ended
+	late // it was forgone
+)
+
+// awaited is how that wait ended, and what the generation has to say.
 type awaited struct {
+	how   readyEnd
 	notes vassal.Problems
-	ended bool
-	late  bool
+}
+
+// readiness waits until in serves, for no longer than limit. A wish that makes that
+// pointless ends the wait, and so does one that came during its launch (wanted is
+// false then): but not once in has said that it serves. Then it is the one that
+// serves, whatever is wished by now.
+func (a *actor) readiness(ctx context.Context, in Instance, limit time.Duration, wanted bool) (res awaited) {
+	if wanted {
+		res, _ = unless(a, ctx, func(ctx context.Context) awaited { return await(ctx, in, limit) })
+	}
+	if res.how == serves || res.how == ended || in.Forgo() {
+		return res
+	}
+	res = alongside(a, ctx, func(ctx context.Context) awaited { return await(context.WithoutCancel(ctx), in, giveUp) })
+	if res.how == late { // something of it hangs, and it serves
+		res.how = serves
+	}
+	return res
 }
 
 func await(ctx context.Context, in Instance, limit time.Duration) awaited {
-	late := time.NewTimer(limit)
-	defer late.Stop()
+	over := time.NewTimer(limit)
+	defer over.Stop()
 	select {
 	case notes, ok := <-in.Ready():
-		if !ok { // that is no word of it
-			<-in.Done()
-			return awaited{ended: true}
-		}
-		return awaited{notes: notes}
+		return heard(in, notes, ok)
 	case <-in.Done():
-		return awaited{ended: true}
-	case <-late.C:
-		return awaited{late: true}
+		select {
+		case notes, ok := <-in.Ready(): // it served before
+			return heard(in, notes, ok)
+		default:
+			return awaited{how: ended}
+		}
+	case <-over.C:
+		return awaited{how: late}
 	case <-ctx.Done():
-		return awaited{}
+		return awaited{how: pointless}
 	}
+}
+
+// heard is what was received from in.Ready; not ok: it is closed, which is no word
+// of readiness.
+func heard(in Instance, notes vassal.Problems, ok bool) awaited {
+	if !ok {
+		<-in.Done()
+		return awaited{how: ended}
+	}
+	return awaited{how: serves, notes: notes}
 }
 
 // prepare is Prepare, of which a panic is one vassal's problem: its text is a

@@ -103,7 +103,10 @@ func (a *actor) rest(ctx context.Context, timer <-chan time.Time) bool {
 		switch a.next(ctx, nil, timer) {
 		case evTimer:
 			return true
-		case evEnd, evCrash, evIdle:
+		case evIdle:
+			a.idled = a.cur
+			return false
+		case evEnd, evCrash:
 			return false
 		case evWish:
 			w := a.box.get()
@@ -230,6 +233,9 @@ func (a *actor) leave(ctx context.Context) stateFn {
 		if a.cur != nil { // found late: a call that hung had it
 			a.empty(ctx, func(w *wish) bool { return w.gone })
 		}
+		if a.hung != nil { // nobody knows when it has anything to give
+			a.giveUpHeir()
+		}
 		heir := a.box.get().heir
 		// Stuck generations hold what close would remove, and so does a call that hangs.
 		if a.hung == nil && (heir != nil && len(a.leaving) <= len(a.stuck) || len(a.leaving) == 0) {
@@ -252,14 +258,6 @@ func (a *actor) leave(ctx context.Context) stateFn {
 		a.realm.log.Warn("state is not removed", "vassal", a.name, "err", err)
 	}
 	return nil
-}
-
-// giveUpHeir tells the vassal that waits for this one's listeners that it will
-// not get them.
-func (a *actor) giveUpHeir() {
-	if h := a.box.get().heir; h != nil && a.box.change(func(w *wish) { w.heir = nil }) > 0 {
-		h.legacy <- nil
-	}
 }
 
 // shutdown is the end of the vassal with the Emperor. Its wishes are kept for

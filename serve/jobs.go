@@ -67,7 +67,7 @@ func queued(ls *[]net.Listener) (n int) {
 
 // OnWish has reload and stop called when the application asks for that. Call
 // it before Run.
-func (c *Core) OnWish(reload, stop func()) {
+func (c *Core) OnWish(reload func(pid int), stop func()) {
 	if c.api != nil {
 		c.api.Reload, c.api.Stop = reload, stop
 	}

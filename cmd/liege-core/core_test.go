@@ -290,6 +290,45 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// TestLoading: a core that loads is not idle, and one that is given up meanwhile ends
+// soon, and is no vassal that was stopped.
+func TestLoading(t *testing.T) {
+	testenv.Leaks(t)
+	app := site(t)
+	stopped := app.Dir + "/stopped"
+	app.Sleep, app.Drain = time.Second, time.Minute
+	app.Hooks = []vassal.Hook{{Phase: vassal.PreApp, Action: "exec", Arg: "sleep 3"}, {Phase: vassal.EmperorStop, Action: "exec", Arg: "touch " + stopped}}
+	c := run(t, app, nil)
+	c.expect(vassal.Hello)
+	c.send(vassal.Verified)
+	c.expect(vassal.Ready) // before any Idle
+	since := time.Now()
+	c.expect(vassal.Idle)
+	if quiet := time.Since(since); quiet < 900*time.Millisecond {
+		t.Errorf("idle after %v", quiet)
+	}
+	c.send(vassal.Drain)
+	if code := c.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if err := os.Remove(stopped); err != nil {
+		t.Errorf("the hook of a vassal that is stopped: %v", err)
+	}
+	app.Hooks[0].Arg = "sleep 60"
+	c = run(t, app, nil)
+	c.expect(vassal.Hello)
+	c.send(vassal.Verified)
+	began := time.Now()
+	time.Sleep(300 * time.Millisecond)
+	c.send(vassal.Drain)
+	if code, took := c.exit(), time.Since(began); code != 0 || took > 4*time.Second {
+		t.Errorf("given up: exit code %d after %v", code, took)
+	}
+	if _, err := os.Stat(stopped); err == nil {
+		t.Error("the hook of a vassal that is stopped ran for one that was given up")
+	}
+}
+
 // TestSuccession: two generations on one listener, as at a reload; no request
 // of a client that asks all the time fails.
 func TestSuccession(t *testing.T) {

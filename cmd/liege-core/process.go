@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -29,7 +30,10 @@ type process struct {
 	core      *serve.Core
 	signals   <-chan os.Signal
 	log       *slog.Logger
-	orphaned  chan struct{} // closed when the other end of control is gone
+	orphaned  chan struct{}  // closed when the other end of control is gone
+	loaded    chan time.Time // capacity 1: when the application was
+	serves    atomic.Bool    // it is
+	wishes    wishes         // for another generation
 }
 
 // start takes over the donated descriptors and builds the core. What goes
@@ -43,7 +47,7 @@ func start(args []string, signals <-chan os.Signal, log *slog.Logger) (*process,
 	for fd := firstListener; fd <= max(a.app, a.control); fd++ {
 		syscall.CloseOnExec(fd)
 	}
-	p := &process{signals: signals, log: log, orphaned: make(chan struct{})}
+	p := &process{signals: signals, log: log, orphaned: make(chan struct{}), loaded: make(chan time.Time, 1), wishes: newWishes()}
 	if a.control >= 0 {
 		if p.control, err = control.Open(os.NewFile(uintptr(a.control), "control")); err != nil {
 			return nil, err
@@ -130,12 +134,13 @@ func (p *process) build(a arguments) error {
 func (p *process) run() error {
 	ctx, drain := context.WithCancel(context.Background())
 	defer drain()
-	p.core.OnWish(func() { _ = p.asksForReload() }, drain)
+	p.core.OnWish(func(pid int) { _ = p.asksForReload("the application asks to be reloaded", "pid", pid) }, drain)
 	var side, counting sync.WaitGroup
 	quit := make(chan struct{})
 	side.Go(func() { p.watchSignals(quit, drain) })
 	if p.control != nil {
 		side.Go(func() { p.receive(drain) })
+		side.Go(func() { p.wishes.pass(quit, p.reload) })
 		counting.Go(func() { p.count(quit) })
 	}
 	err := p.core.Run(ctx, p.listeners, p.ready)
@@ -164,7 +169,7 @@ func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
 				p.printWorkers()
 				continue
 			case syscall.SIGHUP:
-				if p.asksForReload() {
+				if p.asksForReload("SIGHUP: reload") {
 					continue
 				}
 			case syscall.SIGINT:
@@ -179,25 +184,31 @@ func (p *process) watchSignals(quit <-chan struct{}, drain func()) {
 	}
 }
 
-// asksForReload passes a SIGHUP on to the Emperor, which starts another
-// generation and then drains this one. Without anybody who could, a core that
-// was started alone drains; one whose Emperor is gone serves on.
-func (p *process) asksForReload() bool {
+// asksForReload passes a wish for another generation, such as a SIGHUP, on to the
+// Emperor, which starts that and then drains this one; why, with its args, is for the
+// log. Without anybody who could, a core that was started alone drains; one whose
+// Emperor is gone serves on.
+func (p *process) asksForReload(why string, args ...any) bool {
 	if p.control == nil {
 		return false
 	}
+	p.wishes.add(wish{why, args})
+	return true
+}
+
+// reload sends one wish.
+func (p *process) reload(w wish) {
+	p.log.Info(w.why, w.args...)
 	if err := p.control.Send(vassal.Message{Type: vassal.Reload}); err != nil {
 		p.log.Warn("no Emperor is there to reload the vassal", "err", err)
 	}
-	return true
 }
 
 // changed asks for another generation because the application's code is not
 // what was loaded; one that does not load leaves this one serving.
 func (p *process) changed(file string) {
-	p.log.Info("the application's code has changed: reload", "file", file)
-	if !p.asksForReload() {
-		p.log.Warn("nobody is there to reload the application")
+	if !p.asksForReload("the application's code has changed: reload", "file", file) {
+		p.log.Warn("the application's code has changed, and nobody is there to reload it", "file", file)
 	}
 }
 
@@ -225,7 +236,9 @@ func (p *process) receive(drain func()) {
 			ends = vassal.EmperorReload
 			p.core.Relieved()
 		case vassal.Drain:
-			p.core.Hook(ends)
+			if p.serves.Load() { // else it was given up while it loaded: the vassal is not stopped
+				p.core.Hook(ends)
+			}
 			drain()
 		case vassal.Certificates:
 			p.renew(m.File)
@@ -254,7 +267,7 @@ func (p *process) count(quit <-chan struct{}) {
 	t := time.NewTicker(countEvery)
 	defer t.Stop()
 	var sent vassal.Counts
-	quiet := idler{after: p.app.Sleep, since: time.Now()}
+	quiet := idler{} // it does not sleep before it is awake
 	rest := idler{after: restAfter, since: time.Now()}
 	untidy := true    // the start has left something
 	var tidied uint64 // requests, when memory was given back
@@ -263,6 +276,8 @@ func (p *process) count(quit <-chan struct{}) {
 		var end, due bool
 		select {
 		case <-t.C:
+		case at := <-p.loaded:
+			quiet = idler{after: p.app.Sleep, since: at}
 		case <-orphaned:
 			told, orphaned, due = p.leave(), nil, true
 		case <-quit:
@@ -313,10 +328,12 @@ func (p *process) ready(notes vassal.Problems) {
 			p.log.Warn(n.Message, "file", n.File, "line", n.Line, "hint", n.Hint)
 		}
 	}
+	p.serves.Store(true)
 	if p.control == nil {
 		p.core.Alone() // nobody else could say so
 		return
 	}
+	p.loaded <- time.Now()
 	if err := p.control.Send(vassal.Message{Type: vassal.Ready, Notes: notes}); err != nil {
 		p.log.Warn("nobody was told that the core is ready", "err", err)
 	}

@@ -42,7 +42,8 @@ func one(ctx context.Context, f flags) (err error) {
 	if err != nil {
 		return err
 	}
-	r, err := newRealm(f, cfg, log, &only{Monitor: m, path: path}, &terminal{out: os.Stdout, one: true})
+	monitor := func(map[vassal.Name]string) (emperor.Monitor, error) { return &only{Monitor: m, path: path}, nil }
+	r, err := newRealm(f, cfg, log, monitor, &terminal{out: os.Stdout, one: true})
 	if err != nil {
 		return err
 	}

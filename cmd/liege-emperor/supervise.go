@@ -57,13 +57,12 @@ func supervise(ctx context.Context, f flags) error {
 			log.Warn(p.Error(), "hint", p.Hint)
 		}
 	}
-	claims, err := emperor.Claims(cfg.StateDir)
-	if err != nil {
-		log.Warn("who had some of the names before is not known", "err", err)
-	}
-	monitor, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Period: cfg.Rescan, Claims: claims, Log: log})
-	if err != nil {
-		return &exitError{exitConfig, "", err}
+	monitor := func(claims map[vassal.Name]string) (emperor.Monitor, error) {
+		m, err := dirmon.New(dirmon.Options{Sources: cfg.Vassals, Touch: cfg.Touch, Tyrant: cfg.Tyrant, Period: cfg.Rescan, Claims: claims, Log: log})
+		if err != nil {
+			return nil, &exitError{exitConfig, "", err}
+		}
+		return m, nil
 	}
 	tee := &terminal{out: os.Stdout}
 	if !isTerminal(os.Stdout) {
@@ -83,8 +82,8 @@ func supervise(ctx context.Context, f flags) error {
 // still look after vassals, and only the end of the process ends them.
 var errHandedOver = errors.New("handed over")
 
-// newRealm makes everything that run needs.
-func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Monitor, tee *terminal) (r *realm, err error) {
+// newRealm makes everything that run needs. monitor is told which file had which name.
+func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, monitor func(claims map[vassal.Name]string) (emperor.Monitor, error), tee *terminal) (r *realm, err error) {
 	r = &realm{flags: f, cfg: cfg, log: log}
 	found, err := programs()
 	if err != nil {
@@ -103,6 +102,14 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 			err = errors.Join(err, r.close())
 		}
 	}()
+	kept, err := emperor.Keep(cfg.StateDir) // the lock is ours: nobody writes there any more
+	if err != nil {
+		log.Warn("who had some of the names before is not known", "err", err)
+	}
+	m, err := monitor(kept.Claims())
+	if err != nil {
+		return r, err
+	}
 	if r.boxes, err = sandbox.NewManager(sandbox.ManagerConfig{RunDir: cfg.RunDir, Stage: found.stage, Core: found.core, Cgroup: cfg.Cgroup, Log: log}); err != nil {
 		return r, err
 	}
@@ -148,7 +155,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 		log.Warn("something of an earlier Emperor is left", "err", err)
 	}
 	r.emperor = emperor.New(emperor.Options{
-		Monitor: m, Launcher: r.launch.Launcher, StateDir: cfg.StateDir, LogDir: cfg.LogDir,
+		Monitor: m, Launcher: r.launch.Launcher, StateDir: cfg.StateDir, LogDir: cfg.LogDir, Kept: kept,
 		Concurrency: cfg.Concurrency, Owner: func(uid int) string { return ownerName(local, uid) }, Log: log,
 	})
 	return r, nil

@@ -391,32 +391,49 @@ func typeName(mode uint32) string {
 	return "a device"
 }
 
+// content is what was read of a file.
+type content struct {
+	text []byte
+	calm bool  // it did not change meanwhile, and nobody has it open for writing
+	born int64 // emperor.File.Born
+}
+
 // read returns the bytes of the regular file behind the O_PATH descriptor.
-// calm is false if it changed meanwhile, or somebody has it open for writing.
-func read(fd int, sig signature) (text []byte, calm bool, err error) {
+func read(fd int, sig signature) (c content, err error) {
 	// The descriptor names one inode, known to be a regular file: opening it
 	// again neither blocks nor follows anything.
 	rfd, err := unix.Open("/proc/self/fd/"+strconv.Itoa(fd), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, false, err
+		return c, err
 	}
 	file := os.NewFile(uintptr(rfd), "vassal file")
 	defer file.Close()
 	writers := beingWritten(rfd)
-	text, err = io.ReadAll(io.LimitReader(file, MaxFile+1))
+	text, err := io.ReadAll(io.LimitReader(file, MaxFile+1))
 	if err != nil {
-		return nil, false, err
+		return c, err
 	}
 	if len(text) > MaxFile {
-		return nil, false, fmt.Errorf("grew beyond %d bytes", MaxFile)
+		return c, fmt.Errorf("grew beyond %d bytes", MaxFile)
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(rfd, &st); err != nil {
-		return nil, false, err
+		return c, err
 	}
 	now := signatureOf(&st)
 	same := now.size == sig.size && now.mtime == sig.mtime && now.ctime == sig.ctime && int64(len(text)) == now.size
-	return slices.Clip(slices.Clone(text)), same && !writers, nil // kept for as long as the file is there
+	c = content{text: slices.Clip(slices.Clone(text)), calm: same && !writers, born: born(rfd)} // kept for as long as the file is there
+	return c, nil
+}
+
+// born is when the open file's inode was made, in nanoseconds; 0: its file system does
+// not say.
+func born(fd int) int64 {
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st); err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
 }
 
 // beingWritten reports whether anybody has the file open for writing: a read

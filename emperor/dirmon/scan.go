@@ -35,6 +35,7 @@ type entry struct {
 	file    emperor.File // as it counts
 	counts  bool         // file is set
 	sig     signature    // of the newest state seen
+	born    int64        // content.born, likewise
 	closed  bool         // found.closed, likewise
 	trail   trail        // of the directory in which that was
 	since   time.Time    // when that was first seen
@@ -389,21 +390,20 @@ func (s *scanner) consider(e *entry, p string, f found) {
 		}
 		return
 	}
-	var text []byte
-	var calm bool
+	var c content
 	var err error
-	s.io(func() { text, calm, err = read(f.fd, f.sig) })
+	s.io(func() { c, err = read(f.fd, f.sig) })
 	if err != nil {
 		if s.rested(e) {
 			s.take(e, p, nil, problem(p, vassal.CodeUnreadable, reason(err), ""))
 		}
 		return
 	}
-	if e.taken && calm && e.file.Stamp == f.sig.stamp(text, s.m.touch) {
+	if e.born = c.born; e.taken && c.calm && e.file.Stamp == f.sig.stamp(c.text, s.m.touch) {
 		return
 	}
-	if s.ready(e, calm, len(text) == 0) {
-		s.take(e, p, text, nil)
+	if s.ready(e, c.calm, len(c.text) == 0) {
+		s.take(e, p, c.text, nil)
 	}
 }
 
@@ -471,7 +471,7 @@ func (s *scanner) wake(d time.Duration) { s.again = min(s.again, max(d, time.Mil
 func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
 	e.taken, e.restive = true, time.Time{}
 	e.counts = true
-	file := emperor.File{Path: p, Text: text, Device: e.sig.dev, Inode: e.sig.ino, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777), Hidden: e.closed,
+	file := emperor.File{Path: p, Text: text, Device: e.sig.dev, Inode: e.sig.ino, Born: e.born, Problem: prob, Mode: fs.FileMode(e.sig.mode & 0o7777), Hidden: e.closed,
 		Trust: vassal.Trust{Operator: e.sig.uid == 0, UID: int(e.sig.uid), GID: int(e.sig.gid)},
 		Stamp: e.sig.stamp(text, s.m.touch)}
 	if prob != nil { // nothing of it is believed

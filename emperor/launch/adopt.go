@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -92,6 +90,7 @@ func (h *Host) Tidy() error {
 // ready is adopted; the others, which were draining or loading, end.
 func (l *launcher) Adopt(ctx context.Context) (found emperor.Survivor, leaving []emperor.Survivor) {
 	defer l.steps.now.Store(nil)
+	l.host.orphans.await(l)
 	l.at("adopt", "")
 	for _, in := range l.adoptAll(ctx) {
 		s := emperor.Survivor{Instance: in, Gen: in.gen}
@@ -347,63 +346,4 @@ func checkSocket(fd int, k record.Listener) error {
 		return errors.New("is another socket")
 	}
 	return nil
-}
-
-// EndOrphans ends the survivors of vassals whose file is gone. Call it after
-// the first scan; it returns when they are gone, or known not to die. None of
-// them holds up another.
-func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) error {
-	names, err := h.Records.Names()
-	if err != nil {
-		return err
-	}
-	errs := make([]error, len(names))
-	var wg sync.WaitGroup
-	for i, name := range names {
-		if !lives(name) {
-			wg.Go(func() { errs[i] = h.endOrphan(ctx, name) })
-		}
-	}
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-func (h *Host) endOrphan(ctx context.Context, name vassal.Name) error {
-	l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
-	ins := l.adoptAll(ctx)
-	errs := make([]error, len(ins))
-	var wg sync.WaitGroup
-	for i, in := range ins {
-		h.Log.Info("ends: its file is gone", "vassal", name, "pid", in.PID())
-		wg.Go(func() { errs[i] = in.drained(ctx) })
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("vassal %s: %w", name, err)
-	}
-	return l.Close()
-}
-
-// drained asks the generation to end, kills it when its time to finish is
-// over or ctx is done, and returns when nothing is left. It is the tenant's:
-// it need not end because it is asked to.
-func (in *instance) drained(ctx context.Context) error {
-	err := in.Drain()
-	patience := in.p.Config.Restart.DrainTimeout
-	if patience <= 0 {
-		patience = emperor.KillAfter
-	}
-	select {
-	case <-in.done:
-		return err
-	case <-time.After(patience):
-	case <-ctx.Done():
-	}
-	err = errors.Join(err, in.Kill())
-	select {
-	case <-in.done:
-		return err
-	case <-time.After(emperor.KillAfter):
-		return errors.Join(err, fmt.Errorf("generation %d was killed and does not die: %s", in.gen, in.Remains()))
-	}
 }

@@ -28,14 +28,49 @@ func TestClaims(t *testing.T) {
 // A core that fails over and over again does not fill the Emperor's memory.
 func TestFailedAgainAndAgain(t *testing.T) {
 	in := &instance{}
-	verified, ready := true, false
+	ready := false
 	for range 10 * maxClaims {
 		m := vassal.Message{V: 1, Type: vassal.Failed, Reason: &vassal.Problem{Message: "no"}}
-		if err := in.obey(m, nil, &verified, &ready); err != nil {
+		if err := in.obey(m, nil, &ready); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(in.said) != maxClaims {
 		t.Errorf("%d reasons kept, want %d", len(in.said), maxClaims)
+	}
+}
+
+// Readiness and rest are a core's claims about a time: that it is ready changes nothing
+// once it was given up, and that nobody asks is no word of one that does not serve yet.
+func TestUntimely(t *testing.T) {
+	say := func(in *instance, ready *bool, m vassal.MessageType) {
+		t.Helper()
+		if err := in.obey(vassal.Message{V: 1, Type: m}, nil, ready); err != nil { // a Commit of nil would panic
+			t.Fatal(err)
+		}
+	}
+	ready := false
+	in := newInstance(t.Context(), nil, &prepared{}, 1)
+	in.verified.Store(true)
+	say(in, &ready, vassal.Idle)
+	if len(in.Idle()) > 0 {
+		t.Error("idle before it is ready")
+	}
+	for range 2 {
+		if !in.Forgo() {
+			t.Error("it cannot be given up")
+		}
+	}
+	say(in, &ready, vassal.Ready)
+	if len(in.Ready()) > 0 || !ready {
+		t.Error("ready after it was given up")
+	}
+	say(in, &ready, vassal.Idle)
+	if len(in.Idle()) != 1 {
+		t.Error("what serves cannot be idle")
+	}
+	in = newInstance(t.Context(), nil, nil, 2)
+	if !in.decide(serves) || in.Forgo() {
+		t.Error("what serves was given up")
 	}
 }

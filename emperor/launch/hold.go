@@ -115,6 +115,7 @@ func (l *launcher) holding(of *prepared, h vassal.Hold) (*prepared, error) {
 func (s *start) keepListeners(ctx context.Context, of *prepared) error {
 	if of == nil {
 		s.ch = s.l.sockets.Keep()
+		s.undo = append(s.undo, s.ch.Abort)
 		s.spec.Listeners = s.ch.Files()
 		return nil
 	}

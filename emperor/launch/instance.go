@@ -57,6 +57,8 @@ type instance struct {
 	until    time.Time     // with that
 	exit     vassal.Exit
 	problems vassal.Problems
+	fate     atomic.Int32  // see decide
+	verified atomic.Bool   // its posture was found right: it may load the app, and serve
 	asked    atomic.Bool   // to drain, or to end
 	relieved atomic.Bool   // by another generation
 	serving  chan struct{} // closed when it is ready
@@ -86,7 +88,28 @@ func (in *instance) Exit() vassal.Exit             { return in.exit }
 func (in *instance) Executed() time.Duration       { return time.Duration(in.hello.Load()) }
 func (in *instance) Problems() vassal.Problems     { return in.problems }
 
+// What becomes of a generation: decided once, by whoever is first, its core that
+// says that it serves or the actor that gives it up.
+const (
+	open int32 = iota
+	serves
+	forgone
+)
+
+// decide reports whether fate is what becomes of in.
+func (in *instance) decide(fate int32) bool {
+	return in.fate.CompareAndSwap(open, fate) || in.fate.Load() == fate
+}
+
+// Forgo implements emperor.Instance: serves is never called then.
+func (in *instance) Forgo() bool { return in.decide(forgone) }
+
+// Drain ends one that was not verified: it has accepted nothing, and what of it runs,
+// such as a hook, hears no message.
 func (in *instance) Drain() error {
+	if in.Forgo() && in.control != nil && !in.verified.Load() {
+		return in.Kill()
+	}
 	in.asked.Store(true)
 	in.findLeft()
 	if in.control != nil && in.relieved.Load() {
@@ -102,6 +125,7 @@ func (in *instance) Drain() error {
 func (in *instance) Relieve() { in.relieved.Store(true) }
 
 func (in *instance) Kill() error {
+	in.Forgo() // nothing of it is made final any more
 	in.asked.Store(true)
 	return in.box.Kill()
 }
@@ -178,11 +202,11 @@ func (in *instance) run(box *sandbox.Sandbox, s *start) {
 
 // hear obeys the core's messages until it closes its end or breaks a rule.
 func (in *instance) hear(ch *listen.Change) {
-	verified, ready := false, false
+	ready := false
 	for {
 		m, err := in.control.Receive()
 		if err == nil {
-			err = in.obey(m, ch, &verified, &ready)
+			err = in.obey(m, ch, &ready)
 		}
 		if errors.Is(err, io.EOF) {
 			return
@@ -195,24 +219,27 @@ func (in *instance) hear(ch *listen.Change) {
 }
 
 // obey acts on one message. An error ends the generation.
-func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *bool) error {
+func (in *instance) obey(m vassal.Message, ch *listen.Change, ready *bool) error {
 	switch m.Type {
 	case vassal.Hello:
-		if *verified {
+		if in.verified.Load() {
 			return fmt.Errorf("%w: hello twice", channel.ErrBroken)
 		}
 		in.hello.Store(int64(time.Since(in.began)))
 		if err := in.box.Verify(); err != nil {
 			return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeCheckFailed, File: in.p.Config.File, Step: "verify", Message: err.Error()}
 		}
-		*verified = true
+		in.verified.Store(true)
 		in.write(func(r *record.Record) { r.Verified = true })
 		return in.control.Send(vassal.Verified)
 	case vassal.Ready:
-		if !*verified || *ready {
+		if !in.verified.Load() || *ready {
 			return fmt.Errorf("%w: ready at the wrong time", channel.ErrBroken)
 		}
 		*ready = true
+		if !in.decide(serves) {
+			return nil // it has been asked to drain, and what it accepted meanwhile is finished
+		}
 		in.serves(ch)
 		in.ready <- append(in.claims(in.notCertificates(m.Notes), vassal.Warning), in.unheeded...)
 		close(in.serving)
@@ -243,7 +270,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 		default: // the last one was not yet looked at
 		}
 	case vassal.Idle:
-		if in.guests.Load() > 0 {
+		if !*ready || in.guests.Load() > 0 {
 			return nil // it is said again
 		}
 		select {

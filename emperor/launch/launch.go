@@ -76,11 +76,13 @@ type Host struct {
 	Given  *fdstore.Gift // what systemd kept of an earlier Emperor's; nil: nothing
 	Log    *slog.Logger
 
-	full sync.Once // it was said that systemd keeps no more
+	full    sync.Once // it was said that systemd keeps no more
+	orphans orphans
 }
 
 // Launcher returns the Launcher of the vassal name.
 func (h *Host) Launcher(name vassal.Name) emperor.Launcher {
+	h.orphans.launched(name)
 	return &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
 }
 
@@ -218,6 +220,7 @@ func (l *launcher) Close() error {
 	if !left {
 		errs = append(errs, l.host.Records.RemoveAsleep(l.name), l.host.Records.RemoveVassal(l.name))
 	}
+	l.host.orphans.closed(l.name)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("vassal %s: %w", l.name, err)
 	}
@@ -248,6 +251,8 @@ func (l *launcher) Inherit(old emperor.Launcher) error {
 	if !ok {
 		return fmt.Errorf("inherit: %T is not of this package", old)
 	}
+	defer l.steps.now.Store(nil)
+	l.at("inherit", "")
 	l.host.Porter.Leave(o.sockets)
 	l.sockets.Inherit(o.sockets)
 	return nil

@@ -152,6 +152,9 @@ func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 		}
 		return nil, s.explain(err)
 	}
+	if ctx.Err() != nil {
+		in.Forgo() // nobody waits for it any more
+	}
 	in.run(box, s)
 	return in, nil
 }

@@ -114,7 +114,7 @@ type socket struct {
 	dirs     []string // made for it beneath /run
 	stored   string   // its name in Registry.Store; empty: it is not there
 	// guarded by Registry.mu
-	owner *Set
+	owner *Set   // nil: released
 	from  string // owner's file
 	line  int
 }
@@ -149,6 +149,7 @@ type Change struct {
 	set    *Set
 	next   []*socket
 	pinned []*socket // looked at by an Apply that is under way: nobody closes them meanwhile
+	keeps  bool      // it changes nothing, and next is what nobody closes meanwhile
 }
 
 // Bound lists the sockets in the order of Want.Listeners.
@@ -175,6 +176,10 @@ func (c *Change) Commit() {
 	c.set.mu.Lock()
 	defer c.set.mu.Unlock()
 	if !c.set.settle(c) {
+		return
+	}
+	if c.keeps {
+		c.set.drop(c.next)
 		return
 	}
 	old := c.set.current
@@ -212,7 +217,7 @@ func (s *Set) drop(sockets []*socket) {
 		used := slices.Contains(sockets[:i], k) || slices.Contains(s.current, k) ||
 			slices.ContainsFunc(s.pending, func(c *Change) bool { return slices.Contains(c.next, k) || slices.Contains(c.pinned, k) })
 		if !used {
-			s.reg.release(k)
+			s.reg.release(k, s)
 		}
 	}
 }
@@ -272,7 +277,7 @@ func (s *Set) Close() (left bool) {
 	defer s.mu.Unlock()
 	s.closed = true
 	for _, k := range s.current {
-		left = s.reg.release(k) || left
+		left = s.reg.release(k, s) || left
 	}
 	s.current = nil
 	return left
@@ -317,11 +322,14 @@ func (s *Set) Apply(ctx context.Context, want Want) (*Change, vassal.Problems) {
 	return c, m.problems
 }
 
-// Keep returns a Change that changes nothing: the sockets that the Set has.
+// Keep returns a Change that changes nothing: the sockets that the Set has, which
+// stay open until it is final or undone.
 func (s *Set) Keep() *Change {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &Change{set: s, next: slices.Clone(s.current)}
+	c := &Change{set: s, next: slices.Clone(s.current), keeps: true}
+	s.pending = append(s.pending, c)
+	return c
 }
 
 // Inherit takes over every socket of old, whose file was renamed and of which
@@ -388,10 +396,16 @@ func (k *socket) public() Bound {
 	return Bound{Address: k.bound, Named: k.addr, From: vassal.Origin{File: k.from, Line: k.line}, Protocol: k.protocol, Cookie: cookie, Inode: st.Ino, File: k.file}
 }
 
-// release closes k and forgets it. One that is stored for the next Emperor stays
-// as it is.
-func (r *Registry) release(k *socket) (left bool) {
+// release closes k and forgets it, once, and only for the Set that has it: a heir may
+// have taken it over meanwhile, from one of which a start is still ending. One that is
+// stored for the next Emperor stays as it is.
+func (r *Registry) release(k *socket, of *Set) (left bool) {
 	r.mu.Lock()
+	if k.owner != of {
+		r.mu.Unlock()
+		return false
+	}
+	k.owner = nil
 	if r.held[k.addr] == k {
 		delete(r.held, k.addr)
 	}

@@ -507,6 +507,51 @@ func TestAbortedStarts(t *testing.T) {
 	}
 }
 
+// TestKeep: what another start wants closes nothing of what is being handed over, and
+// handing over changes nothing.
+func TestKeep(t *testing.T) {
+	s := NewRegistry().Set("shop")
+	defer s.Close()
+	apply(t, s, wanting(t, "shop.ini", "@liege-test-keep")).Commit()
+	for name, end := range map[string]func(*Change){"commit": (*Change).Commit, "abort": (*Change).Abort} {
+		kept := s.Keep()
+		apply(t, s, wanting(t, "shop.ini", "@liege-test-other")).Commit()
+		if !dials("@liege-test-keep") {
+			t.Errorf("%s: closed while it is handed over", name)
+		}
+		end(kept)
+		if dials("@liege-test-keep") || !dials("@liege-test-other") {
+			t.Errorf("%s: what the vassal listens on is not what the last start wanted", name)
+		}
+		apply(t, s, wanting(t, "shop.ini", "@liege-test-keep")).Commit()
+	}
+}
+
+// TestLateStart: a start of a vassal that is gone, or whose listeners its heir has, may
+// still be ending.
+func TestLateStart(t *testing.T) {
+	root(t)
+	reg := NewRegistry()
+	old, heir := reg.Set("old"), reg.Set("heir")
+	defer heir.Close()
+	addr := userDir(t) + "/x.sock"
+	apply(t, old, wanting(t, "old.ini", addr)).Commit()
+	late := apply(t, old, wanting(t, "old.ini", addr))
+	heir.Inherit(old)
+	late.Abort()
+	if !dials(addr) {
+		t.Error("the end of a start closed what another vassal has by now")
+	}
+	late = apply(t, heir, wanting(t, "heir.ini", addr))
+	heir.Close()
+	again := apply(t, reg.Set("heir"), wanting(t, "heir.ini", addr))
+	late.Abort()
+	if !dials(addr) {
+		t.Error("what was closed is closed once more")
+	}
+	again.Abort()
+}
+
 // TestStaleOfRoot: a socket that root left in the user's directory, as uWSGI
 // without vacuum does, is replaced; one on which somebody answers, or that is
 // a stranger's, is not, and the reason says so.

@@ -63,9 +63,9 @@ type Workers interface {
 
 // Host answers the application's processes.
 type Host struct {
-	Reload func()     // asks for another generation; nil: nobody can
-	Stop   func()     // ends the vassal; nil: nobody can
-	Queue  func() int // connections that wait to be accepted; nil: 0
+	Reload func(pid int) // asks for another generation, as that process wishes; never waits; nil: nobody can
+	Stop   func()        // ends the vassal; nil: nobody can
+	Queue  func() int    // connections that wait to be accepted; nil: 0
 	// Full says which queue of requests is full, for alarm-backlog; empty: none.
 	// nil: nobody knows.
 	Full   func() string

@@ -203,8 +203,7 @@ func (c *client) reload() bool {
 	if c.h.Reload == nil {
 		return c.say(false)
 	}
-	c.h.log.Info("the application asks to be reloaded", "pid", c.pid)
-	c.h.Reload()
+	c.h.Reload(c.pid)
 	return true
 }
 

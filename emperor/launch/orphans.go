@@ -1,0 +1,159 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"liege/emperor"
+	"liege/vassal"
+)
+
+// orphans are the names of vassals whose file is gone and of which something survived
+// an earlier Emperor. A name is one Launcher's at a time: what an actor has is no
+// orphan, and the actor of a file that comes back while an orphan drains waits for the
+// end of that, which may have been another user's. The zero orphans is empty.
+type orphans struct {
+	mu     sync.Mutex
+	had    map[vassal.Name]bool // before taken: those that have a Launcher
+	taken  bool                 // EndOrphans has been called
+	ending map[vassal.Name]*orphan
+}
+
+// orphan is what ends.
+type orphan struct {
+	until time.Time     // when it has ended at the latest, unless it is stuck
+	over  chan struct{} // closed when it has
+}
+
+// launched notes that there is a Launcher for name.
+func (o *orphans) launched(name vassal.Name) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.taken {
+		return
+	}
+	if o.had == nil {
+		o.had = map[vassal.Name]bool{}
+	}
+	o.had[name] = true
+}
+
+// closed notes that nothing is left of name's: it need not be remembered, and names are
+// easily made.
+func (o *orphans) closed(name vassal.Name) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.had, name)
+}
+
+// take returns those that no Launcher has, of names that have no file and may take
+// so long to be gone. Launchers of theirs wait from then on.
+func (o *orphans) take(names map[vassal.Name]time.Duration) map[vassal.Name]*orphan {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ending = map[vassal.Name]*orphan{}
+	for n, patience := range names {
+		if !o.had[n] {
+			o.ending[n] = &orphan{until: time.Now().Add(patience), over: make(chan struct{})}
+		}
+	}
+	o.taken, o.had = true, nil
+	return o.ending
+}
+
+// await waits until no orphan has l's name. The Emperor's end ends orphans too.
+func (o *orphans) await(l *launcher) {
+	o.mu.Lock()
+	x := o.ending[l.name]
+	o.mu.Unlock()
+	if x == nil {
+		return
+	}
+	l.lasting("wait for the one before", "", emperor.StepTime+max(0, time.Until(x.until)))
+	<-x.over
+}
+
+// EndOrphans ends the survivors of vassals whose file is gone. Call it once, after
+// the first scan; it returns when they are gone, or known not to die. None of
+// them holds up another.
+func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) error {
+	names, err := h.Records.Names()
+	if err != nil {
+		return err
+	}
+	lost := map[vassal.Name]time.Duration{}
+	for _, name := range names {
+		if !lives(name) {
+			lost[name] = h.longest(name)
+		}
+	}
+	ending := h.orphans.take(lost)
+	errs := make(chan error, len(ending))
+	for name, o := range ending {
+		go func() {
+			defer close(o.over)
+			errs <- h.endOrphan(ctx, name)
+		}()
+	}
+	var all []error
+	for range ending {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// longest is how long the survivors of name may take to be gone.
+func (h *Host) longest(name vassal.Name) (d time.Duration) {
+	rs, _ := h.Records.Read(name) // what cannot be believed is not adopted
+	for _, r := range rs {
+		d = max(d, drainOf(r.Drain))
+	}
+	return d + emperor.KillAfter
+}
+
+func (h *Host) endOrphan(ctx context.Context, name vassal.Name) error {
+	l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
+	ins := l.adoptAll(ctx)
+	errs := make([]error, len(ins))
+	var wg sync.WaitGroup
+	for i, in := range ins {
+		h.Log.Info("ends: its file is gone", "vassal", name, "pid", in.PID())
+		wg.Go(func() { errs[i] = in.drained(ctx) })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("vassal %s: %w", name, err)
+	}
+	return l.Close()
+}
+
+// drainOf is d, or what a survivor has whose record does not say.
+func drainOf(d time.Duration) time.Duration {
+	if d <= 0 {
+		return emperor.KillAfter
+	}
+	return d
+}
+
+// drained asks the generation to end, kills it when its time to finish is
+// over or ctx is done, and returns when nothing is left. It is the tenant's:
+// it need not end because it is asked to.
+func (in *instance) drained(ctx context.Context) error {
+	err := in.Drain()
+	select {
+	case <-in.done:
+		return err
+	case <-time.After(drainOf(in.p.Config.Restart.DrainTimeout)):
+	case <-ctx.Done():
+	}
+	err = errors.Join(err, in.Kill())
+	select {
+	case <-in.done:
+		return err
+	case <-time.After(emperor.KillAfter):
+		return errors.Join(err, fmt.Errorf("generation %d was killed and does not die: %s", in.gen, in.Remains()))
+	}
+}
