@@ -86,6 +86,41 @@ func TestOperatorSays(t *testing.T) {
 	}
 }
 
+// An operator's line that names an address by its number means the operator's: a
+// user's does not take its place, wherever it is read, and what a user's line names
+// is a user's.
+func TestLentShared(t *testing.T) {
+	operator := func(lines ...string) (out []Setting) { return said(false, vassal.OwnFile, lines...) }
+	user := func(lines ...string) (out []Setting) { return said(true, vassal.OwnFile, lines...) }
+	for _, c := range []struct {
+		name     string
+		settings []Setting
+		want     string // address, and whose it is
+	}{
+		{"before it", slices.Concat(user("shared-socket=127.0.0.1:22"), operator("shared-socket=:80", "http-socket==0")), ":80"},
+		{"after it", slices.Concat(operator("shared-socket=:80", "http-socket==0"), user("shared-socket=127.0.0.1:22")), ":80"},
+		{"alone", slices.Concat(user("shared-socket=127.0.0.1:22"), operator("http-socket==0")), "=0 refused"},
+		{"beyond the operator's", slices.Concat(user("shared-socket=127.0.0.1:22"), operator("shared-socket=:80", "http-socket==1")), "=1 refused"},
+		{"with a certificate", slices.Concat(user("shared-socket=127.0.0.1:22"), operator("shared-socket=:443", "https-socket==0,/a.pem,/a.key")), ":443"},
+		{"a user's by a user's", user("shared-socket=/srv/a.sock", "http-socket==0"), "/srv/a.sock a user's"},
+		{"the operator's by a user's", slices.Concat(operator("shared-socket=:80"), user("http-socket==0")), ":80 a user's"},
+		{"in [defaults]", slices.Concat(user("shared-socket=127.0.0.1:22"), said(false, vassal.Defaults, "shared-socket=:80", "http-socket==0")), ":80"},
+	} {
+		cfg, ps := Decode(&File{Source: Source{Path: "/etc/vassals/a.ini", Trust: vassal.Trust{Operator: true}}, Settings: c.settings}, Policy{})
+		l := cfg.Listen[0]
+		got := l.Address
+		if cfg.ByUser(l.At) {
+			got += " a user's"
+		}
+		if slices.ContainsFunc(ps, func(p vassal.Problem) bool { return p.Code == vassal.CodeBadValue && p.Key == l.Key }) {
+			got += " refused"
+		}
+		if got != c.want {
+			t.Errorf("%s: %s, want %s: %v", c.name, got, c.want, ps)
+		}
+	}
+}
+
 // said is lines of one layer.
 func said(tenant bool, layer vassal.Layer, lines ...string) (out []Setting) {
 	for i, l := range lines {
