@@ -27,7 +27,8 @@
 //  2. if-…, for…, include, ini, set, declare-option: at once, on the text as
 //     written, so that an $(X) in them is not expanded.
 //  3. $(X), $(X-default), $(X:-default): environment; @(path): content of a file.
-//  4. %(name), %(a b + 1): the first setting of that name, wherever it stands.
+//  4. %(name), %(a b + 1): the first setting of that name, wherever it stands;
+//     in a line of the operator's the operator's first, if there is one.
 //
 // inherit comes after all of it: its lines are last and are not expanded.
 package inifile
