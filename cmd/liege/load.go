@@ -207,7 +207,7 @@ func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
 
 // file checks one file, or standard input.
 func (l *loader) file(ctx context.Context, arg string) (checked, error) {
-	path, section := splitSection(arg)
+	path, section := inifile.SplitSection(arg)
 	var text []byte
 	var info fs.FileInfo
 	var err error

@@ -34,6 +34,8 @@
 package inifile
 
 import (
+	"strings"
+
 	"liege/vassal"
 )
 
@@ -58,6 +60,15 @@ type Source struct {
 	Cwd     string // %v, and what relative paths start from; empty: the directory of Path
 	Inode   uint64 // %i
 	Trust   vassal.Trust
+}
+
+// SplitSection splits FILE.ini:SECTION, as a command line names the section of a
+// file.
+func SplitSection(arg string) (file, section string) {
+	if i := strings.LastIndexByte(arg, ':'); i > 0 && strings.HasSuffix(arg[:i], ".ini") {
+		return arg[:i], arg[i+1:]
+	}
+	return arg, ""
 }
 
 // ReadOptions is what Read needs beside the text.
