@@ -57,11 +57,14 @@ func (a *app) serve(ctx context.Context, line serveLine) error {
 		return err
 	}
 	if os.Geteuid() == 0 && line.file != "" {
-		_, info, err := readVassal(line.file)
-		if err != nil {
+		v, err := readVassal(line.file)
+		switch {
+		case err != nil:
 			return exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", line.file, plain(err)), "")
+		case v.shared != nil:
+			return &exit{code: exitConfig, problems: vassal.Problems{*v.shared}}
 		}
-		if trust, _ := trustOf(info); !trust.Operator {
+		if trust, _ := trustOf(v.info); !trust.Operator {
 			return line.one() // as its owner, in a sandbox
 		}
 	}
