@@ -259,17 +259,17 @@ func (d *decoder) setting(s Setting) {
 	d.apply(v)
 }
 
-// ownersOnly reports whether an option has the Emperor write, read or connect to
-// what it names as the owner of the vassal's file, so that a line that somebody
-// else's file gave would have root's rights in an operator's. What such a line
-// names otherwise is bounded as a tenant's is (Config.Lent).
+// ownersOnly reports whether an option says as whom the app runs, or has the Emperor
+// write, read or connect to what it names as the owner of the vassal's file, so that
+// a line that somebody else's file gave would have root's rights in an operator's.
+// What such a line names otherwise is bounded as a tenant's is (Config.Lent).
 func ownersOnly(o *Option) bool {
 	switch o.Path {
 	case PathLog, PathCert, PathWatch:
 		return true
 	}
 	switch o.Name {
-	case "net", "resolv-conf", "chown-socket", "tmpfs":
+	case "uid", "gid", "net", "resolv-conf", "chown-socket", "tmpfs":
 		return true
 	}
 	return strings.HasPrefix(o.Name, "wait-for-") || strings.Contains(o.Name, "pidfile")
@@ -294,27 +294,14 @@ func operatorsSay(f *File) map[string]vassal.Origin {
 
 // saying is what one line says once and for all; empty: it is one of many.
 func saying(o *Option, s Setting) string {
-	switch o.Name {
-	case "uid", "gid":
-		return "" // an error whatever the others say
-	case "pids-max", "limit-nproc":
-		return "pids-max"
-	case "drain-timeout", "reload-mercy", "worker-reload-mercy":
-		return "drain-timeout"
-	case "http-timeout", "socket-timeout":
-		return "http-timeout"
-	case "threads", "rb-threads":
-		return "threads"
-	case "lazy", "lazy-apps":
-		return "lazy-apps"
-	case "env", "unenv":
-		name, _, _ := strings.Cut(s.Value, "=")
-		return "env " + strings.TrimSpace(name)
+	if !o.Many {
+		return cmp.Or(o.Says, o.Name)
 	}
-	if o.Many {
+	if o.Says == "" {
 		return ""
 	}
-	return o.Name
+	name, _, _ := strings.Cut(s.Value, "=")
+	return o.Says + " " + strings.TrimSpace(name)
 }
 
 // heard reports whether the value of an option that is done otherwise counts.

@@ -2,6 +2,8 @@ package inifile
 
 import (
 	"fmt"
+	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -67,6 +69,7 @@ func TestOperatorSays(t *testing.T) {
 		{"after it", slices.Concat(operator("memory-max=256M", "pids-max=100", "env=A=1"), user("memory-max=0", "limit-nproc=5000", "unenv=A", "env=A=2", "env=B=3")), "256 100 [A=1 B=3]", 4},
 		{"by another name", slices.Concat(operator("drain-timeout=5", "threads=2"), user("reload-mercy=600", "worker-reload-mercy=600", "rb-threads=9")), "0 2048 []", 3},
 		{"before it", slices.Concat(user("memory-max=512M"), operator("memory-max=256M")), "256 2048 []", 1},
+		{"by what PHP and the front are told", slices.Concat(operator("php-set=open_basedir=/srv/a", "http-var=USER=a"), user("php-set=open_basedir=/", "http-var=USER=b", "php-set=memory_limit=1G")), "0 2048 []", 2},
 		{"left open", slices.Concat(operator("processes=2"), user("memory-max=512M", "pids-max=7", "env=A=2")), "512 7 [A=2]", 0},
 		{"[defaults]", slices.Concat(said(false, vassal.Defaults, "memory-max=256M"), user("memory-max=512M")), "512 2048 []", 0},
 		{"twice its own", operator("memory-max=256M", "memory-max=512M"), "512 2048 []", 0},
@@ -84,6 +87,103 @@ func TestOperatorSays(t *testing.T) {
 			t.Errorf("%s: %s, %d left out; want %s, %d: %v", c.name, got, left, c.want, c.left, ps)
 		}
 	}
+}
+
+// What the operator says by one option no user says otherwise by another that says
+// the same.
+func TestSaysTheSame(t *testing.T) {
+	sample := func(o *Option) string {
+		switch {
+		case o.Many:
+			return o.Name + "=A=1"
+		case o.Type == String || o.Type == Keyval:
+			return o.Name + "=/srv/x/app"
+		}
+		return o.Name + "=7"
+	}
+	pairs := 0
+	for i := range table {
+		for j := range table {
+			a, b := &table[i], &table[j]
+			if a.Says == "" && b.Says == "" || saying(a, Setting{Value: "A=1"}) != saying(b, Setting{Value: "A=2"}) {
+				continue
+			}
+			pairs++
+			for _, settings := range [][]Setting{
+				slices.Concat(said(false, vassal.OwnFile, sample(a)), said(true, vassal.OwnFile, sample(b))),
+				slices.Concat(said(true, vassal.OwnFile, sample(b)), said(false, vassal.OwnFile, sample(a))),
+			} {
+				cfg, ps := Decode(&File{Source: Source{Path: "/etc/vassals/a.ini", Trust: vassal.Trust{Operator: true}}, Settings: settings}, Policy{})
+				left := slices.ContainsFunc(ps, func(p vassal.Problem) bool {
+					return p.Code == vassal.CodeNotForTenants && p.Severity == vassal.Warning && p.Key == b.Name
+				})
+				if !left || len(cfg.Lent) > 0 {
+					t.Errorf("%s of root's, %s of a user's: %v", a.Name, b.Name, ps)
+				}
+			}
+		}
+	}
+	if pairs < 100 { // of those that name the app alone
+		t.Errorf("%d pairs", pairs)
+	}
+}
+
+// What two options set is one saying in the table, so that a new one is not
+// forgotten there.
+func TestWhatSaysTheSame(t *testing.T) {
+	base := []string{"http-socket=:80", "wsgi-file=/srv/app.py", "static-map=/a=/srv/a", "mules=1"}
+	// What is not said by the lines alone: lists, and what follows from several.
+	derived := regexp.MustCompile(`^\.(App\.Keys|Listen|Jail\.Named|App\.Workers\.Rlimits|App\.Workers\.Worn\.Youth|App\.Upload\.Space|App\.Static\.SkipExt|App\.Jobs\.Limits.*|App\.(Exec|PHP)\b.*)$`)
+	want := leaves(base)
+	by := map[string]map[string]string{} // the options that set a member, by what they say
+	for i := range table {
+		o := &table[i]
+		if o.Many || !o.Tenant || o.Type == Language || o.Says == "app" || ownersOnly(o) {
+			continue
+		}
+		for _, text := range []string{"true", "false", "7", "600", "/srv/x", "a:b", "yes", "no"} {
+			for member, v := range leaves(append(slices.Clone(base), o.Name+"="+text)) {
+				if want[member] != v && !derived.MatchString(member) {
+					if by[member] == nil {
+						by[member] = map[string]string{}
+					}
+					by[member][saying(o, Setting{Value: text})] = o.Name
+				}
+			}
+		}
+	}
+	for member, options := range by {
+		if len(options) > 1 {
+			t.Errorf("%s is set by %v: they say the same (Option.Says), or it follows from several", member, options)
+		}
+	}
+	if len(by) < 50 {
+		t.Errorf("%d members are set at all", len(by))
+	}
+}
+
+// leaves are the members of the Config of lines, without where they come from.
+func leaves(lines []string) map[string]string {
+	cfg, _ := Decode(&File{Source: Source{Path: "/etc/vassals/a.ini", Trust: vassal.Trust{Operator: true}}, Settings: said(false, vassal.OwnFile, lines...)}, Policy{})
+	out := map[string]string{}
+	var walk func(at string, v reflect.Value)
+	walk = func(at string, v reflect.Value) {
+		switch _, origin := v.Interface().(vassal.Origin); {
+		case origin:
+		case v.Kind() == reflect.Pointer && !v.IsNil():
+			walk(at, v.Elem())
+		case v.Kind() == reflect.Struct:
+			for f, member := range v.Fields() {
+				if f.IsExported() {
+					walk(at+"."+f.Name, member)
+				}
+			}
+		default:
+			out[at] = fmt.Sprintf("%+v", v)
+		}
+	}
+	walk("", reflect.ValueOf(cfg))
+	return out
 }
 
 // An operator's line that names an address by its number means the operator's: a
