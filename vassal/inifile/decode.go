@@ -223,8 +223,8 @@ func (d *decoder) setting(s Setting) {
 		d.err(vassal.CodeNotForTenants, s, "comes from a file that does not belong to root", "write the line into the vassal's own file")
 		return
 	}
-	if by, said := d.said[saying(o, s)]; said && s.Tenant {
-		d.warn(vassal.CodeNotForTenants, s, fmt.Sprintf("is left out: the vassal's own file says it (%s:%d), and a file that does not belong to root does not change that", by.File, by.Line), "remove one of the lines")
+	if by, said := d.said[saying(o, s)]; said && s.Tenant && (by.Layer != vassal.Enforced || s.Origin.Layer != vassal.Enforced) {
+		d.warn(vassal.CodeNotForTenants, s, fmt.Sprintf("is left out: a file of root's says it (%s:%d), and one that does not belong to root does not change that", by.File, by.Line), "remove one of the lines")
 		return
 	}
 	if s.Tenant && (d.cfg.Trust.Operator || s.Origin.Layer != vassal.OwnFile) {
@@ -275,15 +275,17 @@ func ownersOnly(o *Option) bool {
 	return strings.HasPrefix(o.Name, "wait-for-") || strings.Contains(o.Name, "pidfile")
 }
 
-// operatorsSay is what the lines of an operator's file say themselves, and which
-// does: a user's file that it includes fills in what they leave open.
+// operatorsSay is what the lines of an operator's file say themselves, and those
+// that the operator says last, and which line does: a user's file fills in what they
+// leave open. To come later is not enough where two options say the same.
 func operatorsSay(f *File) map[string]vassal.Origin {
-	if !f.Source.Trust.Operator || !slices.ContainsFunc(f.Settings, func(s Setting) bool { return s.Tenant }) {
+	if !slices.ContainsFunc(f.Settings, func(s Setting) bool { return s.Tenant }) {
 		return nil
 	}
 	said := map[string]vassal.Origin{}
 	for _, s := range f.Settings {
-		if o, ok := Lookup(s.Key); ok && !s.Tenant && !s.Placeholder && s.Origin.Layer == vassal.OwnFile {
+		its := s.Origin.Layer == vassal.Enforced || s.Origin.Layer == vassal.OwnFile && f.Source.Trust.Operator
+		if o, ok := Lookup(s.Key); ok && its && !s.Tenant && !s.Placeholder {
 			if key := saying(o, s); key != "" {
 				said[key] = s.Origin
 			}

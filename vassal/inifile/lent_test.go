@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"liege/vassal"
 )
@@ -70,6 +71,8 @@ func TestOperatorSays(t *testing.T) {
 		{"by another name", slices.Concat(operator("drain-timeout=5", "threads=2"), user("reload-mercy=600", "worker-reload-mercy=600", "rb-threads=9")), "0 2048 []", 3},
 		{"before it", slices.Concat(user("memory-max=512M"), operator("memory-max=256M")), "256 2048 []", 1},
 		{"by what PHP and the front are told", slices.Concat(operator("php-set=open_basedir=/srv/a", "http-var=USER=a"), user("php-set=open_basedir=/", "http-var=USER=b", "php-set=memory_limit=1G")), "0 2048 []", 2},
+		{"last", slices.Concat(user("memory-max=512M", "limit-nproc=5000", "env=A=2"), said(false, vassal.Enforced, "memory-max=256M", "pids-max=100", "env=A=1")), "256 100 [A=1]", 3},
+		{"last, with a user's words", slices.Concat(said(false, vassal.Enforced, "memory-max=256M"), said(true, vassal.Enforced, "memory-max=300M")), "300 2048 []", 0},
 		{"left open", slices.Concat(operator("processes=2"), user("memory-max=512M", "pids-max=7", "env=A=2")), "512 7 [A=2]", 0},
 		{"[defaults]", slices.Concat(said(false, vassal.Defaults, "memory-max=256M"), user("memory-max=512M")), "512 2048 []", 0},
 		{"twice its own", operator("memory-max=256M", "memory-max=512M"), "512 2048 []", 0},
@@ -218,6 +221,16 @@ func TestLentShared(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: %s, want %s: %v", c.name, got, c.want, ps)
 		}
+	}
+}
+
+// What the operator says last a user's own file does not say otherwise by another
+// option.
+func TestEnforcedSays(t *testing.T) {
+	own := said(true, vassal.OwnFile, "http-socket=:80", "static-map=/a=/srv/a", "socket-timeout=9000", "http-timeout=9000", "harakiri=7")
+	cfg, ps := Decode(&File{Source: Source{Path: "/etc/vassals/a.ini", Trust: vassal.Trust{UID: 1000}}, Settings: slices.Concat(own, said(false, vassal.Enforced, "http-timeout=10"))}, Policy{})
+	if h := cfg.App.HTTP; h.BodyTimeout != 10*time.Second || h.IdleTimeout != 10*time.Second {
+		t.Errorf("%v, %v: %v", h.BodyTimeout, h.IdleTimeout, ps)
 	}
 }
 
