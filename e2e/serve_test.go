@@ -168,6 +168,26 @@ func TestServeOfUser(t *testing.T) {
 	}
 }
 
+// TestServeSection: the section that the line names is the one that is served, also
+// where a sandbox is made for it.
+func TestServeSection(t *testing.T) {
+	dir := kitchen(t)
+	app := "uid = nobody\nchdir = " + dir + "\nwsgi-file = app.py\nmemory-max = 128M\nhttp-socket = /run/" + filepath.Base(dir) + "/"
+	if err := os.WriteFile(dir+"/site.ini", []byte("[vassal]\n"+app+"other.sock\n[prod]\n"+app+"prod.sock\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, 0, dir+"/site.ini:prod")
+	if got := s.await(`listen=\S+\.sock`, 1); !strings.HasSuffix(got, "/prod.sock") {
+		t.Errorf("serves %s", got)
+	}
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("exit %d: %s", code, s.text())
+	}
+}
+
 // TestServeAsUser: a developer without root serves an app, reloads it, and
 // ends it with Ctrl-C; what needs root is refused, not skipped.
 func TestServeAsUser(t *testing.T) {

@@ -27,6 +27,7 @@ import (
 type File struct {
 	Name    vassal.Name
 	Path    string // as found: %p
+	Section string // that is read; empty: [uwsgi], then [vassal]
 	Text    []byte
 	Trust   vassal.Trust
 	Mode    fs.FileMode

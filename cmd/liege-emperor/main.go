@@ -4,7 +4,7 @@
 //
 //	liege-emperor [--config FILE] [--run-dir D] [--log-dir D] [--state-dir D]
 //	              [--cgroup C] [--log-format text|json] [DIR…]
-//	liege-emperor --one FILE
+//	liege-emperor --one FILE[:SECTION]
 //
 // Exit codes: 0, 1 failed at run time, 64 usage, 77 not root, 78 configuration.
 // docs/architecture.md has the whole.

@@ -23,7 +23,8 @@ const exitNoFile = 66
 // directory of its own that is removed at the end. It ends with the vassal's
 // file, a signal, or when the vassal cannot start.
 func one(ctx context.Context, f flags) (err error) {
-	path, err := filepath.Abs(f.one)
+	file, section := inifile.SplitSection(f.one)
+	path, err := filepath.Abs(file)
 	if err != nil {
 		return err
 	}
@@ -42,7 +43,7 @@ func one(ctx context.Context, f flags) (err error) {
 	if err != nil {
 		return err
 	}
-	monitor := func(map[vassal.Name]string) (emperor.Monitor, error) { return &only{Monitor: m, path: path}, nil }
+	monitor := func(map[vassal.Name]string) (emperor.Monitor, error) { return &only{Monitor: m, path: path, section: section}, nil }
 	r, err := newRealm(f, cfg, log, monitor, &terminal{out: os.Stdout, one: true})
 	if err != nil {
 		return err
@@ -160,10 +161,10 @@ func failure(v control.Vassal) error {
 	return e
 }
 
-// only is a Monitor that sees one file of a directory.
+// only is a Monitor that sees one file of a directory, and a section of it.
 type only struct {
 	emperor.Monitor
-	path string
+	path, section string
 }
 
 // Watch implements emperor.Monitor.
@@ -177,6 +178,9 @@ func (o *only) Watch(ctx context.Context, out chan<- emperor.Snapshot) error {
 			return err
 		case s := <-all:
 			s.Files = slices.DeleteFunc(slices.Clone(s.Files), func(f emperor.File) bool { return f.Path != o.path })
+			for i := range s.Files {
+				s.Files[i].Section = o.section
+			}
 			s.Skipped = slices.DeleteFunc(slices.Clone(s.Skipped), func(p vassal.Problem) bool { return p.File != o.path })
 			select {
 			case out <- s:

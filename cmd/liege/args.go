@@ -72,7 +72,7 @@ var appKeys = map[string]string{".py": "wsgi-file", ".wsgi": "wsgi-file", ".ru":
 
 // positional is a word that is no flag: a file, or an app.
 func (l *serveLine) positional(arg string) error {
-	file, section := splitSection(arg)
+	file, section := inifile.SplitSection(arg)
 	switch filepath.Ext(file) {
 	case ".ini":
 		return l.ini(file, section)
@@ -89,14 +89,6 @@ func (l *serveLine) positional(arg string) error {
 		}
 	}
 	return usageError("serve: "+arg+": neither a vassal file (.ini) nor an app (.py, .ru, .psgi)", "liege help serve")
-}
-
-// splitSection splits FILE:SECTION.
-func splitSection(arg string) (file, section string) {
-	if i := strings.LastIndexByte(arg, ':'); i > 0 && strings.HasSuffix(arg[:i], ".ini") {
-		return arg[:i], arg[i+1:]
-	}
-	return arg, ""
 }
 
 func (l *serveLine) ini(file, section string) error {
@@ -131,7 +123,7 @@ func (l *serveLine) flag(arg string, number int, next func() (string, bool)) err
 				return usageError("serve: --ini: which file?", "")
 			}
 		}
-		file, section := splitSection(value)
+		file, section := inifile.SplitSection(value)
 		return l.ini(file, section)
 	case "config":
 		if !valued {

@@ -370,16 +370,13 @@ func outside(r *resolve.Result) []explained {
 	c := r.Config
 	out := []explained{}
 	if c.Logs.To != "" {
-		out = append(out, explained{c.Logs.To, "log", origin(c.Logs.ToAt)})
+		out = append(out, explained{r.Outside(c.Logs.To), "log", origin(c.Logs.ToAt)})
 	}
 	if c.Logs.PidFile != "" {
-		out = append(out, explained{c.Logs.PidFile, "pidfile", origin(c.Logs.PidFileAt)})
+		out = append(out, explained{r.Outside(c.Logs.PidFile), "pidfile", origin(c.Logs.PidFileAt)})
 	}
 	for i, t := range c.Touch {
-		if !filepath.IsAbs(t) {
-			t = filepath.Join(r.Base, t)
-		}
-		out = append(out, explained{filepath.Clean(t), "touch-reload", origin(c.TouchAt[i])})
+		out = append(out, explained{filepath.Clean(r.Outside(t)), "touch-reload", origin(c.TouchAt[i])})
 	}
 	return out
 }

@@ -99,15 +99,26 @@ func readOpen(f *os.File) ([]byte, fs.FileInfo, error) {
 	return text, fi, err
 }
 
+// vassalFile is the file of a vassal as it was when it was open.
+type vassalFile struct {
+	text   []byte
+	info   fs.FileInfo
+	shared *vassal.Problem // others can write it: for root it is nobody's word
+}
+
 // readVassal is readRegular for the file of a vassal: root follows a link only as
 // the Emperor would (CONTRACT 1).
-func readVassal(path string) ([]byte, fs.FileInfo, error) {
+func readVassal(path string) (v vassalFile, err error) {
 	f, err := openVassal(path)
 	if err != nil {
-		return nil, nil, err
+		return v, err
 	}
 	defer f.Close()
-	return readOpen(f)
+	if os.Geteuid() == 0 {
+		v.shared = dirmon.Shared(f, absolute(path))
+	}
+	v.text, v.info, err = readOpen(f)
+	return v, err
 }
 
 func openVassal(path string) (*os.File, error) {
@@ -207,22 +218,24 @@ func (l *loader) files(ctx context.Context, arg string) ([]checked, error) {
 
 // file checks one file, or standard input.
 func (l *loader) file(ctx context.Context, arg string) (checked, error) {
-	path, section := splitSection(arg)
-	var text []byte
-	var info fs.FileInfo
+	path, section := inifile.SplitSection(arg)
+	var v vassalFile
 	var err error
 	trust := vassal.Trust{Operator: true}
 	if arg == "-" {
 		path = "-"
-		if text, err = io.ReadAll(io.LimitReader(l.app.in, inifile.MaxFile+1)); err != nil {
+		if v.text, err = io.ReadAll(io.LimitReader(l.app.in, inifile.MaxFile+1)); err != nil {
 			return checked{}, err
 		}
-	} else if text, info, err = readVassal(path); err != nil {
+	} else if v, err = readVassal(path); err != nil {
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
 	}
-	if path == l.config() || inifile.IsEmperor(text) {
-		_, ps := inifile.DecodeEmperor(path, text)
+	if path == l.config() || inifile.IsEmperor(v.text) {
+		_, ps := inifile.DecodeEmperor(path, v.text)
 		return checked{File: path, Problems: ps}, nil
+	}
+	if v.shared != nil && l.opts.tenant == "" {
+		return checked{File: path, trust: "nobody's file: it is not read", Problems: vassal.Problems{*v.shared}}, nil
 	}
 	as := l.opts.as
 	if as == "" {
@@ -231,7 +244,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	as = absolute(as)
 	said := "an operator's file"
 	if path != "-" {
-		trust, said = trustOf(info)
+		trust, said = trustOf(v.info)
 	}
 	if l.opts.tenant != "" {
 		u, err := resolve.Files{}.User(l.opts.tenant)
@@ -245,7 +258,7 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		p := vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchUser, File: path, Message: err.Error(), Hint: "--tenant USER checks it as another's"}
 		return checked{File: path, trust: said, Problems: vassal.Problems{p}}, nil
 	}
-	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: text, Trust: trust}, s)
+	c := l.prepare(ctx, dirmon.NameOf(as, l.emperor.Vassals), inifile.Source{Path: as, Section: section, Text: v.text, Trust: trust}, s)
 	if err := done(); err != nil { // what it did not answer was taken for "not there"
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %v", path, err), "")
 	}
@@ -261,9 +274,10 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 	return c, nil
 }
 
-// trustOf is as whom the Emperor would believe the file (CONTRACT 1). Someone
-// who checks a file of their own, before it is installed, is told so once it
-// is: here it counts as the operator's unless --tenant says otherwise.
+// trustOf is as whom the Emperor would believe the file, if nobody but its owner
+// can write it (CONTRACT 1). Someone who checks a file of their own, before it is
+// installed, is told so once it is: here it counts as the operator's unless --tenant
+// says otherwise.
 func trustOf(fi fs.FileInfo) (vassal.Trust, string) {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok || st.Uid == 0 || os.Geteuid() != 0 {

@@ -29,6 +29,7 @@ func (a *app) serveCmd() *cobra.Command {
 
   liege serve app.py                       on http://127.0.0.1:8080/
   liege serve --http :8000 --module site.wsgi
+  liege serve site.ini:prod                the section [prod] of a file
   sudo liege serve /etc/vassals/shop.ini   as the Emperor would, if the file asks for
                                            binds, limits or a network, or is a user's
 
@@ -56,11 +57,14 @@ func (a *app) serve(ctx context.Context, line serveLine) error {
 		return err
 	}
 	if os.Geteuid() == 0 && line.file != "" {
-		_, info, err := readVassal(line.file)
-		if err != nil {
+		v, err := readVassal(line.file)
+		switch {
+		case err != nil:
 			return exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", line.file, plain(err)), "")
+		case v.shared != nil:
+			return &exit{code: exitConfig, problems: vassal.Problems{*v.shared}}
 		}
-		if trust, _ := trustOf(info); !trust.Operator {
+		if trust, _ := trustOf(v.info); !trust.Operator {
 			return line.one() // as its owner, in a sandbox
 		}
 	}
@@ -246,12 +250,29 @@ func (a *app) warn(ps vassal.Problems) {
 
 // one hands the file to the Emperor's program, which runs it in its sandbox.
 func (l serveLine) one() error {
-	if l.file == "" || len(l.settings) > 0 {
-		return usageError("serve: a sandbox is made from a file alone", "write the flags into the file, and sudo liege serve FILE")
+	args, err := l.oneArgs()
+	if err != nil {
+		return err
 	}
-	err := become("liege-emperor", []string{"--one", l.file}, os.Environ())
+	err = become("liege-emperor", args, os.Environ())
 	if e, ok := errors.AsType[*exit](err); ok {
 		return e
 	}
 	return err
+}
+
+// oneArgs is the line as the Emperor's program takes it.
+func (l serveLine) oneArgs() ([]string, error) {
+	if l.file == "" || len(l.settings) > 0 {
+		return nil, usageError("serve: a sandbox is made from a file alone", "write the flags into the file, and sudo liege serve FILE")
+	}
+	file := l.file
+	if l.section != "" {
+		file += ":" + l.section
+	}
+	args := []string{"--one", file}
+	if l.config != "" {
+		args = append(args, "--config", l.config)
+	}
+	return args, nil
 }

@@ -2,11 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"liege/internal/testenv"
 )
@@ -50,5 +53,78 @@ func TestCheckAsOwner(t *testing.T) {
 		if got := out.String(); !strings.Contains(got, tc.want) || strings.Contains(got, secret) != tc.told || strings.Contains(got, `"there"`) {
 			t.Errorf("%v: want %q in\n%s", tc.args, tc.want, got)
 		}
+	}
+}
+
+// A file that others than its owner can write is nobody's word: root that checks,
+// explains or serves it, wherever it lies, reads nothing for it.
+func TestCheckShared(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	testenv.Leaks(t)
+	dir, err := os.MkdirTemp("/srv", "liege-check-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	const secret, nobody = "s3cret", 65534
+	key := filepath.Join(dir, "key")
+	text := "[vassal]\nuid = nobody\nhttp-socket = 127.0.0.1:8080\ncheck-static = /usr/share\nchdir = /@(" + key + ")\n"
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(key, []byte(secret+"\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		uid, gid int
+		mode     os.FileMode
+		list     bool // an access control list lets the user nobody write
+		read     bool
+	}{
+		"root's":              {0, 0, 0o644, false, true},
+		"root's group's":      {0, 0, 0o664, false, true},
+		"another group's":     {0, nobody, 0o664, false, false},
+		"everybody's":         {0, 0, 0o666, false, false},
+		"a list's":            {0, 0, 0o664, true, false},
+		"a user's and more's": {nobody, nobody, 0o666, false, false},
+	} {
+		file := filepath.Join(dir, "site.ini")
+		os.Remove(file)
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.Chown(file, tc.uid, tc.gid), os.Chmod(file, tc.mode)); err != nil {
+			t.Fatal(err)
+		}
+		if tc.list {
+			letWrite(t, file, nobody)
+		}
+		for _, args := range [][]string{{"check", file}, {"check", "--json", file}, {"check", "--syntax", file}, {"explain", file}, {"check", "--as", "/etc/vassals/site.ini", file}, {"serve", file}} {
+			if args[0] == "serve" && tc.read {
+				continue
+			}
+			var out bytes.Buffer
+			run(t.Context(), args, stdio{strings.NewReader(""), &out, &out})
+			got := out.String()
+			if strings.Contains(got, "others than its owner can write it") == tc.read || strings.Contains(got, secret) && !tc.read {
+				t.Errorf("%s: %v:\n%s", name, args, got)
+			}
+		}
+		var out bytes.Buffer
+		if run(t.Context(), []string{"explain", file}, stdio{strings.NewReader(""), &out, &out}); strings.Contains(out.String(), secret) != tc.read {
+			t.Errorf("%s: the control:\n%s", name, &out)
+		}
+	}
+}
+
+// letWrite gives file an access control list that lets uid write it, as
+// linux/posix_acl_xattr.h has it.
+func letWrite(t *testing.T, file string, uid uint32) {
+	t.Helper()
+	list := binary.LittleEndian.AppendUint32(nil, 2)
+	for _, e := range []struct {
+		tag, perm uint16
+		id        uint32
+	}{{0x01, 6, ^uint32(0)}, {0x02, 6, uid}, {0x04, 4, ^uint32(0)}, {0x10, 6, ^uint32(0)}, {0x20, 4, ^uint32(0)}} {
+		list = binary.LittleEndian.AppendUint16(list, e.tag)
+		list = binary.LittleEndian.AppendUint16(list, e.perm)
+		list = binary.LittleEndian.AppendUint32(list, e.id)
+	}
+	if err := unix.Setxattr(file, "system.posix_acl_access", list, 0); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -353,9 +353,8 @@ func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant boo
 		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("has %d hard links: who else can change it cannot be told", st.Nlink),
 			"cp it and mv the copy over it, or use a symbolic link")
 	}
-	if w.othersWrite(fd, st) {
-		return problem(path, vassal.CodeUntrusted, fmt.Sprintf("mode %04o: others than its owner can write it", st.Mode&0o7777),
-			"chmod go-w "+clean(path)) // which takes that from an access control list too
+	if p := w.shared(fd, st, path); p != nil {
+		return p
 	}
 	switch {
 	case t.loose != "":
@@ -373,6 +372,15 @@ func (w *walker) judge(fd int, st *unix.Stat_t, t trail, path string, tyrant boo
 		return problem(path, vassal.CodeTooBig, fmt.Sprintf("has %d bytes, at most %d are read", st.Size, MaxFile), "")
 	}
 	return nil
+}
+
+// shared says that others than its owner can write the open file, or nil.
+func (w *walker) shared(fd int, st *unix.Stat_t, path string) *vassal.Problem {
+	if !w.othersWrite(fd, st) {
+		return nil
+	}
+	return problem(path, vassal.CodeUntrusted, fmt.Sprintf("mode %04o: others than its owner can write it", st.Mode&0o7777),
+		"chmod go-w "+clean(path)) // which takes that from an access control list too
 }
 
 func typeName(mode uint32) string {

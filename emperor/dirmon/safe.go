@@ -105,6 +105,17 @@ func Judge(path string, sources []string, tyrant bool) *vassal.Problem {
 	return f.prob
 }
 
+// Shared says why no Emperor would read the open file of path, in whatever directory
+// it is, if that is that others than its owner can write it (CONTRACT 1); else nil.
+func Shared(f *os.File, path string) *vassal.Problem {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return problem(path, vassal.CodeUnreadable, reason(err), "")
+	}
+	w := walker{primary: primaryGroup}
+	return w.shared(int(f.Fd()), &st, path)
+}
+
 // safe is what judge says, in short, but for the hard links: a backup makes
 // them, and nobody can with what is not his (fs.protected_hardlinks).
 func (w *walker) safe(fd int, st *unix.Stat_t, t trail) error {

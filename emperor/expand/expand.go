@@ -86,7 +86,7 @@ func (x *Expander) Expand(ctx context.Context, f emperor.File) Expanded {
 }
 
 func source(f emperor.File) inifile.Source {
-	return inifile.Source{Path: f.Path, Text: f.Text, Cwd: filepath.Dir(f.Path), Inode: f.Inode, Trust: f.Trust}
+	return inifile.Source{Path: f.Path, Section: f.Section, Text: f.Text, Cwd: filepath.Dir(f.Path), Inode: f.Inode, Trust: f.Trust}
 }
 
 // unread is what becomes of f where nobody could be asked about it.

@@ -29,6 +29,18 @@ func expander(env map[string]string) *Expander {
 	return New(Settings{Prepare: resolve.FromEmperor(cfg, inifile.NewOSHost(func(k string) (string, bool) { v, ok := env[k]; return v, ok }))})
 }
 
+// A file is read by the section that was named, if one was.
+func TestSection(t *testing.T) {
+	const text = "[vassal]\nuid = nobody\ncheck-static = /usr/share\nhttp-socket = 127.0.0.1:8097\n[prod]\nuid = nobody\ncheck-static = /usr/share\nhttp-socket = 127.0.0.1:8098\n"
+	for section, want := range map[string]string{"": "127.0.0.1:8097", "prod": "127.0.0.1:8098"} {
+		f := emperor.File{Name: "a", Path: "/etc/vassals/a.ini", Section: section, Text: []byte(text), Trust: vassal.Trust{Operator: true}}
+		x := expander(nil).Expand(t.Context(), f)
+		if l := x.Config.Listen; x.Problems.Failed() || len(l) != 1 || l[0].Address != want {
+			t.Errorf("%q: %v, %v", section, l, x.Problems)
+		}
+	}
+}
+
 // place is a directory of nobody's with a site.
 func place(t *testing.T) string {
 	t.Helper()

@@ -42,6 +42,24 @@ func TestLogtoOfTenant(t *testing.T) {
 	}
 }
 
+// Without an app's directory relative paths begin beside the file, and not at /.
+func TestRelativeWithoutDirectory(t *testing.T) {
+	r := newRig(t)
+	r.site()
+	r.write("logs/.keep", "")
+	in, p := r.start(r.launcher("bare"), r.file("bare", "[vassal]\nuid = nobody\ncheck-static = DIR/www\nhttp-socket = DIR/sock/bare.sock\nlogto = logs/bare.log\npidfile = bare.pid\ntouch-reload = touched\n", 0), 1)
+	r.ready(in)
+	for _, f := range []string{"logs/bare.log", "bare.pid"} {
+		if _, err := os.Lstat(filepath.Join(r.dir, f)); err != nil {
+			t.Error(err)
+		}
+	}
+	r.write("touched", "")
+	if !p.Changed(t.Context()) {
+		t.Error("the file beside it is not watched")
+	}
+}
+
 // A user's file learns nothing, by being reloaded, of files that the user cannot
 // see.
 func TestTouchOfTenant(t *testing.T) {

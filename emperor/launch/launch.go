@@ -139,14 +139,11 @@ func (p *prepared) logsTo(path string)      { p.log.Store(&path) }
 func (p *prepared) Digest() vassal.Digest   { return p.Expanded.Digest }
 func (p *prepared) Restart() vassal.Restart { return p.Config.Restart }
 
-// operators makes path absolute, relative to the app's directory as written. mine
-// says that the whole of it is the operator's word, so that root may do what it
-// asks for where every directory on the way is root's alone.
+// operators makes path absolute. mine says that the whole of it is the operator's
+// word, so that root may do what it asks for where every directory on the way is
+// root's alone.
 func (p *prepared) operators(path string) (abs string, mine bool) {
-	if filepath.IsAbs(path) {
-		return path, p.Config.Trust.Operator
-	}
-	return filepath.Join(p.Result.Base, path), p.Config.Trust.Operator && !p.Result.BaseByUser
+	return p.Result.Outside(path), p.Config.Trust.Operator && (filepath.IsAbs(path) || !p.Result.BaseByUser)
 }
 
 // touch returns the mtimes of the files of touch-reload; zero: missing.

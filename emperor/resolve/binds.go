@@ -67,6 +67,7 @@ func (r *resolver) chosenDir() (dir, key string, at vassal.Origin) {
 func (r *resolver) directory() {
 	dir, key, at := r.chosenDir()
 	if dir == "" {
+		r.res.Base = r.base()
 		return
 	}
 	r.dirAt = at

@@ -56,7 +56,7 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), fmt.Sprintf("a socket in the app's directory or /run/liege/%s.sock, or [ceilings] listen in emperor.ini", r.cfg.Name))
 			continue
 		}
-		l.Tenant = r.host.Caller == nil && r.cfg.Tenant(l.At)
+		l.Tenant = r.bounded(l.At)
 		l.ByUser = l.Tenant && r.inOwn(addr) || r.lentBase(addr, written)
 		r.res.Listen = append(r.res.Listen, l)
 	}
@@ -125,9 +125,15 @@ var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", 
 // ownNames are the ends of the names that are a vassal's in /run/liege.
 var ownNames = []string{".sock", ".http.sock", ".https.sock", ".uwsgi.sock", ".fastcgi.sock", ".scgi.sock", ".stats.sock"}
 
+// bounded reports whether the line at is a tenant's whose sockets somebody else's
+// rights make: the Emperor's, or those of root that serves a file by hand.
+func (r *resolver) bounded(at vassal.Origin) bool {
+	return r.cfg.Tenant(at) && (r.host.Caller == nil || r.host.Caller.UID == 0)
+}
+
 // mayListen applies [ceilings] listen to tenants' lines.
 func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
-	if !r.cfg.Tenant(at) || r.host.Caller != nil {
+	if !r.bounded(at) {
 		return true
 	}
 	if addr[0] == '/' && slices.ContainsFunc(ownRun, func(p string) bool { return within(addr, p) }) {

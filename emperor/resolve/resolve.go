@@ -78,9 +78,10 @@ type Result struct {
 	Dropped []Group // of the user's, but refused
 	UIDFrom string  // "file", "owner of the file", "[defaults]", "auto", "caller"
 	Dir     string  // the app's directory, every link resolved; empty: none
-	// Base is that directory as the file writes it, absolute: what root does with a
-	// relative path of the operator's begins here, so that a link of somebody else's
-	// on the way is seen. BaseByUser: a user's line names it.
+	// Base is that directory as the file writes it, absolute, or that of the file
+	// without one: what root does with a relative path of the operator's begins here,
+	// so that a link of somebody else's on the way is seen. BaseByUser: a user's line
+	// names it.
 	Base       string
 	BaseByUser bool
 	Net        string
@@ -197,6 +198,15 @@ func (r *resolver) fail(code string, at vassal.Origin, key, msg, hint string) {
 
 func (r *resolver) warn(code string, at vassal.Origin, key, msg, hint string) {
 	r.report(vassal.Warning, code, r.at(at), key, msg, hint)
+}
+
+// Outside is a path that the Emperor itself uses (logto, pidfile, touch-reload),
+// made absolute.
+func (r *Result) Outside(p string) string {
+	if path.IsAbs(p) {
+		return p
+	}
+	return path.Join(r.Base, p)
 }
 
 // at gives a problem the vassal's own file when its origin has none.

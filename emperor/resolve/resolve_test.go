@@ -315,6 +315,22 @@ func TestMayListen(t *testing.T) {
 	}
 }
 
+// What a file of a user's brings into one that root serves by hand listens where a
+// user's file may; who is not root listens with rights of its own.
+func TestMayListenServed(t *testing.T) {
+	lent := vassal.Origin{File: "/home/sammy/a.ini", Line: 2}
+	for uid, want := range map[int]bool{0: false, 1004: true} {
+		cfg := config()
+		cfg.Lent = []vassal.Origin{lent}
+		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: "127.0.0.1:22", At: lent}, {Protocol: "http", Address: "127.0.0.1:80", At: vassal.Origin{Line: 3}}}
+		r := &resolver{cfg: cfg, res: &Result{}, host: Host{Caller: &Caller{UID: uid}}}
+		r.listeners()
+		if got := len(r.res.Listen) == 2; got != want || r.res.Problems.Failed() == want || r.res.Listen[len(r.res.Listen)-1].Address != "127.0.0.1:80" {
+			t.Errorf("uid %d: %v, %v", uid, r.res.Listen, r.res.Problems)
+		}
+	}
+}
+
 // A user's file chooses the app's directory: root makes nothing in it.
 func TestListenInOwn(t *testing.T) {
 	cfg := config()

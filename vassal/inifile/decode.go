@@ -223,8 +223,8 @@ func (d *decoder) setting(s Setting) {
 		d.err(vassal.CodeNotForTenants, s, "comes from a file that does not belong to root", "write the line into the vassal's own file")
 		return
 	}
-	if by, said := d.said[saying(o, s)]; said && s.Tenant {
-		d.warn(vassal.CodeNotForTenants, s, fmt.Sprintf("is left out: the vassal's own file says it (%s:%d), and a file that does not belong to root does not change that", by.File, by.Line), "remove one of the lines")
+	if by, said := d.said[saying(o, s)]; said && s.Tenant && (by.Layer != vassal.Enforced || s.Origin.Layer != vassal.Enforced) {
+		d.warn(vassal.CodeNotForTenants, s, fmt.Sprintf("is left out: a file of root's says it (%s:%d), and one that does not belong to root does not change that", by.File, by.Line), "remove one of the lines")
 		return
 	}
 	if s.Tenant && (d.cfg.Trust.Operator || s.Origin.Layer != vassal.OwnFile) {
@@ -259,31 +259,33 @@ func (d *decoder) setting(s Setting) {
 	d.apply(v)
 }
 
-// ownersOnly reports whether an option has the Emperor write, read or connect to
-// what it names as the owner of the vassal's file, so that a line that somebody
-// else's file gave would have root's rights in an operator's. What such a line
-// names otherwise is bounded as a tenant's is (Config.Lent).
+// ownersOnly reports whether an option says as whom the app runs, or has the Emperor
+// write, read or connect to what it names as the owner of the vassal's file, so that
+// a line that somebody else's file gave would have root's rights in an operator's.
+// What such a line names otherwise is bounded as a tenant's is (Config.Lent).
 func ownersOnly(o *Option) bool {
 	switch o.Path {
 	case PathLog, PathCert, PathWatch:
 		return true
 	}
 	switch o.Name {
-	case "net", "resolv-conf", "chown-socket", "tmpfs":
+	case "uid", "gid", "net", "resolv-conf", "chown-socket", "tmpfs":
 		return true
 	}
 	return strings.HasPrefix(o.Name, "wait-for-") || strings.Contains(o.Name, "pidfile")
 }
 
-// operatorsSay is what the lines of an operator's file say themselves, and which
-// does: a user's file that it includes fills in what they leave open.
+// operatorsSay is what the lines of an operator's file say themselves, and those
+// that the operator says last, and which line does: a user's file fills in what they
+// leave open. To come later is not enough where two options say the same.
 func operatorsSay(f *File) map[string]vassal.Origin {
-	if !f.Source.Trust.Operator || !slices.ContainsFunc(f.Settings, func(s Setting) bool { return s.Tenant }) {
+	if !slices.ContainsFunc(f.Settings, func(s Setting) bool { return s.Tenant }) {
 		return nil
 	}
 	said := map[string]vassal.Origin{}
 	for _, s := range f.Settings {
-		if o, ok := Lookup(s.Key); ok && !s.Tenant && !s.Placeholder && s.Origin.Layer == vassal.OwnFile {
+		its := s.Origin.Layer == vassal.Enforced || s.Origin.Layer == vassal.OwnFile && f.Source.Trust.Operator
+		if o, ok := Lookup(s.Key); ok && its && !s.Tenant && !s.Placeholder {
 			if key := saying(o, s); key != "" {
 				said[key] = s.Origin
 			}
@@ -294,27 +296,14 @@ func operatorsSay(f *File) map[string]vassal.Origin {
 
 // saying is what one line says once and for all; empty: it is one of many.
 func saying(o *Option, s Setting) string {
-	switch o.Name {
-	case "uid", "gid":
-		return "" // an error whatever the others say
-	case "pids-max", "limit-nproc":
-		return "pids-max"
-	case "drain-timeout", "reload-mercy", "worker-reload-mercy":
-		return "drain-timeout"
-	case "http-timeout", "socket-timeout":
-		return "http-timeout"
-	case "threads", "rb-threads":
-		return "threads"
-	case "lazy", "lazy-apps":
-		return "lazy-apps"
-	case "env", "unenv":
-		name, _, _ := strings.Cut(s.Value, "=")
-		return "env " + strings.TrimSpace(name)
+	if !o.Many {
+		return cmp.Or(o.Says, o.Name)
 	}
-	if o.Many {
+	if o.Says == "" {
 		return ""
 	}
-	return o.Name
+	name, _, _ := strings.Cut(s.Value, "=")
+	return o.Says + " " + strings.TrimSpace(name)
 }
 
 // heard reports whether the value of an option that is done otherwise counts.

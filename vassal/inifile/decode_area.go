@@ -114,10 +114,6 @@ func (d *decoder) identity(v value) bool {
 	case "uid":
 		d.user(v)
 	case "gid":
-		if d.cfg.Trust.Operator && v.Tenant {
-			d.user(v) // says why not
-			return true
-		}
 		id.Group, id.GroupAt = v.Value, v.Origin
 	case "add-gid":
 		id.AddGroups = append(id.AddGroups, v.Value)
@@ -135,10 +131,6 @@ func (d *decoder) identity(v value) bool {
 // when the host is asked (CONTRACT 1).
 func (d *decoder) user(v value) {
 	t := d.cfg.Trust
-	if t.Operator && v.Tenant {
-		d.err(vassal.CodeNotForTenants, v.Setting, "comes from a file that does not belong to root", "write the line into the vassal's own file")
-		return
-	}
 	if n, err := parseID(v.Value); err == nil && !t.Operator && d.tenant(v.Setting) && n != t.UID {
 		d.err(vassal.CodeOwner, v.Setting, fmt.Sprintf("the file belongs to uid %d, so it runs as that user", t.UID), "sudo chown root "+d.f.Source.Path+", or remove the line")
 		return

@@ -119,8 +119,7 @@ func (d *decoder) forwardModifier(v value) bool {
 	return true
 }
 
-// finishFront gives sockets what one line says for all, and puts the shared
-// sockets in the place of their numbers.
+// finishFront gives sockets what one line says for all.
 func (d *decoder) finishFront() {
 	if len(d.ahead.To)+len(d.ahead.Fallback) > 0 {
 		f := d.ahead
@@ -129,23 +128,58 @@ func (d *decoder) finishFront() {
 	if u := &d.cfg.App.Upload; u.Store && u.Space == 0 {
 		u.Space = defaultUploadSpace
 	}
+	for i := range d.cfg.Listen {
+		d.cfg.Listen[i].Sockets = d.sockets
+	}
+	if len(d.cfg.Listen) <= maxListeners { // else that is said
+		d.shareSockets()
+	}
+}
+
+// shareSockets puts the shared sockets in the place of their numbers. A line of
+// the operator's counts the operator's own: one that a user's file brings, read
+// before them, would shift their numbers, and give the address to a line that is
+// believed as the operator's. A user's line counts all of them, and is bounded as
+// a user's wherever its address was written.
+func (d *decoder) shareSockets() {
+	var all, operators []int
+	for i, v := range d.shared {
+		all = append(all, i)
+		if !d.tenant(v.Setting) {
+			operators = append(operators, i)
+		}
+	}
 	used := map[int]bool{}
 	for i := range d.cfg.Listen {
 		l := &d.cfg.Listen[i]
-		if text, ok := strings.CutPrefix(l.Address, "="); ok {
-			n, err := strconv.Atoi(text)
-			if err != nil || n < 0 || n >= len(d.shared) {
-				d.err(vassal.CodeBadValue, Setting{Key: l.Key, Origin: l.At}, fmt.Sprintf("there is no shared-socket line number %q; they count from 0", clip(text)), "shared-socket = :80")
-				continue
+		text, ok := strings.CutPrefix(l.Address, "=")
+		if !ok {
+			continue
+		}
+		counted := operators
+		if d.cfg.ByUser(l.At) {
+			counted = all
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 0 || n >= len(counted) {
+			from := "0"
+			if len(counted) < len(d.shared) {
+				from += ", without those that users' files bring"
 			}
-			used[n] = true
-			l.Address = d.shared[n].Value
+			d.err(vassal.CodeBadValue, Setting{Key: l.Key, Origin: l.At}, fmt.Sprintf("there is no shared-socket line number %q; they count from %s", clip(text), from), "shared-socket = :80")
+			continue
 		}
-		l.Sockets = d.sockets
+		used[counted[n]] = true
+		l.Address = d.shared[counted[n]].Value
 	}
-	for n, v := range d.shared {
-		if !used[n] {
-			d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("no line refers to it: nothing is served on %s", clip(v.Value)), fmt.Sprintf("http-socket = =%d", n))
+	for i, v := range d.shared {
+		if used[i] {
+			continue
 		}
+		n := slices.Index(operators, i)
+		if n < 0 {
+			n = i
+		}
+		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("no line refers to it: nothing is served on %s", clip(v.Value)), fmt.Sprintf("http-socket = =%d", n))
 	}
 }

@@ -215,17 +215,26 @@ func formats(key string) bool {
 	return strings.Contains(key, "log") || strings.Contains(key, "format") || strings.HasPrefix(key, "route")
 }
 
-// firstFor is the first entry of a name, as a line at may know it. Users' lines
-// know what the operator says by options that are theirs too, and by names of its
-// own; not its hooks.
+// firstFor is the first entry of a name, as a line at may know it. An operator's
+// line knows a user's only by names that the operator gives no meaning anywhere:
+// who reads what first must not decide what the operator says. Users' lines know
+// what the operator says by options that are theirs too, and by names of its own;
+// not its hooks.
 func (r *reader) firstFor(at place, name string) *entry {
-	e := r.first[name]
-	if e != nil && e.at.text != nil && e.at.operator && at.text != nil && !at.operator {
-		if o, ok := Lookup(name); ok && !o.Tenant && o.Type != Language {
-			return nil
-		}
+	first, own := r.first[name], r.operators[name]
+	switch {
+	case at.operator && own != nil:
+		return own
+	case !at.operator && first != nil && first.at.operator && unspoken(name):
+		return nil
 	}
-	return e
+	return first
+}
+
+// unspoken reports whether name is an option whose value users are not told.
+func unspoken(name string) bool {
+	o, ok := Lookup(name)
+	return ok && !o.Tenant && o.Type != Language
 }
 
 // value is what %(name) stands for: the first entry of that name. A name that

@@ -27,12 +27,15 @@
 //  2. if-…, for…, include, ini, set, declare-option: at once, on the text as
 //     written, so that an $(X) in them is not expanded.
 //  3. $(X), $(X-default), $(X:-default): environment; @(path): content of a file.
-//  4. %(name), %(a b + 1): the first setting of that name, wherever it stands.
+//  4. %(name), %(a b + 1): the first setting of that name, wherever it stands;
+//     in a line of the operator's the operator's first, if there is one.
 //
 // inherit comes after all of it: its lines are last and are not expanded.
 package inifile
 
 import (
+	"strings"
+
 	"liege/vassal"
 )
 
@@ -57,6 +60,15 @@ type Source struct {
 	Cwd     string // %v, and what relative paths start from; empty: the directory of Path
 	Inode   uint64 // %i
 	Trust   vassal.Trust
+}
+
+// SplitSection splits FILE.ini:SECTION, as a command line names the section of a
+// file.
+func SplitSection(arg string) (file, section string) {
+	if i := strings.LastIndexByte(arg, ':'); i > 0 && strings.HasSuffix(arg[:i], ".ini") {
+		return arg[:i], arg[i+1:]
+	}
+	return arg, ""
 }
 
 // ReadOptions is what Read needs beside the text.

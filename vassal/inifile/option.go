@@ -19,6 +19,7 @@ type Option struct {
 	Unit    string // "MB", "seconds", "bytes"; empty: a plain number or text
 	Default string // empty: none, off, or said in Doc
 	Many    bool   // every line counts, in order; false: the last one wins
+	Says    string // shared by options of which one line says what a line of another does; with Many, about the name before "="; empty: none does
 	Class   Class
 	Effect  string // for every class but Works: what happens instead, what is missing, what to write
 	Serves  Serves // NotYet only: what cannot be served without it

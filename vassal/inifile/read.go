@@ -30,7 +30,7 @@ func Read(src Source, host Host, opt ReadOptions) (*File, vassal.Problems) {
 	for _, p := range opt.IncludeBefore {
 		r.load(r.listed(vassal.Defaults), place{}, "vassals-include-before", p)
 	}
-	r.lastINI = src.Path
+	r.lastINI[own.operator] = src.Path
 	r.readText(own, src.Text, src.Section)
 	for _, p := range opt.Include {
 		r.load(r.listed(vassal.Enforced), place{}, "vassals-include", p)
@@ -112,10 +112,11 @@ type reader struct {
 	host     Host // of the vassal's file
 	operator Host
 	own      *magic
-	lastINI  string // ini = :section
+	lastINI  map[bool]string // ini = :section; of the operator's files and of others
 
 	entries    []*entry
 	first      map[string]*entry // by key: what %(key) means
+	operators  map[string]*entry // of them the first that is the operator's alone
 	size       int               // bytes of entries
 	grown      int               // bytes of them after expansion
 	work       int               // bytes that placeholders moved
@@ -135,7 +136,7 @@ type reader struct {
 func newReader(src Source, host Host, opt ReadOptions) *reader {
 	r := &reader{
 		src: src, opt: opt, host: host, operator: opt.Operator, cwd: src.Cwd,
-		first: map[string]*entry{}, declared: map[string]declaration{}, referenced: map[string]bool{},
+		first: map[string]*entry{}, operators: map[string]*entry{}, lastINI: map[bool]string{}, declared: map[string]declaration{}, referenced: map[string]bool{},
 	}
 	if r.operator == nil {
 		r.operator = host
@@ -259,12 +260,15 @@ func (r *reader) load(by *text, at place, key, value string) {
 	}
 	if by.operator && !f.Operator {
 		t.operator, t.asks = false, false
+		if t.layer == vassal.Enforced {
+			t.layer = vassal.OwnFile // a user says nothing last
+		}
 	}
 	t.magic = &magic{name: value, path: name, section: section, inode: f.Inode, own: r.own}
 	if strings.HasPrefix(value, ":") {
 		t.magic.name = name
 	}
-	r.lastINI = name
+	r.lastINI[t.operator] = name
 	r.readText(&t, f.Data, section)
 }
 
@@ -275,7 +279,7 @@ func (r *reader) target(at place, key, value string) (name, section string, ok b
 	if i := strings.LastIndexByte(value, ':'); i >= 0 && !strings.Contains(value[i:], "/") {
 		name, section = value[:i], value[i+1:]
 		if i == 0 {
-			name = r.lastINI
+			name = r.lastINI[at.operator]
 		}
 	}
 	switch {

@@ -71,6 +71,9 @@ func (r *reader) add(e *entry) {
 	if r.first[e.key] == nil {
 		r.first[e.key] = e
 	}
+	if r.operators[e.key] == nil && e.at.operator && !e.tenant {
+		r.operators[e.key] = e
+	}
 	if w, ok := r.words[e.key]; ok {
 		e.kind = word
 		if w.now == nil {
@@ -169,6 +172,9 @@ func (r *reader) strangers(e *entry) bool {
 }
 
 func (r *reader) setStrict(e *entry) {
+	if e.tenant && r.src.Trust.Operator {
+		return // root's file says it
+	}
 	switch strings.ToLower(unguard(e.value)) {
 	case "false", "off", "no", "0":
 		r.strict = false

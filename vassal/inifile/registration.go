@@ -140,17 +140,15 @@ func RegistrationFiles(name string, dirs []string) []string {
 // registrations reads those that the plugin lines name. What is not there is
 // nothing: the decoder says what that means.
 func (r *reader) registrations() (out []Registration) {
-	var dirs []string
-	for _, e := range r.entries {
-		if o, ok := Lookup(unguard(e.key)); ok && e.kind == option && o.Name == "plugins-dir" && !(e.tenant && r.src.Trust.Operator) { // root reads there
-			dirs = append(dirs, r.abs(unguard(e.expanded)))
-		}
-	}
-	dirs = append(dirs, r.cwd)
+	all, operators := r.pluginDirs()
 	for _, e := range r.entries {
 		o, ok := Lookup(unguard(e.key))
 		if !ok || e.kind != option || o.Name != "plugin" && o.Name != "need-plugin" || e.at.text == nil || !e.at.asks {
 			continue
+		}
+		dirs := all
+		if e.at.operator {
+			dirs = operators
 		}
 		for name := range pluginWords(unguard(e.expanded)) {
 			if g, ok := r.registration(e, name, dirs); ok {
@@ -161,19 +159,42 @@ func (r *reader) registrations() (out []Registration) {
 	return out
 }
 
+// pluginDirs are where registrations are looked for: for plugin lines of users, and
+// for those of the operator's, with whose rights nobody else says where to read.
+func (r *reader) pluginDirs() (all, operators []string) {
+	add := func(dir string, ours bool) {
+		if all = append(all, r.abs(dir)); ours {
+			operators = append(operators, r.abs(dir))
+		}
+	}
+	for _, e := range r.entries {
+		if o, ok := Lookup(unguard(e.key)); ok && e.kind == option && o.Name == "plugins-dir" {
+			dir := unguard(e.expanded)
+			add(dir, !e.tenant && (r.src.Trust.Operator || path.IsAbs(dir)))
+		}
+	}
+	add(r.cwd, r.src.Trust.Operator)
+	return all, operators
+}
+
 // registration reads that of one name. The operator's own directory is read as
 // the operator, whoever asks: the name is all that comes of the asker.
 func (r *reader) registration(e *entry, name string, dirs []string) (Registration, bool) {
-	for _, file := range RegistrationFiles(name, dirs) {
-		if g, ok := r.tryRegistration(e, e.at.text, name, r.abs(file)); ok {
-			return g, true
-		}
-	}
-	base, named := registrationBase(name)
-	if named || RegistrationFiles(name, dirs) == nil || strings.ContainsAny(base, "\x00/") {
+	_, named := registrationBase(name)
+	if named && r.strangers(e) {
 		return Registration{}, false
 	}
-	return r.tryRegistration(e, r.listed(vassal.Defaults), name, path.Join(RegistrationDir, base+RegistrationSuffix))
+	for _, file := range RegistrationFiles(name, dirs) {
+		if g, ok := r.tryRegistration(e, e.at.text, name, r.abs(file)); ok || named {
+			return g, ok
+		}
+	}
+	for _, file := range RegistrationFiles(name, []string{RegistrationDir}) {
+		if !named && strings.IndexByte(file, 0) < 0 {
+			return r.tryRegistration(e, r.listed(vassal.Defaults), name, file)
+		}
+	}
+	return Registration{}, false
 }
 
 func (r *reader) tryRegistration(e *entry, by *text, name, file string) (Registration, bool) {
@@ -191,12 +212,17 @@ func (r *reader) tryRegistration(e *entry, by *text, name, file string) (Registr
 	if a.err != nil && !strings.HasSuffix(name, ".ini") {
 		return Registration{}, false
 	}
-	g, err := Registration{}, a.err
-	if err == nil {
-		g, err = ParseRegistration(a.Data)
+	if a.err != nil {
+		r.fail(e.at, e.key, vassal.CodeUnreadable, file+": "+reason(a.err), "liege plugin build writes it anew")
+		return Registration{}, false
 	}
+	g, err := ParseRegistration(a.Data)
 	if err != nil {
-		r.fail(e.at, e.key, vassal.CodeUnreadable, file+": "+reason(err), "liege plugin build writes it anew")
+		why := reason(err)
+		if by.operator && (e.tenant || !a.Operator) {
+			why = "is no registration" // the rest is not for everybody who sees this
+		}
+		r.fail(e.at, e.key, vassal.CodeUnreadable, file+": "+why, "liege plugin build writes it anew")
 		return Registration{}, false
 	}
 	g.Name, g.File, g.Origin, g.Operator = name, file, e.origin(), a.Operator

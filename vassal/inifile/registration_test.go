@@ -2,6 +2,7 @@ package inifile
 
 import (
 	"bytes"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -101,7 +102,7 @@ func TestRegistrationTrust(t *testing.T) {
 		{"of the tenant", true, map[string]string{"/etc/vassals/rack_215_plugin.ini": registered}, nil, "", "/opt/old/bin/ruby", ""},
 		{"system's", true, nil, map[string]string{system: registered}, system, "/opt/old/bin/ruby", ""},
 		{"none", false, nil, nil, "", "", "is not registered"},
-		{"broken", false, map[string]string{"/etc/vassals/rack_215_plugin.ini": "[plugin]\n"}, nil, "", "", "names no interpreter"},
+		{"broken", false, map[string]string{"/etc/vassals/rack_215_plugin.ini": "[plugin]\n"}, nil, "/etc/vassals/rack_215_plugin.ini", "", "names no interpreter"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			host := func(files map[string]string) *owned {
@@ -155,5 +156,49 @@ func TestRegistrationTrust(t *testing.T) {
 	b, _ := Read(Source{Path: "/etc/vassals/a.ini", Text: []byte(text)}, &owned{mapHost: &mapHost{files: fstest.MapFS{"etc/vassals/rack_215_plugin.ini": &fstest.MapFile{Data: []byte(registered + "abi = 1\n")}}}}, ReadOptions{})
 	if bytes.Equal(a.Digest[:], b.Digest[:]) {
 		t.Error("the registration is not part of the digest")
+	}
+}
+
+// What the operator's plugin line reads with root's rights is where no user says,
+// and what is in a file is told to nobody who may not read it.
+func TestRegistrationOfUsers(t *testing.T) {
+	const priv, secret = "/srv/x/priv/rack_215_plugin.ini", "s3cret"
+	broken := "[plugin]\nfamily = " + secret + "\ninterpreter = /opt/r\n"
+	for _, c := range []struct {
+		name     string
+		own      string // the vassal's file
+		operator bool   // whose it is
+		defaults string
+		file     string // that there is, of a user
+		owner    string // of the files: the one that is the operator's
+		want     string // in the problems
+		asked    bool   // the operator's host about file
+	}{
+		{"a user's directory", "plugins-dir = /srv/x/priv", false, "plugin = rack_215", priv, "", "", false},
+		{"beside a user's file", "env = A=1", false, "plugin = rack_215", "/etc/vassals/rack_215_plugin.ini", "", "", false},
+		{"a directory relative to it", "env = A=1", false, "plugins-dir = priv\nplugin = rack_215", "/etc/vassals/priv/rack_215_plugin.ini", "", "", false},
+		{"a path with a user's words", "where = /srv/x/priv", false, "plugin = %(where)/rack_215.ini", priv, "", "not root's alone", false},
+		{"a user's directory in a file that root's includes", "include = /home/bob/a.ini\nplugin = rack_215", true, "", priv, "", "", false},
+		{"an operator's directory that holds another's", "plugin = rack_215", true, "plugins-dir = /srv/x/priv", priv, "", "is no registration", true},
+		{"a file of root's that a user names", "plugin = rack_215", false, "", RegistrationDir + "/rack_215_plugin.ini", RegistrationDir + "/rack_215_plugin.ini", "is no registration", true},
+		{"a file of root's that root names", "plugin = rack_215", true, "plugins-dir = /srv/x/priv", priv, priv, secret, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			own := &owned{mapHost: &mapHost{files: fstest.MapFS{"home/bob/a.ini": {Data: []byte("[uwsgi]\nplugins-dir = /srv/x/priv\n")}}}}
+			operator := &owned{mapHost: &mapHost{files: fstest.MapFS{c.file[1:]: {Data: []byte(broken)}}}, operator: map[string]bool{c.owner: true}}
+			if c.operator {
+				operator.files["home/bob/a.ini"] = own.files["home/bob/a.ini"]
+				own = operator
+			}
+			opt := ReadOptions{Known: Known, Operator: operator, Before: []Layered{{Path: "/etc/liege/emperor.ini", Layer: vassal.Defaults, Text: []byte("[defaults]\n" + c.defaults + "\n"), Section: "defaults"}}}
+			_, ps := Read(Source{Path: "/etc/vassals/shop.ini", Text: []byte("[uwsgi]\n" + c.own + "\n"), Trust: vassal.Trust{Operator: c.operator, UID: 1000}}, own, opt)
+			if got := slices.Contains(operator.asked, c.file); got != c.asked {
+				t.Errorf("root asked: %v", operator.asked)
+			}
+			said := fmt.Sprint(ps)
+			if ps.Failed() != (c.want != "") || !strings.Contains(said, c.want) || strings.Contains(said, secret) != (c.want == secret) {
+				t.Errorf("want %q: %s", c.want, said)
+			}
+		})
 	}
 }

@@ -68,6 +68,26 @@ func TestTenantMark(t *testing.T) {
 			ask: "not root's alone"},
 		"a hook of the operator's, read": {read: read{own: "env = A=%(hook-pre-jail)\nenv = B=%(site)\nif-opt = hook-pre-jail\nenv = C=%(_)\nendif =", defaults: "hook-pre-jail = exec:curl " + theft + "\nsite = x"},
 			want: []string{"hook-pre-jail = exec:curl " + theft, "site = x", "user's env = A=%(hook-pre-jail)", "user's env = B=x"}},
+		"a name that the operator defines too": {read: read{own: "include = " + user + "\nset-placeholder = cmd=true\nhook-pre-jail = exec:%(cmd)", operator: true}, bob: "set-placeholder = cmd=id",
+			want: []string{"hook-pre-jail = exec:true"}},
+		"the same in a formula": {read: read{own: "include = " + user + "\nmemory-max = %(n * 2)\nn = 8", operator: true}, bob: "n = 900",
+			want: []string{"memory-max = 16"}},
+		"the same in if-opt": {read: read{own: "include = " + user + "\nkind = small\nif-opt = kind=big\nmemory-max = 9\nendif =\nif-not-opt = kind=big\nmemory-max = 1\nendif =", operator: true}, bob: "kind = big",
+			want: []string{"memory-max = 1"}},
+		"the same in vassals-include": {read: read{own: "plan = 100", include: "set-placeholder = plan=5\nmemory-max = %(plan)\nenv = A=%(other)\nother = x"},
+			want: []string{"memory-max = 5", "env = A=x"}},
+		"a name that the user's words give": {read: read{own: "for-readline = /home/bob/path\nset = %(_)=y\nendfor =\nenv = A=%(/etc/x)\n/etc/x = mine", operator: true},
+			want: []string{"env = A=mine"}},
+		"what the operator leaves open": {read: read{own: "plan = 100", include: "memory-max = %(plan)"},
+			want: []string{"user's memory-max = 100"}},
+		"a user's line with both": {read: read{own: "site = mine\nenv = A=%(site)", include: "site = x\nenv = B=%(site)"},
+			want: []string{"user's site = mine", "user's env = A=mine", "site = x", "env = B=x"}},
+		"a section of the operator's": {read: read{own: "include = " + user + "\nini = :more", operator: true}, bob: "[more]\nmemory-max = 9",
+			want: []string{"memory-max = 5"}},
+		"a section in vassals-include": {read: read{own: "env = A=1", include: "include = " + user + "\nini = :more"}, bob: "[more]\nmemory-max = 9",
+			want: []string{"user's env = A=1", "memory-max = 7"}},
+		"a user's file in vassals-include": {read: read{own: "env = A=1", include: "memory-max = 5\ninclude = " + user}, bob: "memory-max = 9",
+			want: []string{"user's env = A=1", "user's memory-max = 9", "memory-max = 5"}},
 		"a placeholder": {read: read{own: "include = " + user + "\nhook-pre-jail = exec:%(cmd)", operator: true}, bob: "set-placeholder = cmd=id",
 			want: []string{"user's hook-pre-jail = exec:id"}},
 	} {
@@ -77,10 +97,10 @@ func TestTenantMark(t *testing.T) {
 				files: fstest.MapFS{
 					user[1:]: {Data: []byte("[uwsgi]\n" + tc.bob + "\n")}, "home/bob/path": {Data: []byte("/etc/x\n")}, "home/bob/x.d/conf": {}, "home/bob/roots/conf": {},
 					"root/key": {Data: []byte(theft)}, "root/key.ini": {Data: []byte("[uwsgi]\nenv = K=" + theft + "\n")},
-					"etc/include.ini": {Data: []byte("[uwsgi]\n" + tc.include + "\n")},
+					"etc/include.ini": {Data: []byte("[uwsgi]\n" + tc.include + "\n[more]\nmemory-max = 7\n")},
 				},
 			}
-			src := operatorSource("[uwsgi]\n" + tc.own + "\n")
+			src := operatorSource("[uwsgi]\n" + tc.own + "\n[more]\nmemory-max = 5\n")
 			if src.Trust.Operator = tc.operator; !tc.operator {
 				src.Trust.UID = 1000
 			}
@@ -109,6 +129,16 @@ func TestTenantMark(t *testing.T) {
 				t.Errorf("problems %s, want %q", said, tc.ask)
 			}
 		})
+	}
+}
+
+// A user's file that root's includes does not say how strict that is.
+func TestStrictOfUser(t *testing.T) {
+	for _, own := range []string{"strict = true\ninclude = /home/bob/app.ini", "include = /home/bob/app.ini\nstrict = true"} {
+		h := &mapHost{foreign: map[string]bool{"/home/bob/app.ini": true}, files: fstest.MapFS{"home/bob/app.ini": {Data: []byte("[uwsgi]\nstrict = false\n")}}}
+		if f, ps := Read(operatorSource("[uwsgi]\n"+own+"\n"), h, ReadOptions{}); !f.Strict || ps.Failed() {
+			t.Errorf("%s: %v, %v", own, f.Strict, ps)
+		}
 	}
 }
 
