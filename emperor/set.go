@@ -193,6 +193,8 @@ func (s *set) apply(want Snapshot) {
 		case en.gone, !same(en.file, f):
 			en.file, en.owner, en.gone = f, cmp.Or(f.owner(), en.owner), false
 			en.actor.box.change(func(w *wish) { w.file, w.fileAt, w.fileT, w.gone = f, time.Now(), w.turn, false })
+		default:
+			en.file = f // it may be another inode, by which it is known when it is renamed
 		}
 	}
 	lost := s.lost(here, len(added))

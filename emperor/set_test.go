@@ -362,6 +362,18 @@ func TestRename(t *testing.T) {
 		s.look(10 * time.Second)
 		s.want("newer", "none")
 		s.want("new", "running 1")
+		// By the inode that it has now: with touch = ignore a copy is the same file.
+		s.change("new", func(f *File) { f.Inode += 1000 })
+		s.look(2 * time.Second)
+		s.want("new", "running 1")
+		s.rename("new", "copied")
+		s.look(10 * time.Second)
+		s.want("copied", "running 1")
+		if d := cmp.Diff("new → copied", s.world.handed[len(s.world.handed)-1]); d != "" {
+			s.Error(d)
+		}
+		s.rename("copied", "new")
+		s.look(10 * time.Second)
 		// A stopped one has nothing to give.
 		s.act("new", control.Stop)
 		s.rename("new", "last")
