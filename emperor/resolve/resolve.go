@@ -35,6 +35,7 @@ type FS interface {
 // Host is this machine and its operator's settings.
 type Host struct {
 	FS         FS
+	Sys        FS // is asked about the kernel, its cgroups and disks, which no text names; nil: FS is
 	Users      Users
 	AutoUID    func(vassal.Name) (int, error) // uid = auto; nil: an error
 	SELinux    SELinux
