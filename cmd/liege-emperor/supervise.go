@@ -133,7 +133,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, m emperor.Mo
 	}
 	given := fdstore.Given()
 	sockets := listen.NewRegistry()
-	sockets.Lives, sockets.Cgroup = lives, r.boxes.All()
+	sockets.RunDirs, sockets.Lives, sockets.Cgroup = resolve.RunDirs(cfg.RunDir), lives, r.boxes.All()
 	if f.one == "" { // whose records go with it
 		sockets.Store = fdstore.Open(given)
 	}

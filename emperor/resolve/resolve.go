@@ -39,6 +39,7 @@ type Host struct {
 	Users      Users
 	AutoUID    func(vassal.Name) (int, error) // uid = auto; nil: an error
 	SELinux    SELinux
+	RunDirs    []string        // names of the Emperor's run directory (package function RunDirs); empty: vassal.RunDir
 	Reserved   []string        // Liege's and the vassals directories: never visible inside
 	Etc        []string        // more names of /etc, [emperor] etc
 	DenyGroups []string        // [emperor] deny-groups; nil: DefaultDenyGroups
