@@ -217,6 +217,10 @@ const (
 	// KillAfter is how long a killed generation may take to be gone before
 	// the vassal is reported as stuck (KERNEL 40).
 	KillAfter = 10 * time.Second
+	// WatchTime is how long the Monitor may take to return at the end of Run. A
+	// system call that hangs in a file system cannot be called off, and is left to
+	// the end of the process.
+	WatchTime = 5 * time.Second
 	// SlotTime is how long one start may hold a slot of start-concurrency.
 	// One that takes longer, because its hook sleeps or its app is large,
 	// goes on without.

@@ -118,8 +118,19 @@ func (e *Emperor) Run(ctx context.Context) error {
 		err       error
 	)
 	go func() { failed <- e.monitor.Watch(ctx, snapshots) }()
+	ending, late := ctx.Done(), (<-chan time.Time)(nil)
 	for watching || len(s.entries) > 0 {
 		select {
+		case <-ending:
+			ending, late = nil, time.After(WatchTime)
+			for _, en := range s.entries {
+				en.actor.box.ring() // it may be parked, and hear nothing else
+			}
+		case <-late:
+			if watching {
+				watching = false
+				e.log.Warn("the file system of the vassal files hangs: nobody waits for it any more")
+			}
 		case err = <-failed:
 			watching = false
 			if ctx.Err() != nil {
@@ -128,9 +139,6 @@ func (e *Emperor) Run(ctx context.Context) error {
 				err = errors.New("the monitor of the vassal files ended")
 			}
 			cancel()
-			for _, en := range s.entries {
-				en.actor.box.ring() // it may be parked, and hear nothing else
-			}
 		case snap := <-snapshots:
 			if ctx.Err() == nil {
 				s.apply(snap)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -832,5 +834,58 @@ func TestTotalsAreKept(t *testing.T) {
 		delete(s.files.m, "a")
 		s.look(time.Minute)
 		want("0 of 1 running, 1 stopped")
+	})
+}
+
+// deaf is a Monitor whose file system hangs until it is let go.
+type deaf struct {
+	Monitor
+	hang, let chan struct{}
+}
+
+func (d deaf) Watch(ctx context.Context, out chan<- Snapshot) error {
+	done := make(chan error)
+	go func() { done <- d.Monitor.Watch(ctx, out) }()
+	err := <-done
+	select {
+	case <-d.hang:
+		<-d.let
+	default:
+	}
+	return err
+}
+
+// The end of the Emperor waits for its vassals, and not for a file system that hangs.
+func TestEndWhileMonitorHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{T: t, files: newFiles(), world: newWorld(), slots: 2}
+		d := deaf{s.files, make(chan struct{}), make(chan struct{})}
+		s.e = New(Options{Monitor: d, Launcher: s.world.launcher, Concurrency: 2, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		s.ctx, s.stop = context.WithCancel(t.Context())
+		s.end = make(chan error, 1)
+		go func() { s.end <- s.e.Run(s.ctx) }()
+		synctest.Wait()
+		s.write("v", "good drain=20s")
+		s.look(2 * time.Second)
+		s.want("v", "running 1")
+		close(d.hang)
+		s.stop()
+		s.pass(2 * WatchTime)
+		s.want("v", "draining 1")
+		s.pass(time.Minute)
+		select {
+		case err := <-s.end:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("it waits for the file system")
+		}
+		close(d.let)
+		s.world.mu.Lock()
+		defer s.world.mu.Unlock()
+		if s.world.open["v"] != 0 {
+			t.Error("the vassal is not closed")
+		}
 	})
 }
