@@ -17,6 +17,8 @@ package emperor
 import (
 	"context"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	"liege/vassal"
@@ -49,6 +51,16 @@ type Snapshot struct {
 	// cannot be used, and of what it holds now only what it held before is in
 	// Files; or a new file is still being written.
 	Partial bool
+	// Unseen are the directories that could not be looked at, and new files that are
+	// not at rest: what Files has not may be there, and nowhere else.
+	Unseen []string
+}
+
+// MayHold reports whether a file that is not in Files may be at path all the same.
+func (s *Snapshot) MayHold(path string) bool {
+	return slices.ContainsFunc(s.Unseen, func(p string) bool {
+		return path == p || strings.HasPrefix(path, strings.TrimSuffix(p, "/")+"/")
+	})
 }
 
 // A Monitor sends a Snapshot whenever the desired set may have changed, until

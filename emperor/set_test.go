@@ -717,6 +717,54 @@ func TestSeenAtOnce(t *testing.T) {
 	})
 }
 
+// Of a vassal it is known that its file is gone wherever that could be looked for,
+// whatever else could not.
+func TestGone(t *testing.T) {
+	dir := t.TempDir()
+	state := func(n, file string) string {
+		path := filepath.Join(dir, "v-"+n+".json")
+		text := fmt.Sprintf(`{"v":1,"name":%q,"intent":"run","file":%q}`, n, file)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	kept, inDir, gone, old := state("kept", "/srv/kept.ini"), state("in", "/home/mallory/in.ini"), state("gone", "/home/bob/gone.ini"), state("old", "")
+	perform(t, Options{Concurrency: 1, StateDir: dir}, func(s *stage) {
+		s.finish()
+		for _, c := range []struct{ n, file string }{{"kept", "/srv/kept.ini"}, {"in", "/home/mallory/in.ini"}, {"gone", "/home/bob/gone.ini"}, {"old", ""}} {
+			state(c.n, c.file)
+		}
+		s.files.partial, s.files.unseen = true, []string{"/home/mallory", "/home/eve/new.ini"}
+		s.write("kept", "good")
+		s.start()
+		for _, c := range []struct {
+			name vassal.Name
+			path string
+			want bool
+		}{
+			{"kept", "/etc/vassals/kept.ini", false}, {"kept", "", false}, {"in", "/home/mallory/in.ini", false}, {"deep", "/home/mallory/a/b.ini", false},
+			{"new", "/home/eve/new.ini", false}, {"gone", "/home/bob/gone.ini", true}, {"like", "/home/mallory2/in.ini", true}, {"old", "", false},
+		} {
+			if got := s.e.Gone(c.name, c.path); got != c.want {
+				t.Errorf("%s, at %q: gone %v", c.name, c.path, got)
+			}
+		}
+		for file, want := range map[string]bool{kept: true, inDir: true, old: true, gone: false} {
+			if _, err := os.Stat(file); (err == nil) != want {
+				t.Errorf("what is kept at %s: %v", file, err)
+			}
+		}
+		s.files.mu.Lock()
+		s.files.partial, s.files.unseen = false, nil
+		s.files.mu.Unlock()
+		s.look(0)
+		if !s.e.Gone("in", "/home/mallory/in.ini") || !s.e.Gone("old", "") || s.e.Gone("kept", "") {
+			t.Error("all is known, and they are not gone")
+		}
+	})
+}
+
 // At the start, nothing is forgotten of vassals whose directory cannot be read.
 func TestPartialStart(t *testing.T) {
 	dir := t.TempDir()

@@ -749,8 +749,8 @@ func TestFirstScan(t *testing.T) {
 	h.write("/etc/vassals/empty.ini", "", 0, 0o644)
 	m = h.monitor("/etc/vassals")
 	s, _ = m.scan(time.Now(), false)
-	if got := lastText([]emperor.Snapshot{s}); got != "young=1" || !s.Partial {
-		t.Errorf("got %q, partial %v", got, s.Partial)
+	if got := lastText([]emperor.Snapshot{s}); got != "young=1" || !s.Partial || !s.MayHold("/etc/vassals/empty.ini") || s.MayHold("/etc/vassals/gone.ini") {
+		t.Errorf("got %q, partial %v, unseen %q", got, s.Partial, s.Unseen)
 	}
 }
 
