@@ -17,6 +17,8 @@ package emperor
 import (
 	"context"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	"liege/vassal"
@@ -51,6 +53,16 @@ type Snapshot struct {
 	// cannot be used, and of what it holds now only what it held before is in
 	// Files; or a new file is still being written.
 	Partial bool
+	// Unseen are the directories that could not be looked at, and new files that are
+	// not at rest: what Files has not may be there, and nowhere else.
+	Unseen []string
+}
+
+// MayHold reports whether a file that is not in Files may be at path all the same.
+func (s *Snapshot) MayHold(path string) bool {
+	return slices.ContainsFunc(s.Unseen, func(p string) bool {
+		return path == p || strings.HasPrefix(path, strings.TrimSuffix(p, "/")+"/")
+	})
 }
 
 // A Monitor sends a Snapshot whenever the desired set may have changed, until
@@ -225,6 +237,10 @@ const (
 	// KillAfter is how long a killed generation may take to be gone before
 	// the vassal is reported as stuck (KERNEL 40).
 	KillAfter = 10 * time.Second
+	// WatchTime is how long the Monitor may take to return at the end of Run. A
+	// system call that hangs in a file system cannot be called off, and is left to
+	// the end of the process.
+	WatchTime = 5 * time.Second
 	// SlotTime is how long one start may hold a slot of start-concurrency.
 	// One that takes longer, because its hook sleeps or its app is large,
 	// goes on without.

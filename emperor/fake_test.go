@@ -417,6 +417,7 @@ type files struct {
 	bell    chan chan struct{}
 	stamps  int
 	partial bool
+	unseen  []string
 }
 
 func newFiles() *files { return &files{m: map[vassal.Name]File{}, bell: make(chan chan struct{})} }
@@ -454,7 +455,7 @@ func (f *files) Rescan(ctx context.Context) error {
 func (f *files) snapshot() Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s := Snapshot{Partial: f.partial}
+	s := Snapshot{Partial: f.partial, Unseen: f.unseen}
 	for _, x := range f.m {
 		s.Files = append(s.Files, x)
 	}

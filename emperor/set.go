@@ -51,10 +51,9 @@ type Emperor struct {
 // public is what the rest of the world sees of the set: a new one whenever the
 // set changes.
 type public struct {
-	actors  map[vassal.Name]*actor
-	others  []control.Vassal // files that can have no vassal
-	skipped []vassal.Problem
-	whole   bool // every directory could be read
+	actors map[vassal.Name]*actor
+	others []control.Vassal // files that can have no vassal
+	want   Snapshot
 }
 
 var _ control.Backend = (*Emperor)(nil)
@@ -99,7 +98,17 @@ func (e *Emperor) Scanned() <-chan struct{} { return e.scanned }
 // is a vassal that is not in the set known to have no file.
 func (e *Emperor) Complete() bool {
 	p := e.public.value()
-	return p.whole
+	return !p.want.Partial
+}
+
+// Gone reports whether the vassal n, whose file was at path when it was last known,
+// is known to have none. Where it was is unknown: path is empty.
+func (e *Emperor) Gone(n vassal.Name, path string) bool {
+	p := e.public.value()
+	if p.actors[n] != nil || slices.ContainsFunc(p.others, func(v control.Vassal) bool { return v.Name == string(n) }) {
+		return false
+	}
+	return !p.want.Partial || path != "" && !p.want.MayHold(path)
 }
 
 // Hurry makes everything that drains, now or later, end at once: the second
@@ -121,8 +130,19 @@ func (e *Emperor) Run(ctx context.Context) error {
 		err       error
 	)
 	go func() { failed <- e.monitor.Watch(ctx, snapshots) }()
+	ending, late := ctx.Done(), (<-chan time.Time)(nil)
 	for watching || len(s.entries) > 0 {
 		select {
+		case <-ending:
+			ending, late = nil, time.After(WatchTime)
+			for _, en := range s.entries {
+				en.actor.box.ring() // it may be parked, and hear nothing else
+			}
+		case <-late:
+			if watching {
+				watching = false
+				e.log.Warn("the file system of the vassal files hangs: nobody waits for it any more")
+			}
 		case err = <-failed:
 			watching = false
 			if ctx.Err() != nil {
@@ -131,9 +151,6 @@ func (e *Emperor) Run(ctx context.Context) error {
 				err = errors.New("the monitor of the vassal files ended")
 			}
 			cancel()
-			for _, en := range s.entries {
-				en.actor.box.ring() // it may be parked, and hear nothing else
-			}
 		case snap := <-snapshots:
 			if ctx.Err() == nil {
 				s.apply(snap)
@@ -172,8 +189,8 @@ type entry struct {
 // apply brings the set closer to want. An actor that is on its way out is
 // left alone: its end calls apply again.
 func (s *set) apply(want Snapshot) {
-	if !s.pruned && !want.Partial { // else who is gone is not known
-		s.pruned = true
+	if !s.pruned && (s.first.IsZero() || !want.Partial) {
+		s.pruned = !want.Partial // else it is not known of all who are gone
 		s.prune(want)
 	}
 	s.want = want
@@ -197,6 +214,8 @@ func (s *set) apply(want Snapshot) {
 		case en.gone, !same(en.file, f):
 			en.file, en.owner, en.gone = f, cmp.Or(f.owner(), en.owner), false
 			en.actor.box.change(func(w *wish) { w.file, w.fileAt, w.fileT, w.gone = f, time.Now(), w.turn, false })
+		default:
+			en.file = f // it may be another inode, by which it is known when it is renamed
 		}
 	}
 	lost := s.lost(here, len(added))
@@ -250,7 +269,14 @@ func (s *set) prune(want Snapshot) {
 	for _, f := range want.Files {
 		there[f.Name] = true
 	}
-	err := s.emperor.realm.records.prune(func(n vassal.Name) bool { return there[n] })
+	all := s.emperor.realm.records
+	err := all.prune(func(n vassal.Name) bool {
+		if there[n] || !want.Partial {
+			return there[n]
+		}
+		rec, err := all.load(n)
+		return err != nil || rec.File == "" || want.MayHold(rec.File)
+	})
 	if err != nil {
 		s.emperor.log.Warn("state of vassals that are gone is not removed", "err", err)
 	}
@@ -388,7 +414,7 @@ func (s *set) alarm() {
 }
 
 func (s *set) publish() {
-	p := public{actors: make(map[vassal.Name]*actor, len(s.entries)), skipped: s.want.Skipped, whole: !s.want.Partial}
+	p := public{actors: make(map[vassal.Name]*actor, len(s.entries)), want: s.want}
 	for n, en := range s.entries {
 		p.actors[n] = en.actor
 	}
@@ -436,7 +462,7 @@ func (e *Emperor) count() Totals {
 		rep := a.board.value()
 		t.ByState[rep.vassal.State]++
 	}
-	for _, s := range p.skipped {
+	for _, s := range p.want.Skipped {
 		if s.Severity == vassal.Error {
 			t.Alarms = append(t.Alarms, s)
 		}

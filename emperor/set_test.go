@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -394,6 +396,18 @@ func TestRename(t *testing.T) {
 		s.look(10 * time.Second)
 		s.want("newer", "none")
 		s.want("new", "running 1")
+		// By the inode that it has now: with touch = ignore a copy is the same file.
+		s.change("new", func(f *File) { f.Inode += 1000 })
+		s.look(2 * time.Second)
+		s.want("new", "running 1")
+		s.rename("new", "copied")
+		s.look(10 * time.Second)
+		s.want("copied", "running 1")
+		if d := cmp.Diff("new → copied", s.world.handed[len(s.world.handed)-1]); d != "" {
+			s.Error(d)
+		}
+		s.rename("copied", "new")
+		s.look(10 * time.Second)
 		// A stopped one has nothing to give.
 		s.act("new", control.Stop)
 		s.rename("new", "last")
@@ -759,6 +773,54 @@ func TestSeenAtOnce(t *testing.T) {
 	})
 }
 
+// Of a vassal it is known that its file is gone wherever that could be looked for,
+// whatever else could not.
+func TestGone(t *testing.T) {
+	dir := t.TempDir()
+	state := func(n, file string) string {
+		path := filepath.Join(dir, "v-"+n+".json")
+		text := fmt.Sprintf(`{"v":1,"name":%q,"intent":"run","file":%q}`, n, file)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	kept, inDir, gone, old := state("kept", "/srv/kept.ini"), state("in", "/home/mallory/in.ini"), state("gone", "/home/bob/gone.ini"), state("old", "")
+	perform(t, Options{Concurrency: 1, StateDir: dir}, func(s *stage) {
+		s.finish()
+		for _, c := range []struct{ n, file string }{{"kept", "/srv/kept.ini"}, {"in", "/home/mallory/in.ini"}, {"gone", "/home/bob/gone.ini"}, {"old", ""}} {
+			state(c.n, c.file)
+		}
+		s.files.partial, s.files.unseen = true, []string{"/home/mallory", "/home/eve/new.ini"}
+		s.write("kept", "good")
+		s.start()
+		for _, c := range []struct {
+			name vassal.Name
+			path string
+			want bool
+		}{
+			{"kept", "/etc/vassals/kept.ini", false}, {"kept", "", false}, {"in", "/home/mallory/in.ini", false}, {"deep", "/home/mallory/a/b.ini", false},
+			{"new", "/home/eve/new.ini", false}, {"gone", "/home/bob/gone.ini", true}, {"like", "/home/mallory2/in.ini", true}, {"old", "", false},
+		} {
+			if got := s.e.Gone(c.name, c.path); got != c.want {
+				t.Errorf("%s, at %q: gone %v", c.name, c.path, got)
+			}
+		}
+		for file, want := range map[string]bool{kept: true, inDir: true, old: true, gone: false} {
+			if _, err := os.Stat(file); (err == nil) != want {
+				t.Errorf("what is kept at %s: %v", file, err)
+			}
+		}
+		s.files.mu.Lock()
+		s.files.partial, s.files.unseen = false, nil
+		s.files.mu.Unlock()
+		s.look(0)
+		if !s.e.Gone("in", "/home/mallory/in.ini") || !s.e.Gone("old", "") || s.e.Gone("kept", "") {
+			t.Error("all is known, and they are not gone")
+		}
+	})
+}
+
 // At the start, nothing is forgotten of vassals whose directory cannot be read.
 func TestPartialStart(t *testing.T) {
 	dir := t.TempDir()
@@ -876,5 +938,58 @@ func TestTotalsAreKept(t *testing.T) {
 		delete(s.files.m, "a")
 		s.look(time.Minute)
 		want("0 of 1 running, 1 stopped")
+	})
+}
+
+// deaf is a Monitor whose file system hangs until it is let go.
+type deaf struct {
+	Monitor
+	hang, let chan struct{}
+}
+
+func (d deaf) Watch(ctx context.Context, out chan<- Snapshot) error {
+	done := make(chan error)
+	go func() { done <- d.Monitor.Watch(ctx, out) }()
+	err := <-done
+	select {
+	case <-d.hang:
+		<-d.let
+	default:
+	}
+	return err
+}
+
+// The end of the Emperor waits for its vassals, and not for a file system that hangs.
+func TestEndWhileMonitorHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{T: t, files: newFiles(), world: newWorld(), slots: 2}
+		d := deaf{s.files, make(chan struct{}), make(chan struct{})}
+		s.e = New(Options{Monitor: d, Launcher: s.world.launcher, Concurrency: 2, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		s.ctx, s.stop = context.WithCancel(t.Context())
+		s.end = make(chan error, 1)
+		go func() { s.end <- s.e.Run(s.ctx) }()
+		synctest.Wait()
+		s.write("v", "good drain=20s")
+		s.look(2 * time.Second)
+		s.want("v", "running 1")
+		close(d.hang)
+		s.stop()
+		s.pass(2 * WatchTime)
+		s.want("v", "draining 1")
+		s.pass(time.Minute)
+		select {
+		case err := <-s.end:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("it waits for the file system")
+		}
+		close(d.let)
+		s.world.mu.Lock()
+		defer s.world.mu.Unlock()
+		if s.world.open["v"] != 0 {
+			t.Error("the vassal is not closed")
+		}
 	})
 }

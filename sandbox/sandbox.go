@@ -160,6 +160,7 @@ type Sandbox struct {
 	guests  atomic.Int64 // so far: Enter
 	killed  atomic.Bool  // by Kill
 	failure chan *stage.Failure
+	status  *os.File      // on which the stage reports; nil: adopted
 	reading chan struct{} // closed when nobody can report a failure any more
 	ended   chan struct{} // closed when the first process has ended
 	state   *os.ProcessState
@@ -232,6 +233,9 @@ type Usage struct {
 // Usage reads the generation's cgroup.
 func (s *Sandbox) Usage() (Usage, error) { return s.m.trees.usage(s.cgroup) }
 
+// lastWords is how long what the stage reported is read once it is gone.
+const lastWords = time.Second
+
 // supervise waits for the end, removes what is left and closes done. It is the
 // only one that waits for the process.
 func (s *Sandbox) supervise() {
@@ -245,6 +249,9 @@ func (s *Sandbox) supervise() {
 	// PID 1 took its pid namespace with it; the cgroup says whether anything
 	// of the start was outside of that.
 	s.m.trees.empty(s.cgroup)
+	if s.status != nil { // what was reported is there; who else has the stage's end is not waited for
+		_ = s.status.SetReadDeadline(time.Now().Add(lastWords)) // an error says that it was read
+	}
 	<-s.reading
 	u, _ := s.m.trees.usage(s.cgroup)
 	s.exit = s.describe(u.OOMKills)

@@ -139,7 +139,8 @@ func (st *starting) run(ctx context.Context) error {
 	st.undo = append(st.undo, st.giveUp)
 	st.m.running.Add(1)
 	go st.box.waitProcess()
-	go st.box.readFailure(status)
+	st.box.status = status
+	go st.box.readFailure()
 	go st.box.supervise()
 	err = errors.Join(st.restoreStdout(), st.dropRoot(), st.harden())
 	cfg.Rootfs = "/" // that was only there for the start; libcontainer begins Enter in it
@@ -325,11 +326,11 @@ func (s *Sandbox) waitProcess() {
 }
 
 // readFailure reads the one packet that the stage may send.
-func (s *Sandbox) readFailure(status *os.File) {
+func (s *Sandbox) readFailure() {
 	defer close(s.reading)
-	defer status.Close()
+	defer s.status.Close()
 	buf := make([]byte, stage.MaxFailure+1)
-	n, err := status.Read(buf)
+	n, err := s.status.Read(buf)
 	if err != nil || n == 0 {
 		return // end of file means nothing
 	}

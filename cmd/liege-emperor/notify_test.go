@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"liege/internal/testenv"
 )
 
 // What systemd is told, and what the signals do (CONTRACT 17 and 20).
@@ -70,5 +72,29 @@ func (e *ear) wait(want string) {
 		if strings.HasPrefix(string(buf[:n]), want) {
 			return
 		}
+	}
+}
+
+// A file system of the vassal files that hangs keeps no signal from being heard.
+func TestSignalsWhileFilesHang(t *testing.T) {
+	testenv.Need(t, testenv.FUSE)
+	w := newWorld(t)
+	w.vassal("a/vassals/site.ini")
+	p := w.emperor("a")
+	w.ready("a", "site")
+	mute := testenv.NewMute(t, filepath.Join(w.dir, "a/vassals"), 0, true)
+	mute.Begin()
+	for _, s := range []syscall.Signal{syscall.SIGWINCH, syscall.SIGHUP} {
+		if err := p.Process.Signal(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(enough); !mute.Waits(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not look at the files")
+		}
+	}
+	if code := p.end(syscall.SIGTERM); code != 0 {
+		t.Errorf("ended with %d", code)
 	}
 }

@@ -43,7 +43,9 @@ func one(ctx context.Context, f flags) (err error) {
 	if err != nil {
 		return err
 	}
-	monitor := func(map[vassal.Name]string) (emperor.Monitor, error) { return &only{Monitor: m, path: path, section: section}, nil }
+	monitor := func(map[vassal.Name]string) (emperor.Monitor, error) {
+		return &only{Monitor: m, path: path, section: section}, nil
+	}
 	r, err := newRealm(f, cfg, log, monitor, &terminal{out: os.Stdout, one: true})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -30,6 +31,10 @@ func (r *realm) signals(ctx context.Context, stop, leave func()) {
 	got := make(chan os.Signal, 16)
 	signal.Notify(got, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH)
 	defer signal.Stop(got)
+	rescans := rescans{reload: make(chan struct{}, 1), look: make(chan struct{}, 1)}
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	looking.Go(func() { r.rescan(ctx, rescans) })
 	var first time.Time
 	for {
 		var s os.Signal
@@ -40,7 +45,8 @@ func (r *realm) signals(ctx context.Context, stop, leave func()) {
 		}
 		switch s {
 		case unix.SIGHUP:
-			r.reread(ctx)
+			r.reread()
+			wish(rescans.reload)
 		case unix.SIGUSR1:
 			for _, line := range r.emperor.Lines() {
 				r.log.Info(line)
@@ -59,9 +65,7 @@ func (r *realm) signals(ctx context.Context, stop, leave func()) {
 			leave()
 			return
 		case unix.SIGWINCH:
-			if err := r.emperor.Refresh(ctx); err != nil {
-				r.log.Warn("rescan", "err", err)
-			}
+			wish(rescans.look)
 		default:
 			switch {
 			case first.IsZero():
@@ -76,9 +80,46 @@ func (r *realm) signals(ctx context.Context, stop, leave func()) {
 	}
 }
 
-// reread reads emperor.ini and the vassal files anew. What is wrong in
-// emperor.ini leaves the old settings in force.
-func (r *realm) reread(ctx context.Context) {
+// rescanTime is how long a look at the vassal files may take before systemd is told
+// that the reload is over.
+const rescanTime = time.Minute
+
+// rescans are wishes that the vassal files be read anew, each of capacity 1: after
+// emperor.ini was, of which systemd waits for the end; and without that.
+type rescans struct{ reload, look chan struct{} }
+
+func wish(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it is wished already
+	}
+}
+
+// rescan does what is wished, beside the signals: it takes for ever where the file
+// system of the vassal files hangs.
+func (r *realm) rescan(ctx context.Context, wishes rescans) {
+	for {
+		reload := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-wishes.look:
+		case <-wishes.reload:
+			reload = true
+		}
+		limited, cancel := context.WithTimeout(ctx, rescanTime)
+		if err := r.emperor.Refresh(limited); err != nil && ctx.Err() == nil {
+			r.log.Warn("rescan", "err", err)
+		}
+		cancel()
+		if reload {
+			tell(daemon.SdNotifyReady)
+		}
+	}
+}
+
+// reread reads emperor.ini anew. What is wrong in it leaves the old settings in force.
+func (r *realm) reread() {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil {
 		tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
@@ -104,10 +145,6 @@ func (r *realm) reread(ctx context.Context) {
 		}
 		r.expander.Set(r.machine.settings(cfg))
 	}
-	if err := r.emperor.Refresh(ctx); err != nil {
-		r.log.Warn("rescan", "err", err)
-	}
-	tell(daemon.SdNotifyReady)
 }
 
 // mayHandOver reports whether another Emperor could take this one's place now:

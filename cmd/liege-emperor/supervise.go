@@ -36,6 +36,7 @@ type realm struct {
 	flags    flags
 	cfg      inifile.EmperorConfig
 	log      *slog.Logger
+	claims   map[vassal.Name]string // where the files of vassals were when the last Emperor ended
 	records  *record.Dir
 	boxes    *sandbox.Manager
 	machine  *host
@@ -106,7 +107,8 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, monitor func
 	if err != nil {
 		log.Warn("who had some of the names before is not known", "err", err)
 	}
-	m, err := monitor(kept.Claims())
+	r.claims = kept.Claims()
+	m, err := monitor(r.claims)
 	if err != nil {
 		return r, err
 	}
@@ -140,7 +142,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, monitor func
 	}
 	given := fdstore.Given()
 	sockets := listen.NewRegistry()
-	sockets.Lives, sockets.Cgroup = lives, r.boxes.All()
+	sockets.RunDirs, sockets.Lives, sockets.Cgroup = resolve.RunDirs(cfg.RunDir), lives, r.boxes.All()
 	if f.one == "" { // whose records go with it
 		sockets.Store = fdstore.Open(given)
 	}
@@ -274,50 +276,53 @@ func (r *realm) hooks(ctx context.Context, phase vassal.Phase) error {
 // orphanGrace is how long a survivor may wait for its file to be found.
 const orphanGrace = 5 * time.Second
 
-// keepHouse ends what survived of vassals whose files are gone, and removes
-// old logs, now and once a day.
+// houseDay is how often old logs are looked at.
+const houseDay = 24 * time.Hour
+
+// keepHouse ends what survived of vassals whose files are gone, now and as long as
+// not every directory could be read; and removes old logs, now and once a day.
 func (r *realm) keepHouse(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 		return
 	case <-r.emperor.Scanned():
 	}
-	// A file that is being written is not listed yet, and a directory that
-	// cannot be read may hold files of survivors: there is no hurry.
-	for wait := orphanGrace; ; wait = time.Minute {
+	// A file that is being written is not listed yet: there is no hurry.
+	wait, whole := orphanGrace, false
+	for expired := (time.Time{}); ; wait = time.Minute {
+		if whole {
+			wait = houseDay
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		if r.emperor.Complete() {
-			break
+		if !whole {
+			whole = r.endOrphans(ctx)
 		}
-	}
-	if err := r.launch.EndOrphans(ctx, r.known(ctx)); err != nil {
-		r.log.Warn("a survivor without a file", "err", err)
-	}
-	for tick := time.NewTicker(24 * time.Hour); ; {
-		if err := logs.Expire(r.cfg.LogDir, r.known(ctx), time.Now()); err != nil {
+		if time.Since(expired) < houseDay {
+			continue
+		}
+		expired = time.Now()
+		if err := logs.Expire(r.cfg.LogDir, r.lives, expired); err != nil {
 			r.log.Warn("old logs", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		case <-tick.C:
 		}
 	}
 }
 
-// known tells which vassals have a file now.
-func (r *realm) known(ctx context.Context) func(vassal.Name) bool {
-	names := map[vassal.Name]bool{}
-	for _, v := range r.emperor.Vassals(ctx) {
-		names[vassal.Name(v.Name)] = true
+// endOrphans ends the survivors that are known to have no file, and reports whether
+// that is known of all.
+func (r *realm) endOrphans(ctx context.Context) (whole bool) {
+	whole = r.emperor.Complete()
+	if err := r.launch.EndOrphans(ctx, r.lives); err != nil {
+		r.log.Warn("a survivor without a file", "err", err)
 	}
-	return func(n vassal.Name) bool { return names[n] }
+	return whole && r.emperor.Complete()
 }
+
+// lives reports whether the vassal n has a file, or may have.
+func (r *realm) lives(n vassal.Name) bool { return !r.emperor.Gone(n, r.claims[n]) }
 
 // installed are the paths of the other programs.
 type installed struct {

@@ -175,11 +175,28 @@ func (g *generation) watch(status *os.File) {
 			g.say(vassal.Problem{Severity: vassal.Error, Code: vassal.CodeStartFailed, File: f.At.File, Line: f.At.Line, Step: string(f.Step), Message: f.What + ifs(f.What != "", ": ") + f.Msg})
 		}
 	}()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		g.awaitEnd(status)
+	}()
 	g.messages()
 	g.err = g.cmd.Wait()
 	g.closeLog()
+	<-ended
 	<-staged
 	g.control.Close()
+}
+
+// awaitEnd waits for the core's end and leaves it for Wait: what it and the stage
+// have said is still read, but nobody else who holds their ends is waited for.
+func (g *generation) awaitEnd(status *os.File) {
+	for errors.Is(unix.Waitid(unix.P_PID, g.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	_ = g.control.End(lastWords) // an error, here and below, says that it was closed
+	if status != nil {
+		_ = status.SetReadDeadline(time.Now().Add(lastWords))
+	}
 }
 
 // messages answers the core's until it closes its end. A core that breaks a

@@ -19,10 +19,15 @@ import (
 
 // listeners looks at what the listeners of r need of this host: directories,
 // addresses, ports that are free. Nothing is bound. Vassals' own cgroups are in all.
-func listeners(ctx context.Context, r *resolve.Result, all string) vassal.Problems {
+// A path is looked at as the one whose file it is sees it, by host: in a user's own
+// directory it leads where the user wishes.
+func listeners(ctx context.Context, r *resolve.Result, host resolve.FS, all string) vassal.Problems {
 	var ps vassal.Problems
 	for _, l := range r.Listen {
-		if p := listener(ctx, l, string(r.Config.Name), all); p != nil {
+		if l.Address[0] == '/' && l.Tenant && r.Config.Trust.Operator {
+			continue // a user's line in a file for which host is root's
+		}
+		if p := listener(ctx, l, host, string(r.Config.Name), all); p != nil {
 			if p.File = l.At.File; p.File == "" {
 				p.File = r.Config.File
 			}
@@ -33,7 +38,7 @@ func listeners(ctx context.Context, r *resolve.Result, all string) vassal.Proble
 	return ps
 }
 
-func listener(ctx context.Context, l vassal.Listener, name, all string) *vassal.Problem {
+func listener(ctx context.Context, l vassal.Listener, host resolve.FS, name, all string) *vassal.Problem {
 	warning := func(code, message, hint string) *vassal.Problem {
 		return &vassal.Problem{Severity: vassal.Warning, Code: code, Message: message, Hint: hint}
 	}
@@ -41,7 +46,7 @@ func listener(ctx context.Context, l vassal.Listener, name, all string) *vassal.
 	case '@':
 		return nil
 	case '/':
-		return socketDir(l.Address)
+		return socketDir(host, l.Address)
 	}
 	addr, err := netip.ParseAddrPort(l.Address)
 	if err != nil {
@@ -67,12 +72,12 @@ func listener(ctx context.Context, l vassal.Listener, name, all string) *vassal.
 
 // socketDir says that a socket's directory is missing. Beneath /run the Emperor
 // makes it.
-func socketDir(path string) *vassal.Problem {
+func socketDir(host resolve.FS, path string) *vassal.Problem {
 	dir := filepath.Dir(path)
 	if strings.HasPrefix(dir+"/", "/run/") || strings.HasPrefix(dir+"/", "/var/run/") {
 		return nil
 	}
-	switch fi, err := os.Stat(dir); {
+	switch fi, err := resolve.Stat(host, dir); {
 	case errors.Is(err, fs.ErrNotExist):
 		return &vassal.Problem{Severity: vassal.Error, Code: vassal.CodeListen, Message: fmt.Sprintf("%s: there is no directory %s", path, dir), Hint: "mkdir " + dir + ", or a socket in /run/liege/"}
 	case err == nil && !fi.IsDir():

@@ -370,7 +370,7 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 	if p.Result != nil && s.Host.Caller == nil { // liege serve reads them at the start
 		var more vassal.Problems
 		c.certs, more = certificates(ctx, p.Result)
-		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result, record.Cgroup(l.emperor.RunDir))...)
+		c.Problems = append(append(c.Problems, more...), listeners(ctx, p.Result, s.Host.FS, record.Cgroup(l.emperor.RunDir))...)
 		if p.Result.NAT != nil && os.Geteuid() == 0 { // others are not told
 			c.Problems = append(append(c.Problems, p.Result.Blocked(hostnet.Blocked())...), p.Result.WillForward(hostnet.Unforwarded())...)
 		}

@@ -41,9 +41,9 @@ func TestCheckAsOwner(t *testing.T) {
 		want string
 		told bool // the secret, to root about its own file
 	}{
-		{[]string{"check", home + "/asks.ini"}, "permission denied", false},
+		{[]string{"check", home + "/asks.ini"}, "may read only below its own directory", false},
 		{[]string{"check", "--json", dir + "/linked.ini"}, "permission denied", false},
-		{[]string{"explain", "--show-secrets", home + "/asks.ini"}, "permission denied", false},
+		{[]string{"explain", "--show-secrets", home + "/asks.ini"}, "may read only below its own directory", false},
 		{[]string{"check", "--tenant", "nobody", hidden + "/own.ini"}, secret, true},
 		{[]string{"check", home + "/link.ini"}, "owns a directory or link on the way", false},
 		{[]string{"check", hidden + "/own.ini"}, secret, true},
@@ -126,5 +126,54 @@ func letWrite(t *testing.T, file string, uid uint32) {
 	}
 	if err := unix.Setxattr(file, "system.posix_acl_access", list, 0); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Whether there is something behind a link of the user's that only root can follow
+// is not told.
+func TestCheckListensAsOwner(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	testenv.Leaks(t)
+	dir, err := os.MkdirTemp("/srv", "liege-check-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	const nobody = 65534
+	hidden, home := filepath.Join(dir, "hidden"), filepath.Join(dir, "home")
+	err = errors.Join(os.Chmod(dir, 0o755), os.Mkdir(hidden, 0o700), os.Mkdir(hidden+"/there", 0o755), os.WriteFile(hidden+"/file", nil, 0o644), os.Mkdir(home, 0o755), os.Mkdir(home+"/own", 0o755))
+	for _, name := range []string{"there", "missing", "file"} {
+		err = errors.Join(err, os.Symlink(filepath.Join(hidden, name), filepath.Join(home, name)))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(sub string, uid int, more string) string {
+		file := filepath.Join(home, "shop.ini")
+		text := "[vassal]\nchdir = " + home + "\ncheck-static = " + home + "\nhttp-socket = " + home + "/" + sub + "/a.sock\n" + more
+		if err := errors.Join(os.RemoveAll(file), os.WriteFile(file, []byte(text), 0o644), os.Lchown(file, uid, uid)); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		run(t.Context(), []string{"check", file}, stdio{strings.NewReader(""), &out, &out})
+		return strings.ReplaceAll(out.String(), "/"+sub+"/", "/SUB/")
+	}
+	if err := os.Lchown(home, nobody, nobody); err != nil {
+		t.Fatal(err)
+	}
+	there := says("there", nobody, "")
+	for _, sub := range []string{"missing", "file"} {
+		if got := says(sub, nobody, ""); got != there {
+			t.Errorf("%s: %q, and of a directory %q", sub, got, there)
+		}
+	}
+	if got := says("none", nobody, ""); !strings.Contains(got, "there is no directory") {
+		t.Errorf("what the user can see is not told: %q", got)
+	}
+	if err := os.Lchown(home, 0, 0); err != nil { // the operator's own
+		t.Fatal(err)
+	}
+	if got := says("missing", 0, "uid = nobody\n"); !strings.Contains(got, "there is no directory") {
+		t.Errorf("the operator is not told: %q", got)
 	}
 }

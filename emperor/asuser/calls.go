@@ -36,15 +36,35 @@ func (s *Session) Open(path string) (f *os.File, real string, err error) {
 	return f, real, nil
 }
 
+// Part is the part of the host that a text of the user's may ask about: what lies
+// below a directory, wherever links lead, and what belongs to the user. All else is
+// not there, and so is whatever lies behind a link and cannot be opened: how it
+// cannot would tell what is there.
+type Part struct {
+	s   *Session
+	dir string // empty: everywhere
+}
+
+// Below is the Part of a text in the directory dir.
+func (s *Session) Below(dir string) Part { return Part{s, dir} }
+
+// everywhere is the Part that is bounded by the user's rights alone.
+func (s *Session) everywhere() Part { return Part{s, ""} }
+
 // ReadFile reads a regular file of at most max bytes (no more than MaxRead),
 // and says what Stat says of it.
 func (s *Session) ReadFile(path string, max int) ([]byte, fs.FileInfo, error) {
-	r, data, _, err := s.call(request{Op: "read", Path: path, Max: min(max, MaxRead), GID: -1}, false)
+	return s.everywhere().ReadFile(path, max)
+}
+
+// ReadFile is Session.ReadFile.
+func (p Part) ReadFile(path string, max int) ([]byte, fs.FileInfo, error) {
+	r, data, _, err := p.s.call(request{Op: "read", Path: path, Max: min(max, MaxRead), GID: -1, Below: p.dir}, false)
 	if err == nil {
 		err = r.err("read", path)
 	}
 	if err == nil && r.Info == nil {
-		err = s.fail("read", path, "no answer")
+		err = p.s.fail("read", path, "no answer")
 	}
 	if err != nil {
 		return nil, nil, err
@@ -55,13 +75,21 @@ func (s *Session) ReadFile(path string, max int) ([]byte, fs.FileInfo, error) {
 
 // Stat follows symbolic links. Sys of the answer is a *syscall.Stat_t that
 // holds owner, device and inode only.
-func (s *Session) Stat(path string) (fs.FileInfo, error) { return s.stat("stat", path) }
+func (s *Session) Stat(path string) (fs.FileInfo, error) { return s.everywhere().Stat(path) }
+
+// Stat is Session.Stat.
+func (p Part) Stat(path string) (fs.FileInfo, error) {
+	return p.s.stat(request{Op: "stat", Path: path, GID: -1, Below: p.dir})
+}
 
 // Lstat is Stat of a link itself.
-func (s *Session) Lstat(path string) (fs.FileInfo, error) { return s.stat("lstat", path) }
+func (s *Session) Lstat(path string) (fs.FileInfo, error) {
+	return s.stat(request{Op: "lstat", Path: path, GID: -1})
+}
 
-func (s *Session) stat(op, path string) (fs.FileInfo, error) {
-	r, _, _, err := s.call(request{Op: op, Path: path, GID: -1}, false)
+func (s *Session) stat(q request) (fs.FileInfo, error) {
+	op, path := q.Op, q.Path
+	r, _, _, err := s.call(q, false)
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +113,12 @@ func (s *Session) Readlink(path string) (string, error) {
 }
 
 // Glob is filepath.Glob with at most MaxGlob names.
-func (s *Session) Glob(pattern string) ([]string, error) {
-	r, data, _, err := s.call(request{Op: "glob", Path: pattern, Max: MaxRead, GID: -1}, false)
+func (s *Session) Glob(pattern string) ([]string, error) { return s.everywhere().Glob(pattern) }
+
+// Glob is Session.Glob, of names that lead to something in p.
+func (p Part) Glob(pattern string) ([]string, error) {
+	s := p.s
+	r, data, _, err := s.call(request{Op: "glob", Path: pattern, Max: MaxRead, GID: -1, Below: p.dir}, false)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"liege/emperor/asuser/become"
+	"liege/vassal/regular"
 )
 
 // channel is the child's only descriptor besides /dev/null.
@@ -148,19 +150,19 @@ func do(q request, r *reply) (data []byte, f *os.File, err error) {
 		f, err = open(q.Path, unix.O_PATH, 0)
 		return nil, f, err
 	case "read":
-		data, r.Info, err = readFile(q.Path, q.Max)
+		data, r.Info, err = readFile(q)
 		return data, nil, err
 	case "stat":
-		r.Info, err = stat(os.Stat(q.Path))
+		r.Info, err = stat(q.Path, 0, q.Below)
 		return nil, nil, err
 	case "lstat":
-		r.Info, err = stat(os.Lstat(q.Path))
+		r.Info, err = stat(q.Path, unix.O_NOFOLLOW, "")
 		return nil, nil, err
 	case "readlink":
-		r.Real, err = os.Readlink(q.Path)
+		r.Real, err = readlink(q.Path)
 		return nil, nil, err
 	case "glob":
-		data, err = glob(q.Path)
+		data, err = glob(q.Path, q.Below)
 		return data, nil, err
 	case "listen":
 		f, err = Bind(q.Path, Rules{Mode: q.Mode, Backlog: q.Backlog, UID: -1, GID: q.GID, Owners: []int{0, os.Getuid()}, Context: q.Context})
@@ -195,31 +197,104 @@ func open(path string, flags uint64, mode fs.FileMode) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
-func readFile(path string, max int) ([]byte, *info, error) {
-	f, err := open(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+// reach takes hold (O_PATH) of what path leads to, if this user's texts may ask
+// about it (Part). The kernel's own files are not there either, wherever a link leads:
+// this process sees the host's, and the user's app does not.
+func reach(path string, flags uint64, below string) (*os.File, error) {
+	f, err := open(path, unix.O_PATH|flags, 0)
+	if err != nil {
+		if below != "" {
+			err = unreached(path, below)
+		}
+		return nil, err
+	}
+	if regular.OnDisk(int(f.Fd())) != nil || below != "" && !inPart(f, below) {
+		f.Close()
+		return nil, syscall.ENOENT
+	}
+	return f, nil
+}
+
+// unreached is why path cannot be opened, where no link is on its way from the
+// directory below: behind one, how it cannot would tell what is there.
+func unreached(path, below string) error {
+	rest, in := strings.CutPrefix(filepath.Clean(path), below+"/")
+	if !in {
+		return syscall.ENOENT
+	}
+	top, err := open(below, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return syscall.ENOENT
+	}
+	defer top.Close()
+	fd, err := unix.Openat2(int(top.Fd()), rest, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_BENEATH})
+	switch {
+	case err == nil: // since a moment ago
+		unix.Close(fd)
+		return syscall.ENOENT
+	case errors.Is(err, unix.ELOOP):
+		return syscall.ENOENT
+	}
+	return err
+}
+
+// inPart reports whether f lies below dir or belongs to this user.
+func inPart(f *os.File, dir string) bool {
+	if i, err := infoOf(f); err != nil || int(i.U) == os.Getuid() {
+		return err == nil
+	}
+	top, err := open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return false
+	}
+	defer top.Close()
+	at, err := realPath(f)
+	if err != nil {
+		return false
+	}
+	real, err := realPath(top)
+	return err == nil && (at == real || strings.HasPrefix(at, strings.TrimSuffix(real, "/")+"/"))
+}
+
+// realPath is where f is, without links.
+func realPath(f *os.File) (string, error) { return os.Readlink("/proc/self/fd/" + itoa(f.Fd())) }
+
+func readFile(q request) ([]byte, *info, error) {
+	at, err := reach(q.Path, 0, q.Below)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer at.Close()
+	f, err := regular.Reopen(at)
+	if errors.Is(err, fs.ErrInvalid) {
+		return nil, nil, &whyError{"not a regular file", syscall.EINVAL}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	b, err := io.ReadAll(io.LimitReader(f, int64(q.Max)+1))
 	if err != nil {
 		return nil, nil, err
 	}
-	if !st.Mode().IsRegular() {
-		return nil, nil, &whyError{"not a regular file", syscall.EINVAL}
-	}
-	b, err := io.ReadAll(io.LimitReader(f, int64(max)+1))
-	if err != nil {
-		return nil, nil, err
-	}
-	if len(b) > max {
+	if len(b) > q.Max {
 		return nil, nil, &whyError{"the file is too large", syscall.EFBIG}
 	}
-	i, err := stat(st, nil)
+	i, err := infoOf(f)
 	return b, i, err
 }
 
-func stat(st fs.FileInfo, err error) (*info, error) {
+func stat(path string, flags uint64, below string) (*info, error) {
+	f, err := reach(path, flags, below)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return infoOf(f)
+}
+
+func infoOf(f *os.File) (*info, error) {
+	st, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
@@ -230,11 +305,40 @@ func stat(st fs.FileInfo, err error) (*info, error) {
 	return i, nil
 }
 
-func glob(pattern string) ([]byte, error) {
+// readlink returns what the link at path holds.
+func readlink(path string) (string, error) {
+	f, err := reach(path, unix.O_NOFOLLOW, "")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(int(f.Fd()), "", buf)
+	if errors.Is(err, unix.ENOENT) { // of what is no link; readlink(2) has another word
+		err = unix.EINVAL
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}
+
+func glob(pattern, below string) ([]byte, error) {
 	names, err := filepath.Glob(pattern)
 	if err != nil {
 		return nil, &whyError{err.Error(), syscall.EINVAL}
 	}
+	var flags uint64
+	if below == "" { // links are told of, and not what they lead to
+		flags = unix.O_NOFOLLOW
+	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		f, err := reach(n, flags, below)
+		if err == nil {
+			f.Close()
+		}
+		return err != nil
+	})
 	if len(names) > MaxGlob {
 		return nil, &whyError{"the pattern matches too many files", syscall.E2BIG}
 	}

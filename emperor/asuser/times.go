@@ -8,10 +8,12 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"liege/vassal/regular"
 )
 
 // Times are the modification times of paths as who sees them; zero for what is
-// missing or denied, and for all of them if one does not answer within CallTime.
+// missing, denied or the kernel's, and for all of them if one does not answer within CallTime.
 // It is for questions that come again and again, for which a child would be too
 // dear: a thread of this process takes the user's file system ids, without which
 // root's rights over files are gone too (setfsuid(2)), and ends.
@@ -39,7 +41,7 @@ func Looks(who Who, paths []string) []string {
 // file system that hangs.
 func LooksHere(paths []string) []string {
 	out := make([]string, len(paths))
-	for i, st := range statEach(paths) {
+	for i, st := range statEach(paths, unix.Stat) {
 		out[i] = look(st)
 	}
 	return out
@@ -94,18 +96,32 @@ func statAll(who Who, paths []string) []*unix.Stat_t {
 	if os.Geteuid() == 0 && !takeFileIDs(who) {
 		return nil
 	}
-	return statEach(paths)
+	return statEach(paths, statOnDisk)
 }
 
-func statEach(paths []string) []*unix.Stat_t {
+func statEach(paths []string, stat func(string, *unix.Stat_t) error) []*unix.Stat_t {
 	out := make([]*unix.Stat_t, len(paths))
 	for i, p := range paths {
 		var st unix.Stat_t
-		if unix.Stat(p, &st) == nil {
+		if stat(p, &st) == nil {
 			out[i] = &st
 		}
 	}
 	return out
+}
+
+// statOnDisk is stat(2), of no file of the kernel's: a link of a user's may lead to
+// what only processes of the host see.
+func statOnDisk(path string, st *unix.Stat_t) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := regular.OnDisk(fd); err != nil {
+		return err
+	}
+	return unix.Fstat(fd, st)
 }
 
 // takeFileIDs gives this thread who's rights over files.

@@ -34,6 +34,7 @@ type request struct {
 	Dev     uint64      `json:"dev,omitempty"`
 	Ino     uint64      `json:"ino,omitempty"`
 	Context string      `json:"context,omitempty"` // of a socket to make
+	Below   string      `json:"below,omitempty"`   // Part
 }
 
 type reply struct {

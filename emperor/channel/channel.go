@@ -52,17 +52,24 @@ func Pair() (*Channel, *os.File, error) {
 // Close closes the near end; a Receive that waits returns io.EOF.
 func (c *Channel) Close() error { return c.conn.Close() }
 
+// End says that the core is gone: Receive returns what is still in the queue, and
+// io.EOF after grace at the latest. Without that it may never: the core could give
+// its end away, to another process or into the queue of a socket that lives on.
+func (c *Channel) End(grace time.Duration) error {
+	return c.conn.SetReadDeadline(time.Now().Add(grace))
+}
+
 // ErrBroken is wrapped by errors about a core that breaks a rule of the
 // channel.
 var ErrBroken = errors.New("the core broke a rule of the control channel")
 
-// Receive waits for the next message. io.EOF: the core has closed its end. An
-// error that wraps ErrBroken must end the generation.
+// Receive waits for the next message. io.EOF: the core has closed its end, or the
+// time of End is over. An error that wraps ErrBroken must end the generation.
 func (c *Channel) Receive() (vassal.Message, error) {
 	buf := make([]byte, vassal.MaxMessage+1)
 	n, _, flags, _, err := c.conn.ReadMsgUnix(buf, nil)
 	switch {
-	case err != nil && errors.Is(err, net.ErrClosed), err == nil && n == 0, errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
+	case err != nil && errors.Is(err, net.ErrClosed), err == nil && n == 0, errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET), errors.Is(err, os.ErrDeadlineExceeded):
 		return vassal.Message{}, io.EOF
 	case err != nil:
 		return vassal.Message{}, err

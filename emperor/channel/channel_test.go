@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -145,4 +146,31 @@ func FuzzMessage(f *testing.F) {
 			t.Errorf("accepted %q", b)
 		}
 	})
+}
+
+// TestEnd: whoever else holds the end of a core that is gone holds up nobody, and
+// what it had said is read.
+func TestEnd(t *testing.T) {
+	c, fd := pair(t)
+	defer unix.Close(fd)
+	send(t, fd, `{"v":1,"type":"hello"}`)
+	if err := c.End(time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := c.Receive(); err != nil || m.Type != vassal.Hello {
+		t.Errorf("%v, %v; want what is in the queue", m, err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := c.Receive()
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		if !errors.Is(err, io.EOF) {
+			t.Errorf("%v, want the end", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("it still waits")
+	}
 }

@@ -139,6 +139,9 @@ func TestFUSE(t *testing.T) {
 	if len(m.stuck) != 1 || !hung.Partial || len(hung.Skipped) != 1 || !strings.Contains(hung.Skipped[0].Message, "does not answer") {
 		t.Errorf("%d are stuck; %+v", len(m.stuck), hung.Skipped)
 	}
+	if !hung.MayHold("/home/mallory/x.ini") || hung.MayHold("/home/alice/x.ini") {
+		t.Errorf("unseen: %q", hung.Unseen)
+	}
 	// The next ones do not wait for it, and see what others do.
 	m.patience = Overdue
 	h.write("/home/alice/b.ini", "[uwsgi]\n", alice, 0o644)
@@ -154,6 +157,17 @@ func TestFUSE(t *testing.T) {
 		mallory_m /home/mallory/m.ini uid 61002`)
 	if len(m.stuck) != 0 {
 		t.Error("it answers again, and is not asked")
+	}
+
+	// One whose server has died: what is there is not gone.
+	mute = testenv.NewMute(t, h.path("/home/mallory"), mallory, true)
+	mute.Asked()
+	mute.Die()
+	for range 2 {
+		dead := h.scan(m)
+		if got := show(dead); !strings.Contains(got, "mallory_m") || !dead.Partial || !dead.MayHold("/home/mallory/x.ini") || dead.MayHold("/home/alice/x.ini") {
+			t.Errorf("its server is dead: partial %v, unseen %q:\n%s", dead.Partial, dead.Unseen, got)
+		}
 	}
 }
 

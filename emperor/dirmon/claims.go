@@ -3,6 +3,7 @@ package dirmon
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,7 +25,7 @@ func claimed(names map[vassal.Name]string) map[string]string {
 // takes another's name by a file that sorts before it.
 func (s *scanner) snapshot() emperor.Snapshot {
 	m := s.m
-	snap := emperor.Snapshot{Partial: s.partial}
+	snap := emperor.Snapshot{Partial: s.partial, Unseen: slices.Concat(slices.Collect(maps.Values(s.failed))...)}
 	paths := sortedKeys(m.entries)
 	slices.SortStableFunc(paths, func(a, b string) int {
 		return cmp.Compare(rank(m, a), rank(m, b))
@@ -33,7 +34,7 @@ func (s *scanner) snapshot() emperor.Snapshot {
 	for _, p := range paths {
 		e := m.entries[p]
 		if !e.counts { // what it will be is not known
-			snap.Partial = true
+			snap.Partial, snap.Unseen = true, append(snap.Unseen, p)
 			continue
 		}
 		f := e.file
@@ -63,6 +64,7 @@ func (s *scanner) snapshot() emperor.Snapshot {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Message, b.Message))
 	})
 	snap.Skipped = s.skipped
+	slices.Sort(snap.Unseen)
 	return snap
 }
 

@@ -699,6 +699,42 @@ func TestRest(t *testing.T) {
 	})
 }
 
+// TestModeIsSent: who may read a file is told when that alone changes.
+func TestModeIsSent(t *testing.T) {
+	watched(t, func(h host, _ *Monitor, sent func() []emperor.Snapshot) {
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		time.Sleep(time.Minute)
+		sent()
+		for _, c := range []struct {
+			path   string
+			mode   os.FileMode
+			want   os.FileMode
+			hidden bool
+		}{
+			{"/etc/vassals/a.ini", 0o600, 0o600, false},
+			{"/etc/vassals/a.ini", 0o644, 0o644, false},
+			{"/etc/vassals", 0o700, 0o644, true},
+			{"/etc/vassals", 0o755, 0o644, false},
+			{"/etc", 0o700, 0o644, true},
+		} {
+			h.must(os.Chmod(h.path(c.path), c.mode))
+			time.Sleep(Period + Settle)
+			all := sent()
+			if len(all) == 0 {
+				h.Errorf("%s %04o: nothing is sent", c.path, c.mode)
+				continue
+			}
+			if f := all[len(all)-1].Files[0]; f.Mode != c.want || f.Hidden != c.hidden {
+				h.Errorf("%s %04o: mode %04o, hidden %v", c.path, c.mode, f.Mode, f.Hidden)
+			}
+			time.Sleep(time.Minute)
+			if n := len(sent()); n > 0 {
+				h.Errorf("%s %04o: sent %d times more", c.path, c.mode, n)
+			}
+		}
+	})
+}
+
 // What lies there at the first scan counts at once, however young: an earlier
 // Emperor may have run it, and it must not look gone. What is half-written
 // then makes the scan a partial one.
@@ -713,8 +749,8 @@ func TestFirstScan(t *testing.T) {
 	h.write("/etc/vassals/empty.ini", "", 0, 0o644)
 	m = h.monitor("/etc/vassals")
 	s, _ = m.scan(time.Now(), false)
-	if got := lastText([]emperor.Snapshot{s}); got != "young=1" || !s.Partial {
-		t.Errorf("got %q, partial %v", got, s.Partial)
+	if got := lastText([]emperor.Snapshot{s}); got != "young=1" || !s.Partial || !s.MayHold("/etc/vassals/empty.ini") || s.MayHold("/etc/vassals/gone.ini") {
+		t.Errorf("got %q, partial %v, unseen %q", got, s.Partial, s.Unseen)
 	}
 }
 

@@ -253,7 +253,10 @@ func (s *scanner) match(i int, src source, dir string, found []string) {
 			continue
 		}
 		deeper := func() {
-			if s.isDir(d, n) {
+			switch is, err := s.isDir(d, n); {
+			case err != nil:
+				s.matchAlarm(i, p, f, err)
+			case is:
 				s.match(i, src, p, f)
 			}
 		}
@@ -278,15 +281,21 @@ func lookFor(d *place, name string) ([]string, error) {
 }
 
 // isDir reports whether name in d is a directory: a tenant's link is not
-// followed to look for files.
-func (s *scanner) isDir(d *place, name string) (yes bool) {
+// followed to look for files. The error is of a file system that has no answer: what
+// is there stays as it was. One that does not let root in is its user's own (FUSE).
+func (s *scanner) isDir(d *place, name string) (yes bool, err error) {
 	s.io(func() {
-		if fd, st, err := child(d, name); err == nil {
+		var fd int
+		var st unix.Stat_t
+		if fd, st, err = child(d, name); err == nil {
 			unix.Close(fd)
 			yes = st.Mode&unix.S_IFMT == unix.S_IFDIR
 		}
 	})
-	return yes
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EACCES) {
+		err = nil
+	}
+	return yes, err
 }
 
 // matchAlarm is the alarm for a directory of a pattern, of which found is what

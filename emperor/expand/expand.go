@@ -127,8 +127,9 @@ func (set Settings) Of(ctx context.Context, path string, trust vassal.Trust) (s 
 		return s, nil, err
 	}
 	s.Read.Operator = s.INI
-	s.INI = &tenantHost{Host: s.INI, s: session, who: w, name: name, dir: filepath.Dir(path)}
-	s.Host.FS = tenantFS{session}
+	dir := filepath.Dir(path)
+	s.INI = &tenantHost{Host: s.INI, part: session.Below(dir), who: w, name: name, dir: dir}
+	s.Host.Sys, s.Host.FS = s.Host.FS, tenantFS{session}
 	return s, func() error {
 		session.Close()
 		return session.Err()

@@ -1,8 +1,10 @@
 package expand
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,6 +85,18 @@ func file(dir, lines string, uid int) emperor.File {
 // in an operator's file are the control.
 func TestTenantReads(t *testing.T) {
 	dir := place(t)
+	for name, to := range map[string]string{
+		"mounts": "/proc/self/mounts", "sockets": "/proc/net/unix", "kernel": "/proc/sys/kernel/ostype", "procs": "/proc", "first": "/proc/1",
+		"class": "/sys/class", "version": "/etc/debian_version", "devices": "/dev",
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
 	x := expander(map[string]string{"SECRET": "s3cret"})
 	for _, tt := range []struct{ name, lines, env string }{
 		{"a 0600 file of root", "env = K=@(DIR/secret/key)\n", "K=root's"},
@@ -91,6 +105,22 @@ func TestTenantReads(t *testing.T) {
 		{"the environment", "env = K=$(SECRET)\n", "K=s3cret"},
 		{"the kernel", "env = K=@(/proc/sys/kernel/ostype)\n", "K=Linux"},
 		{"a file of root elsewhere", "env = K=@(/etc/debian_version)\n", "K=1"},
+		{"the kernel, by a link", "env = K=@(DIR/kernel)\n", "K=Linux"},
+		{"the kernel's mounts, by a link", "env = K=@(DIR/mounts)\n", "K=" + string(mounts[:8])},
+		{"the kernel's lines, by a link", "for-readline = DIR/sockets\nenv = K=%(_)\nendfor =\n", "K=Num"},
+		{"the kernel, through a link", "env = K=@(DIR/procs/sys/kernel/ostype)\n", "K=Linux"},
+		{"an oracle of processes", "if-exists = DIR/first\nenv = K=there\nendif =\n", "K=there"},
+		{"an oracle of processes, through a link", "if-exists = DIR/procs/1/stat\nenv = K=there\nendif =\n", "K=there"},
+		{"processes by a pattern", "for-glob = /pro[c]/[0-9]*\nenv = K=%(_)\nendfor =\n", "K=/proc/"},
+		{"a process by a pattern", "for-glob = /pro?/1/stat\nenv = K=%(_)\nendfor =\n", "K=/proc/1/stat"},
+		{"processes by a link and a pattern", "for-glob = DIR/procs/[0-9]*\nenv = K=%(_)\nendfor =\n", "K=" + dir + "/procs/1"},
+		{"a link to a process by a pattern", "for-glob = DIR/firs[t]\nenv = K=%(_)\nendfor =\n", "K=" + dir + "/first"},
+		{"sysfs by a link and a pattern", "for-glob = DIR/class/*\nenv = K=%(_)\nendfor =\n", "K=" + dir + "/class/net/"},
+		{"devices by a link and a pattern", "for-glob = DIR/devices/*\nenv = K=%(_)\nendfor =\n", "K=" + dir + "/devices/null"},
+		{"a file of root elsewhere, by a link", "env = K=@(DIR/version)\n", "K=1"},
+		{"an oracle of the host", "if-exists = /etc/debian_version\nenv = K=there\nendif =\n", "K=there"},
+		{"an oracle of the host, by a link", "if-file = DIR/version\nenv = K=there\nendif =\n", "K=there"},
+		{"homes by a pattern", "for-glob = /ho[m]e\nenv = K=%(_)\nendfor =\n", "K=/home"},
 	} {
 		lines := strings.ReplaceAll(tt.lines, "DIR", dir)
 		has := func(f emperor.File) bool {
@@ -102,11 +132,47 @@ func TestTenantReads(t *testing.T) {
 			}
 			return false
 		}
-		if !has(file(dir, "uid = nobody\n"+lines, 0)) && tt.name != "the kernel" {
+		answers := strings.Contains(tt.lines, "@(") || strings.Contains(tt.lines, "for-readline") // of the kernel, which root's file does not read either
+		if !has(file(dir, "uid = nobody\n"+lines, 0)) && !(answers && strings.HasPrefix(tt.name, "the kernel")) {
 			t.Errorf("%s: the operator's file does not see it either", tt.name)
 		}
 		if has(file(dir, lines, nobody)) {
 			t.Errorf("%s: the tenant's file sees it", tt.name)
+		}
+	}
+}
+
+// What is its user's a tenant's file reads, wherever it lies and whatever links lead
+// there.
+func TestTenantReadsOwn(t *testing.T) {
+	dir := place(t)
+	other := place(t)
+	for link, to := range map[string]string{"key": other + "/own", "up": "../" + filepath.Base(dir) + "/www/index.html", "www2": "www", "here": dir} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(other+"/own", []byte("mine"), 0o600), os.Chown(other+"/own", nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	x := expander(nil)
+	for lines, want := range map[string]string{
+		"env = K=@(OTHER/own)\n":                                      "K=mine",
+		"env = K=@(DIR/key)\n":                                        "K=mine",
+		"env = K=@(DIR/up)\n":                                         "K=hello",
+		"env = K=@(DIR/www2/index.html)\n":                            "K=hello",
+		"env = K=@(DIR/here/here/www/index.html)\n":                   "K=hello",
+		"if-dir = DIR/www2\nenv = K=there\nendif =\n":                 "K=there",
+		"if-exists = DIR\nenv = K=there\nendif =\n":                   "K=there",
+		"if-exists = OTHER/own\nenv = K=there\nendif =\n":             "K=there",
+		"for-glob = DIR/w*2\nenv = K=%(_)\nendfor =\n":                "K=" + dir + "/www2/",
+		"for-glob = DIR/www/*\nenv = K=%(_)\nendfor =\n":              "K=" + dir + "/www/index.html",
+		"for-readline = DIR/www/index.html\nenv = K=%(_)\nendfor =\n": "K=hello",
+	} {
+		lines = strings.NewReplacer("DIR", dir, "OTHER", other).Replace(lines)
+		e := x.Expand(t.Context(), file(dir, lines, nobody))
+		if !slices.Contains(e.Config.App.Env, want) {
+			t.Errorf("%q: %q, %v; want %q", lines, e.Config.App.Env, e.Problems, want)
 		}
 	}
 }

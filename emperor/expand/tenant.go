@@ -13,11 +13,11 @@ import (
 	"liege/vassal/inifile"
 )
 
-// tenantHost answers what a tenant's ini text asks. Host, the machine's own,
-// answers what is no secret: its name, its CPUs, the time.
+// tenantHost answers what a tenant's ini text asks, from its part of the host. Host,
+// the machine's own, answers what is no secret: its name, its CPUs, the time.
 type tenantHost struct {
 	inifile.Host
-	s    *asuser.Session
+	part asuser.Part
 	who  asuser.Who
 	name string
 	dir  string // of the vassal's file
@@ -31,15 +31,18 @@ func (h *tenantHost) ReadFile(path string) (inifile.HostFile, error) {
 	if err := mayRead(path); err != nil {
 		return inifile.HostFile{}, err
 	}
-	b, fi, err := h.s.ReadFile(path, inifile.MaxFile)
+	b, info, err := h.part.ReadFile(path, inifile.MaxFile)
+	if errors.Is(err, fs.ErrNotExist) && !within(path, h.dir) { // whether it is there is not told
+		err = &fs.PathError{Op: "read", Path: path, Err: errOutside}
+	}
 	if err != nil {
 		return inifile.HostFile{}, err
 	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || int(st.Uid) != h.who.UID && !within(path, h.dir) {
-		return inifile.HostFile{}, &fs.PathError{Op: "read", Path: path, Err: errOutside}
+	file := inifile.HostFile{Data: b}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		file.Inode = st.Ino
 	}
-	return inifile.HostFile{Data: b, Inode: st.Ino}, nil
+	return file, nil
 }
 
 // Stat implements inifile.Host.
@@ -47,7 +50,7 @@ func (h *tenantHost) Stat(path string) (fs.FileInfo, error) {
 	if err := mayRead(path); err != nil {
 		return nil, err
 	}
-	return h.s.Stat(path)
+	return h.part.Stat(path)
 }
 
 // Glob implements inifile.Host.
@@ -55,12 +58,12 @@ func (h *tenantHost) Glob(pattern string) ([]string, error) {
 	if err := mayRead(pattern); err != nil {
 		return nil, err
 	}
-	names, err := h.s.Glob(pattern)
+	names, err := h.part.Glob(pattern)
 	if err != nil {
 		return nil, err
 	}
 	for i, n := range names {
-		if fi, err := h.s.Stat(n); err == nil && fi.IsDir() {
+		if fi, err := h.part.Stat(n); err == nil && fi.IsDir() {
 			names[i] = n + "/"
 		}
 	}
@@ -75,8 +78,8 @@ func (h *tenantHost) User() (uid int, name string, gid int, group string) {
 	return h.who.UID, h.name, h.who.GID, strconv.Itoa(h.who.GID)
 }
 
-// mayRead refuses the kernel's own file systems. All else is bounded by the
-// rights of the child.
+// mayRead says why of paths that are the kernel's by their names. What they lead to
+// the child looks at.
 func mayRead(path string) error {
 	p := filepath.Clean(path)
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {

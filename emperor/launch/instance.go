@@ -373,14 +373,21 @@ func (in *instance) end(err error) {
 	}
 }
 
+// lastWords is how long what a core that is gone has said is read, should somebody
+// else hold its end of the control channel.
+const lastWords = time.Second
+
 // finish waits until nothing is left, then says why.
 func (in *instance) finish(heard <-chan struct{}, ch *listen.Change) {
 	defer close(in.done)
 	defer in.shutOnce.Do(func() { close(in.shut) })
 	<-in.box.Done()
 	in.closeRelay()
-	// The last words are in the socket's queue: the core's end is closed,
-	// so hear comes to the end of it, and starts nothing any more.
+	// The last words are in the socket's queue: hear comes to the end of it, and
+	// starts nothing any more.
+	if in.control != nil {
+		_ = in.control.End(lastWords) // an error says that it is closed
+	}
 	<-heard
 	in.renewals.Wait()
 	if in.control != nil {

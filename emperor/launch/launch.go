@@ -209,6 +209,11 @@ func (p *prepared) View() emperor.View {
 
 // Close implements emperor.Launcher.
 func (l *launcher) Close() error {
+	defer l.host.orphans.closed(l.name)
+	return l.close()
+}
+
+func (l *launcher) close() error {
 	defer l.steps.now.Store(nil)
 	l.at("close", "")
 	l.host.Porter.Leave(l.sockets)
@@ -217,7 +222,6 @@ func (l *launcher) Close() error {
 	if !left {
 		errs = append(errs, l.host.Records.RemoveAsleep(l.name), l.host.Records.RemoveVassal(l.name))
 	}
-	l.host.orphans.closed(l.name)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("vassal %s: %w", l.name, err)
 	}

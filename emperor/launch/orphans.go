@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -17,8 +18,7 @@ import (
 // end of that, which may have been another user's. The zero orphans is empty.
 type orphans struct {
 	mu     sync.Mutex
-	had    map[vassal.Name]bool // before taken: those that have a Launcher
-	taken  bool                 // EndOrphans has been called
+	had    map[vassal.Name]bool // those that have a Launcher
 	ending map[vassal.Name]*orphan
 }
 
@@ -32,36 +32,44 @@ type orphan struct {
 func (o *orphans) launched(name vassal.Name) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.taken {
-		return
-	}
 	if o.had == nil {
 		o.had = map[vassal.Name]bool{}
 	}
 	o.had[name] = true
 }
 
-// closed notes that nothing is left of name's: it need not be remembered, and names are
-// easily made.
+// closed notes that nothing is left of name's.
 func (o *orphans) closed(name vassal.Name) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.had, name)
 }
 
-// take returns those that no Launcher has, of names that have no file and may take
-// so long to be gone. Launchers of theirs wait from then on.
+// take returns those that no Launcher has and that do not end already, of names that
+// have no file and may take so long to be gone. Launchers of theirs wait from then on
+// until ended is told.
 func (o *orphans) take(names map[vassal.Name]time.Duration) map[vassal.Name]*orphan {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.ending = map[vassal.Name]*orphan{}
+	taken := map[vassal.Name]*orphan{}
 	for n, patience := range names {
-		if !o.had[n] {
-			o.ending[n] = &orphan{until: time.Now().Add(patience), over: make(chan struct{})}
+		if !o.had[n] && o.ending[n] == nil {
+			taken[n] = &orphan{until: time.Now().Add(patience), over: make(chan struct{})}
 		}
 	}
-	o.taken, o.had = true, nil
-	return o.ending
+	if o.ending == nil {
+		o.ending = map[vassal.Name]*orphan{}
+	}
+	maps.Copy(o.ending, taken)
+	return taken
+}
+
+// ended notes that name is no orphan's any more.
+func (o *orphans) ended(name vassal.Name) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.ending[name].over)
+	delete(o.ending, name)
 }
 
 // await waits until no orphan has l's name. The Emperor's end ends orphans too.
@@ -76,9 +84,9 @@ func (o *orphans) await(l *launcher) {
 	<-x.over
 }
 
-// EndOrphans ends the survivors of vassals whose file is gone. Call it once, after
-// the first scan; it returns when they are gone, or known not to die. None of
-// them holds up another.
+// EndOrphans ends the survivors of vassals whose file is gone. Call it after the first
+// scan, and again when more is known; it returns when they are gone, or known not to
+// die. None of them holds up another.
 func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) error {
 	names, err := h.Records.Names()
 	if err != nil {
@@ -92,9 +100,9 @@ func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) err
 	}
 	ending := h.orphans.take(lost)
 	errs := make(chan error, len(ending))
-	for name, o := range ending {
+	for name := range ending {
 		go func() {
-			defer close(o.over)
+			defer h.orphans.ended(name)
 			errs <- h.endOrphan(ctx, name)
 		}()
 	}
@@ -127,7 +135,7 @@ func (h *Host) endOrphan(ctx context.Context, name vassal.Name) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("vassal %s: %w", name, err)
 	}
-	return l.Close()
+	return l.close() // the name may have another Launcher, which waits
 }
 
 // drainOf is d, or what a survivor has whose record does not say.

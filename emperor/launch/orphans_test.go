@@ -24,8 +24,12 @@ func TestOrphans(t *testing.T) {
 		if len(ending) != 1 || ending["lost"] == nil {
 			t.Fatalf("orphans: %v, want the lost one", ending)
 		}
+		o.launched("later") // and its file goes
+		if more := o.take(map[vassal.Name]time.Duration{"had": time.Minute, "lost": time.Minute, "later": time.Minute}); len(more) != 0 {
+			t.Errorf("orphans, asked again: %v, want none", more)
+		}
 		o.launched("lost")
-		time.AfterFunc(50*time.Second, func() { close(ending["lost"].over) })
+		time.AfterFunc(50*time.Second, func() { o.ended("lost") })
 		began := time.Now()
 		for name, want := range map[vassal.Name]time.Duration{"had": 0, "other": 0, "lost": 50 * time.Second} {
 			l := &launcher{name: name}

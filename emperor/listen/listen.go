@@ -75,6 +75,10 @@ type Registry struct {
 	// who has an address is not told to be a vassal.
 	Cgroup string
 
+	// RunDirs are the names of the run directory (resolve.RunDirs), in which names
+	// are those of vassals; the first is shown.
+	RunDirs []string
+
 	// Lives reports whether there is such a vassal, in whatever state; nil: nobody
 	// knows.
 	Lives func(vassal.Name) bool
@@ -85,22 +89,8 @@ type Registry struct {
 }
 
 // NewRegistry returns an empty Registry.
-func NewRegistry() *Registry { return &Registry{held: map[string]*socket{}} }
-
-// nameOf is the vassal, another than s's, whose name a socket in /run/liege has:
-// /run/liege/NAME.sock, or what is in /run/liege/NAME. Whoever may connect there
-// takes it for that vassal's, also while that one is stopped; empty: nobody's.
-func (r *Registry) nameOf(address string, s *Set) vassal.Name {
-	rest, ours := strings.CutPrefix(address, "/run/liege/")
-	if !ours || r.Lives == nil {
-		return ""
-	}
-	first, _, _ := strings.Cut(rest, "/")
-	n, err := vassal.ParseName(strings.TrimSuffix(first, ".sock"))
-	if err != nil || n == s.name || !r.Lives(n) {
-		return ""
-	}
-	return n
+func NewRegistry() *Registry {
+	return &Registry{RunDirs: []string{vassal.RunDir}, held: map[string]*socket{}}
 }
 
 // socket is one listening socket.

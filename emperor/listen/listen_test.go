@@ -79,9 +79,13 @@ func TestByUser(t *testing.T) {
 // The name of a vassal in /run/liege is that vassal's, also while it is stopped.
 func TestNameOf(t *testing.T) {
 	reg := NewRegistry()
-	reg.Lives = func(n vassal.Name) bool { return n == "shop" || n == "evil" }
+	reg.Lives = func(n vassal.Name) bool { return n == "shop" || n == "evil" || n == "evil.http" }
+	reg.RunDirs = []string{"/run/liege", "/srv/run"}
 	for addr, want := range map[string]vassal.Name{
 		"/run/liege/shop.sock": "shop", "/run/liege/shop/a.sock": "shop", "/run/liege/shop": "shop",
+		"/run/liege/shop.http.sock": "shop", "/run/liege/shop.https.sock": "shop", "/run/liege/shop.uwsgi.sock": "shop", "/run/liege/shop.fastcgi.sock": "shop",
+		"/run/liege/shop.scgi.sock": "shop", "/run/liege/shop.stats.sock": "shop", "/run/liege/shop.sock/a": "shop", "/run/liege/shop.http.sock/a": "shop",
+		"/srv/run/shop.http.sock": "shop", "/run/liege/shop.uk.sock": "", "/run/liege/evil.http.sock": "", "/run/liege/evil.http.http.sock": "evil.http",
 		"/run/liege/evil.sock": "", "/run/liege/other.sock": "", "/run/other/shop.sock": "", "127.0.0.1:80": "",
 	} {
 		if got := reg.nameOf(addr, reg.Set("evil")); got != want {

@@ -96,15 +96,15 @@ func (m *maker) fail(l vassal.Listener, err error) {
 	case errors.Is(err, unix.EACCES) && inet:
 		hint = "--http :8080: a port below 1024 needs root" // only liege serve gets here
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EROFS):
-		hint = "/run/liege/NAME.sock: a directory that always exists"
+		hint = "RUN/NAME.sock: a directory that always exists"
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
 		hint = "make the directory, or use one below /run, which is made"
 	case errors.Is(err, unix.EADDRNOTAVAIL):
 		hint = "this host has no such address; \":PORT\" is all of them"
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENXIO):
-		hint = "this file system holds no sockets; /run/liege/NAME.sock does"
+		hint = "this file system holds no sockets; RUN/NAME.sock does"
 	}
-	m.problems = append(m.problems, *problem(l, vassal.CodeListen, fmt.Sprintf("%s: %s", l.Address, words(err)), strings.ReplaceAll(hint, "NAME", string(m.set.name))))
+	m.problems = append(m.problems, *problem(l, vassal.CodeListen, fmt.Sprintf("%s: %s", l.Address, words(err)), strings.NewReplacer("RUN", m.set.reg.RunDirs[0], "NAME", string(m.set.name)).Replace(hint)))
 }
 
 // words is err without what the message says already.
@@ -340,7 +340,7 @@ func (m *maker) rootDir(l vassal.Listener, k *socket) (dir *os.File, err error) 
 		return nil, ErrShared
 	}
 	if other := m.set.reg.nameOf(l.Address, m.set); l.Tenant && other != "" {
-		return nil, problem(l, vassal.CodeListenInUse, fmt.Sprintf("%s is kept for vassal %s, whose name it has", l.Address, other), "/run/liege/"+string(m.set.name)+".sock")
+		return nil, problem(l, vassal.CodeListenInUse, fmt.Sprintf("%s is kept for vassal %s, whose name it has", l.Address, other), m.set.reg.RunDirs[0]+"/"+string(m.set.name)+".sock")
 	}
 	if k.dirs, err = makeRunDirs(parent(l.Address)); err != nil {
 		return nil, err

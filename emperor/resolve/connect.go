@@ -46,7 +46,7 @@ func (r *resolver) socket(c vassal.Connection) {
 		if c.Key == "connect" {
 			r.report(vassal.Note, vassal.CodeDoneOtherwise, r.at(c.At), c.Key, p+" is visible inside: the app connects to it directly", "")
 		}
-	case slices.ContainsFunc(ownRun, func(own string) bool { return within(p, own) }):
+	case r.emperors(p):
 		r.fail(vassal.CodeBadValue, c.At, c.Key, p+" is Liege's own", "")
 	case slices.ContainsFunc(neverDoors, func(d string) bool { return within(p, d) }):
 		r.fail(vassal.CodeBadValue, c.At, c.Key, fmt.Sprintf("no socket can appear at %s inside", p), "a socket in /run, or the service's TCP address")

@@ -109,12 +109,20 @@ func (r *Result) Written() (b Bind, ok bool) {
 
 const cgroupRoot = "/sys/fs/cgroup"
 
+// sys answers about the kernel.
+func (r *resolver) sys() FS {
+	if r.host.Sys != nil {
+		return r.host.Sys
+	}
+	return r.host.FS
+}
+
 // controllers says which limits this host's kernel cannot keep. Where there is
 // no cgroup file system to ask, the start says it.
 func (r *resolver) controllers(l *vassal.Limits) {
-	unified, err := r.host.FS.ReadFile(cgroupRoot + "/cgroup.controllers")
+	unified, err := r.sys().ReadFile(cgroupRoot + "/cgroup.controllers")
 	v2 := err == nil
-	if _, err := r.host.FS.Lstat(cgroupRoot); err != nil {
+	if _, err := r.sys().Lstat(cgroupRoot); err != nil {
 		return
 	}
 	have := func(names ...string) bool {
@@ -122,7 +130,7 @@ func (r *resolver) controllers(l *vassal.Limits) {
 			return slices.Contains(strings.Fields(string(unified)), names[0])
 		}
 		return slices.ContainsFunc(names, func(n string) bool {
-			_, err := r.host.FS.Lstat(path.Join(cgroupRoot, n))
+			_, err := r.sys().Lstat(path.Join(cgroupRoot, n))
 			return err == nil
 		})
 	}
@@ -188,10 +196,10 @@ func (r *resolver) device(p string) (string, error) {
 	}
 	id := fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev))
 	sys := "/sys/dev/block/" + id
-	if _, err := r.host.FS.ReadFile(sys + "/partition"); err != nil {
+	if _, err := r.sys().ReadFile(sys + "/partition"); err != nil {
 		return id, nil
 	}
-	whole, err := r.host.FS.ReadFile(sys + "/../dev")
+	whole, err := r.sys().ReadFile(sys + "/../dev")
 	if err != nil {
 		return "", fmt.Errorf("%s: the disk of partition %s is not known: %w", what, id, err)
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"liege/vassal"
-	"liege/vassal/mail"
 )
 
 // network checks net against the ceilings.
@@ -53,7 +52,7 @@ func (r *resolver) listeners() {
 			continue
 		}
 		if !r.mayListen(addr, l.At) {
-			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), fmt.Sprintf("a socket in the app's directory or /run/liege/%s.sock, or [ceilings] listen in emperor.ini", r.cfg.Name))
+			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), fmt.Sprintf("a socket in the app's directory or %s/%s.sock, or [ceilings] listen in emperor.ini", r.host.runDirs()[0], r.cfg.Name))
 			continue
 		}
 		l.Tenant = r.bounded(l.At)
@@ -119,12 +118,6 @@ func (r *resolver) unix(p string) (string, error) {
 	return p, nil
 }
 
-// ownRun is what of /run/liege is the Emperor's, or has a meaning inside.
-var ownRun = []string{"/run/liege/control.sock", "/run/liege/control.sock.new", "/run/liege/control-users.sock", "/run/liege/control-users.sock.new", "/run/liege/lock", "/run/liege/cgroup", "/run/liege/cgroup.tmp", "/run/liege/vassals", "/run/liege/sandbox", "/run/liege/mail", mail.Socket}
-
-// ownNames are the ends of the names that are a vassal's in /run/liege.
-var ownNames = []string{".sock", ".http.sock", ".https.sock", ".uwsgi.sock", ".fastcgi.sock", ".scgi.sock", ".stats.sock"}
-
 // bounded reports whether the line at is a tenant's whose sockets somebody else's
 // rights make: the Emperor's, or those of root that serves a file by hand.
 func (r *resolver) bounded(at vassal.Origin) bool {
@@ -136,19 +129,35 @@ func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 	if !r.bounded(at) {
 		return true
 	}
-	if addr[0] == '/' && slices.ContainsFunc(ownRun, func(p string) bool { return within(addr, p) }) {
-		return false
-	}
-	return r.ruled(addr) || r.inOwn(addr)
+	return !r.emperors(addr) && (r.ruled(addr) || r.inOwn(addr))
 }
 
-// ruled reports whether a tenant's file may have root make a socket at addr. In
-// /run/liege it is what has the vassal's name: whoever connects to another name
+// emperors reports whether path is an Emperor's own: of this one, or of another in
+// the usual place.
+func (r *resolver) emperors(path string) bool {
+	return slices.ContainsFunc(slices.Concat(r.host.runDirs(), []string{vassal.RunDir}), func(dir string) bool {
+		rest, in := strings.CutPrefix(path, dir+"/")
+		return in && vassal.EmperorsRun(rest)
+	})
+}
+
+// ruled reports whether a tenant's file may have root make a socket at addr. In the
+// run directory it is what has the vassal's name: whoever connects to another name
 // may mean another vassal, also one that is gone or to come. Names are domains
 // often, so example.co has no say in example.co.uk.sock.
 func (r *resolver) ruled(addr string) bool {
-	rest, ours := strings.CutPrefix(addr, "/run/liege/"+string(r.cfg.Name))
-	return ours && (strings.HasPrefix(rest, "/") || slices.Contains(ownNames, rest)) || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) })
+	return slices.ContainsFunc(r.host.runDirs(), func(dir string) bool {
+		rest, in := strings.CutPrefix(addr, dir+"/")
+		return in && r.cfg.Name.RunSocket(rest)
+	}) || slices.ContainsFunc(r.host.Listen, func(rule string) bool { return listenRule(rule, addr) && r.means(rule, addr) })
+}
+
+// means reports whether a rule that covers addr was written with it in mind: one that
+// is wider than a directory of Liege's does not reach into that.
+func (r *resolver) means(rule, addr string) bool {
+	return !slices.ContainsFunc(slices.Concat(r.host.Reserved, r.host.runDirs(), []string{vassal.RunDir}), func(dir string) bool {
+		return within(addr, dir) && !within(rule, dir)
+	})
 }
 
 // inOwn reports whether addr is a socket that a tenant's line puts where its

@@ -40,7 +40,7 @@ func (r *resolver) mailServer(c vassal.Connection) {
 	switch {
 	case !r.mayConnect(c):
 		r.fail(vassal.CodeOverCeiling, c.At, c.Key, "a file of a user may not send mail by "+c.Address, "the address of [defaults], or [ceilings] connect = "+c.Address+" in emperor.ini")
-	case slices.ContainsFunc(ownRun, func(own string) bool { return within(c.Path(), own) }):
+	case r.emperors(c.Path()):
 		r.fail(vassal.CodeBadValue, c.At, c.Key, c.Path()+" is Liege's own", "")
 	case c.Path() != "" && r.shows(c.Path()) && capped:
 		r.fail(vassal.CodeOverCeiling, c.At, c.Key, c.Path()+" is visible inside: the app would connect to it past [ceilings] sendmail-sender and sendmail-rate", "no bind that shows it")

@@ -103,7 +103,7 @@ func (r *resolver) connects(f front, l vassal.Listener) Reach {
 		}
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && !f.may(fi.Mode().Perm(), int(st.Uid), int(st.Gid), 1) {
 			out.Why = fmt.Sprintf("%s is %04o %s", at, fi.Mode().Perm(), r.names(int(st.Uid), int(st.Gid)))
-			out.Hint = fmt.Sprintf("chmod o+x %s, or a socket in /run/liege/", at)
+			out.Hint = fmt.Sprintf("chmod o+x %s, or a socket in %s/", at, r.host.runDirs()[0])
 			return out
 		}
 		if at == dir {

@@ -35,9 +35,11 @@ type FS interface {
 // Host is this machine and its operator's settings.
 type Host struct {
 	FS         FS
+	Sys        FS // is asked about the kernel, its cgroups and disks, which no text names; nil: FS is
 	Users      Users
 	AutoUID    func(vassal.Name) (int, error) // uid = auto; nil: an error
 	SELinux    SELinux
+	RunDirs    []string        // names of the Emperor's run directory (package function RunDirs); empty: vassal.RunDir
 	Reserved   []string        // Liege's and the vassals directories: never visible inside
 	Etc        []string        // more names of /etc, [emperor] etc
 	DenyGroups []string        // [emperor] deny-groups; nil: DefaultDenyGroups

@@ -331,6 +331,64 @@ func TestMayListenServed(t *testing.T) {
 	}
 }
 
+// A rule that is wider than Liege's directories does not reach into them, and none
+// gives what is the Emperor's own or has no name in the run directory but that of
+// another vassal; the rule that names the run directory is meant.
+func TestMayListenInRun(t *testing.T) {
+	cfg := config()
+	cfg.Trust = vassal.Trust{UID: 1004}
+	for _, tc := range []struct {
+		run, rule string
+		may, not  []string
+	}{
+		{"", "/run/**", []string{"/run/liege/shop.sock", "/run/liege/shop.http.sock", "/run/liege/shop/a.sock", "/run/x.sock", "/run/liege-b/x.sock"},
+			[]string{"/run/liege/bob.http.sock", "/run/liege/bob.sock", "/run/liege/x", "/run/liege/control.sock", "/run/liege/vassals/v-bob/log"}},
+		{"/run/liege-b", "/run/**", []string{"/run/liege-b/shop.sock", "/run/liege-b/shop.stats.sock", "/run/liege-b/shop/a", "/run/x.sock", "/run/liege-c/x"},
+			[]string{"/run/liege-b/vassals/v-bob/log", "/run/liege-b/control-users.sock", "/run/liege-b/sandbox/x", "/run/liege-b/bob.sock", "/run/liege-b/bob.http.sock",
+				"/run/liege/shop.sock", "/run/liege/control.sock", "/run/liege/vassals/x", "/run/state/x"}},
+		{"/run/liege-b", "/run/liege-b/**", []string{"/run/liege-b/shop.sock", "/run/liege-b/bob.sock", "/run/liege-b/x"},
+			[]string{"/run/liege-b/vassals/v-bob/log", "/run/liege-b/control-users.sock", "/run/liege-b/control.sock.new", "/run/liege-b/lock", "/run/liege/x"}},
+		{"", "/run/liege/**", []string{"/run/liege/shop.sock", "/run/liege/bob.http.sock"}, []string{"/run/liege/control.sock", "/run/liege/sendmail.sock", "/run/liege/cgroup"}},
+		{"/run/liege-b", "/run/*/*", []string{"/run/liege-c/x"}, []string{"/run/liege-b/x", "/run/liege-b/control.sock", "/run/liege/x"}},
+	} {
+		h := Host{Listen: []string{tc.rule}, Reserved: []string{"/run/state"}}
+		if tc.run != "" {
+			h.RunDirs, h.Reserved = []string{tc.run}, append(h.Reserved, tc.run)
+		}
+		r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: h}
+		for want, addrs := range map[bool][]string{true: tc.may, false: tc.not} {
+			for _, addr := range addrs {
+				if r.mayListen(addr, vassal.Origin{}) != want {
+					t.Errorf("run-dir %q, listen = %s: %s: may %v", tc.run, tc.rule, addr, !want)
+				}
+			}
+		}
+	}
+}
+
+// Liege's directories are known by each of their names.
+func TestRunDirs(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(dir+"/real", 0o755), os.Symlink("real", dir+"/link")); err != nil {
+		t.Fatal(err)
+	}
+	real, err := filepath.EvalSymlinks(dir + "/real")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := inifile.DefaultEmperorConfig()
+	cfg.RunDir, cfg.StateDir = dir+"/link", "/var/run/liege-state/"
+	h := FromEmperor(cfg, nil).Host
+	if want := []string{dir + "/link", real}; !slices.Equal(h.RunDirs, want) {
+		t.Errorf("%q, want %q", h.RunDirs, want)
+	}
+	for _, want := range []string{dir + "/link", real, "/run/liege-state"} {
+		if !slices.Contains(h.Reserved, want) {
+			t.Errorf("%s is not in %q", want, h.Reserved)
+		}
+	}
+}
+
 // A user's file chooses the app's directory: root makes nothing in it.
 func TestListenInOwn(t *testing.T) {
 	cfg := config()

@@ -60,6 +60,13 @@ type walked struct {
 	owner  int  // who besides root owns directories on the way; 0: nobody, -1: several
 }
 
+// Stat says what is at p, which is absolute, through the links on its way, as f sees
+// it.
+func Stat(f FS, p string) (fs.FileInfo, error) {
+	w, err := walk(f, path.Clean(p))
+	return w.info, err
+}
+
 // walk follows p, which is absolute and clean, through the links on its way.
 func walk(f FS, p string) (walked, error) {
 	w := walked{path: "/"}

@@ -16,6 +16,7 @@ type Mute struct {
 	t      testing.TB
 	dir    string
 	server int    // -1: closed
+	gone   bool   // unmounted
 	number string // of the connection
 }
 
@@ -73,6 +74,27 @@ func (m *Mute) Asked() bool {
 	}
 }
 
+// Begin has the kernel go on to ask, for who calls Waits and not Asked.
+func (m *Mute) Begin() {
+	buf := make([]byte, 1<<17)
+	if _, err := unix.Read(m.server, buf); err != nil {
+		m.t.Error(err)
+		return
+	}
+	if err := m.begin(buf); err != nil {
+		m.t.Error(err)
+	}
+}
+
+// Waits is Asked of a server that does not even take the question: for a request
+// that it has taken a thread waits even if it is killed (request_wait_answer of
+// fs/fuse/dev.c). Begin comes first.
+func (m *Mute) Waits() bool {
+	poll := []unix.PollFd{{Fd: int32(m.server), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0
+}
+
 // begin answers FUSE_INIT, so that the kernel goes on to ask.
 func (m *Mute) begin(asked []byte) error {
 	answer := make([]byte, 16+64) // fuse_out_header, fuse_init_out
@@ -86,6 +108,18 @@ func (m *Mute) begin(asked []byte) error {
 
 // Close ends the server, so that whoever waits gets an error, and unmounts.
 func (m *Mute) Close() {
+	if m.gone {
+		return
+	}
+	m.gone = true
+	m.Die()
+	if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
+		m.t.Error(err)
+	}
+}
+
+// Die ends the server: whoever waits gets an error, and so does who comes later.
+func (m *Mute) Die() {
 	if m.server < 0 {
 		return
 	}
@@ -94,7 +128,4 @@ func (m *Mute) Close() {
 	}
 	unix.Close(m.server)
 	m.server = -1
-	if err := unix.Unmount(m.dir, unix.MNT_DETACH); err != nil {
-		m.t.Error(err)
-	}
 }
