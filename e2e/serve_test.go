@@ -125,6 +125,36 @@ func kitchen(t *testing.T) string {
 	return dir
 }
 
+// TestServeTouch: liege serve reloads when a file of touch-reload is touched, its
+// own too, which nobody else watches; what cannot be loaded is tried once.
+func TestServeTouch(t *testing.T) {
+	dir := kitchen(t)
+	ini, flag := filepath.Join(dir, "app.ini"), filepath.Join(dir, "flag")
+	text := "[uwsgi]\nhttp-socket = 127.0.0.1:0\nwsgi-file = app.py\ntouch-reload = %p\ntouch-workers-reload = flag\n"
+	if err := errors.Join(os.WriteFile(ini, []byte(text), 0o644), os.Chown(ini, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, nobody, ini)
+	s.await(loopURL, 1)
+	if err := os.WriteFile(flag, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.await(loopURL, 2)
+	if err := os.WriteFile(ini, []byte("[uwsgi]\nhttp-socket = 127.0.0.1:0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the old generation still serves", 1)
+	if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := fetch(t, s.await(loopURL, 3)); got != "uid 65534" {
+		t.Errorf("got %q", got)
+	}
+	if err := s.cmd.Process.Signal(os.Interrupt); err != nil || s.exit() != 0 || strings.Count(s.text(), "still serves") != 1 {
+		t.Error(s.text())
+	}
+}
+
 // TestServeOfUser: root that serves a user's file serves it as that user, in a
 // sandbox, and refuses it where a file of root's brings it in and the app would be
 // root's.

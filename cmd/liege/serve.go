@@ -34,7 +34,8 @@ func (a *app) serveCmd() *cobra.Command {
 
 Every option of the ini language is a flag, in order with the file; uWSGI's
 short flags (-s -w -p -M -H -C -i -T -b -L -z -l -R -x) mean the same.
-Ctrl-C drains, a second one ends at once; HUP reloads.`,
+Ctrl-C drains, a second one ends at once; HUP reloads, and so does touching a
+file of touch-reload.`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slices.Contains(args, "--help") || slices.Contains(args, "-h") {
@@ -107,7 +108,7 @@ type server struct {
 	secure  *certs.Watch // nil: no TLS
 }
 
-// run serves r and reloads on HUP, until told to stop.
+// run serves r and reloads on HUP or when a file was touched, until told to stop.
 func (s *server) run(ctx context.Context, r *resolve.Result) error {
 	current, err := s.next(ctx, r)
 	if err != nil {
@@ -122,7 +123,9 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 			return &exit{code: exitFailed, problems: current.reason()}
 		case <-look.C:
 			s.renew(current, &r.App)
-			continue
+			if !current.touched.changed() {
+				continue
+			}
 		case <-current.reload:
 		case sig := <-s.signals:
 			if sig != syscall.SIGHUP || !terminal(os.Stdin) && os.Getppid() == 1 {
