@@ -115,6 +115,8 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 		return err
 	}
 	current.send(vassal.Alone)
+	s.writePid(ctx, r, r)
+	defer func() { removePid(ctx, r) }()
 	look := time.NewTicker(lookAgain)
 	defer look.Stop()
 	for {
@@ -147,6 +149,7 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 			fmt.Fprintln(s.err, "liege: reload: the old generation still serves")
 			continue
 		}
+		s.writePid(ctx, r, f.result)
 		current.end(r.App.Drain+drainSlack, nil, next)
 		current, r = next, f.result
 	}
