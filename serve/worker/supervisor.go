@@ -313,7 +313,7 @@ func (s *supervisor) handle(e event) {
 		s.rests[SideKind(e.text)] = append(s.rests[SideKind(e.text)], e.none)
 	case evSideEnd:
 		if x := s.sideBySerial(e.probe); x != nil {
-			s.sideGone(x, nil)
+			s.sideEnded(x)
 		}
 	case evSideMay:
 		s.sidePrepared(e.side, e.err)
