@@ -87,7 +87,7 @@ func (p *Pool) superviseAll(ctx context.Context, r *reaper) error {
 	errs := make([]error, len(pools))
 	var all sync.WaitGroup
 	for i, q := range pools {
-		q.Stdout, q.Stderr, q.Changed, q.life = p.Stdout, p.Stderr, p.Changed, Life{Loaded: p.life.Loaded, Mule: p.life.Mule}
+		q.Stdout, q.Stderr, q.Changed, q.fault, q.life = p.Stdout, p.Stderr, p.Changed, p.fault, Life{Loaded: p.life.Loaded, Mule: p.life.Mule}
 		all.Go(func() {
 			errs[i] = q.supervise(ctx, r)
 			stop()

@@ -331,6 +331,7 @@ func (s *supervisor) sideEnded(x *side) {
 func (s *supervisor) sideGone(x *side, status *syscall.WaitStatus) {
 	now := time.Now()
 	pid := x.pid.Swap(0)
+	s.p.faulted(string(x.kind), x.number, pid, status)
 	if x.pidfd >= 0 {
 		unix.Close(x.pidfd)
 		x.pidfd = -1

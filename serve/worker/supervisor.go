@@ -415,6 +415,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 		n.proc = nil
 	}
 	how := ended(status)
+	s.p.faulted("worker", pr.number, pr.pid.Load(), status)
 	clean := status != nil && status.Exited() && status.ExitStatus() == 0 && pr.why == ""
 	switch {
 	case s.stopping:

@@ -59,6 +59,8 @@ func TestAlarms(t *testing.T) {
 		{"alarm = a mule:0", "", "no number of a mule"},
 		{"mules = 1\nalarm = a mule:2", "{a  0 2}", "names mule 2; there are 1"},
 		{"alarm-backlog = none", "", `no alarm is called "none"`},
+		{"alarm-segfault = none", "", `no alarm is called "none"`},
+		{"alarm = a log:\nsegfault-alarm = a", "{a  0 0}", ""},
 		{"alarm = a log:\nroute-run = alarm:a down ${REQUEST_URI}\nalarm-backlog = a", "{a  0 0}", ""},
 		{"route-run = alarm:b down", "", `no alarm is called "b"`},
 		{"route-run = alarm:b", "", "want NAME TEXT"},
