@@ -382,6 +382,8 @@ func TestWorks(t *testing.T) {
 			value = gocmp.Or(value, "/srv/a/b")
 		case "alarm":
 			value = "down log:"
+		case "metric-threshold":
+			value = "key=rss_size,value=1"
 		case "alarm-backlog", "alarm-segfault":
 			base += "alarm = down log:\n"
 			value = "down"
