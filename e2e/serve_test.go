@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -123,6 +124,67 @@ func kitchen(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return dir
+}
+
+// TestServeTouch: liege serve reloads when a file of touch-reload is touched, its
+// own too, which nobody else watches; what cannot be loaded is tried once.
+func TestServeTouch(t *testing.T) {
+	dir := kitchen(t)
+	ini, flag := filepath.Join(dir, "app.ini"), filepath.Join(dir, "flag")
+	text := "[uwsgi]\nhttp-socket = 127.0.0.1:0\nwsgi-file = app.py\ntouch-reload = %p\ntouch-workers-reload = flag\n"
+	if err := errors.Join(os.WriteFile(ini, []byte(text), 0o644), os.Chown(ini, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, nobody, ini)
+	s.await(loopURL, 1)
+	if err := os.WriteFile(flag, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.await(loopURL, 2)
+	if err := os.WriteFile(ini, []byte("[uwsgi]\nhttp-socket = 127.0.0.1:0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the old generation still serves", 1)
+	if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := fetch(t, s.await(loopURL, 3)); got != "uid 65534" {
+		t.Errorf("got %q", got)
+	}
+	if err := s.cmd.Process.Signal(os.Interrupt); err != nil || s.exit() != 0 || strings.Count(s.text(), "still serves") != 1 {
+		t.Error(s.text())
+	}
+}
+
+// TestServePidFile: the pid is that of liege serve, by which HUP reloads it; the
+// file is gone with it.
+func TestServePidFile(t *testing.T) {
+	for uid, at := range map[uint32]string{0: "root", nobody: "own"} {
+		dir := kitchen(t)
+		ini, pid := filepath.Join(dir, "app.ini"), filepath.Join(dir, at, "app.pid")
+		text := "[uwsgi]\nhttp-socket = 127.0.0.1:0\nwsgi-file = app.py\nuid = nobody\npidfile = " + at + "/app.pid\n"
+		if err := errors.Join(os.WriteFile(ini, []byte(text), 0o644), os.Chown(ini, int(uid), int(uid)),
+			os.Mkdir(filepath.Join(dir, at), 0o755), os.Chown(filepath.Join(dir, at), int(uid), int(uid))); err != nil {
+			t.Fatal(err)
+		}
+		s := serve(t, dir, uid, ini)
+		s.await(loopURL, 1)
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			b, err := os.ReadFile(pid)
+			if err == nil && string(b) == fmt.Sprintf("%d\n", s.cmd.Process.Pid) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%q %v, want %d:\n%s", b, err, s.cmd.Process.Pid, s.text())
+			}
+		}
+		if err := s.cmd.Process.Signal(os.Interrupt); err != nil || s.exit() != 0 {
+			t.Error(s.text())
+		}
+		if _, err := os.Lstat(pid); err == nil {
+			t.Error("the pid file is left")
+		}
+	}
 }
 
 // TestServeOfUser: root that serves a user's file serves it as that user, in a

@@ -83,3 +83,27 @@ alarm-freq = 3600
 		t.Errorf("the notes are\n%s", notes)
 	}
 }
+
+// TestFaultAlarm: a worker or mule that the kernel ends for a fault raises the
+// alarm, one that is killed does not.
+func TestFaultAlarm(t *testing.T) {
+	mule := filepath.Join(t.TempDir(), "faulty.py")
+	if err := os.WriteFile(mule, []byte("import os, signal, uwsgi\nuwsgi.mule_get_msg()\nos.kill(os.getpid(), signal.SIGBUS)\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := newJobSite(t, "mule = "+mule+`
+alarm = note cmd:echo "told $(cat)" >> notes
+alarm-segfault = note
+`)
+	s.core.Alone()
+	s.eval("[os.kill(os.getpid(), 9)]")
+	s.eval("[os.kill(os.getpid(), 11)]")
+	s.until("that of a worker", func() bool { return strings.Contains(s.notes(), "was ended by SIGSEGV ***") })
+	s.eval("uwsgi.mule_msg(b'x', 3)")
+	s.until("that of a mule", func() bool {
+		return strings.Contains(s.notes(), "told *** mule 3 (pid ") && strings.Contains(s.notes(), "was ended by SIGBUS ***")
+	})
+	if strings.Contains(s.notes(), "SIGKILL") {
+		t.Error(s.notes())
+	}
+}

@@ -53,3 +53,29 @@ route-if = ishigher:${metric[logins]};3 return:429
 		t.Error(got)
 	}
 }
+
+// TestThresholds: a metric that has reached its value raises the alarm with the
+// line's text, as often as its rate allows, and is reset.
+func TestThresholds(t *testing.T) {
+	s := newJobSite(t, `metric = logins
+metric = name=high,initial_value=7
+metric = name=low,initial_value=6
+alarm = note cmd:echo "told $(cat)" >> notes
+alarm-freq = 1
+metric-threshold = key=logins,value=5,alarm=note,msg=many logins,reset=1
+metric-alarm = key=high,value=7,alarm=note,rate=3600
+alarm-metric = key=low,value=7,alarm=note
+`)
+	count := func(line string) int { return strings.Count(s.notes(), "told "+line+"\n") }
+	s.until("that of a high one", func() bool { return count("high") == 1 })
+	if got := s.eval("uwsgi.metric_inc('logins', 5)"); got != "True" {
+		t.Errorf("%q", got)
+	}
+	s.until("that of one which is counted", func() bool { return count("many logins") == 1 })
+	if got := s.eval("uwsgi.metric_get('logins')"); got != "1" {
+		t.Errorf("it is %s, want 1", got)
+	}
+	if count("high") != 1 || count("low") != 0 {
+		t.Error(s.notes())
+	}
+}

@@ -243,8 +243,9 @@ func (c *Core) Run(ctx context.Context, listeners []net.Listener, ready func(vas
 		poolErr = c.pool.Run(work)
 		stop()
 	})
-	var caches sync.WaitGroup
-	caches.Go(func() { c.caches.Run(work) })
+	var aside sync.WaitGroup
+	aside.Go(func() { c.caches.Run(work) })
+	aside.Go(func() { c.watchThresholds(work) })
 	var frontErr error
 	stopServers := func() error { return nil }
 	if c.life.prepared(serving) {
@@ -256,7 +257,7 @@ func (c *Core) Run(ctx context.Context, listeners []net.Listener, ready func(vas
 	stopWork()
 	pool.Wait()
 	stopAPI()
-	caches.Wait()
+	aside.Wait()
 	c.caches.Close()
 	if c.proxy != nil {
 		c.proxy.Close()

@@ -28,6 +28,7 @@ type Jobs struct {
 	AlarmFreq time.Duration `json:"alarm_freq,omitempty"` // between two equal alarms; 0: 3 s
 	AlarmSize int           `json:"alarm_size,omitempty"` // longest text, in bytes; 0: 8192
 	OnFull    []string      `json:"on_full,omitempty"`    // alarms of a full queue of requests
+	OnCrash   []string      `json:"on_crash,omitempty"`   // alarms of a process that ended by a fault of its own
 	LogAlarms []LogAlarm    `json:"log_alarms,omitempty"` // of lines that the app writes, in order
 
 	// Limits are those of the app: of cron commands.

@@ -1,10 +1,25 @@
 package vassal
 
+import "time"
+
 // Metrics are uWSGI's metrics: numbers with names.
 type Metrics struct {
 	Own     []Metric `json:"own,omitempty"`      // metric lines
 	NoCores bool     `json:"no_cores,omitempty"` // metrics-no-cores
 	Hidden  bool     `json:"hidden,omitempty"`   // stats-no-metrics
+
+	Thresholds []Threshold `json:"thresholds,omitempty"` // metric-threshold lines
+}
+
+// Threshold says what happens when a metric has a value or more.
+type Threshold struct {
+	Metric string        `json:"metric"`
+	Value  int64         `json:"value"`
+	Reset  *int64        `json:"reset,omitempty"` // what the metric becomes; nil: it stays
+	Alarm  string        `json:"alarm,omitempty"` // that is raised; empty: none
+	Text   string        `json:"text,omitempty"`  // of the alarm; empty: the metric's name
+	Every  time.Duration `json:"every,omitempty"` // least time between two alarms of it
+	At     Origin        `json:"at"`
 }
 
 // Metric is one that the file defines.

@@ -77,7 +77,7 @@ type Config struct {
 	Listen  []Listener
 	Restart Restart
 	Logs    Logs
-	Touch   []string // touch-reload: paths whose mtime the Emperor watches
+	Touch   []string // touch-reload: paths whose mtime is watched
 	App     App      // as far as the file says it; resolve completes it
 	EnvAt   []Origin // of the lines of App.Env, one for each
 	TouchAt []Origin // the same of Touch

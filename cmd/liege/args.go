@@ -142,7 +142,7 @@ func (l *serveLine) flag(arg string, number int, next func() (string, bool)) err
 		}
 		return usageError("serve: no such option: --"+key, hint)
 	}
-	if !valued && opt.Type != inifile.Bool && opt.Name != "chmod-socket" {
+	if !valued && opt.Type != inifile.Bool && opt.Empty == "" {
 		if value, valued = next(); !valued {
 			return usageError(fmt.Sprintf("serve: --%s: a value is missing (%s)", key, opt.Type), "")
 		}

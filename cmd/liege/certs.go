@@ -10,8 +10,8 @@ import (
 	"liege/vassal"
 )
 
-// lookAgain is how often liege serve looks for new certificates, as often as
-// the Emperor does.
+// lookAgain is how often liege serve looks for new certificates and touched files,
+// as often as the Emperor does.
 const lookAgain = 3 * time.Second
 
 // certificates reads what a generation serves with, as the caller.

@@ -32,6 +32,7 @@ type generation struct {
 	done    chan struct{}        // closed when the core is gone
 	err     error                // of Wait; valid after done
 	plan    stage.Plan           // what the stage was told, if it was used
+	touched *touched
 
 	closeLog func()
 }
@@ -53,7 +54,7 @@ func (s *server) startGeneration(ctx context.Context, r *resolve.Result, gen int
 	}
 	b := &donation{}
 	defer b.close()
-	g := &generation{ready: make(chan vassal.Problems, 1), failed: make(chan vassal.Problem, 2), reload: make(chan struct{}, 1), rested: make(chan time.Time, 1), done: make(chan struct{})}
+	g := &generation{ready: make(chan vassal.Problems, 1), failed: make(chan vassal.Problem, 2), reload: make(chan struct{}, 1), rested: make(chan time.Time, 1), done: make(chan struct{}), touched: newTouched(r)}
 	var ours *channel.Channel
 	var theirs *os.File
 	err = selinux.Sockets(r.Plan.Context, func() (err error) {

@@ -223,6 +223,7 @@ func TestParseServe(t *testing.T) {
 		{"app.py", "[uwsgi]\nwsgi-file = app.py\nhttp = 127.0.0.1:8080\n"},
 		{"--http :1 app.py", "[uwsgi]\nhttp = :1\nwsgi-file = app.py\n"},
 		{"--chmod-socket -s x", "[uwsgi]\nchmod-socket\nsocket = x\n"},
+		{"--mule --mule=jobs.py --check-cache app.py", "[uwsgi]\nmule\nmule = jobs.py\ncheck-cache\nwsgi-file = app.py\nhttp = 127.0.0.1:8080\n"}, // uWSGI's optional arguments
 		{"-C664 -s x", "[uwsgi]\nchmod-socket = 664\nsocket = x\n"},
 		{"--proceses 4", ""}, {"--http", ""}, {"", ""}, {"a.ini b.ini", ""}, {"-", ""}, {"--no-such=1", ""}, {"config.ru", "[uwsgi]\nrack = config.ru\nhttp = 127.0.0.1:8080\n"}, {"x/app.psgi", "[uwsgi]\npsgi = x/app.psgi\nhttp = 127.0.0.1:8080\n"},
 	} {

@@ -166,6 +166,17 @@ func (h named) ReadFile(path string) (inifile.HostFile, error) {
 	return inifile.ReadOpen(at)
 }
 
+// callers is the host for somebody who is not root: nothing runs with more than
+// their rights, so what they name is believed as their own, whoever's file it is.
+type callers struct{ *inifile.OSHost }
+
+// ReadFile implements inifile.Host.
+func (h callers) ReadFile(path string) (inifile.HostFile, error) {
+	f, err := h.OSHost.ReadFile(path)
+	f.Operator = true
+	return f, err
+}
+
 func plain(err error) string {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err.Error()
@@ -308,11 +319,7 @@ func (l *loader) askedBy(ctx context.Context, path string, trust vassal.Trust) (
 
 // settings are those of the Emperor, with the host seen by the caller.
 func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
-	var ini inifile.Host = inifile.NewOSHost(os.LookupEnv)
-	if caller == nil {
-		ini = dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)} // as the Emperor
-	}
-	s := resolve.FromEmperor(l.emperor, ini)
+	s := resolve.FromEmperor(l.emperor, dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)}) // as the Emperor
 	s.NoHost = l.opts.syntax
 	s.Host.Caller = caller
 	s.Host.SELinux.Enter = enterAs(caller != nil)
@@ -387,10 +394,12 @@ func (l *loader) prepare(ctx context.Context, base string, src inifile.Source, s
 func (l *loader) serve(ctx context.Context, line serveLine) checked {
 	caller := &resolve.Caller{UID: os.Geteuid(), GID: os.Getegid(), Cwd: line.cwd, Virtualenv: line.venv, Path: os.Getenv("PATH")}
 	s := l.settings(caller)
-	if caller.UID == 0 {
-		s.INI = named{dirmon.Host{OSHost: inifile.NewOSHost(os.LookupEnv)}, line.file}
-		s.Read.Operator = s.INI
+	if host := inifile.NewOSHost(os.LookupEnv); caller.UID == 0 {
+		s.INI = named{dirmon.Host{OSHost: host}, line.file}
+	} else {
+		s.INI = callers{host}
 	}
+	s.Read.Operator = s.INI
 	s.Policy.Serve = true
 	const lineName = "command line"
 	path := filepath.Join(line.cwd, lineName)

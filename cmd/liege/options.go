@@ -123,6 +123,7 @@ func (a *app) option(key string) error {
 	line("also", strings.Join(o.Alias(), ", "))
 	line("type", string(o.Type)+ifs(o.Unit != "" && o.Unit != string(o.Type), ", in "+o.Unit))
 	line("default", o.Default)
+	line("empty is", o.Empty)
 	line("lines", lines(o.Many))
 	line("class", string(o.Class))
 	line("", o.Effect)

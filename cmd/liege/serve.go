@@ -35,7 +35,8 @@ func (a *app) serveCmd() *cobra.Command {
 
 Every option of the ini language is a flag, in order with the file; uWSGI's
 short flags (-s -w -p -M -H -C -i -T -b -L -z -l -R -x) mean the same.
-Ctrl-C drains, a second one ends at once; HUP reloads.`,
+Ctrl-C drains, a second one ends at once; HUP reloads, and so does touching a
+file of touch-reload.`,
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slices.Contains(args, "--help") || slices.Contains(args, "-h") {
@@ -111,13 +112,15 @@ type server struct {
 	secure  *certs.Watch // nil: no TLS
 }
 
-// run serves r and reloads on HUP, until told to stop.
+// run serves r and reloads on HUP or when a file was touched, until told to stop.
 func (s *server) run(ctx context.Context, r *resolve.Result) error {
 	current, err := s.next(ctx, r)
 	if err != nil {
 		return err
 	}
 	current.send(vassal.Alone)
+	s.writePid(ctx, r, r)
+	defer func() { removePid(ctx, r) }()
 	look := time.NewTicker(lookAgain)
 	defer look.Stop()
 	for {
@@ -126,7 +129,9 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 			return &exit{code: exitFailed, problems: current.reason()}
 		case <-look.C:
 			s.renew(current, &r.App)
-			continue
+			if !current.touched.changed() {
+				continue
+			}
 		case <-current.reload:
 		case sig := <-s.signals:
 			if sig != syscall.SIGHUP || !terminal(os.Stdin) && os.Getppid() == 1 {
@@ -148,6 +153,7 @@ func (s *server) run(ctx context.Context, r *resolve.Result) error {
 			fmt.Fprintln(s.err, "liege: reload: the old generation still serves")
 			continue
 		}
+		s.writePid(ctx, r, f.result)
 		current.end(r.App.Drain+drainSlack, nil, next)
 		current, r = next, f.result
 	}

@@ -152,6 +152,13 @@ func TestCaller(t *testing.T) {
 		{"network", func(c *vassal.Config) { c.Jail.Net, c.Jail.NetAt.Line = "none", 3 }, "error needs-root"},
 		{"no network of its own", func(c *vassal.Config) { c.Jail.Net, c.Jail.NetAt.Line = "host", 3 }, ""},
 		{"limit", func(c *vassal.Config) { c.Limits.MemoryMax = 1 << 20 }, "warning needs-root"},
+		{"no swap", func(c *vassal.Config) { c.Limits.SwapMax = new(int64) }, "warning needs-root"},
+		{"all at once", func(c *vassal.Config) { c.Limits.OOMGroup = true }, "warning needs-root"},
+		{"filter", func(c *vassal.Config) { c.Guard.Seccomp = "strict" }, "warning needs-root"},
+		{"no filter", func(c *vassal.Config) { c.Guard.Seccomp = "off" }, ""},
+		{"capability", func(c *vassal.Config) { c.Guard.Caps = []int{10} }, "warning needs-root"},
+		{"processes", func(c *vassal.Config) { c.Jail.HidePID = true }, "warning needs-root"},
+		{"names", func(c *vassal.Config) { c.Jail.Resolv = "none" }, "warning needs-root"},
 		{"bind", func(c *vassal.Config) { c.Jail.Binds = []vassal.Bind{{Source: "/usr", Key: "bind"}} }, "warning needs-root"},
 	} {
 		cfg := config()

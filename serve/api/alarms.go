@@ -22,6 +22,7 @@ const (
 	alarmQueue  = 64              // commands that wait
 	alarmAtOnce = 2               // commands that run
 	alarmTime   = time.Minute     // that a command may take
+	faultQueue  = 16              // ends of processes that wait
 )
 
 // alarms are the alarms of the file's lines.
@@ -30,6 +31,7 @@ type alarms struct {
 	last   []lastAlarm // of each
 	queued chan raisedAlarm
 	lines  []lineAlarm // in order
+	faults chan string // of processes
 }
 
 // lineAlarm is a line of log-alarm or not-log-alarm.
@@ -54,6 +56,7 @@ type raisedAlarm struct {
 
 func (a *alarms) init(j *vassal.Jobs) {
 	a.last, a.queued = make([]lastAlarm, len(j.Alarms)), make(chan raisedAlarm, alarmQueue)
+	a.faults = make(chan string, faultQueue)
 	for i := range j.LogAlarms {
 		x := &j.LogAlarms[i]
 		if re, err := regexp.Compile(x.Match); err == nil { // the decoder has done so
@@ -231,6 +234,29 @@ func inMemory(text string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// fault takes a line about the end of a process. It never waits: of more than
+// faultQueue at once the others are in the log alone, as each of them is.
+func (a *alarms) fault(text string) {
+	select {
+	case a.faults <- text:
+	default:
+	}
+}
+
+// watchFaults raises the alarms of processes that ended by a fault, until ctx ends.
+func (h *Host) watchFaults(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case text := <-h.alarms.faults:
+			for _, name := range h.jobs.OnCrash {
+				h.Alarm(name, text)
+			}
+		}
+	}
 }
 
 // watchQueue raises the alarms of a full queue, until ctx ends.

@@ -57,6 +57,8 @@ type Workers interface {
 	Stats() exchange.Stats
 	// Listen has heard called with the lines that the processes write.
 	Listen(heard func(line []byte))
+	// OnFault has heard called with a line about a process that ends by a fault.
+	OnFault(heard func(text string))
 	Start(*worker.Program) (worker.Process, error)
 	Environ() []string
 }
@@ -120,6 +122,9 @@ func New(app *vassal.App, caches *cache.Set, pool Workers, log *slog.Logger) *Ho
 	h.alarms.init(&h.jobs)
 	if len(h.alarms.lines) > 0 {
 		pool.Listen(h.line)
+	}
+	if len(h.jobs.OnCrash) > 0 {
+		pool.OnFault(h.alarms.fault)
 	}
 	h.sides.init()
 	for i := range h.jobs.Timers {
@@ -202,6 +207,9 @@ func (h *Host) Run(ctx context.Context) {
 	all.Go(func() { h.runAlarms(ctx) })
 	if h.Full != nil && len(h.jobs.OnFull) > 0 {
 		all.Go(func() { h.watchQueue(ctx) })
+	}
+	if len(h.jobs.OnCrash) > 0 {
+		all.Go(func() { h.watchFaults(ctx) })
 	}
 	<-ctx.Done()
 	for _, d := range h.doors {

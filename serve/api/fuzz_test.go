@@ -30,6 +30,7 @@ func (p *pool) Renew(worker.SideKind)                    {}
 func (p *pool) SideStats() []worker.SideStats            { return nil }
 func (p *pool) Attach(worker.Doorman) error              { return nil }
 func (p *pool) Listen(func([]byte))                      {}
+func (p *pool) OnFault(func(string))                     {}
 func (p *pool) Stats() exchange.Stats {
 	return exchange.Stats{Workers: []exchange.WorkerStats{{ID: 1, PID: 1, Requests: 3}}}
 }

@@ -119,7 +119,7 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 		return err
 	}
 	if s.moved != "" {
-		return w.Head(301, "", []exchange.Field{{Name: "Location", Value: s.moved}, {Name: "Content-Length", Value: "0"}})
+		return w.Head(301, "", []exchange.Field{{Name: "Location", Value: exchange.URL(s.moved)}, {Name: "Content-Length", Value: "0"}})
 	}
 	slot, err := h.places.Take(ctx)
 	if err != nil {

@@ -45,6 +45,9 @@ func FuzzHead(f *testing.F) {
 		if p := c.req.Get("PATH_INFO"); p != "*" && (p == "" || p[0] != '/' || strings.Contains(p+"/", "/../")) {
 			t.Errorf("PATH_INFO %q", p)
 		}
+		if u := c.req.Get("REQUEST_URI"); strings.ContainsFunc(u, func(c rune) bool { return c <= ' ' || c == 0x7f || c == '#' }) {
+			t.Errorf("REQUEST_URI %q", u)
+		}
 		std, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b[:n])))
 		if err != nil {
 			return // it refuses more in a few places; what we accept is checked above
@@ -57,6 +60,9 @@ func FuzzHead(f *testing.F) {
 		}
 		if !c.head.chunked && std.ContentLength != max(c.head.length, 0) {
 			t.Errorf("length %d, net/http %d", c.head.length, std.ContentLength)
+		}
+		if p := c.req.Get("PATH_INFO"); !strings.Contains(std.URL.Path, "/.") && p != std.URL.Path && p+std.URL.Path != "/" || c.req.Get("QUERY_STRING") != std.URL.RawQuery {
+			t.Errorf("path %q and query %q, net/http %q and %q", p, c.req.Get("QUERY_STRING"), std.URL.Path, std.URL.RawQuery)
 		}
 		if !strings.EqualFold(std.Host, c.head.host) {
 			t.Errorf("host %q, net/http %q", c.head.host, std.Host)

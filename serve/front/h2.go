@@ -259,12 +259,7 @@ func (h *head) h2(hr *http.Request, maxFields int) error {
 	if h.method == "CONNECT" {
 		return errConnect
 	}
-	for i := range len(h.target) {
-		if c := h.target[i]; c <= ' ' || c >= 0x7f || c == '#' {
-			return errTarget
-		}
-	}
-	if h.target == "" || h.target[0] != '/' && h.target != "*" {
+	if h.target == "" || !validTarget(h.target) || h.target[0] != '/' && h.target != "*" {
 		return errTarget // RFC 9113 8.3.1: path and query, or the asterisk
 	}
 	names := make([]string, 0, len(hr.Header))

@@ -88,10 +88,8 @@ func (h *head) requestLine(s string) error {
 			return errMethod
 		}
 	}
-	for k := range len(h.target) {
-		if c := h.target[k]; c <= ' ' || c >= 0x7f || c == '#' {
-			return errTarget
-		}
+	if !validTarget(h.target) {
+		return errTarget
 	}
 	switch v := s[j+1:]; {
 	case v == "HTTP/1.1":
@@ -103,6 +101,20 @@ func (h *head) requestLine(s string) error {
 		return errRequestLine
 	}
 	return nil
+}
+
+// validTarget reports whether s has no byte that two readers may understand
+// differently: control characters and blanks, and "#", at which one ends the
+// path and another does not (CVE-2023-45539 was that). Bytes from 0x80 are no
+// part of a URI either, but links and scripts hold them as UTF-8, and to every
+// reader they are text.
+func validTarget(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c == 0x7f || c == '#' {
+			return false
+		}
+	}
+	return true
 }
 
 func digit(c byte) bool { return c >= '0' && c <= '9' }

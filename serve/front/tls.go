@@ -141,6 +141,6 @@ func ToHTTPS(port uint16) exchange.Handler {
 		if !strings.HasPrefix(uri, "/") {
 			uri = "/"
 		}
-		return w.Head(http.StatusMovedPermanently, "", []exchange.Field{{Name: "Location", Value: "https://" + host + uri}, {Name: "Content-Length", Value: "0"}})
+		return w.Head(http.StatusMovedPermanently, "", []exchange.Field{{Name: "Location", Value: "https://" + host + exchange.URL(uri)}, {Name: "Content-Length", Value: "0"}})
 	})
 }

@@ -220,6 +220,7 @@ func TestToHTTPS(t *testing.T) {
 		{8443, "POST /a HTTP/1.1\r\nHost: example.org\r\nContent-Length: 0\r\n\r\n", "https://example.org:8443/a"},
 		{0, "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "https://[::1]/"},
 		{0, "GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n", "https://[::1]/"},
+		{0, "GET /caf\xc3\xa9?a=\xff HTTP/1.1\r\nHost: a\r\n\r\n", "https://a/caf%C3%A9?a=%FF"},
 		{0, "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "https://a/"},
 		{0, "GET / HTTP/1.0\r\n\r\n", ""},
 	} {

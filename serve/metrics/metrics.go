@@ -129,6 +129,25 @@ func (s *Set) update(name string, f func(int64) int64) bool {
 	}
 }
 
+// Reached reports whether the metric name is at value, or above it. With reset it
+// becomes that in the same moment: nothing that is counted meanwhile is lost.
+func (s *Set) Reached(name string, value int64, reset *int64) bool {
+	o := s.settable(name)
+	if reset == nil || o == nil {
+		n, found := s.Get(name)
+		return found && n >= value
+	}
+	for {
+		n := o.value.Load()
+		if n < value {
+			return false
+		}
+		if o.value.CompareAndSwap(n, *reset) {
+			return true
+		}
+	}
+}
+
 // Get is the value of any metric.
 func (s *Set) Get(name string) (int64, bool) {
 	if s == nil {

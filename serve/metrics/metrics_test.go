@@ -55,6 +55,25 @@ func TestMetrics(t *testing.T) {
 }
 
 // TestDeep: metrics that refer to each other, or to very many, end.
+func TestReached(t *testing.T) {
+	s := set(t, vassal.Metric{Name: "a", Initial: 4}, vassal.Metric{Name: "b", Type: vassal.MetricAlias, Alias: "a"})
+	two := int64(2)
+	for _, c := range []struct {
+		name  string
+		value int64
+		reset *int64
+		want  bool
+		then  int64
+	}{
+		{"a", 5, nil, false, 4}, {"b", 5, &two, false, 4}, {"a", 4, nil, true, 4}, {"none", 0, &two, false, 4}, {"b", -1, &two, true, 2}, {"a", 3, &two, false, 2},
+	} {
+		got := s.Reached(c.name, c.value, c.reset)
+		if n, _ := s.Get("a"); got != c.want || n != c.then {
+			t.Errorf("%+v: %t and %d", c, got, n)
+		}
+	}
+}
+
 func TestDeep(t *testing.T) {
 	many := strings.Split(strings.TrimSuffix(strings.Repeat("m;", 1000), ";"), ";")
 	s := set(t, vassal.Metric{Name: "m", Collect: "sum", Children: many}, vassal.Metric{Name: "x", Type: vassal.MetricAlias, Alias: "y"},

@@ -101,7 +101,8 @@ func h2cRequest(r *exchange.Request, t Target) (*http.Request, error) {
 	if uri == "" {
 		uri = r.Get("REQUEST_URI")
 	}
-	if !token(method) || !visible(uri) || !visible(host) {
+	uri, ok := sentURI(uri)
+	if !ok || !token(method) || !visible(host) {
 		return nil, errBadRequest
 	}
 	if host == "" {

@@ -275,7 +275,8 @@ func appendRequest(b []byte, r *exchange.Request, t Target) ([]byte, bool, error
 	if host == "" {
 		host = r.Get("HTTP_HOST")
 	}
-	if !token(method) || !visible(uri) || !valid(host) || strings.ContainsAny(host, " \t") {
+	uri, ok := sentURI(uri)
+	if !ok || !token(method) || !valid(host) || strings.ContainsAny(host, " \t") {
 		return b, false, errBadRequest
 	}
 	b = append(append(b, method...), ' ')
@@ -316,6 +317,18 @@ func appendForwarded(b []byte, old, addr string) []byte {
 		return b
 	}
 	return append(append(append(append(b, "X-Forwarded-For: "...), old...), addr...), "\r\n"...)
+}
+
+// sentURI is uri as an upstream gets it; false: it would end the request line.
+// Bytes from 0x80 are encoded: servers refuse them (Puma does), or take 0x85 and
+// 0xa0 for blanks (Python's http.server).
+func sentURI(uri string) (string, bool) {
+	for i := range len(uri) {
+		if c := uri[i]; c <= ' ' || c == 0x7f {
+			return "", false
+		}
+	}
+	return exchange.URL(uri), true
 }
 
 func visible(s string) bool {

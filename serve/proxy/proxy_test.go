@@ -160,6 +160,28 @@ func TestHTTP(t *testing.T) {
 	}
 }
 
+// TestSentURI: an upstream gets ASCII, and nothing that ends its request line.
+func TestSentURI(t *testing.T) {
+	for uri, want := range map[string]string{
+		"/caf\xc3\xa9?q=\x85\xa0%": "/caf%C3%A9?q=%85%A0%", "/a%2Fb": "/a%2Fb", "": "",
+		"/a b": "-", "/a\tb": "-", "/a\rb": "-", "/a\nb": "-", "/a\x7f": "-", "/\x00": "-",
+	} {
+		r := newRequest("GET", uri, "")
+		b, _, err := appendRequest(nil, r, Target{})
+		sent, _, _ := strings.Cut(strings.TrimPrefix(string(b), "GET "), " HTTP/1.1\r\n")
+		if want == "" {
+			want = "/"
+		}
+		if err != nil {
+			sent = "-"
+		}
+		h2, err := h2cRequest(r, Target{})
+		if sent != want || (err != nil) != (want == "-") || err == nil && h2.URL.RequestURI() != want {
+			t.Errorf("%q: %q and %v, want %q", uri, sent, h2, want)
+		}
+	}
+}
+
 // TestTarget: the address and the target of the rule, not of the request.
 func TestTarget(t *testing.T) {
 	addr, got := once(t, "tcp", "HTTP/1.0 200 OK\r\n\r\nto the end")

@@ -65,37 +65,13 @@ func redirect(code int, body string) func(*rl) (act, error) {
 	return func(r *rl) (act, error) {
 		t, err := r.template(r.ActionArg)
 		return func(x *run) verdict {
-			to := location(t.Expand(x)) // now: what a rule below sets is not meant
+			to := exchange.URL(t.Expand(x)) // now: what a rule below sets is not meant
 			x.ending = func(x *run) error {
 				return x.text(code, "", []exchange.Field{{Name: "Location", Value: to}, plain, length(len(body))}, body)
 			}
 			return stop
 		}, err
 	}
-}
-
-// location is a URL as a field value: bytes that none may have are encoded, so
-// that a path with a line break in it is not the end of the field.
-func location(s string) string {
-	const hex = "0123456789ABCDEF"
-	var b []byte
-	for i := range len(s) {
-		c := s[i]
-		if c > ' ' && c < 0x7f {
-			if b != nil {
-				b = append(b, c)
-			}
-			continue
-		}
-		if b == nil {
-			b = append(make([]byte, 0, len(s)+8), s[:i]...)
-		}
-		b = append(b, '%', hex[c>>4], hex[c&15])
-	}
-	if b == nil {
-		return s
-	}
-	return string(b)
 }
 
 // rewrite changes PATH_INFO, and QUERY_STRING if there is a "?".

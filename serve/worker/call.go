@@ -117,8 +117,12 @@ func (c *call) tryLock() bool {
 // means that it is incomplete: the connection must be cut.
 func (p *Pool) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
 	r.Info.Backend = p.w.Language
+	i, err := mounted(p.app.Mounting, r)
+	if err != nil {
+		return err
+	}
 	if p.fleet != nil {
-		return p.fleet.serve(ctx, r, w)
+		return p.fleet.serve(ctx, i, r, w)
 	}
 	return p.serve(ctx, r, w, nil)
 }

@@ -87,7 +87,7 @@ func (p *Pool) superviseAll(ctx context.Context, r *reaper) error {
 	errs := make([]error, len(pools))
 	var all sync.WaitGroup
 	for i, q := range pools {
-		q.Stdout, q.Stderr, q.Changed, q.life = p.Stdout, p.Stderr, p.Changed, Life{Loaded: p.life.Loaded, Mule: p.life.Mule}
+		q.Stdout, q.Stderr, q.Changed, q.fault, q.life = p.Stdout, p.Stderr, p.Changed, p.fault, Life{Loaded: p.life.Loaded, Mule: p.life.Mule}
 		all.Go(func() {
 			errs[i] = q.supervise(ctx, r)
 			stop()
@@ -116,12 +116,21 @@ func (p *Pool) superviseAll(ctx context.Context, r *reaper) error {
 
 var errNoApp = errors.New("no application is mounted there")
 
-// serve hands r to the application that it is for.
-func (f *fleet) serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
-	i := f.m.Choose(r.Get("UWSGI_APPID"), r.Get("SCRIPT_NAME"))
-	if i < 0 {
-		return &exchange.StatusError{Status: 404, Err: errNoApp}
+// mounted is the index of the application that r is for. One alone, which has
+// no fleet, is asked about as well: with no-default-app it is not for all.
+func mounted(m *vassal.Mounting, r *exchange.Request) (int, error) {
+	if m == nil {
+		return 0, nil
 	}
+	i := m.Choose(r.Get("UWSGI_APPID"), r.Get("SCRIPT_NAME"))
+	if i < 0 {
+		return i, &exchange.StatusError{Status: 404, Err: errNoApp}
+	}
+	return i, nil
+}
+
+// serve hands r to the i-th application.
+func (f *fleet) serve(ctx context.Context, i int, r *exchange.Request, w exchange.Response) error {
 	if len(f.pools) > 1 {
 		return f.pools[i].serve(ctx, r, w, nil)
 	}

@@ -38,6 +38,30 @@ func askMount(r *running, script, path string) (string, error) {
 	return rec.body.String(), err
 }
 
+// TestNoDefaultApp: outside the mount points nobody answers, be there one
+// application or several.
+func TestNoDefaultApp(t *testing.T) {
+	for n := 1; n <= 2; n++ {
+		for _, one := range []bool{false, true} {
+			r := start(t, "", func(app *vassal.App) {
+				mountApps(t, app, one)
+				app.Mounting.Mounts, app.Mounting.Default = app.Mounting.Mounts[:n], -1
+			})
+			for script, want := range map[string]int{"/app1": 200, "/app1/": 200, "": 404, "/app10": 404, "/other": 404} {
+				_, err := askMount(r, script, "/")
+				if got := exchange.StatusOf(err); err == nil && want != 200 || err != nil && got != want {
+					t.Errorf("%d mounted, single=%t, %q: %v, want %d", n, one, script, err, want)
+				}
+			}
+			req := request("GET", "/", "")
+			req.Set("UWSGI_APPID", "/app1") // of the rule setapp
+			if rec, err := r.do(req); err != nil || !strings.HasPrefix(rec.body.String(), "1 ") {
+				t.Errorf("%d mounted, chosen by name: %q, %v", n, rec.body.String(), err)
+			}
+		}
+	}
+}
+
 func TestFleet(t *testing.T) {
 	for _, one := range []bool{false, true} {
 		t.Run(fmt.Sprint("single=", one), func(t *testing.T) {

@@ -75,6 +75,7 @@ type Pool struct {
 	Changed func(file string)
 
 	heard  func(line []byte) // what Listen was told; nil: nobody listens
+	fault  func(text string) // what OnFault was told; nil: nobody asks
 	app    *vassal.App
 	reaper *reaper
 	score  func() string // childScore, asked once

@@ -61,6 +61,7 @@ type side struct {
 	prepare func()    // ends what runs before the process (Life.Mule); nil: nothing does
 	may     bool      // that is done: it may start
 	killBy  time.Time // when it is killed, because it was asked
+	endBy   time.Time // when it is taken for gone, though nobody has said how; zero: it lives
 	fails   int
 	next    time.Time
 }
@@ -180,7 +181,9 @@ func (s *supervisor) sidesDue(ctx context.Context, now time.Time, at func(time.T
 	for _, x := range s.p.sides {
 		switch {
 		case x.serial != 0:
-			if at(x.killBy) {
+			if at(x.endBy) {
+				s.sideGone(x, nil)
+			} else if at(x.killBy) {
 				x.killBy = time.Time{}
 				x.signal(unix.SIGKILL)
 				if x.pidfd < 0 {
@@ -311,15 +314,29 @@ func (x *side) ask(now time.Time) {
 	x.signal(unix.SIGTERM)
 }
 
+// statusTime is how long the end of a side process may be seen before its loader,
+// whose child it is, has said how it ended.
+const statusTime = time.Second
+
+// sideEnded takes note that a side process is gone. How it ended comes next, unless
+// its loader is gone as well.
+func (s *supervisor) sideEnded(x *side) {
+	x.endBy = time.Now()
+	if x.load != nil && !x.load.silent {
+		x.endBy = x.endBy.Add(statusTime)
+	}
+}
+
 // sideGone takes note of the end of a side process.
 func (s *supervisor) sideGone(x *side, status *syscall.WaitStatus) {
 	now := time.Now()
 	pid := x.pid.Swap(0)
+	s.p.faulted(string(x.kind), x.number, pid, status)
 	if x.pidfd >= 0 {
 		unix.Close(x.pidfd)
 		x.pidfd = -1
 	}
-	x.serial, x.load, x.claimed, x.killBy = 0, nil, 0, time.Time{}
+	x.serial, x.load, x.claimed, x.killBy, x.endBy = 0, nil, 0, time.Time{}, time.Time{}
 	if s.stopping {
 		return
 	}

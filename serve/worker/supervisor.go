@@ -313,7 +313,7 @@ func (s *supervisor) handle(e event) {
 		s.rests[SideKind(e.text)] = append(s.rests[SideKind(e.text)], e.none)
 	case evSideEnd:
 		if x := s.sideBySerial(e.probe); x != nil {
-			s.sideGone(x, nil)
+			s.sideEnded(x)
 		}
 	case evSideMay:
 		s.sidePrepared(e.side, e.err)
@@ -415,6 +415,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 		n.proc = nil
 	}
 	how := ended(status)
+	s.p.faulted("worker", pr.number, pr.pid.Load(), status)
 	clean := status != nil && status.Exited() && status.ExitStatus() == 0 && pr.why == ""
 	switch {
 	case s.stopping:

@@ -27,14 +27,22 @@ func (d *decoder) alarms(v value) bool {
 	case "alarm-msg-size":
 		j.AlarmSize = d.within(v, 1, maxAlarmSize, "")
 	case "alarm-backlog":
-		j.OnFull = append(j.OnFull, strings.TrimSpace(v.Value))
-		d.raises = append(d.raises, raising{strings.TrimSpace(v.Value), v.Setting})
+		j.OnFull = append(j.OnFull, d.raised(v))
+	case "alarm-segfault":
+		j.OnCrash = append(j.OnCrash, d.raised(v))
 	case "log-alarm", "not-log-alarm":
 		d.logAlarm(v)
 	default:
 		return false
 	}
 	return true
+}
+
+// raised is the alarm that v names.
+func (d *decoder) raised(v value) string {
+	name := strings.TrimSpace(v.Value)
+	d.raises = append(d.raises, raising{name, v.Setting})
+	return name
 }
 
 // logAlarm reads "NAME[,NAME] EXPRESSION".

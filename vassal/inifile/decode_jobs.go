@@ -126,7 +126,7 @@ func (d *decoder) mule(v value) {
 		case isFalse(word):
 			return
 		case !strings.HasSuffix(m.Run, ".py") && !strings.Contains(m.Run, ":"):
-			m.Run = "" // true: one that waits for messages
+			m.Run = "" // nothing, or true: one that waits for messages
 		case strings.HasSuffix(m.Run, ".py") && path.IsAbs(m.Run):
 			d.named(v)
 		}

@@ -24,6 +24,22 @@ func TestCurlCron(t *testing.T) {
 	}
 }
 
+// TestMuleWithoutValue: each such line is a mule that waits for messages, as
+// in uWSGI, and one counts among the numbered ones.
+func TestMuleWithoutValue(t *testing.T) {
+	cfg, ps := decodeText("wsgi-file = a.py\nmule\nmule =\nmule = jobs.py\nmule = true\nmule = no\nfarm = all:1,2,4\n")
+	if len(ps) > 0 || cfg.App.Jobs == nil {
+		t.Fatalf("%v %+v", ps, cfg.App.Jobs)
+	}
+	got := ""
+	for _, m := range cfg.App.Jobs.Mules {
+		got += fmt.Sprintf("%d:%s ", m.At.Line, m.Run)
+	}
+	if want := "4: 5: 6:jobs.py 7: "; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 // TestAlarms: what an alarm line means, and what is wrong with one.
 func TestAlarms(t *testing.T) {
 	for _, c := range []struct{ lines, want, wrong string }{
@@ -43,6 +59,8 @@ func TestAlarms(t *testing.T) {
 		{"alarm = a mule:0", "", "no number of a mule"},
 		{"mules = 1\nalarm = a mule:2", "{a  0 2}", "names mule 2; there are 1"},
 		{"alarm-backlog = none", "", `no alarm is called "none"`},
+		{"alarm-segfault = none", "", `no alarm is called "none"`},
+		{"alarm = a log:\nsegfault-alarm = a", "{a  0 0}", ""},
 		{"alarm = a log:\nroute-run = alarm:a down ${REQUEST_URI}\nalarm-backlog = a", "{a  0 0}", ""},
 		{"route-run = alarm:b down", "", `no alarm is called "b"`},
 		{"route-run = alarm:b", "", "want NAME TEXT"},

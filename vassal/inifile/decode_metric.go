@@ -6,13 +6,16 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"liege/vassal"
 	"liege/vassal/route"
 )
 
-// maxMetrics bounds the metrics of one vassal.
-const maxMetrics = 1024
+const (
+	maxMetrics = 1024    // of one vassal, and as many thresholds
+	maxRate    = 1 << 30 // seconds between two alarms of a threshold
+)
 
 // metric handles the lines about metrics. Any of them but those that leave
 // something out turns them on, as in uWSGI.
@@ -27,6 +30,9 @@ func (d *decoder) metric(v value) bool {
 	case "metric":
 		d.measured = true
 		d.ownMetric(v)
+	case "metric-threshold":
+		d.measured = true
+		d.threshold(v)
 	default:
 		return false
 	}
@@ -57,6 +63,44 @@ func (d *decoder) ownMetric(v value) {
 		d.cfg.Jail.Named = append(d.cfg.Jail.Named, vassal.Bind{Source: m.File, Target: m.File, Access: vassal.ReadOnly, Key: v.Key, At: v.Origin})
 	}
 	d.metrics.Own = append(d.metrics.Own, m)
+}
+
+// thresholdKeys are the words of a line about a metric's value.
+const thresholdKeys = "key value alarm msg rate reset"
+
+// threshold reads key=NAME,value=N and what is to happen then.
+func (d *decoder) threshold(v value) {
+	const example = "metric-alarm = key=logins,value=100,alarm=down"
+	kv, err := route.Keyvals(v.Value, thresholdKeys)
+	if err == nil && (kv["key"] == "" || kv["value"] == "") {
+		err = fmt.Errorf("%q lacks a key or a value", clip(v.Value))
+	}
+	t := vassal.Threshold{Metric: kv["key"], Alarm: kv["alarm"], Text: kv["msg"], At: v.Origin}
+	var rate, reset int64
+	for _, n := range []struct {
+		key string
+		to  *int64
+	}{{"value", &t.Value}, {"rate", &rate}, {"reset", &reset}} {
+		if text := kv[n.key]; text != "" && err == nil {
+			if *n.to, err = strconv.ParseInt(text, 10, 64); err != nil {
+				err = fmt.Errorf("%s=%.40s is not a number", n.key, text)
+			}
+		}
+	}
+	if err == nil && (rate < 0 || rate > maxRate) {
+		err = fmt.Errorf("rate=%d is not between 0 and %d seconds", rate, maxRate)
+	}
+	if err != nil {
+		d.err(vassal.CodeBadMetric, v.Setting, err.Error(), example)
+		return
+	}
+	if kv["reset"] != "" {
+		t.Reset = &reset
+	}
+	if t.Every = time.Duration(rate) * time.Second; t.Alarm != "" {
+		d.raises = append(d.raises, raising{t.Alarm, v.Setting})
+	}
+	d.metrics.Thresholds = append(d.metrics.Thresholds, t)
 }
 
 // metricName reports whether s may name a metric, as in uWSGI.
@@ -138,6 +182,17 @@ func (d *decoder) finishMetrics() {
 			}
 		}
 		known[m.Name] = true
+	}
+	d.atMost("thresholds", len(d.metrics.Thresholds), maxMetrics)
+	for i := range d.metrics.Thresholds {
+		t := &d.metrics.Thresholds[i]
+		s := Setting{Key: "metric-threshold", Origin: t.At}
+		switch own := slices.IndexFunc(all, func(m vassal.Metric) bool { return m.Name == t.Metric }); {
+		case own < 0 && !builtIn(t.Metric):
+			d.err(vassal.CodeBadMetric, s, fmt.Sprintf("there is no metric %q", clip(t.Metric)), "metric = "+clip(t.Metric))
+		case t.Reset != nil && (own < 0 || all[own].Collect != ""):
+			d.err(vassal.CodeBadMetric, s, fmt.Sprintf("reset: the metric %q is counted, and not set", clip(t.Metric)), "")
+		}
 	}
 	if d.measured {
 		d.cfg.App.Metrics = &d.metrics

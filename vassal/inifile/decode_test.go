@@ -382,7 +382,9 @@ func TestWorks(t *testing.T) {
 			value = gocmp.Or(value, "/srv/a/b")
 		case "alarm":
 			value = "down log:"
-		case "alarm-backlog":
+		case "metric-threshold":
+			value = "key=rss_size,value=1"
+		case "alarm-backlog", "alarm-segfault":
 			base += "alarm = down log:\n"
 			value = "down"
 		case "log-alarm", "not-log-alarm":

@@ -26,7 +26,7 @@ func (d *decoder) value(o *Option, s Setting) (value, bool) {
 	case Mode:
 		return v, d.modeValue(&v, text)
 	}
-	if text == "" && o.Name == "check-cache" { // the first cache
+	if text == "" && o.Empty != "" {
 		return v, true
 	}
 	if text == "" {
@@ -207,7 +207,7 @@ func unit(t Type, s string) (float64, int) {
 
 // modeValue reads octal digits; chmod-socket alone means 666, as in uWSGI.
 func (d *decoder) modeValue(v *value, text string) bool {
-	if text == "" && v.opt.Name == "chmod-socket" {
+	if text == "" && v.opt.Empty != "" {
 		v.n = 0o666
 		return true
 	}

@@ -113,6 +113,9 @@ func mark(on bool) string {
 
 func docText(o Option) string {
 	s := o.Doc
+	if o.Empty != "" {
+		s += " Without a value: " + o.Empty + "."
+	}
 	if o.Class != Works {
 		s += fmt.Sprintf(" *%s: %s.*", classWord(o.Class), o.Effect)
 	}

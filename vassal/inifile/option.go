@@ -20,6 +20,7 @@ type Option struct {
 	Default string // empty: none, off, or said in Doc
 	Many    bool   // every line counts, in order; false: the last one wins
 	Says    string // shared by options of which one line says what a line of another does; with Many, about the name before "="; empty: none does
+	Empty   string // what a line without a value means; empty: it needs one
 	Class   Class
 	Effect  string // for every class but Works: what happens instead, what is missing, what to write
 	Serves  Serves // NotYet only: what cannot be served without it
@@ -203,6 +204,7 @@ func (o Option) MarshalJSON() ([]byte, error) {
 		Unit    *string  `json:"unit"`
 		Default *string  `json:"default"`
 		Repeat  string   `json:"repeat"` // what a second line does: "accumulates", or the "last" wins
+		Without *string  `json:"without_value"`
 		Class   Class    `json:"class"`
 		Effect  *string  `json:"effect"`
 		Tenant  bool     `json:"tenant_safe"`
@@ -211,6 +213,6 @@ func (o Option) MarshalJSON() ([]byte, error) {
 		Since   string   `json:"since"`
 		Doc     string   `json:"doc"`
 		Section string   `json:"section"` // "vassal", for which [uwsgi] does too, or one of emperor.ini
-	}{o.Name, append([]string{}, o.Alias()...), text(o.Short), o.Group, o.Type, text(o.Unit), text(o.Default), repeat, o.Class,
+	}{o.Name, append([]string{}, o.Alias()...), text(o.Short), o.Group, o.Type, text(o.Unit), text(o.Default), repeat, text(o.Empty), o.Class,
 		text(o.Effect), o.Tenant, text(string(o.Path)), text(o.Plugin), o.Since, o.Doc, cmp.Or(o.Section, "vassal")})
 }
