@@ -28,6 +28,9 @@ for number, target in ((10, ''), (11, 'workers'), (12, 'mule1'), (13, 'mules'), 
     uwsgi.register_signal(number, target, handler)
 
 
+uwsgi.register_signal(41, 'workers', lambda n: splits('return'))
+
+
 @timer(1, signum=20, target='mule1')
 def tick(n):
     note('tick in ' + role())
@@ -67,6 +70,41 @@ def work(name, seconds=0):
     note('begins work %s in %s' % (name, role()))
     time.sleep(seconds)
     note('work %s in %s' % (name, role()))
+
+
+def splits(how):
+    """Fork a child that comes back; only the process itself notes that it is here."""
+    pid = os.fork()
+    if pid == 0:
+        if how == 'raise':
+            raise ValueError('of a child')
+        if how == 'exit':
+            sys.exit(0)
+        return uwsgi.SPOOL_OK
+    os.waitpid(pid, 0)
+    time.sleep(.1)
+    note('%s by %d' % (how, os.getpid()))
+    return uwsgi.SPOOL_OK
+
+
+def shares():
+    """Ask the core from a child while its parent does; whether each got its own answers."""
+    for name in ('c', 'p'):
+        uwsgi.cache_update(name, name * 9)
+    pid = os.fork()
+    mine = b'p' * 9 if pid else b'c' * 9
+    right = all(uwsgi.cache_get('p' if pid else 'c') == mine for _ in range(500))
+    if pid == 0:
+        os._exit(not right)
+    return right, os.waitpid(pid, 0)[1]
+
+
+splitting = mulefunc(splits)
+
+
+@spool
+def split_task(arguments):
+    return splits(arguments['how'])
 
 
 @rpc('join')

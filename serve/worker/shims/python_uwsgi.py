@@ -12,7 +12,6 @@ LOCAL = _thread._local()
 DOORS = []
 SIGNALS = {}  # number: (target, function)
 PICKED = []  # what came and was not what was waited for
-GETPID = os.getpid
 
 
 # ---- connections
@@ -258,7 +257,7 @@ def handle_signal(n):
         say('uwsgi: signal %d came here and has no function in this process' % n)
         return
     try:
-        function[1](n)
+        guarded(function[1], n)
     except Exception as e:
         say(trace(e))
 
@@ -464,7 +463,7 @@ def run_mule(order):
             say('uwsgi: mule %d got a message of %d bytes and has no mule_msg_hook' % (mule_id(), len(data)))
             continue
         try:
-            hook(data)
+            guarded(hook, data)
         except Exception as e:
             say(trace(e))
 
@@ -676,7 +675,7 @@ class Spooler(object):
             os.chdir(CONFIG['spool_dir'])
         started = time.monotonic()
         try:
-            result = function(task)
+            result = guarded(function, task)
         except Exception as e:
             say(trace(e))
             return uwsgi.SPOOL_RETRY
