@@ -138,9 +138,7 @@ func (s *supervisor) open() error {
 	}
 	s.p.queue, s.p.requests, s.other = conn, direct.New(conn), other
 	threads := s.p.most
-	// Four times as many places as workers: one that dies keeps its own until
-	// the answers it has left behind are sent.
-	ranges := 4 * s.p.w.Processes
+	ranges := slotRanges * s.p.w.Processes
 	fd, err := unix.MemfdCreate("liege-slots", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return fmt.Errorf("memory for the workers: %w", err)
@@ -156,6 +154,7 @@ func (s *supervisor) open() error {
 	for i := range ranges {
 		s.bases = append(s.bases, i*threads)
 	}
+	s.p.slots.Store(s.memory)
 	return nil
 }
 
@@ -415,6 +414,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 	if !pr.leave.filled {
 		stats.accepting.Store(false)
 		stats.pid.Store(0)
+		stats.slots.Store(0)
 		n.proc = nil
 	}
 	how := ended(status)
