@@ -4,7 +4,7 @@ import sys
 import time
 
 import uwsgi
-from uwsgidecorators import cron, filemon, lock, mulefunc, postfork, rpc, signal, spool, spoolraw, timer
+from uwsgidecorators import cron, filemon, lock, mule, mulefunc, muleloop, mulemsg, postfork, rpc, signal, spool, spoolraw, timer
 
 ROOT = os.environ['ROOT']
 
@@ -105,6 +105,46 @@ splitting = mulefunc(splits)
 @spool
 def split_task(arguments):
     return splits(arguments['how'])
+
+
+@spool
+def kinds(arguments):
+    note('kinds %s' % sorted((k, type(v).__name__) for k, v in arguments.items() if k in ('body', 'a')))
+
+
+@spool(pass_arguments=True)
+def pickled(*args, **kwargs):
+    note('pickled %r %r' % (args, kwargs))
+
+
+@postfork(2)
+def second():
+    note('second in ' + role())
+
+
+@mulemsg(6)
+def heard(message):
+    note('heard %r' % message)
+    if message == b'bad':
+        raise ValueError('of a message')
+
+
+@mule(4)
+def once():
+    note('mule 4 runs')
+    while not os.path.exists(os.path.join(ROOT, 'fail')):
+        time.sleep(.02)
+    os.unlink(os.path.join(ROOT, 'fail'))
+    raise ValueError('of a mule')
+
+
+@muleloop(5)
+def again():
+    note('mule 5 runs')
+    while not os.path.exists(os.path.join(ROOT, 'fail5')):
+        time.sleep(.02)
+    os.unlink(os.path.join(ROOT, 'fail5'))
+    raise ValueError('of a mule')
 
 
 @rpc('join')

@@ -694,7 +694,7 @@ class Decorators(object):
 def uwsgi_module(config):
     """uWSGI's API: no function that does nothing."""
     module = Uwsgi('uwsgi')
-    module._config = config
+    module._config, module._guarded = config, guarded
     sys.meta_path.append(Decorators(config.pop('decorators_program')))
     module.__doc__ = "The part of uWSGI's API that Liege provides."
     node = os.uname()[1].encode()
