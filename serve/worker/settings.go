@@ -99,5 +99,8 @@ func loadTimeout(p *Pool, ld *loader) *vassal.Problem {
 	problem := p.lang.Died(0, "") // at the line that names the application
 	problem.Code, problem.Message = vassal.CodeNotReady, fmt.Sprintf("%s after %v", what, p.loadTime())
 	problem.Hint = "what does it wait for while it is imported? A longer time: ready-timeout ="
+	if ld.loaded {
+		problem.Hint = "what do they wait for behind the fork: lifespan.startup, post_fork_hook, the app itself with lazy-apps? A longer time: ready-timeout ="
+	}
 	return problem
 }

@@ -89,6 +89,7 @@ func (py *Python) Settings() []lang.Entry {
 		{Name: "callable", Value: a.Callable},
 		{Name: "home", Value: py.home},
 		{Name: "path", Value: a.Path},
+		{Name: "again", Value: py.app.Generation > 1},
 		{Name: "argv", Value: strings.Fields(a.Argv)},
 		{Name: "version", Value: []byte(version)},
 		{Name: "mounts", Value: py.mounts()},

@@ -525,6 +525,8 @@ class Lifespan(object):
         except (Exception, asyncio.CancelledError) as e:
             if self.known:
                 say(trace(e))
+            elif not self.started.done():
+                say('the ASGI application takes no lifespan, and is served without: ' + summary(e))
         for future in (self.started, self.stopped):
             if not future.done():
                 future.set_result(None)

@@ -159,6 +159,7 @@ def disown(lanes, fds):
 
 class Errors(object):
     """wsgi.errors: the log, line by line."""
+    encoding, errors, closed = 'UTF-8', 'backslashreplace', False
 
     def __init__(self):
         self.rest = ''
@@ -186,6 +187,12 @@ class Errors(object):
     def isatty(self):
         return False
 
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return 2
+
 
 # ---- request bodies
 
@@ -204,6 +211,21 @@ class Empty(object):
 
     def readinto(self, buffer):
         return 0
+
+    def tell(self):
+        return 0
+
+    def seek(self, offset, whence=0):
+        return 0  # its beginning and its end
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def fileno(self):
+        raise io.UnsupportedOperation('fileno')
 
     def __iter__(self):
         return self
@@ -710,7 +732,9 @@ def uwsgi_module(config):
     module.started_on = int(time.time())
     module.magic_table = {}
     module.spoolers = tuple(os.fsencode(d) for d in config['spoolers'])
-    module.is_a_reload = False
+    module.is_a_reload = config['again']
+    if config['queue']:
+        module.queue_size = config['queue']
     module.unbit = module.loop = None
     module.sockets = []
     module.opt = {
