@@ -28,6 +28,19 @@ def application(e, start_response):
 	}
 }
 
+// TestModuleName: the module of a file is named after what its line says.
+func TestModuleName(t *testing.T) {
+	const text = "def application(e, start_response):\n start_response('200 OK', [])\n return [__name__.encode()]\n"
+	for written, want := range map[string]string{"app.py": "uwsgi_file_app", "sub/app.py": "uwsgi_file_sub_app", "": "uwsgi_file__"} {
+		r := start(t, text, func(app *vassal.App) {
+			app.Workers.Python.File, app.Workers.Python.Written = app.Dir+"/app.py", written
+		})
+		if got := r.get("/"); got != want && (written != "" || !strings.HasPrefix(got, want)) {
+			t.Errorf("%q: got %s, want %s", written, got, want)
+		}
+	}
+}
+
 // TestModuleData: the module knows its generation, and what it does not have says so.
 func TestModuleData(t *testing.T) {
 	const text = `

@@ -825,8 +825,10 @@ class Failure(Exception):
     """kind, message, detail: why the application cannot be loaded."""
 
 
-def load_file(path):
-    name = path.replace('.', '_').replace('/', '_')
+def load_file(path, written=''):
+    """The module of a file. Its name is that of the line that names the file: with a
+    directory that changes it would be another one in what the application has stored."""
+    name = (written or path).replace('.', '_').replace('/', '_')
     if name.endswith('_py'):
         name = name[:-3]
     module = type(sys)('uwsgi_file_' + name)
@@ -869,10 +871,10 @@ def find(module, name):
     return value
 
 
-def load_one(file, module, name):
+def load_one(file, module, name, written=''):
     name = name or 'application'
     if file:
-        return find(load_file(file), name)
+        return find(load_file(file, written), name)
     module, colon, attribute = module.partition(':')
     return find(load_module(module), attribute or name)
 
@@ -898,12 +900,12 @@ LOADING = ['']  # which of several applications
 def load_mounts(config):
     """All mounted applications in one: the core says which a request is for."""
     apps, words = [], config['mounts']
-    for at in range(0, len(words), 4):
-        LOADING[:] = [str(at // 4)]
-        apps.append(load_one(*words[at + 1:at + 4]))
+    for at in range(0, len(words), 5):
+        LOADING[:] = [str(at // 5)]
+        apps.append(load_one(*words[at + 1:at + 5]))
         if is_asgi(apps[-1], config):
             raise Failure('asgi', 'with single-interpreter the apps of mount lines are WSGI applications; this is an ASGI one', '')
-    sys.modules['uwsgi'].applications.update(zip(words[::4], apps))
+    sys.modules['uwsgi'].applications.update(zip(words[::5], apps))
 
     def mounted(environ, start_response):
         return apps[int(environ.pop('liege.app'))](environ, start_response)
@@ -959,7 +961,7 @@ def load_app(config):
     elif config['form']:
         app = load_form(config['form'], config['module'], config)
     else:
-        app = load_one(config['file'], config['module'], config['callable'])
+        app = load_one(config['file'], config['module'], config['callable'], config['written'])
     alias(config['post_alias'])
     return app
 
