@@ -54,6 +54,12 @@ uwsgi.mule_msg('hello')
 uwsgi.mule_msg(b'hello', 1)
 uwsgi.mule_msg(b'hello', 9)
 uwsgi.farm_msg('f1', b'x')
+uwsgi.mule_msg(b'x', b'f1')
+uwsgi.mule_msg(b'x', b'nosuch')
+uwsgi.signal(-1), uwsgi.signal(256)
+uwsgi.is_a_reload
+uwsgi.queue_size
+sorted((k, type(v).__name__) for k, v in uwsgi.workers()[0]['apps'][0].items())
 uwsgi.in_farm()
 uwsgi.in_farm('f1')
 uwsgi.mule_id()

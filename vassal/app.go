@@ -213,6 +213,7 @@ type Worn struct {
 // Python is the app of Python workers.
 type Python struct {
 	File       string        `json:"file,omitempty"`     // wsgi-file
+	Written    string        `json:"written,omitempty"`  // the same as its line has it, after which the module is named; empty: File
 	Module     string        `json:"module,omitempty"`   // module, or wsgi = module:callable
 	Callable   string        `json:"callable,omitempty"` // default "application"
 	ASGI       bool          `json:"asgi,omitempty"`     // it is an ASGI application; false: WSGI, or what it looks like

@@ -17,6 +17,7 @@ type Mount struct {
 	Point    string `json:"point"`              // begins with a slash and does not end in one; empty: /
 	Language string `json:"language,omitempty"` // "ruby", "perl": of File; empty: Python
 	File     string `json:"file,omitempty"`
+	Written  string `json:"written,omitempty"` // the same as its line has it; empty: File
 	Module   string `json:"module,omitempty"`
 	Callable string `json:"callable,omitempty"`
 	At       Origin `json:"at"`
@@ -36,7 +37,7 @@ func (m *Mount) Workers(w Workers) Workers {
 		w.Perl = &pl
 	case w.Python != nil:
 		py := *w.Python
-		py.File, py.Module, py.Callable, py.At, py.Key = m.File, m.Module, m.Callable, m.At, "mount"
+		py.File, py.Written, py.Module, py.Callable, py.At, py.Key = m.File, m.Written, m.Module, m.Callable, m.At, "mount"
 		w.Python = &py
 	}
 	return w

@@ -70,6 +70,7 @@ func (r *resolver) python(w *vassal.Workers) {
 	if p.Virtualenv != "" {
 		p.Virtualenv = r.abs(p.Virtualenv)
 	}
+	p.Written = p.File
 	p.File = r.appFile(p.File, p.At, cmp.Or(p.Key, "wsgi-file"))
 	p.Path = slices.Clone(p.Path)
 	for i := range p.Path {
@@ -115,6 +116,7 @@ func (r *resolver) mounting(m *vassal.Mounting) *vassal.Mounting {
 	out.Mounts = slices.Clone(m.Mounts)
 	for i := range out.Mounts {
 		if x := &out.Mounts[i]; i > 0 {
+			x.Written = x.File
 			x.File = r.appFile(x.File, x.At, "mount")
 		}
 	}

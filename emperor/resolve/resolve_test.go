@@ -718,3 +718,19 @@ func TestTitle(t *testing.T) {
 		}
 	}
 }
+
+// TestWrittenFile: the app's file is absolute, and how its line has it is kept.
+func TestWrittenFile(t *testing.T) {
+	dir := tree(t, "app.py", "second.py")
+	src := inifile.Source{Path: "/etc/vassals/x.ini", Trust: vassal.Trust{Operator: true},
+		Text: []byte("[uwsgi]\nuid = sammy\nhttp-socket = :8080\nchdir = " + dir + "\nmount = /=app.py\nmount = /b=second.py\nmanage-script-name = true\n")}
+	p := Prepare(t.Context(), "x", src, Settings{INI: inifile.NewOSHost(nil), Host: Host{FS: OS{}, Users: people{}},
+		Read: inifile.ReadOptions{Known: func(key string) bool { _, ok := inifile.Lookup(key); return ok }}})
+	if p.Problems.Failed() {
+		t.Fatal(p.Problems)
+	}
+	py, second := p.Result.App.Workers.Python, p.Result.App.Mounting.Mounts[1]
+	if py.File != dir+"/app.py" || py.Written != "app.py" || second.File != dir+"/second.py" || second.Written != "second.py" {
+		t.Errorf("got %q as %q and %q as %q", py.File, py.Written, second.File, second.Written)
+	}
+}

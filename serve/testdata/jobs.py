@@ -4,7 +4,7 @@ import sys
 import time
 
 import uwsgi
-from uwsgidecorators import cron, filemon, lock, mulefunc, postfork, rpc, signal, spool, spoolraw, timer
+from uwsgidecorators import cron, filemon, lock, mule, mulefunc, muleloop, mulemsg, postfork, rpc, signal, spool, spoolraw, timer
 
 ROOT = os.environ['ROOT']
 
@@ -26,6 +26,9 @@ def handler(n):
 
 for number, target in ((10, ''), (11, 'workers'), (12, 'mule1'), (13, 'mules'), (14, 'spooler'), (15, 'worker2'), (16, 'farm_f')):
     uwsgi.register_signal(number, target, handler)
+
+
+uwsgi.register_signal(41, 'workers', lambda n: splits('return'))
 
 
 @timer(1, signum=20, target='mule1')
@@ -67,6 +70,81 @@ def work(name, seconds=0):
     note('begins work %s in %s' % (name, role()))
     time.sleep(seconds)
     note('work %s in %s' % (name, role()))
+
+
+def splits(how):
+    """Fork a child that comes back; only the process itself notes that it is here."""
+    pid = os.fork()
+    if pid == 0:
+        if how == 'raise':
+            raise ValueError('of a child')
+        if how == 'exit':
+            sys.exit(0)
+        return uwsgi.SPOOL_OK
+    os.waitpid(pid, 0)
+    time.sleep(.1)
+    note('%s by %d' % (how, os.getpid()))
+    return uwsgi.SPOOL_OK
+
+
+def shares():
+    """Ask the core from a child while its parent does; whether each got its own answers."""
+    for name in ('c', 'p'):
+        uwsgi.cache_update(name, name * 9)
+    pid = os.fork()
+    mine = b'p' * 9 if pid else b'c' * 9
+    right = all(uwsgi.cache_get('p' if pid else 'c') == mine for _ in range(500))
+    if pid == 0:
+        os._exit(not right)
+    return right, os.waitpid(pid, 0)[1]
+
+
+splitting = mulefunc(splits)
+
+
+@spool
+def split_task(arguments):
+    return splits(arguments['how'])
+
+
+@spool
+def kinds(arguments):
+    note('kinds %s' % sorted((k, type(v).__name__) for k, v in arguments.items() if k in ('body', 'a')))
+
+
+@spool(pass_arguments=True)
+def pickled(*args, **kwargs):
+    note('pickled %r %r' % (args, kwargs))
+
+
+@postfork(2)
+def second():
+    note('second in ' + role())
+
+
+@mulemsg(6)
+def heard(message):
+    note('heard %r' % message)
+    if message == b'bad':
+        raise ValueError('of a message')
+
+
+@mule(4)
+def once():
+    note('mule 4 runs')
+    while not os.path.exists(os.path.join(ROOT, 'fail')):
+        time.sleep(.02)
+    os.unlink(os.path.join(ROOT, 'fail'))
+    raise ValueError('of a mule')
+
+
+@muleloop(5)
+def again():
+    note('mule 5 runs')
+    while not os.path.exists(os.path.join(ROOT, 'fail5')):
+        time.sleep(.02)
+    os.unlink(os.path.join(ROOT, 'fail5'))
+    raise ValueError('of a mule')
 
 
 @rpc('join')

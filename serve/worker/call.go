@@ -60,6 +60,7 @@ type call struct {
 	done   chan error    // receives once for each call that Serve waits for
 	live   atomic.Uint64 // id, while a worker may be at it
 	long   atomic.Bool   // a WebSocket: harakiri is not for it
+	began  atomic.Int64  // the request, in Unix nanoseconds
 	limit  atomic.Int64  // harakiri, in nanoseconds; 0: none
 	moving atomic.Int32  // mu is held to use Body or Response: a direction
 	grip   grip
@@ -149,6 +150,7 @@ func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 	c.mu.Lock()
 	c.sent = true
 	c.mu.Unlock()
+	p.heed()
 	err = p.await(ctx, c, w)
 	if t, ok := errors.AsType[*takeover](err); ok {
 		return t.relay(ctx, p, r, w)

@@ -301,6 +301,7 @@ func (s *supervisor) spawn(i int, now time.Time) {
 	s.bases = s.bases[:len(s.bases)-1]
 	s.numbers[i].proc = pr
 	s.p.stats[i].cheap.Store(false)
+	s.p.stats[i].slots.Store(int64(pr.slots) + 1)
 	s.procs[pr.serial] = pr
 	pr.open = len(pr.lanes)
 	for _, l := range pr.lanes {

@@ -59,6 +59,7 @@ func (s *supervisor) vacate(pr *proc, now time.Time) {
 	n, stats := &s.numbers[pr.number-1], &s.p.stats[pr.number-1]
 	n.proc = nil
 	stats.pid.Store(0)
+	stats.slots.Store(0)
 	if pr.leave.needless && s.crew.leaving > 0 {
 		s.dismissed(n, now)
 		return

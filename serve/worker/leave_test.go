@@ -309,3 +309,70 @@ async def application(scope, receive, send):
 		t.Errorf("%d workers in three seconds, %v", len(b), err)
 	}
 }
+
+// TestExitOfOne: an application that ends its worker in one request lets the
+// requests of the worker's other threads finish.
+func TestExitOfOne(t *testing.T) {
+	testenv.Need(t, testenv.Ruby)
+	testenv.Need(t, testenv.Gevent)
+	const wsgi = `
+import os, sys, time, uwsgi
+def application(e, start_response):
+    path = e['PATH_INFO']
+    if path == '/slow':
+        time.sleep(1.5)
+    if path == '/exit':
+        sys.exit(3)
+    if path == '/interrupt':
+        raise KeyboardInterrupt
+    if path == '/hook':
+        uwsgi.after_req_hook = sys.exit
+    start_response('200 OK', [])
+    return [b'%d' % os.getpid()]
+`
+	const rack = `
+run lambda { |env|
+  case env['PATH_INFO']
+  when '/slow' then sleep 1.5
+  when '/exit' then exit 3
+  when '/interrupt' then raise Interrupt
+  when '/hook' then env['rack.response_finished'] << lambda { |*_| exit 3 }
+  end
+  [200, {}, [Process.pid.to_s]]
+}
+`
+	threads := func(app *vassal.App) { app.Workers.Threads = 4 }
+	for name, begin := range map[string]func(t *testing.T) *running{
+		"python": func(t *testing.T) *running { return start(t, wsgi, threads) },
+		"gevent": func(t *testing.T) *running {
+			return startLines(t, "wsgi-file = app.py\ngevent = 4\ngevent-monkey-patch = true\n", map[string]string{"app.py": wsgi})
+		},
+		"ruby": func(t *testing.T) *running { return startRack(t, rack, threads) },
+	} {
+		for _, path := range []string{"/exit", "/interrupt", "/hook"} {
+			if name == "gevent" && path == "/hook" {
+				continue // it calls none
+			}
+			t.Run(name+path, func(t *testing.T) {
+				t.Parallel()
+				r := begin(t)
+				first := fmt.Sprint(r.pid())
+				got := make(chan string, 3)
+				for range 3 {
+					go func() { got <- r.send("/slow", "") }()
+				}
+				time.Sleep(300 * time.Millisecond)
+				r.send(path, "")
+				eventually(t, "another worker", func() bool { return r.get("/") != first })
+				for range 3 {
+					if pid := <-got; pid != first {
+						t.Errorf("/slow: got %q, not from %s", pid, first)
+					}
+				}
+				if log := r.log(); strings.Contains(log, "died") || strings.Contains(log, "killed") {
+					t.Errorf("log:\n%s", log)
+				}
+			})
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"liege/serve/exchange"
 	"liege/serve/worker/lang"
@@ -29,6 +30,11 @@ func (p *Pool) prepare(c *call, r *exchange.Request, w exchange.Response, seq ui
 	c.id = seq<<16 | uint64(c.index)
 	c.state, c.r, c.w, c.left = queued, r, w, -1
 	c.limit.Store(int64(r.Harakiri(p.w.Harakiri)))
+	began := r.Start
+	if began.IsZero() {
+		began = time.Now() // of a call
+	}
+	c.began.Store(began.UnixNano())
 	c.live.Store(c.id)
 	c.grip.set(c.id, r.Body, w)
 	c.nobody = r.Get("REQUEST_METHOD") == "HEAD"

@@ -36,6 +36,7 @@ package worker
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -95,10 +96,13 @@ type Pool struct {
 	lanes           sync.WaitGroup
 	seq             atomic.Uint64
 	waiting         atomic.Int64
-	spooled         atomic.Int64 // bytes of buffers of answers that their clients have not taken
-	parted          atomic.Int64 // when the core began to drain, in Unix nanoseconds; 0: it has not
-	parked          atomic.Int64 // calls that are out of use because their workers are
-	asleep          atomic.Bool  // no worker runs: the next request wakes them
+	slots           atomic.Pointer[os.File] // the memory of the slots, once there is one
+	spooled         atomic.Int64            // bytes of buffers of answers that their clients have not taken
+	parted          atomic.Int64            // when the core began to drain, in Unix nanoseconds; 0: it has not
+	parked          atomic.Int64            // calls that are out of use because their workers are
+	heeded          atomic.Bool             // the supervisor watches over the requests
+	patience        time.Duration           // of that watch
+	asleep          atomic.Bool             // no worker runs: the next request wakes them
 	wake            chan struct{}
 	stats           []numberStats
 	fleet           *fleet   // nil: there is one application
@@ -130,6 +134,7 @@ func (p *Pool) Live(l Life) { p.life = l }
 type numberStats struct {
 	pid, spawned, requests, delta, errors, respawns, harakiris, busy, running, sent atomic.Int64
 
+	slots     atomic.Int64 // the first of its threads', from 1; 0: there is no process
 	accepting atomic.Bool
 	cheap     atomic.Bool // no process is wanted in this place
 	threads   []threadStats
@@ -146,7 +151,7 @@ func New(app *vassal.App, rt lang.Runtime, log *slog.Logger) (*Pool, error) {
 		Stdout: os.Stdout, Stderr: os.Stderr, Adopt: os.Getpid() == 1, app: app, lang: rt, log: log,
 		ready: make(chan vassal.Problems, 1), closed: make(chan struct{}), over: make(chan struct{}),
 		events: make(chan event, 64), reaper: newReaper(), wake: make(chan struct{}, 1),
-		score: sync.OnceValue(childScore),
+		score: sync.OnceValue(childScore), patience: defaultPatience,
 	}
 	if app.Workers == nil {
 		return p, nil
@@ -267,6 +272,7 @@ func (p *Pool) Stats() exchange.Stats {
 // ownStats is Stats of the first application alone.
 func (p *Pool) ownStats() exchange.Stats {
 	out := exchange.Stats{Queued: int(max(p.waiting.Load(), 0))}
+	slots := p.readSlots()
 	for i := range p.stats {
 		s := &p.stats[i]
 		w := exchange.WorkerStats{ID: i + 1, PID: int(s.pid.Load()), Requests: uint64(s.requests.Load()),
@@ -278,6 +284,9 @@ func (p *Pool) ownStats() exchange.Stats {
 			if at := s.threads[j].since.Load(); at != 0 {
 				t.Since = time.Unix(0, at)
 			}
+			if since := p.noted(slots, int(s.slots.Load())-1, j); !since.IsZero() && t.Since.IsZero() {
+				w.Busy, t.Since = true, since
+			}
 			w.Threads = append(w.Threads, t)
 		}
 		if at := s.spawned.Load(); at != 0 {
@@ -287,6 +296,34 @@ func (p *Pool) ownStats() exchange.Stats {
 		out.Workers = append(out.Workers, w)
 	}
 	return out
+}
+
+// slotRanges is how many places for slots there are for each worker: one that
+// dies keeps its own until the answers it has left behind are sent.
+const slotRanges = 4
+
+// readSlots is what the workers have noted; nil if that cannot be read.
+func (p *Pool) readSlots() []byte {
+	memory := p.slots.Load()
+	if memory == nil {
+		return nil
+	}
+	table := make([]byte, 8*p.most*slotRanges*p.w.Processes)
+	n, _ := memory.ReadAt(table, 0)
+	return table[:n]
+}
+
+// noted is when the request began that a thread has noted and not answered yet.
+// Until its first frame nothing else tells that it is at one.
+func (p *Pool) noted(slots []byte, first, thread int) time.Time {
+	at := 8 * (first + thread)
+	if first < 0 || len(slots) < at+8 {
+		return time.Time{}
+	}
+	if c := p.alive(binary.LittleEndian.Uint64(slots[at:])); c != nil {
+		return time.Unix(0, c.began.Load())
+	}
+	return time.Time{}
 }
 
 // socketPair is a pair of connected Unix sockets: the core's end for Go, the

@@ -22,7 +22,7 @@ import (
 )
 
 // eventually waits until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(60 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -717,5 +717,39 @@ func TestLeaks(t *testing.T) {
 	eventually(t, "all goroutines end", func() bool { n, _ := count(); return n <= goroutines })
 	if _, n := count(); n > fds+3 { // the log of each fixture is open till the test's end
 		t.Errorf("%d descriptors, %d before", n, fds)
+	}
+}
+
+// TestStatsBusy: a worker that has taken a request and said nothing yet is busy.
+func TestStatsBusy(t *testing.T) {
+	r := start(t, processes, func(a *vassal.App) { a.Workers.Processes, a.Workers.Threads = 2, 2 })
+	began := time.Now()
+	busy := func() (workers, threads int) {
+		for _, w := range r.Stats().Workers {
+			if w.Busy {
+				workers++
+			}
+			for _, th := range w.Threads {
+				if !th.Since.IsZero() {
+					threads++
+					if th.Since.Before(began.Add(-time.Second)) || th.Since.After(time.Now()) {
+						t.Errorf("since %v, and it is %v", th.Since, time.Now())
+					}
+				}
+			}
+		}
+		return workers, threads
+	}
+	var all sync.WaitGroup
+	for n := 1; n <= 3; n++ {
+		all.Go(func() { r.get("/sleep?1.5") })
+		eventually(t, fmt.Sprint(n, " requests"), func() bool {
+			workers, threads := busy()
+			return threads == n && workers == min(n, 2) || n == 2 && threads == 2
+		})
+	}
+	all.Wait()
+	if workers, threads := busy(); workers != 0 || threads != 0 {
+		t.Errorf("%d workers and %d threads are busy with nothing", workers, threads)
 	}
 }

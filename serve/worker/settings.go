@@ -25,7 +25,6 @@ func (p *Pool) settings() []byte {
 	add("youth", int(w.Worn.Youth.Milliseconds()))
 	add("rss", int(w.Worn.RSS))
 	add("as", int(w.Worn.AS))
-	add("retire", w.MaxRequests > 0 || w.Worn != (vassal.Worn{}) || w.Python != nil && len(w.Python.Tuning.ReloadOn) > 0 || w.Cheaper != (vassal.Cheaper{}))
 	add("nice", w.Nice)
 	add("affinity", w.CPUAffinity)
 	add("buffer", p.app.HTTP.HeaderBytes)
@@ -99,5 +98,8 @@ func loadTimeout(p *Pool, ld *loader) *vassal.Problem {
 	problem := p.lang.Died(0, "") // at the line that names the application
 	problem.Code, problem.Message = vassal.CodeNotReady, fmt.Sprintf("%s after %v", what, p.loadTime())
 	problem.Hint = "what does it wait for while it is imported? A longer time: ready-timeout ="
+	if ld.loaded {
+		problem.Hint = "what do they wait for behind the fork: lifespan.startup, post_fork_hook, the app itself with lazy-apps? A longer time: ready-timeout ="
+	}
 	return problem
 }

@@ -40,6 +40,7 @@ const (
 	evLoaded    eventKind = iota // a worker is ready
 	evNotLoaded                  // a worker could not load the application; text
 	evProbed                     // a worker took the probe
+	evHeed                       // there are requests
 	evLeaves                     // a worker takes no more requests; probe 1: it was told to
 	evLaneEnd                    // a lane ended; err
 	evControl                    // the loader said text
@@ -121,12 +122,10 @@ type supervisor struct {
 	loadBy   time.Time // when those are that have not loaded
 	tick     time.Time // of harakiri
 	table    []byte
-	probe    uint64
-	suspects map[*call]uint64
-	judge    time.Time
 	rests    map[SideKind][]chan struct{} // who waits in Rest
 
 	crew crew
+	lookout
 }
 
 func (s *supervisor) open() error {
@@ -139,9 +138,7 @@ func (s *supervisor) open() error {
 	}
 	s.p.queue, s.p.requests, s.other = conn, direct.New(conn), other
 	threads := s.p.most
-	// Four times as many places as workers: one that dies keeps its own until
-	// the answers it has left behind are sent.
-	ranges := 4 * s.p.w.Processes
+	ranges := slotRanges * s.p.w.Processes
 	fd, err := unix.MemfdCreate("liege-slots", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return fmt.Errorf("memory for the workers: %w", err)
@@ -157,6 +154,7 @@ func (s *supervisor) open() error {
 	for i := range ranges {
 		s.bases = append(s.bases, i*threads)
 	}
+	s.p.slots.Store(s.memory)
 	return nil
 }
 
@@ -270,6 +268,10 @@ func (s *supervisor) due(ctx context.Context, now time.Time) time.Time {
 	if at(s.judge) {
 		s.judgeSuspects()
 	}
+	if at(s.heedAt) {
+		s.watchQueue(now)
+		at(s.heedAt)
+	}
 	return next
 }
 
@@ -300,9 +302,9 @@ func (s *supervisor) handle(e event) {
 		}
 		s.p.log.Error("a worker could not load the application", "worker", e.proc.number, "err", problem)
 	case evProbed:
-		if e.probe == s.probe {
-			s.judge = time.Now().Add(settleTime)
-		}
+		s.probed(e.probe)
+	case evHeed:
+		s.heedAt = time.Now()
 	case evLeaves:
 		s.leaves(e.proc, e.probe == 1)
 	case evSides: // see due
@@ -412,6 +414,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 	if !pr.leave.filled {
 		stats.accepting.Store(false)
 		stats.pid.Store(0)
+		stats.slots.Store(0)
 		n.proc = nil
 	}
 	how := ended(status)
@@ -457,7 +460,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 			args = append(args, "err", "MemoryError", "hint", lang.MemoryHint(&s.p.w))
 		}
 		s.p.log.Error("a worker died", append(args, "again", time.Until(n.next).Round(time.Millisecond))...)
-		s.sendProbe()
+		s.sendProbe(errLost)
 	}
 	// What it has already sent is still read; then its lanes end.
 	for _, l := range pr.lanes {

@@ -40,6 +40,7 @@ func (py *Python) jobs() []lang.Entry {
 		message = muleMessage
 	}
 	return []lang.Entry{
+		{Name: "queue", Value: j.Queue.Items},
 		{Name: "mules", Value: len(j.Mules)},
 		{Name: "farms", Value: farms},
 		{Name: "mule_msg_size", Value: message},

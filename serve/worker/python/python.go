@@ -85,10 +85,12 @@ func (py *Python) Settings() []lang.Entry {
 	a := py.w.Python
 	return append(append(py.jobs(), lang.Keys(py.app)...), []lang.Entry{
 		{Name: "file", Value: a.File},
+		{Name: "written", Value: a.Written},
 		{Name: "module", Value: a.Module},
 		{Name: "callable", Value: a.Callable},
 		{Name: "home", Value: py.home},
 		{Name: "path", Value: a.Path},
+		{Name: "again", Value: py.app.Generation > 1},
 		{Name: "argv", Value: strings.Fields(a.Argv)},
 		{Name: "version", Value: []byte(version)},
 		{Name: "mounts", Value: py.mounts()},
@@ -111,12 +113,12 @@ func (py *Python) Settings() []lang.Entry {
 	}...)
 }
 
-// mounts are the applications of one interpreter, four words each.
+// mounts are the applications of one interpreter, five words each.
 func (py *Python) mounts() (words []string) {
 	if m := py.app.Mounting; m != nil && m.OneForAll && len(m.Mounts) > 1 {
 		for i := range m.Mounts {
 			x := &m.Mounts[i]
-			words = append(words, x.Point, x.File, x.Module, x.Callable)
+			words = append(words, x.Point, x.File, x.Module, x.Callable, x.Written)
 		}
 	}
 	return words

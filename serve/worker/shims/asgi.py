@@ -12,10 +12,19 @@ ASGI = {'version': '3.0', 'spec_version': '2.4'}
 HELD = 16  # messages of a WebSocket that the application has not asked for
 RESTART = 1012
 VERSIONS = {'HTTP/1.0': '1.0', 'HTTP/2.0': '2', 'HTTP/2': '2', 'HTTP/3.0': '3', 'HTTP/3': '3'}
-EXITS = (SystemExit, KeyboardInterrupt)
 
 
-class Lane(object):
+async def guarded_task(app, *args):
+    """The same as guarded, of an application that is waited for."""
+    try:
+        await app(*args)
+    except BaseException as e:
+        stray(e)
+        raise
+    stray()
+
+
+class LoopLane(object):
     """A lane under the event loop. One request uses it at a time."""
 
     def __init__(self, loop, sock, put):
@@ -41,6 +50,7 @@ class Lane(object):
             self.loop.remove_reader(self.fd)
 
     def readable(self):
+        stray()
         try:
             data = self.sock.recv(1 << 17, _socket.MSG_DONTWAIT)
         except AGAIN:
@@ -505,7 +515,7 @@ class Lifespan(object):
     async def run(self):
         scope = {'type': 'lifespan', 'asgi': {'version': '3.0', 'spec_version': '2.0'}, 'state': self.state}
         try:
-            await self.app(scope, self.receive, self.send)
+            await guarded_task(self.app, scope, self.receive, self.send)
         except EXITS as e:  # means that there shall be no worker, also of one that knows no lifespan
             say(trace(e))
             if self.started.done():
@@ -515,6 +525,8 @@ class Lifespan(object):
         except (Exception, asyncio.CancelledError) as e:
             if self.known:
                 say(trace(e))
+            elif not self.started.done():
+                say('the ASGI application takes no lifespan, and is served without: ' + summary(e))
         for future in (self.started, self.stopped):
             if not future.done():
                 future.set_result(None)
@@ -546,7 +558,7 @@ class Server(object):
         self.app = worker.app
         self.lifespan = Lifespan(self.app, loop, self.leave)
         self.queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
-        self.lanes = [Lane(loop, sock, Slot(worker.slots + i).put) for i, sock in enumerate(worker.lanes)]
+        self.lanes = [LoopLane(loop, sock, Slot(worker.slots + i).put) for i, sock in enumerate(worker.lanes)]
         self.idle = deque(self.lanes)  # the longest unused first: the last may still be full for a client that does not read
         self.tasks = set()
         self.sockets = set()
@@ -608,6 +620,7 @@ class Server(object):
     def readable(self):
         # One packet in each turn of the loop: a worker that has less to do
         # gets the next one.
+        stray()
         try:
             data = self.queue.recv(PACKET, _socket.MSG_DONTWAIT)
         except AGAIN:
@@ -643,8 +656,10 @@ class Server(object):
                 env = await self.variables(lane, env)
             if 'liege.rpc' in env:
                 status = answer_call(Request(lane.sock, id, False), env['liege.rpc'], env['liege.args'])
-                if status:
+                if status > 0:
                     os._exit(status)
+                if status == LEAVE:
+                    self.leave()
                 called = True
                 return
             if env.get('HTTP_UPGRADE', '').lower() == 'websocket' and env.get('REQUEST_METHOD') == 'GET':
@@ -695,7 +710,7 @@ class Server(object):
 
     async def call(self, request, scope):
         try:
-            await self.app(scope, request.receive, request.send)
+            await guarded_task(self.app, scope, request.receive, request.send)
         except Aborted:
             pass
         except GeneratorExit:  # the loop has ended
@@ -748,6 +763,7 @@ def serve_asgi(worker):
             try:
                 loop.run_until_complete(task)
             except EXITS as e:
+                stray(e)
                 # Of a task or callback of the application's own: asyncio lets it end
                 # the loop. The requests of others in this worker have no part in it.
                 if not server.ready or task.done():

@@ -4,7 +4,7 @@ has lanes; what waits for the core lets the others run.
 """
 import gevent
 from gevent.event import Event
-from gevent.socket import wait_read, wait_write
+from gevent.socket import cancel_wait, wait, wait_read, wait_write
 
 AGAIN = (BlockingIOError, InterruptedError)
 
@@ -50,6 +50,7 @@ def serve_green(worker):
     freed = Event()
     busy = set()
     state = {'leaving': False}
+    packets = gevent.get_hub().loop.io(QUEUE, 1)
 
     def one(core, lane, env):
         base = dict(worker.base)
@@ -59,8 +60,9 @@ def serve_green(worker):
         if status > 0:
             os._exit(status)
         base['wsgi.errors'].flush()
-        if status == RELOAD:
+        if status < 0:
             state['leaving'] = True
+            cancel_wait(packets, Late())
         idle.append((core, lane))
         freed.set()
 
@@ -73,13 +75,14 @@ def serve_green(worker):
             freed.wait()
             continue
         try:
-            wait_read(QUEUE, 1 if watch or MANNERS['reload_on'] else None, Late())
+            wait(packets, 1 if watch else None, Late())
             data = queue.recv(PACKET, _socket.MSG_DONTWAIT)
         except (Late,) + AGAIN:
             if watch and worker.worn():
                 break
             continue
         if not data:
+            stray()
             leaves = False
             break
         env = marshal.loads(data)

@@ -49,6 +49,32 @@ sub say_error {
     eval { say_line("$error"); 1 } or say_line('an exception of ' . ref($error) . ', of which the text cannot be had');
 }
 
+# ---- children that the application forks
+
+my $MINE = $$;    # the number of this process; a child of the application's has another
+
+# End this process if the application has forked it: it came back from the
+# application's code, or died of an error. The requests are its parent's.
+sub stray {
+    return if $$ == $MINE;
+    if (@_) { say_error(ref $_[0] eq 'ARRAY' ? $_[0][1] : $_[0]) }
+    else { say_line('a process that the application has forked ends where it would go on as its parent; hint: end it with POSIX::_exit') }
+    POSIX::_exit(@_ ? 1 : 0);
+}
+
+sub only_worker { die "only the worker can answer its request, and not a process that it has forked\n" if $$ != $MINE }
+
+# Call what is the application's. A process that it forks does not come back.
+# False, with the error in $@: it died.
+sub guarded {
+    my $code = shift;
+    my $ok = eval { $code->(@_); 1 };
+    my $error = $@;
+    stray($ok ? () : $error);
+    $@ = $error;
+    $ok;
+}
+
 # psgi.errors: the log.
 package Liege::Errors;
 sub new { my $self = ''; bless \$self, shift }
@@ -205,6 +231,7 @@ sub head {
 
 sub put {
     my ($self, $kind, $head, $body, $arg) = @_;
+    Liege::only_worker();
     Liege::write_all($self->[LANE], pack(Liege::HEADER, $kind, length $head, length $body, $arg, $self->[ID]) . $head . $body);
 }
 
@@ -326,6 +353,7 @@ sub frame {
 
 sub check {
     my $self = shift;
+    Liege::only_worker();
     die $GONE if $self->[ABORTED];
     my $ready = '';
     vec($ready, fileno $self->[LANE], 1) = 1;
@@ -537,14 +565,14 @@ sub serve {
     my $handlers = $env->{'psgix.cleanup.handlers'} = [];
     $env->{'psgix.io'} = Liege::IO::offer($request) if $OFFER;
     $env->{'psgix.informational'} = sub { $request->inform(@_) } if ($env->{SERVER_PROTOCOL} || '') ne 'HTTP/1.0';
-    if (!eval { answer($request, $app->($env)); 1 }) {
+    if (!guarded(sub { answer($request, $app->($env)) })) {
         my $error = $@;
         say_error($error) unless !ref $error && $error eq $GONE;
         $request->finish(1);
     }
     $input->finish if $ask eq '1';
     for my $handler (@$handlers) {
-        eval { $handler->($env); 1 } or say_error($@);
+        guarded($handler, $env) or say_error($@);
     }
     !$env->{'psgix.harakiri.commit'};
 }
@@ -555,7 +583,7 @@ my %RPC;
 
 sub call_rpc {
     my ($request, $name, $args) = @_;
-    my $ok = eval {
+    my $ok = guarded(sub {
         my $func = $RPC{$name};
         my $result = $func ? $func->(@$args) : undef;
         $request->head(!$func ? 404 : defined $result ? 200 : 204, []);
@@ -563,8 +591,7 @@ sub call_rpc {
         $result = defined $result ? "$result" : '';
         utf8::encode($result) if utf8::is_utf8($result);
         $request->whole($result);
-        1;
-    };
+    });
     return if $ok;
     say_error($@);
     $request->finish(1);
@@ -720,6 +747,7 @@ sub loop {
     my $life = $config->{life} && ($config->{life} + $config->{life_delta} * ($order->{worker} - 1)) / 1000;
     my ($watched, $born, $known, $data) = ($life || $config->{rss} || $config->{as}, time, 0);
     while (1) {
+        stray();    # of a handler that a signal called here
         unless (defined recv $queue, $data, PACKET, 0) { next if $!{EINTR}; last }
         return 0 unless length $data;
         my ($kind, $id) = unpack 'a a8', $data;
@@ -748,6 +776,7 @@ sub loop {
 
 sub become_worker {
     my ($config, $app, $order, $lane, $control) = @_;
+    $MINE = $$;
     $config->{worker} = $order->{worker};
     $0 = $config->{title_plain} ? $config->{title} : "$config->{title} worker $order->{worker}";
     srand;
@@ -759,11 +788,11 @@ sub become_worker {
         'uwsgi.version' => $config->{version},
     );
     if (!$app) {
-        $app = eval { load($config) };
+        guarded(sub { $app = load($config) });
         if (!$app) { hello($lane, 'N', failure($@)); return 0 }
     }
-    for my $file (@{ $config->{exec_post_fork} }) { eval { run_file($file); 1 } or say_error(ref $@ eq 'ARRAY' ? $@->[1] : $@) }
-    for my $f (@POSTFORK) { eval { $f->(); 1 } or say_error($@) }
+    for my $file (@{ $config->{exec_post_fork} }) { guarded(\&run_file, $file) or say_error(ref $@ eq 'ARRAY' ? $@->[1] : $@) }
+    for my $f (@POSTFORK) { guarded($f) or say_error($@) }
     report_code($config, $control) if $control;
     hello($lane, 'L', '');
     loop($config, $app, $order, $lane, $control);
@@ -835,13 +864,12 @@ sub main {
     my $config = dict($settings);
     $0 = $config->{title_plain} ? $config->{title} : "$config->{title} loader";
     my $app;
-    my $loaded = eval {
+    my $loaded = guarded(sub {
         die ['protocol', 'the core speaks another protocol than the worker', ''] if $config->{protocol} != PROTOCOL;
         die ['processor', 'Perl applications need one of these processors: ' . join(', ', sort keys %NUMBERS), ''] unless $RECVMSG;
         prepare($config);
         $app = load($config) unless $config->{lazy};
-        1;
-    };
+    });
     if (!$loaded) {
         tell_core($control, 'failed', failure($@));
         POSIX::_exit(0);

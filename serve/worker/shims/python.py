@@ -73,8 +73,93 @@ def say(text):
         pass
 
 
+# ---- children that the application forks
+
+GETPID = os.getpid
+MINE = [GETPID()]  # the number of this process; a child of the application's has another
+EXITS = (SystemExit, KeyboardInterrupt)
+
+
+def stray(e=None):
+    """End this process if the application has forked it: it came back from the
+    application's code, or raised e. The requests, signals and tasks are its parent's."""
+    if GETPID() == MINE[0]:
+        return
+    status = 1
+    if isinstance(e, SystemExit):
+        status = e.code
+        if status is not None and not isinstance(status, int):
+            say(str(status))
+            status = 1
+    elif e is not None:
+        say(trace(e))
+    else:
+        say('a process that the application has forked ends where it would go on as its parent; hint: end it with os._exit()')
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit((status or 0) & 255)
+
+
+def guarded(function, *args):
+    """Call what is the application's. A process that it forks does not come back."""
+    try:
+        result = function(*args)
+    except BaseException as e:
+        stray(e)
+        raise
+    stray()
+    return result
+
+
+class Lane(_socket.socket):
+    """A lane of this worker."""
+
+
+class LostLane(Lane):
+    """What a lane is in a process that the application has forked."""
+
+    def lost(self, *_):
+        raise OSError(errno.EBADF, 'only the worker can answer its request, and not a process that it has forked')
+
+    recv = send = sendall = sendmsg = lost
+
+
+def in_children(function):
+    """Have function called in each process that the application forks."""
+    if hasattr(os, 'register_at_fork'):
+        return os.register_at_fork(after_in_child=function)
+    for name in ('fork', 'forkpty'):  # Python 3.6
+        setattr(os, name, forking(getattr(os, name), function))
+
+
+def forking(fork, function):
+    def forked():
+        result = fork()
+        if result == 0 or type(result) is tuple and result[0] == 0:
+            function()
+        return result
+    return forked
+
+
+def disown(lanes, fds):
+    """Leave to the parent what is its own. Reading from one of fds is at its end."""
+    for lane in lanes:
+        lane.__class__ = LostLane
+        os.close(lane.detach())
+    if fds:
+        end, other = _socket.socketpair()
+        other.close()
+        for fd in fds:
+            os.dup2(end.fileno(), fd, False)
+        end.close()
+
+
 class Errors(object):
     """wsgi.errors: the log, line by line."""
+    encoding, errors, closed = 'UTF-8', 'backslashreplace', False
 
     def __init__(self):
         self.rest = ''
@@ -102,6 +187,12 @@ class Errors(object):
     def isatty(self):
         return False
 
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return 2
+
 
 # ---- request bodies
 
@@ -120,6 +211,21 @@ class Empty(object):
 
     def readinto(self, buffer):
         return 0
+
+    def tell(self):
+        return 0
+
+    def seek(self, offset, whence=0):
+        return 0  # its beginning and its end
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def fileno(self):
+        raise io.UnsupportedOperation('fileno')
 
     def __iter__(self):
         return self
@@ -176,7 +282,7 @@ class Aborted(OSError):
 
 
 MANNERS = {'delay': True, 'show': False, 'reload_on': []}
-RELOAD = -1  # of serve: the worker shall be replaced
+RELOAD, LEAVE = -1, -2  # of serve: the worker shall be replaced; the application has ended it
 
 
 def replaces(exc):
@@ -440,7 +546,7 @@ def stream(result, request):
 
 
 def serve(app, base, env, lane):
-    """Answer one request. The status to exit with, 0 to go on."""
+    """Answer one request. The status to exit with, 0 to go on; or RELOAD, or LEAVE."""
     id = env.pop('liege.id')
     body = env.get('wsgi.input')
     request = Request(lane, id, env.get('REQUEST_METHOD') == 'HEAD')
@@ -461,7 +567,7 @@ def serve(app, base, env, lane):
     else:
         env['wsgi.input'] = io.BytesIO(body)
     try:
-        run(app, env, request)
+        guarded(run, app, env, request)
     except Aborted:
         request.end(True)
     except BaseException as e:
@@ -477,10 +583,22 @@ def serve(app, base, env, lane):
             os._exit(1)
         if isinstance(e, MemoryError):
             return NO_MEMORY
-        if isinstance(e, (SystemExit, KeyboardInterrupt)):
-            return 1
+        if isinstance(e, EXITS):
+            return LEAVE
         if replaces(e):
             return RELOAD
+    return 0
+
+
+def after_request(hook):
+    """Call the application's after_req_hook. The same as of serve."""
+    try:
+        guarded(hook)
+    except Exception as e:
+        say(trace(e))
+    except EXITS as e:
+        say(trace(e))
+        return LEAVE
     return 0
 
 
@@ -528,13 +646,13 @@ def rpc(node, name, *args):
 
 
 def answer_call(request, name, args):
-    """Call a function for the core. The status to exit with, 0 to go on."""
+    """Call a function for the core. The same as of serve."""
     try:
         if name not in RPC:
             request.head = b'404 no such function'
             request.whole(b'')
             return 0
-        result = RPC[name](*args)
+        result = guarded(RPC[name], *args)
         if result is not None and not isinstance(result, (str, bytes)):
             raise TypeError('rpc function %r returned %s, not str or bytes' % (name, type(result).__name__))
         request.head = b'204 nothing' if result is None else b'200 OK'
@@ -544,8 +662,8 @@ def answer_call(request, name, args):
         request.end(True)
         if isinstance(e, MemoryError):
             return NO_MEMORY
-        if isinstance(e, (SystemExit, KeyboardInterrupt)):
-            return 1
+        if isinstance(e, EXITS):
+            return LEAVE
     return 0
 
 
@@ -598,7 +716,7 @@ class Decorators(object):
 def uwsgi_module(config):
     """uWSGI's API: no function that does nothing."""
     module = Uwsgi('uwsgi')
-    module._config = config
+    module._config, module._guarded = config, guarded
     sys.meta_path.append(Decorators(config.pop('decorators_program')))
     module.__doc__ = "The part of uWSGI's API that Liege provides."
     node = os.uname()[1].encode()
@@ -614,7 +732,9 @@ def uwsgi_module(config):
     module.started_on = int(time.time())
     module.magic_table = {}
     module.spoolers = tuple(os.fsencode(d) for d in config['spoolers'])
-    module.is_a_reload = False
+    module.is_a_reload = config['again']
+    if config['queue']:
+        module.queue_size = config['queue']
     module.unbit = module.loop = None
     module.sockets = []
     module.opt = {
@@ -705,8 +825,10 @@ class Failure(Exception):
     """kind, message, detail: why the application cannot be loaded."""
 
 
-def load_file(path):
-    name = path.replace('.', '_').replace('/', '_')
+def load_file(path, written=''):
+    """The module of a file. Its name is that of the line that names the file: with a
+    directory that changes it would be another one in what the application has stored."""
+    name = (written or path).replace('.', '_').replace('/', '_')
     if name.endswith('_py'):
         name = name[:-3]
     module = type(sys)('uwsgi_file_' + name)
@@ -749,10 +871,10 @@ def find(module, name):
     return value
 
 
-def load_one(file, module, name):
+def load_one(file, module, name, written=''):
     name = name or 'application'
     if file:
-        return find(load_file(file), name)
+        return find(load_file(file, written), name)
     module, colon, attribute = module.partition(':')
     return find(load_module(module), attribute or name)
 
@@ -778,12 +900,12 @@ LOADING = ['']  # which of several applications
 def load_mounts(config):
     """All mounted applications in one: the core says which a request is for."""
     apps, words = [], config['mounts']
-    for at in range(0, len(words), 4):
-        LOADING[:] = [str(at // 4)]
-        apps.append(load_one(*words[at + 1:at + 4]))
+    for at in range(0, len(words), 5):
+        LOADING[:] = [str(at // 5)]
+        apps.append(load_one(*words[at + 1:at + 5]))
         if is_asgi(apps[-1], config):
             raise Failure('asgi', 'with single-interpreter the apps of mount lines are WSGI applications; this is an ASGI one', '')
-    sys.modules['uwsgi'].applications.update(zip(words[::4], apps))
+    sys.modules['uwsgi'].applications.update(zip(words[::5], apps))
 
     def mounted(environ, start_response):
         return apps[int(environ.pop('liege.app'))](environ, start_response)
@@ -839,7 +961,7 @@ def load_app(config):
     elif config['form']:
         app = load_form(config['form'], config['module'], config)
     else:
-        app = load_one(config['file'], config['module'], config['callable'])
+        app = load_one(config['file'], config['module'], config['callable'], config['written'])
     alias(config['post_alias'])
     return app
 
@@ -847,7 +969,7 @@ def load_app(config):
 def load(config, what=load_app):
     """The application, or a Failure."""
     try:
-        return what(config)
+        return guarded(what, config)
     except Failure:
         raise
     except SyntaxError as e:
@@ -949,7 +1071,7 @@ class Worker(object):
         self.left = config['max_requests']
         if self.left:
             self.left += config['max_requests_delta'] * (number - 1)
-        self.cheap = False
+        self.cheap = self.leaving = False
         self.born = time.monotonic()
         self.life = config['life'] and (config['life'] + config['life_delta'] * (number - 1)) / 1000.0
         self.drain = config['drain'] / 1000.0
@@ -995,13 +1117,14 @@ class Worker(object):
         queue.setblocking(True)
         receive = self.receiver(queue)
         if LOADED and listens():  # signals come for this very worker
-            receive = listening(queue, self.wake[0] if self.config['retire'] and len(self.lanes) > 1 else -1)
+            receive = listening(queue, self.wake[0] if len(self.lanes) > 1 else -1)
         uwsgi = sys.modules.get('uwsgi')
         loads = marshal.loads
         check = self.life or self.statm >= 0
         while True:
             data = receive(PACKET)
             if not data:
+                stray()
                 break
             env = loads(data)
             put(env['liege.id'])
@@ -1019,10 +1142,12 @@ class Worker(object):
                 base['wsgi.errors'].flush()
             hook = uwsgi and uwsgi.__dict__.get('after_req_hook')
             if hook:
-                try:
-                    hook()
-                except Exception as e:
-                    say(trace(e))
+                status = min(status, after_request(hook))
+            if status == LEAVE:
+                if len(self.lanes) == 1:
+                    os._exit(1)
+                self.retire(lane)  # the requests of other threads have no part in it
+                break
             if self.left > 0:
                 self.left -= 1
                 if self.left == 0:
@@ -1045,23 +1170,27 @@ class Worker(object):
         return bool(config['rss'] and int(resident) * self.page >= config['rss'] or config['as'] and int(size) * self.page >= config['as'])
 
     def receiver(self, queue):
-        """How a thread takes a request. Where workers retire and have several threads
-        one of them waits at a time, and can be told to stop waiting."""
-        if not self.config['retire'] or len(self.lanes) == 1:
+        """How a thread takes a request. Where there are several, one of them waits at a
+        time, and can be told to stop waiting."""
+        if len(self.lanes) == 1:
             return queue.recv
         import select
-        lock, wake = self.lock, self.wake[0]
+        lock, wake, take, poll = self.lock, self.wake[0], queue.recv, select.poll()
+        poll.register(queue.fileno(), select.POLLIN)
+        poll.register(wake, select.POLLIN)
 
         def receive(size):
+            if not self.leaving:
+                try:
+                    return take(size, _socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    pass
             with lock:
-                poll = select.poll()
-                poll.register(queue.fileno(), select.POLLIN)
-                poll.register(wake, select.POLLIN)
                 while True:
                     if wake in [fd for fd, _ in poll.poll()]:  # also where there is a request
                         return b''
                     try:
-                        return queue.recv(size, _socket.MSG_DONTWAIT)
+                        return take(size, _socket.MSG_DONTWAIT)
                     except BlockingIOError:
                         pass
         return receive
@@ -1072,6 +1201,7 @@ class Worker(object):
 
     def retire(self, lane):
         lane.sendall(self.farewell())
+        self.leaving = True
         if len(self.lanes) > 1:
             os.write(self.wake[1], b'.')
 
@@ -1087,12 +1217,7 @@ class Worker(object):
                 self.hello(b'N', text.encode('utf-8', 'replace')[:60000])
                 return
         asynchronous = not config['gevent'] and is_asgi(self.app, config)
-        hook = getattr(sys.modules.get('uwsgi'), '__dict__', {}).get('post_fork_hook')
-        if hook:
-            try:
-                hook()
-            except Exception as e:
-                say(trace(e))
+        run_hook('post_fork_hook')
         if asynchronous:
             if len(self.lanes) == 1:
                 say('liege: with lazy-apps it is known too late that this is an ASGI application: one request is served at a time; write asgi = MODULE:APP')
@@ -1106,8 +1231,7 @@ class Worker(object):
         threads = []
         if len(self.lanes) > 1:
             import threading
-            if config['retire']:
-                self.lock, self.wake = threading.Lock(), os.pipe()
+            self.lock, self.wake = threading.Lock(), os.pipe()
             for core in range(1, len(self.lanes)):
                 t = threading.Thread(target=self.loop, args=(core,), name='uWSGIWorker%dCore%d' % (self.number, core))
                 t.daemon = True
@@ -1115,7 +1239,14 @@ class Worker(object):
         self.greet()
         for t in threads:
             t.start()
-        self.loop(0)
+        try:
+            self.loop(0)
+        except EXITS as e:  # a signal's handler raised it
+            stray(e)
+            if not threads:
+                raise
+            say(trace(e))
+            self.retire(self.lanes[0])
         for t in threads:
             t.join()
 
@@ -1130,6 +1261,7 @@ def failure_text(f):
 
 
 def become_worker(config, app, number, slots, fds, control):
+    MINE[0] = GETPID()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config['worker'] = number
     ROLE[:] = [b'w', number]
@@ -1146,9 +1278,10 @@ def become_worker(config, app, number, slots, fds, control):
     lanes = []
     for fd in fds:
         os.set_inheritable(fd, False)
-        lane = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
+        lane = Lane(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         lane.setblocking(True)
         lanes.append(lane)
+    in_children(lambda: disown(lanes, [QUEUE]))
     worker = Worker(config, app, number, slots, lanes)
     worker.control = control
     worker.run()
@@ -1162,16 +1295,18 @@ def run_hook(name):
     hook = getattr(sys.modules.get('uwsgi'), '__dict__', {}).get(name)
     if hook:
         try:
-            hook()
+            guarded(hook)
         except Exception as e:
             say(trace(e))
 
 
 def become_side(config, app, order, fds):
     """A mule or a spooler: see package worker, side.go."""
+    MINE[0] = GETPID()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for fd in fds:  # its end tells the core of this process's
         os.set_inheritable(fd, False)
+    in_children(lambda: disown([], fds))
     os.close(QUEUE)
     set_title('%s %s %d' % (config['title'], order['side'], order['number']))
     try:
@@ -1183,7 +1318,8 @@ def become_side(config, app, order, fds):
         say('%s: %s\n%s' % (order['side'], f.args[1], f.args[2] if len(f.args) > 2 else ''))
         sys.exit(1)
     finally:
-        run_hook('atexit')
+        if GETPID() == MINE[0]:
+            run_hook('atexit')
 
 
 def main(control):

@@ -12,7 +12,6 @@ LOCAL = _thread._local()
 DOORS = []
 SIGNALS = {}  # number: (target, function)
 PICKED = []  # what came and was not what was waited for
-GETPID = os.getpid
 
 
 # ---- connections
@@ -234,7 +233,7 @@ def register_signal(n, target, function):
 def raise_signal(n, node=None):
     if node:
         raise NotImplementedError('signals are not sent to other instances')
-    raised = signal_number(n)
+    raised = number(operator.index(n) & 255)  # as uWSGI, for which it is one byte
     try:
         ask(115, raised)
     except ValueError as e:
@@ -258,7 +257,7 @@ def handle_signal(n):
         say('uwsgi: signal %d came here and has no function in this process' % n)
         return
     try:
-        function[1](n)
+        guarded(function[1], n)
     except Exception as e:
         say(trace(e))
 
@@ -391,10 +390,15 @@ def listening(queue, wake):
 # ---- mules and farms
 
 def mule_msg(message, mule=0):
-    if isinstance(mule, (str, bytes)):
-        raise ValueError('invalid mule: mules are named by their numbers')
     if not CONFIG['mules']:
         raise ValueError('no mule configured')
+    if isinstance(mule, bytes):  # the name of a farm
+        if text_of(mule) not in [f.partition(':')[0] for f in CONFIG['farms']]:
+            raise ValueError('unknown farm')
+        ask(102, mule, as_bytes(message))
+        return True
+    if isinstance(mule, str):
+        raise ValueError('invalid mule: mules are named by their numbers, farms by bytes')
     if not 0 <= mule <= CONFIG['mules']:
         return False
     return ask(77, number(mule), as_bytes(message))[0]
@@ -464,7 +468,7 @@ def run_mule(order):
             say('uwsgi: mule %d got a message of %d bytes and has no mule_msg_hook' % (mule_id(), len(data)))
             continue
         try:
-            hook(data)
+            guarded(hook, data)
         except Exception as e:
             say(trace(e))
 
@@ -676,7 +680,7 @@ class Spooler(object):
             os.chdir(CONFIG['spool_dir'])
         started = time.monotonic()
         try:
-            result = function(task)
+            result = guarded(function, task)
         except Exception as e:
             say(trace(e))
             return uwsgi.SPOOL_RETRY
@@ -756,7 +760,7 @@ def workers():
         w = {name: NUMBER.unpack(f)[0] for name, f in zip(names, fields[at:])}
         w['status'] = fields[at + len(names)]
         w['signals'] = 0
-        w['apps'] = ({'id': 0, 'modifier1': 0, 'mountpoint': b'', 'startup_time': 0, 'requests': w['requests'],
+        w['apps'] = ({'id': 0, 'modifier1': 0, 'mountpoint': b'', 'startup_time': 0, 'interpreter': 0, 'callable': 0, 'requests': w['requests'],
                       'exceptions': w['exceptions'], 'chdir': os.fsencode(CONFIG['dir'])},)
         out.append(w)
     return tuple(out)
@@ -1068,11 +1072,13 @@ def fill(module):
     for name in '''sharedarea_read sharedarea_write sharedarea_read8 sharedarea_write8 sharedarea_read16 sharedarea_write16
             sharedarea_read32 sharedarea_write32 sharedarea_read64 sharedarea_write64 sharedarea_inc8 sharedarea_inc16
             sharedarea_inc32 sharedarea_inc64 sharedarea_dec8 sharedarea_dec16 sharedarea_dec32 sharedarea_dec64
+            sharedarea_readbyte sharedarea_writebyte sharedarea_readlong sharedarea_writelong sharedarea_inclong sharedarea_readfast
             sharedarea_rlock sharedarea_wlock sharedarea_unlock sharedarea_memoryview sharedarea_object sharedarea_update
             chunked_read_nb disconnect ready_fd close send recv connect
             async_sleep async_connect wait_fd_read wait_fd_write green_schedule
             log_this_request add_var route extract embedded_data
-            snmp_set_community snmp_set_counter32 snmp_set_counter64 snmp_set_gauge'''.split():
+            snmp_set_community snmp_set_counter32 snmp_set_counter64 snmp_set_gauge snmp_incr_counter32 snmp_incr_counter64
+            snmp_incr_gauge snmp_decr_counter32 snmp_decr_counter64 snmp_decr_gauge'''.split():
         provided.setdefault(name, later(name))
     for name, value in provided.items():
         module.__dict__.setdefault(name, value)

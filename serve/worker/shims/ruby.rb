@@ -13,6 +13,7 @@ module Liege
   SPOOL = 112 << 10 # of a body that is kept in memory; the rest goes to a file
   CHEAP = 15 # exit status of a worker that was not needed any more
   NO_MEMORY = 23 # of one that ended by a NoMemoryError
+  LEAVE = 1 # of one that its application has ended
   NOBODY = "\0" * 8
   EMPTY = ''.freeze
   GATHERS = RUBY_VERSION >= '2.5' # IO#write takes several strings, and writes them by one call
@@ -59,6 +60,64 @@ module Liege
     end
     text = text.force_encoding('BINARY') unless text.valid_encoding?
     text.empty? ? e.class.name.to_s : "#{e.class}: #{text}"
+  end
+
+  # ---- children that the application forks
+
+  # Since Ruby 3.1 whatever forks does it by this.
+  module Forking
+    def _fork
+      pid = super
+      Liege.disown if pid == 0
+      pid
+    end
+  end
+
+  # Note that this process is one of ours. A child of the application's has another number.
+  def self.settle(queue = nil)
+    @mine, @queue = Process.pid, queue
+    Process.singleton_class.send(:prepend, Forking) if queue && Process.respond_to?(:_fork)
+  end
+
+  # What waits for a request in a child, because it came back from a handler, is at its end.
+  def self.disown
+    return unless @queue
+    last, other = UNIXSocket.pair
+    other.close
+    @queue.reopen(last)
+    last.close
+    @queue = nil
+  end
+
+  def self.mine?
+    Process.pid == @mine
+  end
+
+  # End this process if the application has forked it: it came back from the
+  # application's code, or raised e. The requests are its parent's.
+  def self.stray(e = nil)
+    return if mine?
+    status = 1
+    if e.is_a?(SystemExit)
+      status = e.status
+    elsif e
+      say(trace(e))
+    else
+      status = 0
+      say('a process that the application has forked ends where it would go on as its parent; hint: end it with exit!')
+    end
+    exit!(status)
+  end
+
+  # Call what is the application's. A process that it forks does not come back.
+  def self.guarded
+    result = yield
+  rescue Exception => e
+    stray(e)
+    raise
+  else
+    stray
+    result
   end
 
   # rack.errors: the log.
@@ -406,7 +465,12 @@ module Liege
       head << "\0" << name << "\0" << value
     end
 
+    def own
+      raise IOError, 'only the worker can answer its request, and not a process that it has forked' unless Liege.mine?
+    end
+
     def put(kind, head, body, arg)
+      own
       header = [kind, head.bytesize, body.bytesize, arg, @id].pack(HEADER)
       if GATHERS
         @lane.write(header, head, body)
@@ -545,6 +609,7 @@ module Liege
     end
 
     def check
+      own
       raise Aborted, 'the client went away' if @aborted
       frame if IO.select([@lane], nil, nil, 0)
     end
@@ -601,7 +666,7 @@ module Liege
     return status if !done || done.empty?
     done.reverse.each do |f|
       begin
-        f.call(env, reply[0], reply[1], failure)
+        guarded { f.call(env, reply[0], reply[1], failure) }
       rescue Exception => e
         say(trace(e))
         status = [status, fate(e)].max
@@ -681,11 +746,11 @@ module Liege
     request.finish(false)
   end
 
-  # The status to exit with after a failure, 0 to go on.
+  # The status to exit with after a failure, 0 to go on; LEAVE: the application has ended the worker.
   def self.fate(e)
     case e
     when NoMemoryError then NO_MEMORY
-    when SystemExit, Interrupt, SignalException then 1
+    when SystemExit, Interrupt, SignalException then LEAVE
     else 0
     end
   end
@@ -708,7 +773,7 @@ module Liege
     end
     reply, failure, status, late = [], nil, 0, 0
     begin
-      answer(app, env, request, input, reply)
+      guarded { answer(app, env, request, input, reply) }
     rescue Aborted => failure
       request.finish(true)
     rescue Exception => failure
@@ -732,7 +797,7 @@ module Liege
 
   def self.call_rpc(request, name, args)
     func = RPC[name]
-    result = func && func.call(*args)
+    result = func && guarded { func.call(*args) }
     unless result.nil? || result.is_a?(String)
       raise TypeError, "rpc function #{name} returned #{result.class}, not String"
     end
@@ -789,8 +854,8 @@ module Liege
     line ? line.to_s[/\A.*?:\d+/].to_s : ''
   end
 
-  def self.guard(config)
-    yield
+  def self.guard(config, &block)
+    guarded(&block)
   rescue Failure
     raise
   rescue LoadError => e
@@ -959,6 +1024,7 @@ module Liege
           slot.put(packet[0])
           status = Liege.serve(app, base, packet, lane)
         end
+        break retire(lane) if status == LEAVE && @lanes.length > 1 # the requests of other threads have no part in it
         exit!(status) if status != 0
         collect if @gc > 0
         break retire(lane) if @limit && spent || worn && worn?
@@ -983,10 +1049,10 @@ module Liege
       @config['rss'] > 0 && resident >= @config['rss'] || @config['as'] > 0 && size >= @config['as']
     end
 
-    # How a thread takes a request. Where workers retire and have several
-    # threads one of them waits at a time, and can be told to stop waiting.
+    # How a thread takes a request. Where there are several, one of them waits
+    # at a time, and can be told to stop waiting.
     def receiver(queue)
-      return lambda { queue.recv(PACKET) } if !@config['retire'] || @lanes.length == 1
+      return lambda { queue.recv(PACKET) } if @lanes.length == 1
       lock, wake = @lock, @wake[0]
       lambda do
         lock.synchronize do
@@ -1023,23 +1089,23 @@ module Liege
         end
       end
       begin
-        UWSGI.post_fork_hook if UWSGI.respond_to?(:post_fork_hook)
+        Liege.guarded { UWSGI.post_fork_hook } if UWSGI.respond_to?(:post_fork_hook)
       rescue StandardError => e
         Liege.say(Liege.trace(e))
       end
-      @lock, @wake = Mutex.new, IO.pipe if @lanes.length > 1 && @config['retire']
+      @lock, @wake = Mutex.new, IO.pipe if @lanes.length > 1
       hello('L')
       threads = (1...@lanes.length).map do |core|
         Thread.new do
           begin
-            loop(core)
+            Liege.guarded { loop(core) }
           rescue Exception => e
             Liege.say(Liege.trace(e))
             exit!(1)
           end
         end
       end
-      loop(0)
+      Liege.guarded { loop(0) }
       threads.each { |t| t.join }
     end
   end
@@ -1059,6 +1125,7 @@ module Liege
   end
 
   def self.become_worker(config, app, order, ios)
+    settle(keep(QUEUE))
     config['worker'] = order['worker']
     title(config['title_plain'] ? config['title'] : "#{config['title']} worker #{order['worker']}")
     lanes = ios.map do |io|
@@ -1110,6 +1177,7 @@ module Liege
     $stderr.sync = $stdout.sync = true
     %w(USR2 WINCH TSTP).each { |name| trap(name, 'DEFAULT') } # the core ignores them
     [control, keep(QUEUE), keep(SLOTS)].each { |io| io.close_on_exec = true }
+    settle
     config = Marshal.load(control.recv(1 << 18))
     config['node'] = Socket.gethostname
     title(config['title_plain'] ? config['title'] : "#{config['title']} loader")

@@ -2,7 +2,9 @@
 
 import functools
 import pickle
+import sys
 import threading
+import traceback
 
 import uwsgi
 
@@ -22,7 +24,7 @@ def manage_spool_request(task):
     # A task that @spool has written has names that are bytes; the function gets text.
     function = spooler_functions[_text(task[b'ud_spool_func'])]
     raw = getattr(function, '_liege_raw', False)
-    arguments = {_text(k): v if k == b'body' else _text(v) for k, v in task.items()} if not raw else dict(task)
+    arguments = {_text(k): _text(v) for k, v in task.items()} if not raw else dict(task)
     if b'args' in task and b'kwargs' in task and getattr(function, '_liege_pickled', False):
         result = function(*pickle.loads(task[b'args']), **pickle.loads(task[b'kwargs']))
     else:
@@ -55,13 +57,22 @@ uwsgi.post_fork_hook = postfork_chain_hook
 
 
 def postfork(f=None, **_):
+    """The function runs in each process after the fork; with a number in that worker alone."""
     if f is None:
         return postfork
-    postfork_chain.append(f)
-    return f
+    if callable(f):
+        postfork_chain.append(f)
+        return f
+
+    def decorate(function):
+        postfork_chain.append(lambda: function() if uwsgi.worker_id() == f else None)
+        return function
+    return decorate
 
 
 class _Spool(object):
+    """Calling it writes a task; f is the function, which runs in the spooler."""
+
     result = None  # what the function returns counts
 
     def __init__(self, f=None, pass_arguments=False):
@@ -82,9 +93,9 @@ class _Spool(object):
         if self.f is None:
             self.take(args[0])
             return self
-        return self.f(*args, **kwargs)
+        return self.spool(*args, **kwargs)
 
-    def spool(self, *args, **kwargs):
+    def spool(self, *args, **kwargs):  # its name before uWSGI 1.9.13
         task = {b'ud_spool_func': self.f.__name__.encode()}
         if self.result is not None:
             task[b'ud_spool_ret'] = str(self.result).encode()
@@ -152,12 +163,12 @@ def rpc(name):
     return decorate
 
 
-def _loop(chosen, body):
-    """After the fork, in the processes that are chosen, run body for ever in a thread or here."""
-    def start():
-        if chosen():
-            body()
-    postfork_chain.append(start)
+def _handle(f, message):
+    """Call the function of messages: one that it raises at does not keep the next from it."""
+    try:
+        uwsgi._guarded(f, message)
+    except Exception:
+        traceback.print_exc()
 
 
 class farm_loop(object):
@@ -170,7 +181,7 @@ class farm_loop(object):
         while True:
             message = uwsgi.farm_get_msg()
             if message:
-                self.f(message)
+                _handle(self.f, message)
 
 
 class farm(object):
@@ -187,8 +198,13 @@ class mule_brain(object):
         self.f, self.num = f, num
 
     def __call__(self):
-        if uwsgi.mule_id() == self.num:
+        if uwsgi.mule_id() != self.num:
+            return
+        try:
             self.run()
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)  # another mule takes it up
 
     def run(self):
         self.f()
@@ -197,7 +213,7 @@ class mule_brain(object):
 class mule_brainloop(mule_brain):
     def run(self):
         while True:
-            self.f()
+            uwsgi._guarded(self.f)
 
 
 class mule(object):
@@ -226,7 +242,7 @@ class mulemsg_loop(object):
             while True:
                 message = uwsgi.mule_get_msg()
                 if message:
-                    self.f(message)
+                    _handle(self.f, message)
 
 
 class mulemsg(object):
