@@ -126,7 +126,8 @@ const FirstHold = 1_000_000_000
 type Remainer interface{ Remains() string }
 
 // A Binder is an Instance that knows the addresses of its listeners as bound:
-// ":0" has its port there. Others are shown as Prepared.View has them.
+// ":0" has its port there. Others are shown as Prepared.View has them. A Launcher
+// may be one too.
 type Binder interface{ Bound() []string }
 
 // Troubled is an Instance that can say what is wrong at this moment although it

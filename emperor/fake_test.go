@@ -248,7 +248,7 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 	switch {
 	case gen < FirstHold:
 		panic("a holding generation has the number of another")
-	case w.has("none"), p == nil: // it has no listeners
+	case w.has("none"), p == nil && !w.has("bound"): // it has no listeners
 		return nil, nil
 	case w.has("fail"):
 		return nil, errors.New("no uid")

@@ -31,6 +31,7 @@ type instance struct {
 	l       *launcher
 	log     *logs.Log
 	p       *prepared
+	listens *prepared // whose listeners it has: p, or what it holds the place of
 	gen     int
 	control *channel.Channel // nil: adopted
 	record  record.Record    // its Verified and Ready change, with mu held
@@ -261,6 +262,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 // serves makes final what the start changed.
 func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
+	in.l.served.Store(in.listens)
 	in.pidFile(true)
 	in.write(func(r *record.Record) { r.Ready = true })
 }
