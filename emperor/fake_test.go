@@ -263,6 +263,14 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 	return f, nil
 }
 
+// Crowded is what a file says by "full".
+func (l *fakeLauncher) Crowded(p Prepared) *vassal.Problem {
+	if !p.(*fakePrepared).words.has("full") {
+		return nil
+	}
+	return &vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNoRoom, Message: "no room"}
+}
+
 func (l *fakeLauncher) Close() error {
 	defer l.use()()
 	if l.w.closing > 0 {

@@ -206,6 +206,9 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 			in.gate = gate
 		}
 	}
+	if r.Ready {
+		in.level()
+	}
 	in.ready <- nil
 	heard := make(chan struct{})
 	close(heard)

@@ -263,6 +263,7 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, verified, ready *b
 func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
 	in.l.served.Store(in.listens)
+	in.level()
 	in.pidFile(true)
 	in.write(func(r *record.Record) { r.Ready = true })
 }
@@ -438,7 +439,7 @@ func (in *instance) memoryHint() string {
 	if at := l.MemoryMaxAt; at.Line > 0 {
 		hint += fmt.Sprintf(" (%s:%d)", cmp.Or(at.File, in.p.Config.File), at.Line)
 	}
-	return hint
+	return hint + in.besides()
 }
 
 // barred gives p, which is about f, the line and the remedy where the vassal's

@@ -327,7 +327,7 @@ func (s *start) describe() error {
 		s.spec.NAT = &sandbox.NAT{Addresses: network.Addresses{V4: n.V4, V6: n.V6}, Policy: n.Policy}
 	}
 	s.spec.Limits = r.Config.Limits
-	s.spec.MemoryCeiling = s.p.MemoryCeiling
+	s.spec.Ceilings = s.p.Ceilings
 	n := len(s.spec.Listeners)
 	p := &s.spec.Plan
 	p.Name = s.l.name
