@@ -197,6 +197,7 @@ func (a *actor) begin(ctx context.Context) stateFn {
 	if ad, ok := a.launch.(Adopter); ok && a.hung == nil {
 		a.adopt(ctx, ad)
 	}
+	a.noteFound()
 	if a.cur == nil && a.held.gen == nil && a.hung == nil {
 		a.rec.Kernel = kernelCounts{} // a new cgroup counts from nothing
 	}

@@ -87,6 +87,21 @@ func TestStories(t *testing.T) {
 		}
 		s.pass(sec)
 		s.want("v", "running 2")
+	}}, {"without room for two the old one leaves first", func(s *stage) {
+		s.write("v", "good drain=5s")
+		s.look(5 * sec)
+		s.write("v", "good full")
+		s.look(4 * sec)
+		s.want("v", "starting 1 starting")
+		s.pass(1500 * time.Millisecond)
+		if n := s.world.alive("v"); n != 1 {
+			s.Errorf("%d live, want 1", n)
+		}
+		s.pass(sec)
+		s.want("v", "running 2")
+		if ps := record0(s, "v").Problems; len(ps) != 1 || ps[0].Code != vassal.CodeNoRoom {
+			s.Errorf("problems %+v", ps)
+		}
 	}}, {"a stubborn one is killed", func(s *stage) {
 		s.write("v", "stubborn")
 		s.look(2 * sec)

@@ -139,8 +139,15 @@ const FirstHold = 1_000_000_000
 // as "pids 412 413 in D state, nfs_wait".
 type Remainer interface{ Remains() string }
 
+// A Crowder is a Launcher that can say why a generation of p cannot start beside the
+// one that serves, which is then drained first (KERNEL 21); nil: it can.
+type Crowder interface {
+	Crowded(p Prepared) *vassal.Problem
+}
+
 // A Binder is an Instance that knows the addresses of its listeners as bound:
-// ":0" has its port there. Others are shown as Prepared.View has them.
+// ":0" has its port there. Others are shown as Prepared.View has them. A Launcher
+// may be one too.
 type Binder interface{ Bound() []string }
 
 // Troubled is an Instance that can say what is wrong at this moment although it

@@ -249,7 +249,7 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 	switch {
 	case gen < FirstHold:
 		panic("a holding generation has the number of another")
-	case w.has("none"), p == nil: // it has no listeners
+	case w.has("none"), p == nil && !w.has("bound"): // it has no listeners
 		return nil, nil
 	case w.has("fail"):
 		return nil, errors.New("no uid")
@@ -262,6 +262,14 @@ func (l *fakeLauncher) Hold(ctx context.Context, p Prepared, h vassal.Hold, gen 
 		time.AfterFunc(time.Second, func() { f.die(vassal.Exit{Code: 1, At: time.Now()}) })
 	}
 	return f, nil
+}
+
+// Crowded is what a file says by "full".
+func (l *fakeLauncher) Crowded(p Prepared) *vassal.Problem {
+	if !p.(*fakePrepared).words.has("full") {
+		return nil
+	}
+	return &vassal.Problem{Severity: vassal.Warning, Code: vassal.CodeNoRoom, Message: "no room"}
 }
 
 func (l *fakeLauncher) Close() error {

@@ -312,6 +312,28 @@ func TestSuspensionOutlives(t *testing.T) {
 	})
 }
 
+// What held under an earlier Emperor answers until the file was checked: only then
+// is it known on what to answer, and with which certificate.
+func TestFoundHolderStays(t *testing.T) {
+	perform(t, Options{Concurrency: 2, StateDir: t.TempDir()}, func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		s.suspend(402, "unpaid")
+		s.finish()
+		s.holds("bound")
+		s.write("v", "good hang=5s")
+		s.world.survivor["v"] = &fake{gen: FirstHold + 9, ready: make(chan vassal.Problems, 1), done: make(chan struct{}), words: words{}}
+		s.start()
+		s.pass(4 * time.Second)
+		s.held(1, 0)
+		s.answered("402 unpaid")
+		s.pass(2 * time.Second)
+		s.want("v", "suspended 1")
+		s.held(1, 0)
+		s.answered("402 unpaid", "402 unpaid")
+	})
+}
+
 // The cgroup of a vassal whose place was held is still there, and goes on
 // counting where the killed Emperor last read it.
 func TestHeldCgroupCounts(t *testing.T) {

@@ -47,8 +47,8 @@ func (a *actor) try(ctx context.Context) stateFn {
 	if a.mayLull(c.prep) {
 		return a.lull(ctx, c.prep, c.ps)
 	}
-	alone := !restartOf(c.prep).Overlap || a.w.fresh > a.freshTurn
-	if alone && (a.cur != nil || a.departing() > 0) { // one that was forgone leaves too
+	if full := a.crowded(c.prep); full != nil || a.mustDrain(c.prep) {
+		c.ps = append(c.ps, full...)
 		sl.Release()
 		a.relieve()
 		a.enter(control.Starting)
@@ -65,6 +65,26 @@ func (a *actor) try(ctx context.Context) stateFn {
 	next := a.bring(ctx, c.prep, c.ps)
 	a.tardy = sl.Release()
 	return next
+}
+
+// mustDrain reports whether what serves or leaves, if anything, ends before p starts
+// because the file or a command says so. What was forgone leaves too.
+func (a *actor) mustDrain(p Prepared) bool {
+	return (a.cur != nil || a.departing() > 0) && (!restartOf(p).Overlap || a.w.fresh > a.freshTurn)
+}
+
+// crowded says why what serves must end before p starts, for want of memory.
+func (a *actor) crowded(p Prepared) vassal.Problems {
+	c, ok := a.launch.(Crowder)
+	if a.cur == nil || a.mustDrain(p) || !ok {
+		return nil
+	}
+	full := c.Crowded(p)
+	if full == nil {
+		return nil
+	}
+	a.realm.log.Info("drains before its next generation starts", "vassal", a.name, "gen", a.cur.n, "why", full.Message)
+	return vassal.Problems{*full}
 }
 
 // bring launches p and waits until it serves.

@@ -145,7 +145,9 @@ func (a *actor) suspend(ctx context.Context) stateFn {
 		a.enter(control.Draining)
 		a.publish()
 	}
-	a.keepPlace(ctx, a.w.hold, holdAgain)
+	if a.prep != nil || a.held.gen == nil { // else what was found answers until the file is checked
+		a.keepPlace(ctx, a.w.hold, holdAgain)
+	}
 	if !a.empty(ctx, func(w *wish) bool { return w.intent == wantSuspend }) {
 		return a.decide
 	}

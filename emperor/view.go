@@ -154,6 +154,18 @@ func (a *actor) noteBound(in Instance) {
 	}
 }
 
+// noteFound is noteBound of the listeners that were taken over and on which nobody
+// answers: inherited, or kept while no Emperor ran.
+func (a *actor) noteFound() {
+	b, ok := a.launch.(Binder)
+	if !ok || a.hung != nil || a.bound != nil {
+		return
+	}
+	if found := b.Bound(); len(found) > 0 {
+		a.bound = found
+	}
+}
+
 func (a *actor) describe(v *control.Vassal, p Prepared) {
 	w := p.View()
 	if w.User != "" || w.UID > 0 {

@@ -227,3 +227,30 @@ func TestHooksOfEmperorAlone(t *testing.T) {
 		t.Errorf("%v, %v, %q", told, err, text)
 	}
 }
+
+// What a hook has started dies with the stage that runs the hooks, also where that
+// was killed and can end nobody: its cgroup is emptied.
+func TestHookStageKilled(t *testing.T) {
+	r := realStage(t)
+	note := filepath.Join(r.dir, "pid")
+	f, err := os.Create(filepath.Join(r.dir, "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, err = r.m.RunHooks(t.Context(), HostHooks{ID: "killed", Output: f, Plan: stage.HostPlan{
+		HookTime: 20, Proc: "/proc", HookEnv: []string{"PATH=/usr/bin:/bin"},
+		Hooks: []vassal.Hook{hookAt(vassal.AsEmperor, 1, "exec", "setsid sh -c 'echo $$ >"+note+"; exec sleep 602 >/dev/null 2>&1' & while ! [ -s "+note+" ]; do :; done; kill -9 $PPID; sleep 603")},
+	}})
+	if err == nil {
+		t.Error("nobody noticed")
+	}
+	pid, rerr := os.ReadFile(note)
+	if rerr != nil {
+		t.Fatalf("the hook did not run: %v, %v", rerr, err)
+	}
+	stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+	if err == nil && !strings.Contains(string(stat), ") Z ") {
+		t.Errorf("its child lives on: %s", stat)
+	}
+}

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"liege/internal/testenv"
 	"liege/sandbox/stage"
 	"liege/vassal"
 )
@@ -352,53 +351,6 @@ func TestMemoryMax(t *testing.T) {
 	if u, err := v.Usage(); err != nil || u.OOMKills < 1 || u.CPUUsec == 0 {
 		t.Errorf("usage of the vassal after its generation: got %+v, %v", u, err)
 	}
-}
-
-// While two generations live the vassal's limits are raised by what the old
-// one uses, and fall back.
-func TestOverlapLimits(t *testing.T) {
-	r := newRig(t)
-	limits := vassal.Limits{MemoryMax: 128 << 20, PidsMax: 50, CPUMax: 1.5}
-	start := func(gen int) *box {
-		spec := r.spec("over", gen, "wait")
-		spec.Limits = limits
-		spec.MemoryCeiling = 200 << 20
-		b := r.start(spec)
-		b.awaitOutput("waiting")
-		return b
-	}
-	read := func() (memory, pids, cpu int64) {
-		v := r.m.all() + "/v-over"
-		tr := r.m.trees
-		if tr.v2() {
-			return readInt(tr.dir("memory", v), "memory.max"), readInt(tr.dir("pids", v), "pids.max"), 0
-		}
-		return readInt(tr.dir("memory", v), "memory.limit_in_bytes"), readInt(tr.dir("pids", v), "pids.max"), readInt(tr.dir("cpu", v), "cpu.cfs_quota_us")
-	}
-	one := start(1)
-	if m, p, c := read(); m != 128<<20 || p != 50 || c != 150_000 && !r.m.trees.v2() {
-		t.Errorf("one generation: memory %d, pids %d, cpu %d", m, p, c)
-	}
-	limits = vassal.Limits{MemoryMax: 40 << 20, PidsMax: 20}
-	failed := start(2)
-	failed.Kill()
-	failed.wait()
-	if m, p, c := read(); m != 128<<20 || p != 50 || c != 150_000 && !r.m.trees.v2() {
-		t.Errorf("after a new one that failed: memory %d, pids %d, cpu %d, want those of the old one, which serves", m, p, c)
-	}
-	limits = vassal.Limits{MemoryMax: 128 << 20, PidsMax: 50, CPUMax: 1.5}
-	two := start(3)
-	if m, p, _ := read(); m <= 128<<20 || m > 200<<20 || p <= 50 {
-		t.Errorf("two generations: memory %d, pids %d, want more than one's", m, p)
-	}
-	one.Kill()
-	one.wait()
-	if m, p, _ := read(); m != 128<<20 || p != 50 {
-		t.Errorf("after the old one: memory %d, pids %d", m, p)
-	}
-	two.Kill()
-	two.wait()
-	testenv.Need(t, testenv.Root)
 }
 
 // A bare generation has limits of its own, and neither sees nor changes what

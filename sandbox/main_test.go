@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -76,6 +77,7 @@ func fakeStage() error {
 		}
 	}
 	steps := []fakeStep{
+		{"score", func() error { return setOwnScore(p.OOMScore) }},
 		{"bounding", dropBounding},
 		{"groups", func() error { return unix.Setgroups(p.Groups) }},
 		{"gid", func() error { return raw(unix.SYS_SETRESGID, p.GID) }},
@@ -98,6 +100,14 @@ func fakeStage() error {
 	unix.CloseOnExec(p.Files.Plan())
 	unix.CloseOnExec(p.Files.Status())
 	return unix.Exec(StagePath, append([]string{"fake-core"}, p.Args...), p.Env)
+}
+
+// setOwnScore raises the score; one of 0 stays as it is.
+func setOwnScore(score int) error {
+	if score == 0 {
+		return nil
+	}
+	return os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(score)), 0)
 }
 
 type fakeStep struct {
@@ -153,6 +163,20 @@ func fakeCore(args []string) error {
 		fmt.Println("waiting")
 		<-c
 		return nil
+	case "hold": // so many MiB, and children that wait
+		mib, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		kept := bytes.Repeat([]byte{1}, mib<<20)
+		for range args[2:] {
+			if err := (&exec.Cmd{Path: "/proc/self/exe", Args: []string{"fake-core", "wait"}, Env: os.Environ(), Stdout: os.Stdout}).Start(); err != nil {
+				return err
+			}
+		}
+		err = fakeCore([]string{"wait"})
+		runtime.KeepAlive(kept)
+		return err
 	case "forkbomb": // children that fork on; nobody waits
 		fmt.Println("waiting")
 		for {

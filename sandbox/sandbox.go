@@ -39,12 +39,11 @@ type Spec struct {
 	TimeNS  bool      // a time namespace: clocks since boot count from the start
 	Masked  []string  // paths inside that are shown empty; what does not exist is skipped
 	Limits  vassal.Limits
-	// MemoryCeiling bounds what memory-max may be raised to while two
-	// generations live, in bytes; 0: nothing does.
-	MemoryCeiling int64
-	MountLabel    string // SELinux context of the file systems made for it: /dev, /run, the private ones
-	RootLabel     string // of the composed root and the generated files in it
-	Plan          stage.Plan
+	// Ceilings bound what Limits are raised to while two generations live.
+	Ceilings   vassal.Ceilings
+	MountLabel string // SELinux context of the file systems made for it: /dev, /run, the private ones
+	RootLabel  string // of the composed root and the generated files in it
+	Plan       stage.Plan
 	// Bare keeps what is the vassal's out of reach: its private /tmp, /var/tmp
 	// and /dev/shm are empty and read-only, and Limits hold for the
 	// generation's own cgroup and leave the vassal's as they are.
@@ -142,6 +141,8 @@ type Sandbox struct {
 	timeNS  bool
 	users   *IDMaps
 	bare    bool
+	second  bool          // another served when it was started: the kernel kills it first, until Level
+	score   int           // the core's oom_score_adj
 	relays  bool          // it has a relay beside it
 	memory  int64         // memory-max
 	limits  vassal.Limits // of the vassal while it is the only generation

@@ -98,8 +98,11 @@ func (st *starting) run(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := st.v.begin(st.box, st.spec.Limits, st.spec.MemoryCeiling, st.spec.MountLabel); err != nil {
+	if err := st.v.begin(st.box, st.spec.Limits, st.spec.Ceilings, st.spec.MountLabel); err != nil {
 		return err
+	}
+	if st.box.score = st.spec.Plan.OOMScore; st.box.second {
+		st.spec.Plan.OOMScore = dieFirst
 	}
 	st.undo = append(st.undo, func() error { return st.v.end(st.box, Usage{}) })
 	if err := st.emperorHooks(vassal.BeforeVassal); err != nil {

@@ -28,6 +28,8 @@ type Record struct {
 	Namespaces map[string]string `json:"namespaces"`
 	HostNet    bool              `json:"host_net"`
 	Bare       bool              `json:"bare,omitempty"`
+	Second     bool              `json:"second,omitempty"` // to be levelled once it serves
+	Score      int               `json:"oom_score_adj,omitempty"`
 	Addresses  network.Addresses `json:"addresses,omitzero"` // of net = nat
 }
 
@@ -35,7 +37,7 @@ type Record struct {
 func (s *Sandbox) Record() Record {
 	return Record{
 		ID: s.id, Name: s.v.name, Gen: s.gen, PID: s.pid, StartTime: s.start,
-		Cgroup: s.cgroup, Namespaces: s.spaces, HostNet: s.hostNet, Bare: s.bare,
+		Cgroup: s.cgroup, Namespaces: s.spaces, HostNet: s.hostNet, Bare: s.bare, Second: s.second, Score: s.score,
 		Addresses: s.addresses,
 	}
 }
@@ -67,7 +69,7 @@ func (m *Manager) Adopt(r Record, plan stage.Plan, limits vassal.Limits) (*Sandb
 		return nil, fmt.Errorf("adopt %s: %w", r.ID, err)
 	}
 	s := &Sandbox{
-		m: m, v: v, id: r.ID, gen: r.Gen, cgroup: r.Cgroup, plan: plan, hostNet: r.HostNet, bare: r.Bare, memory: limits.MemoryMax,
+		m: m, v: v, id: r.ID, gen: r.Gen, cgroup: r.Cgroup, plan: plan, hostNet: r.HostNet, bare: r.Bare, second: r.Second, score: r.Score, memory: limits.MemoryMax,
 		pid: r.PID, start: r.StartTime, spaces: r.Namespaces, pidfd: fd,
 		failure: make(chan *stage.Failure, 1), reading: make(chan struct{}),
 		ended: make(chan struct{}), done: make(chan struct{}),

@@ -178,13 +178,11 @@ func (v *Vassal) takes(s *Sandbox) error {
 	return nil
 }
 
-// begin takes in a new generation and sets the vassal's limits for it. While
-// others live, memory-max and pids-max are raised by what those use, so that
-// the new one neither starves nor kills them (CONTRACT 18).
+// begin takes in a new generation and sets the vassal's limits for it.
 //
 // The private directories get label, and with them what is made there from
 // then on.
-func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string) error {
+func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceilings vassal.Ceilings, label string) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.takes(s); err != nil {
@@ -210,29 +208,8 @@ func (v *Vassal) begin(s *Sandbox, l vassal.Limits, ceiling int64, label string)
 		l.PidsMax += RelayPids
 	}
 	s.limits = l
-	raised := l
-	for gen, other := range v.live {
-		u, err := v.m.trees.usage(v.generation(gen))
-		if err != nil {
-			continue // it just ended
-		}
-		if raised.MemoryMax > 0 {
-			raised.MemoryMax += u.MemoryBytes
-		}
-		if raised.MemoryHigh > 0 {
-			raised.MemoryHigh += u.MemoryBytes
-		}
-		if raised.PidsMax > 0 {
-			raised.PidsMax += u.Pids
-			if other.relays {
-				raised.PidsMax += RelayPids
-			}
-		}
-	}
-	if ceiling > 0 && l.MemoryMax > 0 {
-		raised.MemoryMax = max(l.MemoryMax, min(raised.MemoryMax, ceiling))
-	}
-	if err := v.m.trees.limit(v.cgroup(), raised); err != nil {
+	s.second = v.serving() > 0
+	if err := v.m.trees.limit(v.cgroup(), v.raised(l, ceilings)); err != nil {
 		return errors.Join(err, v.settle())
 	}
 	v.live[s.gen] = s

@@ -70,6 +70,7 @@ const (
 	CodeCannotConnect = "cannot-connect"
 	CodeNeedsRoot     = "needs-root"
 	CodeNoLimit       = "no-such-limit"
+	CodeNoRoom        = "no-room"
 
 	CodeBadCertificate = "bad-certificate"
 
@@ -196,6 +197,7 @@ var codes = []Code{
 	{CodeNotReachable, "The vassal's network does not reach an address that a value of env names, or something of the host stands in its way: a firewall, a relay that has ended."},
 	{CodeCannotConnect, "No web server's user of this host can connect to the socket: its mode, its owner or a directory on the way stops them."},
 	{CodeNoLimit, "The kernel of this host, or the device that is named, has no such limit: the vassal does not start with less."},
+	{CodeNoRoom, "The memory that [ceilings] allows is not enough for two generations: the old one ended before the new one was started."},
 	{CodeNeedsRoot, "liege serve was not started as root, and the file asks for what only root can do."},
 	{CodeBadCertificate, "A certificate or a private key of TLS is missing, cannot be read, does not belong to the other, can be read by others, or has expired or soon will."},
 

@@ -211,6 +211,13 @@ func (l *Limits) Any() bool {
 	return l.MemoryMax > 0 || l.MemoryHigh > 0 || l.SwapMax != nil || l.CPUMax > 0 || l.CPUWeight > 0 || l.PidsMax > 0 || len(l.IOMax) > 0 || l.OOMGroup || l.DiskQuota > 0 || l.InodeQuota > 0
 }
 
+// Ceilings are what the operator lets no vassal pass, also while two of its
+// generations live; 0: nothing is said.
+type Ceilings struct {
+	MemoryMax int64 // bytes
+	PidsMax   int64
+}
+
 // NoSwapLimit as SwapMax lets a vassal swap as much as there is.
 const NoSwapLimit = -1
 

@@ -145,5 +145,7 @@ func (h *host) settings(cfg inifile.EmperorConfig) expand.Settings {
 	s.Host.AutoUID = h.auto.UID
 	s.Host.NATAddress = h.natAddress
 	s.Host.SELinux.Enter, s.Host.SELinux.Categories = h.enter, h.pairs.Pair
-	return expand.Settings{Prepare: s, MemoryCeiling: int64(cfg.Policy.MemoryMax.Value)}
+	return expand.Settings{Prepare: s, Ceilings: vassal.Ceilings{
+		MemoryMax: int64(cfg.Policy.MemoryMax.Value), PidsMax: int64(cfg.Policy.PidsMax.Value),
+	}}
 }

@@ -390,7 +390,7 @@ func limits(r *resolve.Result) []explained {
 		}
 	}
 	add(l.MemoryMax > 0, "memory", size(&l.MemoryMax), l.MemoryMaxAt)
-	add(l.MemoryMax > 0 && r.Config.Restart.Overlap, "memory at a reload", "more by what the old generation uses, while it lives", l.MemoryMaxAt)
+	add(l.MemoryMax > 0 && r.Config.Restart.Overlap, "memory at a reload", "more by what the old generation uses, while it lives; it ends first where [ceilings] leaves too little", l.MemoryMaxAt)
 	add(l.MemoryHigh > 0, "memory, slowed from", size(&l.MemoryHigh), l.MemoryHighAt)
 	add(true, "swap", swapText(l), l.SwapMaxAt)
 	add(l.OOMGroup, "out of memory", "ends the whole generation", l.OOMGroupAt)

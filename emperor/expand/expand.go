@@ -29,9 +29,8 @@ import (
 type Settings struct {
 	// Prepare is used as it is, but for INI and Host.FS, which are chosen by
 	// whose the file is; Prepare.INI is that of operator's files.
-	Prepare resolve.Settings
-	// MemoryCeiling is [ceilings] memory-max in bytes; 0: none.
-	MemoryCeiling int64
+	Prepare  resolve.Settings
+	Ceilings vassal.Ceilings
 }
 
 // Expanded is a file expanded, decoded and resolved.
@@ -43,9 +42,8 @@ type Expanded struct {
 	// Changed reports whether what was read besides the file itself differs
 	// now; nil: nothing was. It is not for several goroutines at once.
 	Changed func(context.Context) bool
-	// MemoryCeiling bounds what memory-max may be raised to while two
-	// generations live; 0: nothing.
-	MemoryCeiling int64
+	// Ceilings bound what limits may be raised to while two generations live.
+	Ceilings vassal.Ceilings
 }
 
 // Expander expands files.
@@ -78,7 +76,7 @@ func (x *Expander) Expand(ctx context.Context, f emperor.File) Expanded {
 	if err := done(); err != nil { // what it did not answer was taken for "not there"
 		return unread(f, err)
 	}
-	out := Expanded{Config: p.Config, Result: p.Result, Digest: p.Digest, Problems: p.Problems, MemoryCeiling: set.MemoryCeiling}
+	out := Expanded{Config: p.Config, Result: p.Result, Digest: p.Digest, Problems: p.Problems, Ceilings: set.Ceilings}
 	if len(p.Queries) > 0 {
 		out.Changed = newWatch(set, f, p.Queries, p.Digest).changed
 	}

@@ -108,6 +108,7 @@ func (l *launcher) Adopt(ctx context.Context) (found emperor.Survivor, leaving [
 func (l *launcher) adoptAll(ctx context.Context) []*instance {
 	l.takeStored()
 	var out []*instance
+	var loading json.RawMessage // Secure of what was
 	for _, r := range l.survivors() {
 		in, err := l.adopt(ctx, r)
 		if err != nil {
@@ -118,8 +119,13 @@ func (l *launcher) adoptAll(ctx context.Context) []*instance {
 			continue
 		}
 		l.takeBack(r)
-		out = append(out, in)
+		if out = append(out, in); r.Ready {
+			l.recall(r.Secure)
+		} else {
+			loading = r.Secure
+		}
 	}
+	l.recall(loading) // where nothing had served yet
 	if len(out) > 0 {
 		if err := l.settle(); err != nil {
 			l.host.Log.Warn("limits after an Emperor was killed", "vassal", l.name, "err", err)
@@ -198,6 +204,9 @@ func (l *launcher) adopt(ctx context.Context, r record.Record) (*instance, error
 		if r.Relay {
 			in.gate = gate
 		}
+	}
+	if r.Ready {
+		in.level()
 	}
 	in.ready <- nil
 	heard := make(chan struct{})

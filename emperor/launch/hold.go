@@ -97,9 +97,9 @@ func (l *launcher) holding(of *prepared, h vassal.Hold) (*prepared, error) {
 		return p, nil
 	}
 	secure := map[string]vassal.Listener{}
-	if l.served != nil {
-		p.Result.App.TLS = l.served.Result.App.TLS
-		for _, k := range l.served.Result.Listen {
+	if served := l.served.Load(); served != nil {
+		p.Result.App.TLS = served.Result.App.TLS
+		for _, k := range served.Result.Listen {
 			secure[k.Address] = k
 		}
 	}
@@ -129,10 +129,10 @@ func (s *start) keepListeners(ctx context.Context, of *prepared) error {
 }
 
 // keepCertificates reads the certificates of of, with the rights of its user;
-// nil: those of the generation that was launched last.
+// nil: those of what served last.
 func (s *start) keepCertificates(ctx context.Context, of *prepared) error {
 	if s.certs = of; of == nil {
-		s.certs = s.l.served
+		s.certs = s.l.served.Load()
 	}
 	if s.certs == nil {
 		return nil

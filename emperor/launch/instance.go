@@ -31,6 +31,7 @@ type instance struct {
 	l       *launcher
 	log     *logs.Log
 	p       *prepared
+	listens *prepared // whose listeners it has: p, or what it holds the place of
 	gen     int
 	control *channel.Channel // nil: adopted
 	record  record.Record    // its Verified and Ready change, with mu held
@@ -288,6 +289,8 @@ func (in *instance) obey(m vassal.Message, ch *listen.Change, ready *bool) error
 // serves makes final what the start changed.
 func (in *instance) serves(ch *listen.Change) {
 	ch.Commit()
+	in.l.served.Store(in.listens)
+	in.level()
 	in.pidFile(true)
 	in.write(func(r *record.Record) { r.Ready = true })
 }
@@ -470,7 +473,7 @@ func (in *instance) memoryHint() string {
 	if at := l.MemoryMaxAt; at.Line > 0 {
 		hint += fmt.Sprintf(" (%s:%d)", cmp.Or(at.File, in.p.Config.File), at.Line)
 	}
-	return hint
+	return hint + in.besides()
 }
 
 // barred gives p, which is about f, the line and the remedy where the vassal's

@@ -92,9 +92,10 @@ type launcher struct {
 	name    vassal.Name
 	sockets *listen.Set
 	log     *logs.Log // nil until the first start
-	served  *prepared // what was last launched; nil: nothing yet
 	asleep  bool      // nothing was started since Sleep
 	steps   steps
+
+	served atomic.Pointer[prepared] // whose listeners they are: what served last, or sleeps; nil: nothing yet
 
 	// hup: the core got SIGHUP (CONTRACT 11, pidfile), or its application's code
 	// changed. It outlives a start that failed: the generation that serves on may
@@ -106,6 +107,7 @@ var (
 	_ emperor.Launcher = (*launcher)(nil)
 	_ emperor.Adopter  = (*launcher)(nil)
 	_ emperor.Heir     = (*launcher)(nil)
+	_ emperor.Binder   = (*launcher)(nil)
 	_ emperor.Remainer = (*instance)(nil)
 	_ emperor.Troubled = (*instance)(nil)
 	_ emperor.Timed    = (*instance)(nil)
@@ -256,7 +258,16 @@ func (l *launcher) Inherit(old emperor.Launcher) error {
 	l.at("inherit", "")
 	l.host.Porter.Leave(o.sockets)
 	l.sockets.Inherit(o.sockets)
+	l.served.Store(o.served.Load())
 	return nil
+}
+
+// Bound implements emperor.Binder.
+func (l *launcher) Bound() (as []string) {
+	for _, b := range l.sockets.Bound() {
+		as = append(as, b.Address)
+	}
+	return as
 }
 
 // who is the user that p runs as.

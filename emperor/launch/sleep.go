@@ -7,8 +7,6 @@ import (
 	"slices"
 
 	"liege/emperor"
-	"liege/emperor/expand"
-	"liege/emperor/resolve"
 	"liege/sandbox"
 	"liege/sandbox/stage"
 	"liege/vassal"
@@ -40,7 +38,8 @@ func (l *launcher) Sleep(ctx context.Context, prep emperor.Prepared, wake func()
 		bound = append(bound, b.Address)
 	}
 	s.ch.Commit()
-	l.served, l.asleep = listened(p), true
+	l.served.Store(p.secured().prepared(l))
+	l.asleep = true
 	if l.log != nil {
 		l.log.Note("sleeps")
 	}
@@ -90,19 +89,4 @@ func (s *start) lullaby(ctx context.Context) error {
 // and was in the vassal's cgroup.
 func (l *launcher) Rest() error {
 	return l.release((*sandbox.Vassal).Rest)
-}
-
-// listened is what a holding generation needs to know of p, and nothing else:
-// it is kept for as long as the vassal sleeps. Nil: nothing.
-func listened(p *prepared) *prepared {
-	if app := (&start{p: p}).app(); !app.SpeaksTLS() {
-		return nil
-	}
-	c, r := &p.Config, p.Result
-	out := &prepared{hup: p.hup, Expanded: expand.Expanded{
-		Config: vassal.Config{Name: c.Name, File: c.File, Trust: c.Trust},
-		Result: &resolve.Result{UID: r.UID, GID: r.GID, Groups: r.Groups, Listen: r.Listen, App: vassal.App{TLS: r.App.TLS}},
-	}}
-	out.logsTo(*p.log.Load())
-	return out
 }

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,11 +68,7 @@ func (l *launcher) Launch(ctx context.Context, prep emperor.Prepared, gen int) (
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	in, err := s.run(ctx)
-	if err == nil {
-		l.served = p
-	}
-	return in, err
+	return s.run(ctx)
 }
 
 // finish closes what only the start needed; err undoes the rest.
@@ -125,7 +122,7 @@ const tmpfsContext = "system_u:object_r:tmpfs_t:s0"
 // run starts what the Spec says so far.
 func (s *start) run(ctx context.Context) (emperor.Instance, error) {
 	in := newInstance(ctx, s.l, s.p, s.gen)
-	in.began = s.began
+	in.began, in.listens = s.began, cmp.Or(s.certs, s.p)
 	s.inBox("")
 	if err := s.describe(); err != nil {
 		return nil, s.explain(err)
@@ -333,7 +330,7 @@ func (s *start) describe() error {
 		s.spec.NAT = &sandbox.NAT{Addresses: network.Addresses{V4: n.V4, V6: n.V6}, Policy: n.Policy}
 	}
 	s.spec.Limits = r.Config.Limits
-	s.spec.MemoryCeiling = s.p.MemoryCeiling
+	s.spec.Ceilings = s.p.Ceilings
 	n := len(s.spec.Listeners)
 	p := &s.spec.Plan
 	p.Name = s.l.name
@@ -394,6 +391,7 @@ func (in *instance) note(r sandbox.Record, bound []listen.Bound) error {
 		Name: in.l.name, Gen: in.gen, File: in.p.Config.File, PID: r.PID, Cgroup: r.Cgroup,
 		Digest: in.p.Digest().String(), Drain: in.p.Config.Restart.DrainTimeout, UID: in.p.Result.UID,
 		Limits: in.p.Result.Config.Limits, Box: box, Relay: in.relayed,
+		Secure: in.listens.secure(),
 	}
 	for i, b := range bound {
 		k := recorded(b)

@@ -17,7 +17,7 @@ import (
 func (l *launcher) store(file string) {
 	kept, err := l.sockets.Store()
 	if len(kept) > 0 {
-		a := record.Asleep{Name: l.name, File: file}
+		a := record.Asleep{Name: l.name, File: file, Secure: l.served.Load().secure()}
 		for _, b := range kept {
 			a.Listeners = append(a.Listeners, recorded(b))
 		}
@@ -45,6 +45,7 @@ func (l *launcher) takeStored() {
 	if err != nil {
 		l.host.Log.Warn("a record that cannot be believed", "vassal", l.name, "err", err)
 	}
+	l.recall(a.Secure)
 	for _, k := range a.Listeners {
 		name := listen.StoredName(k.Cookie)
 		f := l.host.Given.Take(name)

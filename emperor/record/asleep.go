@@ -1,6 +1,7 @@
 package record
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,8 @@ type Asleep struct {
 	Name      vassal.Name `json:"name"`
 	File      string      `json:"file"`
 	Listeners []Listener  `json:"listeners"` // FD is not used
+
+	Secure json.RawMessage `json:"secure,omitempty"` // as a Record's
 }
 
 func (d *Dir) asleepFile(name vassal.Name) string {

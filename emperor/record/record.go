@@ -60,6 +60,9 @@ type Record struct {
 	Box       json.RawMessage `json:"box,omitempty"`   // what package sandbox wants to know again
 	Relay     bool            `json:"relay,omitempty"` // a liege-relay stands beside it
 	Listeners []Listener      `json:"listeners"`
+
+	// Secure is what package launch wants to know again of listeners that speak TLS.
+	Secure json.RawMessage `json:"secure,omitempty"`
 }
 
 // Listener is one listening socket that the generation's first process holds.

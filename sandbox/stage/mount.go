@@ -22,12 +22,12 @@ var mountAttrs = map[string]uint64{
 func (r *run) mount(c action.Call) (err error) {
 	p, err := r.walk(c.Path, true)
 	if err != nil {
-		return err
+		return noPlace(c, err)
 	}
 	defer func() { err = errors.Join(err, p.close()) }()
 	to, err := p.open(unix.O_PATH)
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.Path, err)
+		return noPlace(c, fmt.Errorf("%s: %w", c.Path, err))
 	}
 	defer func() { err = errors.Join(err, unix.Close(to)) }()
 	has := func(flag string) bool { return slices.Contains(c.Flags, flag) }
@@ -47,6 +47,23 @@ func (r *run) mount(c action.Call) (err error) {
 		return setAttr(to, has("rec"), &unix.MountAttr{Propagation: unix.MS_PRIVATE})
 	}
 	return r.newMount(c, to, attrs)
+}
+
+// noPlace adds to err, of the directory that c mounts on, what to write where there
+// is none: a root is made of what the file asks for, and read-only by then.
+func noPlace(c action.Call, err error) error {
+	var line string
+	switch {
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	case c.FSType == "tmpfs":
+		line = "tmpfs = " + c.Path
+	case slices.Contains(c.Flags, "bind"):
+		line = fmt.Sprintf("bind = %s:%s", c.Source, c.Path)
+	default:
+		return err
+	}
+	return fmt.Errorf("%w: a mount needs a directory that is there; hint: the line %q makes it, and needs no hook", err, line)
 }
 
 // attributes are those asked for, and nosuid and nodev, which every mount of a

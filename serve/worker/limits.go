@@ -52,13 +52,14 @@ func limit(pid int, limits []vassal.Rlimit) error {
 // exposeToOOM makes process pid die before the core. Where /proc does not let
 // us there is no better place for it, so there is no error.
 func (p *Pool) exposeToOOM(pid int) {
-	if score := p.score(); score != "" {
+	if score := childScore(); score != "" {
 		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(score), 0)
 	}
 }
 
 // childScore is the oom_score_adj of what the core starts, empty if its own is
-// not known.
+// not known. That is another one when it serves than when it starts: the Emperor
+// sets it.
 func childScore() string {
 	own, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err != nil {

@@ -79,7 +79,6 @@ type Pool struct {
 	fault  func(text string) // what OnFault was told; nil: nobody asks
 	app    *vassal.App
 	reaper *reaper
-	score  func() string // childScore, asked once
 	w      vassal.Workers
 	lang   lang.Runtime
 	life   Life
@@ -151,7 +150,7 @@ func New(app *vassal.App, rt lang.Runtime, log *slog.Logger) (*Pool, error) {
 		Stdout: os.Stdout, Stderr: os.Stderr, Adopt: os.Getpid() == 1, app: app, lang: rt, log: log,
 		ready: make(chan vassal.Problems, 1), closed: make(chan struct{}), over: make(chan struct{}),
 		events: make(chan event, 64), reaper: newReaper(), wake: make(chan struct{}, 1),
-		score: sync.OnceValue(childScore), patience: defaultPatience,
+		patience: defaultPatience,
 	}
 	if app.Workers == nil {
 		return p, nil

@@ -228,12 +228,17 @@ func (d *decoder) keepMount(v value, text string) {
 	d.cfg.Jail.Binds = append(d.cfg.Jail.Binds, vassal.Bind{Source: src, Target: dst, Access: vassal.ReadWrite, Key: v.Key, At: v.Origin})
 }
 
+// otherUnshared are words of uWSGI's unshare that name no namespace, but what
+// threads share: nothing of it is shared with the Emperor; and its other name of
+// the mount namespace.
+var otherUnshared = []string{"files", "io", "parent", "sysvsem", "ns"}
+
 // unshared reads a list of namespaces: those that every vassal has anyway, and
-// time. uWSGI passes over words that it does not know.
+// time. A word that it does not know ends uWSGI too ("unknown namespace subsystem").
 func (d *decoder) unshared(v value) {
 	for word := range strings.FieldsFuncSeq(v.Value, func(r rune) bool { return r == ',' || r == ' ' }) {
 		switch {
-		case slices.Contains(everyNamespace, word):
+		case slices.Contains(everyNamespace, word), slices.Contains(otherUnshared, word):
 		case word == "time":
 			d.cfg.Jail.TimeNS = v.Origin
 		case word == "user" && v.opt.Name != "emperor-use-clone": // there uWSGI makes one without a map
@@ -241,7 +246,7 @@ func (d *decoder) unshared(v value) {
 		case word == "user":
 			d.note(vassal.CodeDoneOtherwise, v.Setting, "no user namespace is made for this word: namespaces = user")
 		default:
-			d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a namespace", clip(word)), "fs, pid, ipc, uts, net, cgroup are there without a line")
+			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a namespace", clip(word)), "fs, pid, ipc, uts, net, cgroup are there without a line")
 		}
 	}
 }
