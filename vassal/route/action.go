@@ -215,12 +215,28 @@ func FieldName(name string) error {
 	return nil
 }
 
-// modifier1 is the handler: 0 is the app, 9 is CGI, 14 is PHP.
+// modifier1 is the handler: 0 is the app, 5 one in Perl, 7 one in Ruby, 9 is
+// CGI, 14 is PHP.
 func modifier1(arg string, _ bool) error {
-	if arg != "0" && arg != "9" && arg != "14" {
-		return fmt.Errorf("%.20q: a rule can choose 0, the app, 9, CGI, or 14, PHP", arg)
+	switch arg {
+	case "0", "5", "7", "9", "14":
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%.20q: a rule can choose 0, the app (5 in Perl, 7 in Ruby), 9, CGI, or 14, PHP", arg)
+}
+
+// Modifier is the handler that r chooses in this vassal, "" when it chooses
+// none.
+func Modifier(r *vassal.Rule) string {
+	switch r.Action {
+	case "setmodifier1":
+		return r.ActionArg
+	case "uwsgi":
+		if f := strings.SplitN(r.ActionArg, ",", 3); f[0] == "" && len(f) > 1 {
+			return cmp.Or(f[1], "0")
+		}
+	}
+	return ""
 }
 
 func zero(arg string, _ bool) error {
