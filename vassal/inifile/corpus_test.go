@@ -42,3 +42,28 @@ func TestOwnModifier(t *testing.T) {
 		"wsgi-file = app.py\nroute = ^/ setmodifier1:6\n": "a rule can choose 0",
 	})
 }
+
+// TestOwnFields: uWSGI sends what add-header says. An answer is right without a
+// line about a field that says where it ends, so the site serves.
+func TestOwnFields(t *testing.T) {
+	const app = "wsgi-file = app.py\n"
+	sayEach(t, map[string]string{
+		app + "add-header = Connection: close\n":               "",
+		app + "add-header = connection:Close\n":                "",
+		app + "route = ^/ addheader:Connection: close\n":       "",
+		app + "add-header = Connection: Keep-Alive\n":          "warning add-header: Connection is the server's own",
+		app + "add-header = Content-Length: 5\n":               "warning add-header: Content-Length is",
+		app + "add-header = Transfer-Encoding: chunked\n":      "warning add-header: Transfer-Encoding is",
+		app + "rem-header = Content-Length\n":                  "warning rem-header: Content-Length is",
+		app + "rem-header = Connection\n":                      "warning rem-header: Connection is",
+		app + "route = ^/ addheader:Content-Length: 5\n":       "warning route: addheader: Content-Length is",
+		app + "route = ^/ delheader:Transfer-Encoding\n":       "warning route: delheader: Transfer-Encoding is",
+		app + "add-header = Server: x\nadd-header = Date: y\n": "",
+		app + "add-header = Bad Name: x\n":                     "warning add-header:",
+		app + "add-header = foo\n":                             "warning add-header:",
+	})
+	cfg, _ := decodeText(app + "add-header = Connection: keep-alive\nadd-header = Connection: close\nadd-header = Content-Length: 1\nrem-header = Connection\n")
+	if r := cfg.App.Routing; len(r.Add) != 1 || r.Add[0].Value != "close" || len(r.Remove) != 0 {
+		t.Errorf("got %+v", r)
+	}
+}

@@ -20,15 +20,15 @@ func (d *decoder) routing(v value) bool {
 	case "add-header":
 		name, text, ok := strings.Cut(v.Value, ":")
 		if !ok {
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not written as Name: value", clip(v.Value)), "add-header = X-Frame-Options: DENY")
+			d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not written as Name: value, so the line has no effect", clip(v.Value)), "add-header = X-Frame-Options: DENY")
 			return true
 		}
-		if d.fieldName(v, name) {
+		if d.field(v, route.Field(name, text)) {
 			r := d.rules()
 			r.Add = append(r.Add, vassal.HeaderLine{Name: name, Value: strings.TrimSpace(text)})
 		}
 	case "rem-header":
-		if name := strings.TrimSpace(v.Value); d.fieldName(v, name) {
+		if name := strings.TrimSpace(v.Value); d.field(v, route.FieldName(name)) {
 			r := d.rules()
 			r.Remove = append(r.Remove, name)
 		}
@@ -46,10 +46,11 @@ func (d *decoder) routing(v value) bool {
 	return true
 }
 
-func (d *decoder) fieldName(v value, name string) bool {
-	err := route.FieldName(name)
+// field says what is wrong with a header field, if anything is. uWSGI sends
+// whatever it is; here the line is left out, and the site serves.
+func (d *decoder) field(v value, err error) bool {
 	if err != nil {
-		d.err(vassal.CodeBadValue, v.Setting, err.Error(), "")
+		d.warn(vassal.CodeBadValue, v.Setting, err.Error()+"; the line has no effect", "remove the line")
 	}
 	return err == nil
 }
