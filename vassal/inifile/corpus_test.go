@@ -67,3 +67,40 @@ func TestOwnFields(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 }
+
+// TestNumbers: what uWSGI starts with does not end the start.
+func TestNumbers(t *testing.T) {
+	const app = "wsgi-file = app.py\n"
+	sayEach(t, map[string]string{
+		app + "threads = 0\n":                           "",
+		app + "cheaper = 0\nlisten = 0\nharakiri = 0\n": "",
+		app + "max-requests = 0\nreload-mercy = 0\n":    "",
+		app + "buffer-size = 70000\nalarm-freq = 0\n":   "",
+		app + "processes = 3\ncheaper = 1\ncheaper-step = 0\ncheaper-overload = 0\ncheaper-initial = 9\n": "",
+		app + "websockets-max-size = 0\nmule-msg-size = 0\n":                                              "",
+		app + "master = 1\ndie-on-term = yes\nvacuum = on\n":                                              "",
+		app + "threads = 5000\n":                       "warning threads: 5000 is more than there can be: it is 4096",
+		app + "gevent = 1024\n":                        "warning gevent: 1024 is more than there can be: it is 250",
+		app + "async = 2000\n":                         "warning async: 2000 is more than there can be: it is 250",
+		app + "buffer-size = 5000000\n":                "warning buffer-size:",
+		app + "cheaper = true\n":                       "warning cheaper: \"true\" is not a number, and counts as 0",
+		app + "threads = auto\n":                       "warning threads: \"auto\" is not a number",
+		app + "harakiri = none\n":                      "warning harakiri:",
+		app + "threads = $(NONE)x\n":                   "error threads:",
+		app + "processes = auto\n":                     "error processes: 0: nobody would answer",
+		app + "processes = 0\n":                        "error processes: 0: nobody would answer",
+		app + "processes = 5000\n":                     "error processes:",
+		app + "processes = 2\ncheaper = 2\n":           "error cheaper:",
+		app + "memory-max = none\n":                    "error memory-max:",
+		app + "harakiri = -5\n":                        "error harakiri:",
+		app + "cache2 = name=a,items=10,expires=500\n": "warning cache2: \"expires=500\" is no part of a cache",
+		app + "cache2 = nome=a,items=10\n":             "error cache2: the cache has no name",
+		app + "cache2 = node=127.0.0.1:1,items=10\n":   "error cache2: the cache has no name",
+		app + "cache2 = name=a,itms=10\n":              "error cache2: does not say how many items",
+		app + "cache2 = name=a,items=0\n":              "error cache2: items=0",
+	})
+	cfg, _ := decodeText(app + "threads = 0\ngevent = 1024\ncheaper-step = 0\nprocesses = 2\ncheaper = on\n")
+	if w := cfg.App.Workers; w.Threads != 1 || w.Async != 250 || w.Cheaper.Least != 0 || w.Processes != 2 {
+		t.Errorf("got %+v", w)
+	}
+}

@@ -143,7 +143,8 @@ type decoder struct {
 	modifier map[string]value // by option
 	reqLog   vassal.Origin    // of the req-logger line that counts
 	cheaper  value
-	youth    bool // min-worker-lifetime is named
+	workless value // processes, if it may be 0
+	youth    bool  // min-worker-lifetime is named
 
 	cache    caching
 	job      vassal.Jobs
@@ -423,9 +424,10 @@ func (d *decoder) application(v value) bool {
 func (d *decoder) process(v value) bool {
 	switch v.opt.Name {
 	case "processes":
-		d.work.Processes = d.within(v, 1, maxWorkers, "a site without an app needs no line")
+		d.work.Processes = max(1, d.within(v, 0, maxWorkers, "processes = %k"))
+		d.workless = v
 	case "threads":
-		d.work.Threads = d.within(v, 1, maxWorkers, "")
+		d.work.Threads = d.atLeast(v, maxWorkers)
 	case "harakiri":
 		d.work.Harakiri = v.dur
 	case "max-requests":
@@ -512,6 +514,19 @@ func (d *decoder) within(v value, least, most int64, hint string) int {
 	}
 	return int(v.n)
 }
+
+// atMostOf is v's number, or most with a warning: a file that uWSGI serves is
+// not stopped by a number that is larger than what there can be.
+func (d *decoder) atMostOf(v value, most int64) int {
+	if v.n > most {
+		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d is more than there can be: it is %d", v.n, most), fmt.Sprintf("%s = %d", v.Key, most))
+	}
+	return int(min(v.n, most))
+}
+
+// atLeast is atMostOf for what there is at least one of: 0 means the same in
+// uWSGI.
+func (d *decoder) atLeast(v value, most int64) int { return max(1, d.atMostOf(v, most)) }
 
 // clampInt keeps a count in a range that no arithmetic overflows.
 func clampInt(n int64) int { return int(max(0, min(n, 1<<31-1))) }

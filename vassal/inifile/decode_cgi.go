@@ -46,7 +46,7 @@ func (d *decoder) cgi(v value) bool {
 	case "cgi-timeout":
 		c.Timeout = d.positive(v, defaultCGITimeout)
 	case "cgi-buffer-size":
-		c.HeadBytes = max(4<<10, d.within(v, 0, maxCGIHead, ""))
+		c.HeadBytes = max(4<<10, d.atMostOf(v, maxCGIHead))
 	default:
 		return false
 	}

@@ -29,6 +29,7 @@ func (d *decoder) finish() {
 	d.finishLimits()
 	d.finishMissing()
 	d.finishDemand()
+	d.finishWorkless()
 	d.finishRun()
 	d.finishUnknown()
 	d.finishText()
@@ -225,6 +226,14 @@ func (d *decoder) severityOf(o *Option) vassal.Severity {
 		return vassal.Error
 	}
 	return vassal.Warning
+}
+
+// finishWorkless refuses processes = 0 with something that serves: uWSGI then
+// answers nothing. Vassals of daemons alone have such a line.
+func (d *decoder) finishWorkless() {
+	if v := d.workless; v.opt != nil && v.n == 0 && d.hasApp() {
+		d.err(vassal.CodeBadValue, v.Setting, "0: nobody would answer", "processes = %k, or remove the line")
+	}
 }
 
 // finishRun says when there is nothing to run, or no way in.
