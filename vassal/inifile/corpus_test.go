@@ -104,3 +104,21 @@ func TestNumbers(t *testing.T) {
 		t.Errorf("got %+v", w)
 	}
 }
+
+// TestVhost: where the file names one app, uWSGI serves it for every host name.
+func TestVhost(t *testing.T) {
+	const app = "module = a.wsgi\n"
+	sayEach(t, map[string]string{
+		app + "vhost = true\n":                         "note vhost: the app that the file names answers for every host name",
+		"vhost = true\n" + app:                         "note vhost:",
+		"vhost-host = true\npsgi = a.psgi\n":           "note vhost-host:",
+		app + "vhost = false\n":                        "",
+		"vhost = true\n":                               "error vhost:",
+		app + "vhost = true\nno-default-app = true\n":  "error vhost:",
+		app + "vhost = true\nno-default-app = false\n": "note vhost:",
+		app + "vhost = true\nmount = /a=a.py\n":        "error vhost:",
+		"mount = a.example.com=a.py\nvhost = true\n":   "error vhost:",
+		app + "symcall-use-next = true\n":              "error symcall-use-next:",
+		app + "symcall-use-next = off\n":               "",
+	})
+}

@@ -143,6 +143,7 @@ type decoder struct {
 	modifier map[string]value // by option
 	reqLog   vassal.Origin    // of the req-logger line that counts
 	cheaper  value
+	vhosts   []pending
 	workless value // processes, if it may be 0
 	youth    bool  // min-worker-lifetime is named
 
@@ -242,7 +243,7 @@ func (d *decoder) setting(s Setting) {
 		d.missing = append(d.missing, pending{o, s})
 		return
 	case Refused:
-		d.err(vassal.CodeRefused, s, o.Effect, "remove the line")
+		d.refused(o, s)
 		return
 	case Always:
 		d.always(o, s)
@@ -258,6 +259,18 @@ func (d *decoder) setting(s Setting) {
 		return
 	}
 	d.apply(v)
+}
+
+// refused says that an option is never there, unless the line switches it off.
+// Whether vhost changes anything is known at the end.
+func (d *decoder) refused(o *Option, s Setting) {
+	switch {
+	case o.Type == Bool && !s.Bare && isFalse(firstWord(s.Value)):
+	case o.Name == "vhost" || o.Name == "vhost-host":
+		d.vhosts = append(d.vhosts, pending{o, s})
+	default:
+		d.err(vassal.CodeRefused, s, o.Effect, "remove the line")
+	}
 }
 
 // ownersOnly reports whether an option says as whom the app runs, or has the Emperor

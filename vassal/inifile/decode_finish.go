@@ -30,6 +30,7 @@ func (d *decoder) finish() {
 	d.finishMissing()
 	d.finishDemand()
 	d.finishWorkless()
+	d.finishVhosts()
 	d.finishRun()
 	d.finishUnknown()
 	d.finishText()
