@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"golang.org/x/tools/txtar"
 )
 
 // saidOf is all that is said of lines, "severity key: message" each.
@@ -121,4 +123,29 @@ func TestVhost(t *testing.T) {
 		app + "symcall-use-next = true\n":              "error symcall-use-next:",
 		app + "symcall-use-next = off\n":               "",
 	})
+}
+
+// TestNoApp: what works besides requests is a vassal, whatever listens.
+func TestNoApp(t *testing.T) {
+	const daemon, cron = "attach-daemon = sleep 9\n", "cron = -1 -1 -1 -1 -1 true\n"
+	sayEach(t, map[string]string{
+		daemon:                            "warning http-socket: no line names an app or static files: every request is answered with 404",
+		cron:                              "warning http-socket: no line names an app",
+		daemon + "socket = /run/a.sock\n": "404 (also socket, line 4)",
+		daemon + "processes = 0\ncheck-static=/srv/a\n": "error processes:",
+		"stats = :9191\n": "error http-socket: nothing to run",
+	})
+	for lines, want := range map[string]string{
+		daemon + "stats = :9191\n": "",
+		daemon + "processes = 0\n": "",
+		cron + "stats = :9191\n":   "",
+		cron:                       "",
+		"stats = :9191\n":          "nothing to run",
+		"mule = x.py\n":            "nothing to run",
+	} {
+		_, ps := chain(&txtar.Archive{Files: []txtar.File{{Name: "/etc/vassals/shop.ini", Data: []byte("[uwsgi]\nuid = 1\n" + lines)}}})
+		if got := ps.Error(); len(ps) > 0 != (want != "") || !strings.Contains(got, want) {
+			t.Errorf("%s: got %q, want %q", lines, got, want)
+		}
+	}
 }
