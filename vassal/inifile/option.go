@@ -127,8 +127,8 @@ var elsewhere = map[string]string{
 	"accesslog": "req-logger", "access-log": "req-logger", "access-logfile": "req-logger",
 	"user": "uid", "username": "uid", "group": "gid", "dir": "chdir", "directory": "chdir", "cwd": "chdir", "working-directory": "chdir",
 	"port": "http-socket", "listen-address": "http-socket", "timeout": "harakiri", "request-timeout": "harakiri",
-	"proc": "processes", "procs": "processes", "worker": "processes", "num-workers": "processes", "concurrency": "processes", "num-threads": "threads",
-	"environment": "env", "environ": "env", "auto-reload": "py-autoreload", "stopsignal": "die-on-term",
+	"proc": "processes", "procs": "processes", "num-workers": "processes", "concurrency": "processes", "num-threads": "threads",
+	"environment": "env", "environ": "env", "auto-reload": "py-autoreload",
 }
 
 // fewest is how long a key is for which one is looked for that is not longer:
@@ -141,6 +141,11 @@ func Nearest(key string) string {
 	if o := elsewhere[strings.ReplaceAll(strings.ToLower(key), "_", "-")]; o != "" {
 		return o
 	}
+	return misspelt(key)
+}
+
+// misspelt returns the option's spelling that is nearest to key, if one is near.
+func misspelt(key string) string {
 	if len(key) > 64 {
 		return ""
 	}
