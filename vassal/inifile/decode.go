@@ -473,8 +473,8 @@ func (d *decoder) process(v value) bool {
 func (d *decoder) env(v value) {
 	name, _, ok := strings.Cut(v.Value, "=")
 	switch {
-	case name == "":
-		d.err(vassal.CodeBadValue, v.Setting, "no name before the equals sign", "env = NAME=value")
+	case name == "": // nothing to putenv(3)
+		d.warn(vassal.CodeBadValue, v.Setting, "no name before the equals sign, so the line has no effect", "env = NAME=value")
 	case !ok: // putenv(3) of a name alone takes it away, and so does uWSGI
 		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s has no value: the variable is taken away", clip(name)), "env = "+clip(name)+"=value")
 		d.unset(name)

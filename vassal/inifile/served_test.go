@@ -95,6 +95,7 @@ func TestNumbers(t *testing.T) {
 		app + "processes = 2\ncheaper = 2\n":           "error cheaper:",
 		app + "memory-max = none\n":                    "error memory-max:",
 		app + "harakiri = -5\n":                        "error harakiri:",
+		app + "env = =b\n":                             "warning env: no name before the equals sign",
 		app + "cache2 = name=a,items=10,expires=500\n": "warning cache2: \"expires=500\" is no part of a cache",
 		app + "cache2 = nome=a,items=10\n":             "error cache2: the cache has no name",
 		app + "cache2 = node=127.0.0.1:1,items=10\n":   "error cache2: the cache has no name",
