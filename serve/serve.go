@@ -135,7 +135,7 @@ func New(app *vassal.App, pool Application, out io.Writer, log *slog.Logger) (_ 
 		c.cgi.Whole(h)
 	}
 	c.front = front.New(front.Config{Hostname: app.Hostname, Limits: app.HTTP, Drain: app.Drain,
-		Handler: h, Done: c.done, Closed: c.closed, CGI: c.cgi != nil, PHP: c.php != nil, Call: c.functions(), Ask: app.Modifiers, Stats: c.stats, Pages: c.pages, Log: log})
+		Handler: h, Done: c.done, Closed: c.closed, CGI: c.cgi != nil, PHP: c.php != nil, Own: app.Workers.Modifier(), Call: c.functions(), Ask: app.Modifiers, Stats: c.stats, Pages: c.pages, Log: log})
 	return c, nil
 }
 

@@ -403,3 +403,29 @@ func TestRoutingUnusable(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestOwnModifier: nginx sends the number of the application's language.
+func TestOwnModifier(t *testing.T) {
+	pool := newFake(func(_ context.Context, _ *exchange.Request, w exchange.Response) error { return w.Head(200, "", nil) })
+	app := &vassal.App{Name: "shop", Workers: &vassal.Workers{Language: "ruby", Processes: 1, Threads: 1, Ruby: &vassal.Ruby{File: "config.ru"}},
+		Listen: []vassal.Listener{{Protocol: vassal.UWSGI}}}
+	addrs, _, stop := start(t, app, pool)
+	for modifier, want := range map[byte]string{0: "HTTP/1.1 200 ", 7: "HTTP/1.1 200 ", 5: "HTTP/1.1 501 "} {
+		c, err := net.Dial("tcp", addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		vars := "\x0e\x00REQUEST_METHOD\x03\x00GET\x0f\x00SERVER_PROTOCOL\x08\x00HTTP/1.1"
+		if _, err := io.WriteString(c, string([]byte{modifier, byte(len(vars)), 0, 0})+vars); err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(c) // what came before the end is looked at
+		c.Close()
+		if !strings.HasPrefix(string(got), want) {
+			t.Errorf("modifier %d: got %q, want %q", modifier, got, want)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}

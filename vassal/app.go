@@ -187,6 +187,21 @@ type Workers struct {
 	Worn        Worn          `json:"worn,omitzero"`
 }
 
+// Modifier is the number by which the uwsgi protocol asks for w's language, as
+// uWSGI counts: nginx is told to send 5 to Perl and 7 to Ruby. 0 is Python's,
+// and asks for whatever application there is.
+func (w *Workers) Modifier() uint8 {
+	switch {
+	case w == nil:
+		return 0
+	case w.Perl != nil:
+		return 5
+	case w.Ruby != nil:
+		return 7
+	}
+	return 0
+}
+
 // Cheaper says how many of the workers run when there is less to do: uWSGI's
 // cheaper and its kin.
 type Cheaper struct {

@@ -45,7 +45,8 @@ type Request struct {
 	Trailing bool
 
 	// Modifier1 is the uwsgi protocol's: who shall answer. It is one of those
-	// below; a front, or a routing rule, sets it.
+	// below or the application's own (vassal.Workers.Modifier), which is the same
+	// as ToApplication; a front, or a routing rule, sets it.
 	Modifier1 uint8
 }
 

@@ -42,8 +42,9 @@ type Config struct {
 	// cut short, with r.Info filled in; also for a request that was refused,
 	// which has few variables. It must not keep r.
 	Done func(r *exchange.Request)
-	CGI  bool // the uwsgi protocol's modifier of CGI is served
-	PHP  bool // and that of PHP
+	CGI  bool  // the uwsgi protocol's modifier of CGI is served
+	PHP  bool  // and that of PHP
+	Own  uint8 // the application's own modifier, besides 0
 	// Call calls a function of the application for a peer; nil: none is served.
 	Call  func(ctx context.Context, function string, args []string) (string, error)
 	Ask   vassal.Modifiers
@@ -86,7 +87,7 @@ type Server struct {
 // New returns a Server that listens to nothing yet.
 func New(cfg Config) *Server {
 	return &Server{cfg: cfg, limits: Complete(cfg.Limits), hostname: cfg.Hostname,
-		handler: cfg.Handler, conns: make(map[*conn]struct{}), asked: askable(cfg.Ask, cfg.CGI, cfg.PHP, cfg.Call != nil)}
+		handler: cfg.Handler, conns: make(map[*conn]struct{}), asked: askable(&cfg)}
 }
 
 // Complete returns l with what is zero replaced by the default: 0 is never

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"liege/serve/exchange"
-	"liege/vassal"
 )
 
 // The protocol's packet: modifier1, size of the variables (little endian),
@@ -74,19 +73,29 @@ func (c *conn) serveUWSGI(ctx context.Context) bool {
 }
 
 // askable says what each modifier1 of a packet means.
-func askable(m vassal.Modifiers, cgi, php, functions bool) (asked [256]int16) {
+func askable(cfg *Config) (asked [256]int16) {
 	serves := func(n uint8) bool {
-		return n == modWSGI || n == modManage || n == modCGI && cgi || n == exchange.ToPHP && php || n == modRPC && functions
+		switch n {
+		case modWSGI, modManage, cfg.Own:
+			return true
+		case modCGI:
+			return cfg.CGI
+		case exchange.ToPHP:
+			return cfg.PHP
+		case modRPC:
+			return cfg.Call != nil
+		}
+		return false
 	}
 	for i := range asked {
 		n := uint8(i)
-		for _, pair := range m.Remap {
+		for _, pair := range cfg.Ask.Remap {
 			if pair[0] == uint8(i) {
 				n = pair[1]
 			}
 		}
 		asked[i] = int16(n)
-		if !serves(n) || len(m.Allowed) > 0 && !slices.Contains(m.Allowed, n) {
+		if !serves(n) || len(cfg.Ask.Allowed) > 0 && !slices.Contains(cfg.Ask.Allowed, n) {
 			asked[i] = -1
 		}
 	}
@@ -132,7 +141,7 @@ func (c *conn) readPacket() (vars []byte, modifier uint8, err error) {
 		}
 		if len(b) >= packetHead {
 			if c.s.asked[b[0]] < 0 {
-				c.s.hint(hintModifier, "a uwsgi packet with modifier1 "+strconv.Itoa(int(b[0]))+" came", "only 0 (WSGI), 30 and, with a cgi line, 9, with a php-docroot line, 14, and, with an app, 173 are served here", c.nc)
+				c.s.hint(hintModifier, "a uwsgi packet with modifier1 "+strconv.Itoa(int(b[0]))+" came", "only 0 (the app), 30 and, with a Perl app, 5, with a Ruby app, 7, with a cgi line, 9, with a php-docroot line, 14, and, with an app, 173 are served here", c.nc)
 				return nil, 0, errModifier
 			}
 			need = packetHead + int(b[1]) + int(b[2])<<8

@@ -238,3 +238,35 @@ func nginxApp(ctx context.Context, r *exchange.Request, w exchange.Response) err
 		return answerWith(200, "", nil, nil, fmt.Sprintf("%s %s %s %d\n", r.Get("REQUEST_METHOD"), path, r.Get("QUERY_STRING"), n))(ctx, r, w)
 	}
 }
+
+// TestModifiers: nginx is told to send the number of the application's
+// language, which is then the application; that of another is not.
+func TestModifiers(t *testing.T) {
+	perl, ruby := &vassal.Workers{Perl: &vassal.Perl{}}, &vassal.Workers{Ruby: &vassal.Ruby{}}
+	var none *vassal.Workers
+	for _, c := range []struct {
+		name string
+		cfg  Config
+		n    uint8
+		want int16
+	}{
+		{"Perl's to Perl", Config{Own: perl.Modifier()}, 5, 5},
+		{"Perl's to Ruby", Config{Own: ruby.Modifier()}, 5, -1},
+		{"Ruby's to Ruby", Config{Own: ruby.Modifier()}, 7, 7},
+		{"Ruby's to Perl", Config{Own: perl.Modifier()}, 7, -1},
+		{"the application's to Perl", Config{Own: perl.Modifier()}, 0, 0},
+		{"Perl's to Python", Config{Own: (&vassal.Workers{}).Modifier()}, 5, -1},
+		{"Ruby's to nobody", Config{Own: none.Modifier()}, 7, -1},
+		{"CGI's to nobody", Config{}, 9, -1},
+		{"CGI's", Config{CGI: true}, 9, 9},
+		{"PHP's", Config{PHP: true}, 14, 14},
+		{"a function's to nobody", Config{}, 173, -1},
+		{"Perl's, which may not be asked for", Config{Own: perl.Modifier(), Ask: vassal.Modifiers{Allowed: []uint8{0}}}, 5, -1},
+		{"Perl's, which alone may be asked for", Config{Own: perl.Modifier(), Ask: vassal.Modifiers{Allowed: []uint8{5}}}, 5, 5},
+		{"another that means Perl's", Config{Own: perl.Modifier(), Ask: vassal.Modifiers{Remap: [][2]uint8{{6, 5}}}}, 6, 5},
+	} {
+		if asked := askable(&c.cfg); asked[c.n] != c.want {
+			t.Errorf("%s: %d means %d, want %d", c.name, c.n, asked[c.n], c.want)
+		}
+	}
+}

@@ -17,7 +17,7 @@ func addheader(r *rl) (act, error) {
 	at := r.At
 	return func(x *run) verdict {
 		name, value, _ := strings.Cut(t.Expand(x), ":")
-		if route.FieldName(name) != nil || !printable(value) {
+		if route.Field(name, value) != nil || !printable(value) {
 			x.h.cfg.Log.Warn("routing rule: no such header field can be sent", "file", at.File, "line", at.Line)
 			return next
 		}
@@ -38,11 +38,12 @@ func printable(s string) bool {
 	return true
 }
 
+// delheader takes a field out of the answer that is not the server's own.
 func delheader(r *rl) (act, error) {
 	t, err := r.template(r.ActionArg)
 	return func(x *run) verdict {
-		if len(x.remove) < maxVars {
-			x.remove = append(x.remove, t.Expand(x))
+		if name := t.Expand(x); len(x.remove) < maxVars && route.FieldName(name) == nil {
+			x.remove = append(x.remove, name)
 		}
 		return next
 	}, err

@@ -30,6 +30,7 @@ import (
 	"context"
 	"log/slog"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,7 @@ type Handler struct {
 	dots    bool            // static-dot-files
 	index   []string
 	skip    []string
+	passes  bool // some index is among those that are skipped
 	types   *types
 	expires *expires // nil: no Expires
 	packed  *packed  // nil: no compressed neighbours
@@ -94,6 +96,7 @@ func New(s vassal.Static, next exchange.Handler, log *slog.Logger) *Handler {
 			log.Warn("static files: directory cannot be opened", "path", r.Path(), "err", err)
 		}
 	}
+	h.passes = slices.ContainsFunc(h.index, func(name string) bool { return h.skipped("/" + name) })
 	h.types = loadTypes(s.Mime, log)
 	h.expires = newExpires(s.Expires, log)
 	h.packed = newPacked(s.Gzip, log)
@@ -103,11 +106,19 @@ func New(s vassal.Static, next exchange.Handler, log *slog.Logger) *Handler {
 // Serve implements exchange.Handler.
 func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
 	method := r.Get("REQUEST_METHOD")
-	if method != "GET" && method != "HEAD" {
+	get := method == "GET" || method == "HEAD"
+	if !get && !h.passes {
 		return h.next.Serve(ctx, r, w)
 	}
 	f := h.find(r)
 	if f.File == nil {
+		return h.next.Serve(ctx, r, w)
+	}
+	if pass := h.passed(&f); pass || !get {
+		if pass {
+			nameIndex(r, &f)
+		}
+		f.close()
 		return h.next.Serve(ctx, r, w)
 	}
 	if h.Before != nil {
@@ -120,6 +131,11 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	r.Info.Backend = "static"
 	return h.send(r, w, &f)
 }
+
+// passed reports whether f is an index that static-skip-ext keeps from being
+// sent. As in uWSGI the next handler gets the request with the index in
+// PATH_INFO, whatever its method: so a directory's index.cgi or index.php runs.
+func (h *Handler) passed(f *found) bool { return !f.whole && h.skipped("/"+f.name) }
 
 // nameIndex makes PATH_INFO name the index file that was found, as in uWSGI.
 func nameIndex(r *exchange.Request, f *found) {
@@ -234,9 +250,6 @@ func (h *Handler) open(dir *beneath.Dir, p string) found {
 	f.Close()
 	for _, index := range h.index {
 		name := path.Join(rel, index)
-		if h.skipped("/" + name) {
-			continue
-		}
 		if f := h.beneath(dir, name); f.File != nil {
 			if !f.isDir {
 				return f

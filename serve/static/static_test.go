@@ -323,3 +323,32 @@ func (discard) Write(p []byte) (int, error)              { return len(p), nil }
 func (discard) Flush() error                             { return nil }
 func (discard) Started() bool                            { return false }
 func (discard) File(exchange.File, int64, int64) error   { return nil }
+
+// TestSkippedIndex: the index that a directory has but must not be sent is what
+// the next handler is asked for, so that its program runs.
+func TestSkippedIndex(t *testing.T) {
+	dir := tree(t, map[string]string{"index.cgi": "c", "index.html": "h", "sub/index.cgi": "c", "html/index.html": "h", "none/": "", "dir/index.cgi/x": "", "dir/index.html": "h"})
+	var asked string
+	next := exchange.HandlerFunc(func(_ context.Context, r *exchange.Request, _ exchange.Response) error {
+		asked = r.Get("PATH_INFO")
+		return nil
+	})
+	log := slog.New(slog.DiscardHandler)
+	s := vassal.Static{Check: []string{dir}, Index: []string{"index.cgi", "index.html"}, SkipExt: []string{".cgi"}, Map: []vassal.StaticMap{{Mount: "/m", Dir: dir}}}
+	h := New(s, next, log)
+	s.SkipExt = nil
+	plain := New(s, next, log)
+	for _, c := range []struct {
+		h                  *Handler
+		method, path, want string // what the next handler is asked for; empty: nothing
+	}{
+		{h, "GET", "/", "/index.cgi"}, {h, "HEAD", "/sub", "/sub/index.cgi"}, {h, "POST", "/sub/", "/sub/index.cgi"}, {h, "GET", "/m/sub", "/m/sub/index.cgi"},
+		{h, "GET", "/html", ""}, {h, "POST", "/html", "/html"}, {h, "GET", "/none", "/none"}, {h, "GET", "/index.cgi", "/index.cgi"}, {h, "GET", "/dir", ""},
+		{plain, "GET", "/sub", ""}, {plain, "POST", "/sub", "/sub"},
+	} {
+		asked = ""
+		if get(t, c.h, c.path, "REQUEST_METHOD", c.method); asked != c.want {
+			t.Errorf("%s %s: the next handler is asked for %q, want %q", c.method, c.path, asked, c.want)
+		}
+	}
+}

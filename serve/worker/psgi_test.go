@@ -236,6 +236,24 @@ func TestPSGIAnswers(t *testing.T) {
 	}
 }
 
+// TestPSGIEnvironment: as under uWSGI no framework takes itself for a developer's,
+// and what the file says stands, also when it says nothing.
+func TestPSGIEnvironment(t *testing.T) {
+	for _, c := range []struct {
+		env  []string
+		want string
+	}{
+		{nil, "uwsgi uwsgi uwsgi"},
+		{[]string{"PLACK_ENV=production"}, "production production uwsgi"},
+		{[]string{"PLACK_ENV=", "PLACK_SERVER=mine"}, "  mine"},
+	} {
+		r := startPSGI(t, `my $loaded = $ENV{PLACK_ENV}; sub { [200, [], [qx'printf %s "$PLACK_ENV"' . " $loaded $ENV{PLACK_SERVER}"]] }`, func(app *vassal.App) { app.Env = c.env })
+		if got := r.get("/"); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.env, got, c.want)
+		}
+	}
+}
+
 func TestPSGIDies(t *testing.T) {
 	r := startPSGI(t, barePSGI, func(a *vassal.App) { a.Workers.Harakiri = time.Second })
 	for path, status := range map[string]int{"/exit": 502, "/kill": 502, "/sleep": 504} {

@@ -143,7 +143,9 @@ type decoder struct {
 	modifier map[string]value // by option
 	reqLog   vassal.Origin    // of the req-logger line that counts
 	cheaper  value
-	youth    bool // min-worker-lifetime is named
+	vhosts   []pending
+	workless value // processes, if it may be 0
+	youth    bool  // min-worker-lifetime is named
 
 	cache    caching
 	job      vassal.Jobs
@@ -241,7 +243,7 @@ func (d *decoder) setting(s Setting) {
 		d.missing = append(d.missing, pending{o, s})
 		return
 	case Refused:
-		d.err(vassal.CodeRefused, s, o.Effect, "remove the line")
+		d.refused(o, s)
 		return
 	case Always:
 		d.always(o, s)
@@ -257,6 +259,18 @@ func (d *decoder) setting(s Setting) {
 		return
 	}
 	d.apply(v)
+}
+
+// refused says that an option is never there, unless the line switches it off.
+// Whether vhost changes anything is known at the end.
+func (d *decoder) refused(o *Option, s Setting) {
+	switch {
+	case o.Type == Bool && !s.Bare && isFalse(firstWord(s.Value)):
+	case o.Name == "vhost" || o.Name == "vhost-host":
+		d.vhosts = append(d.vhosts, pending{o, s})
+	default:
+		d.err(vassal.CodeRefused, s, o.Effect, "remove the line")
+	}
 }
 
 // ownersOnly reports whether an option says as whom the app runs, or has the Emperor
@@ -423,9 +437,10 @@ func (d *decoder) application(v value) bool {
 func (d *decoder) process(v value) bool {
 	switch v.opt.Name {
 	case "processes":
-		d.work.Processes = d.within(v, 1, maxWorkers, "a site without an app needs no line")
+		d.work.Processes = max(1, d.within(v, 0, maxWorkers, "processes = %k"))
+		d.workless = v
 	case "threads":
-		d.work.Threads = d.within(v, 1, maxWorkers, "")
+		d.work.Threads = d.atLeast(v, maxWorkers)
 	case "harakiri":
 		d.work.Harakiri = v.dur
 	case "max-requests":
@@ -458,8 +473,8 @@ func (d *decoder) process(v value) bool {
 func (d *decoder) env(v value) {
 	name, _, ok := strings.Cut(v.Value, "=")
 	switch {
-	case name == "":
-		d.err(vassal.CodeBadValue, v.Setting, "no name before the equals sign", "env = NAME=value")
+	case name == "": // nothing to putenv(3)
+		d.warn(vassal.CodeBadValue, v.Setting, "no name before the equals sign, so the line has no effect", "env = NAME=value")
 	case !ok: // putenv(3) of a name alone takes it away, and so does uWSGI
 		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%s has no value: the variable is taken away", clip(name)), "env = "+clip(name)+"=value")
 		d.unset(name)
@@ -512,6 +527,19 @@ func (d *decoder) within(v value, least, most int64, hint string) int {
 	}
 	return int(v.n)
 }
+
+// atMostOf is v's number, or most with a warning: a file that uWSGI serves is
+// not stopped by a number that is larger than what there can be.
+func (d *decoder) atMostOf(v value, most int64) int {
+	if v.n > most {
+		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%d is more than there can be: it is %d", v.n, most), fmt.Sprintf("%s = %d", v.Key, most))
+	}
+	return int(min(v.n, most))
+}
+
+// atLeast is atMostOf for what there is at least one of: 0 means the same in
+// uWSGI.
+func (d *decoder) atLeast(v value, most int64) int { return max(1, d.atMostOf(v, most)) }
 
 // clampInt keeps a count in a range that no arithmetic overflows.
 func clampInt(n int64) int { return int(max(0, min(n, 1<<31-1))) }

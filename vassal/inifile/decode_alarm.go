@@ -23,9 +23,9 @@ func (d *decoder) alarms(v value) bool {
 	case "alarm":
 		d.alarm(v)
 	case "alarm-freq":
-		j.AlarmFreq = time.Duration(d.within(v, 1, 1<<30, "")) * time.Second
+		j.AlarmFreq = time.Duration(d.atMostOf(v, 1<<30)) * time.Second
 	case "alarm-msg-size":
-		j.AlarmSize = d.within(v, 1, maxAlarmSize, "")
+		j.AlarmSize = d.atMostOf(v, maxAlarmSize)
 	case "alarm-backlog":
 		j.OnFull = append(j.OnFull, d.raised(v))
 	case "alarm-segfault":

@@ -48,9 +48,9 @@ func (d *decoder) request(v value) bool {
 	h := &d.cfg.App.HTTP
 	switch v.opt.Name {
 	case "buffer-size":
-		h.HeaderBytes = max(1024, d.within(v, 0, maxHeaderBytes, ""))
+		h.HeaderBytes = max(1024, d.atMostOf(v, maxHeaderBytes))
 	case "max-vars":
-		h.Fields = max(16, d.within(v, 1, 1<<16, "max-vars = 128"))
+		h.Fields = max(16, d.atMostOf(v, 1<<16))
 	case "limit-post":
 		h.BodyBytes = v.n
 	case "http-timeout":
@@ -66,7 +66,7 @@ func (d *decoder) request(v value) bool {
 	case "websockets-pong-tolerance":
 		d.cfg.App.Sockets.Pong = v.dur
 	case "websockets-max-size":
-		d.cfg.App.Sockets.Message = int64(d.within(v, 1, maxSocketKB, "websockets-max-size = 1024")) << 10
+		d.cfg.App.Sockets.Message = int64(d.atMostOf(v, maxSocketKB)) << 10 // 0: the default, as in uWSGI
 	case "max-connections":
 		h.Connections = d.within(v, 1, 1<<20, "")
 	case "stats-http":

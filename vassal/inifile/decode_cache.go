@@ -115,24 +115,25 @@ var cacheKeys = map[string]string{
 // cache2 reads name=x,items=N and so on.
 func (d *decoder) cache2(v value) {
 	c := vassal.Cache{StoreSync: -1, At: v.Origin}
-	bad := len(d.ps)
+	said := map[string]bool{}
 	for word := range strings.SplitSeq(v.Value, ",") {
 		key, text, _ := strings.Cut(word, "=")
 		key = strings.TrimSpace(key)
 		known, ok := cacheKeys[key]
+		said[known] = ok
 		switch {
-		case !ok:
-			d.err(vassal.CodeBadCache, v.Setting, fmt.Sprintf("%q is no part of a cache", clip(word)), "cache2 = name=sessions,items=1000")
+		case !ok: // nothing to uWSGI
+			d.warn(vassal.CodeBadCache, v.Setting, fmt.Sprintf("%q is no part of a cache, and has no effect", clip(word)), "cache2 = name=sessions,items=1000")
 		case known == "remote":
 			d.warn(vassal.CodeNotYet, v.Setting, "not yet: "+key+": a cache is the vassal's own: other instances are not told of it, and tell it nothing", "")
 		default:
 			d.cacheWord(v, &c, known, key, text)
 		}
 	}
-	if c.Name == "" && len(d.ps) == bad {
+	if c.Name == "" {
 		d.err(vassal.CodeBadCache, v.Setting, "the cache has no name", "cache2 = name=sessions,items=1000")
 	}
-	if c.Items == 0 && len(d.ps) == bad {
+	if !said["items"] {
 		d.err(vassal.CodeBadCache, v.Setting, "does not say how many items the cache has", "cache2 = name=sessions,items=1000")
 	}
 	d.cache.named = append(d.cache.named, c)

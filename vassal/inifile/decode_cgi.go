@@ -46,7 +46,7 @@ func (d *decoder) cgi(v value) bool {
 	case "cgi-timeout":
 		c.Timeout = d.positive(v, defaultCGITimeout)
 	case "cgi-buffer-size":
-		c.HeadBytes = max(4<<10, d.within(v, 0, maxCGIHead, ""))
+		c.HeadBytes = max(4<<10, d.atMostOf(v, maxCGIHead))
 	default:
 		return false
 	}
@@ -93,13 +93,6 @@ func (d *decoder) modifiers(v value) bool {
 	default:
 		return false
 	}
-	switch v.n {
-	case 0, 30:
-	case modCGI, modPHP:
-	default:
-		d.warn(vassal.CodeNotYet, v.Setting, fmt.Sprintf("modifier %d is not there yet: the requests go to the app", v.n), "0 is the app, 9 CGI, 14 PHP")
-		v.n = 0
-	}
 	if d.modifier == nil {
 		d.modifier = map[string]value{}
 	}
@@ -115,10 +108,13 @@ func (d *decoder) finishCGI() {
 	c := &d.cgis
 	for _, key := range []string{"http-modifier1", "http-socket-modifier1", "https-socket-modifier1", "fastcgi-modifier1", "scgi-modifier1"} {
 		v, ok := d.modifier[key]
-		if !ok || v.n != modCGI && v.n != modPHP {
+		switch {
+		case !ok || v.n == 0 || v.n == 30 || v.n == int64(d.cfg.App.Workers.Modifier()):
 			continue
-		}
-		if v.n == modCGI && len(c.Mounts) == 0 && !c.Docroot {
+		case v.n != modCGI && v.n != modPHP:
+			d.warn(vassal.CodeNotYet, v.Setting, fmt.Sprintf("modifier %d is not served here: the requests go to the app", clampInt(v.n)), "0 is the app, 5 a Perl app, 7 a Ruby app, 9 CGI, 14 PHP")
+			continue
+		case v.n == modCGI && len(c.Mounts) == 0 && !c.Docroot:
 			d.err(vassal.CodeBadValue, v.Setting, "asks for CGI, and no cgi line says what to run", "cgi = /cgi-bin=/usr/lib/cgi-bin")
 		}
 		for i := range d.cfg.Listen {

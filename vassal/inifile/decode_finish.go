@@ -29,6 +29,8 @@ func (d *decoder) finish() {
 	d.finishLimits()
 	d.finishMissing()
 	d.finishDemand()
+	d.finishWorkless()
+	d.finishVhosts()
 	d.finishRun()
 	d.finishUnknown()
 	d.finishText()
@@ -227,6 +229,14 @@ func (d *decoder) severityOf(o *Option) vassal.Severity {
 	return vassal.Warning
 }
 
+// finishWorkless refuses processes = 0 with something that serves: uWSGI then
+// answers nothing. Vassals of daemons alone have such a line.
+func (d *decoder) finishWorkless() {
+	if v := d.workless; v.opt != nil && v.n == 0 && d.hasApp() {
+		d.err(vassal.CodeBadValue, v.Setting, "0: nobody would answer", "processes = %k, or remove the line")
+	}
+}
+
 // finishRun says when there is nothing to run, or no way in.
 func (d *decoder) finishRun() {
 	pend := func(kinds ...Serves) bool {
@@ -234,7 +244,8 @@ func (d *decoder) finishRun() {
 	}
 	top := Setting{Origin: vassal.Origin{File: d.f.Source.Path}}
 	switch app, listener := d.hasApp(), d.hasListener(); {
-	case !app && !listener && len(d.own.daemons) > 0: // they are all there is, and good enough
+	case !app && d.works():
+		d.unanswered()
 	case !app && !listener && !pend(ServesApp, ServesSocket, ServesJob):
 		d.err(vassal.CodeNothingToRun, top, "nothing to run", "a template? keep it in another directory or name it .inc")
 	case !app && listener && !pend(ServesApp):
@@ -245,6 +256,24 @@ func (d *decoder) finishRun() {
 	case app && !listener && !pend(ServesSocket, ServesJob):
 		// uWSGI ends too; and a mistyped key must not take the place of what serves.
 		d.err(vassal.CodeNoListener, top, "no address to serve on", "http-socket = 127.0.0.1:8080, or socket = /run/liege/%n.sock")
+	}
+}
+
+// works reports whether the vassal has something to do besides requests: what is
+// good enough for a vassal (CONTRACT 12).
+func (d *decoder) works() bool { return len(d.own.daemons) > 0 || len(d.job.Crons) > 0 }
+
+// unanswered warns about listeners of a vassal without an app. As in uWSGI they
+// are there, and a stats listener tells how the vassal does.
+func (d *decoder) unanswered() {
+	var ss []Setting
+	for i := range d.cfg.Listen {
+		if l := &d.cfg.Listen[i]; l.Protocol != vassal.Stats {
+			ss = append(ss, Setting{Key: l.Key, Origin: l.At})
+		}
+	}
+	if len(ss) > 0 {
+		d.warn(vassal.CodeNothingToRun, ss[0], "no line names an app or static files: every request is answered with 404"+others(ss), "remove the line, or name the app")
 	}
 }
 

@@ -33,9 +33,9 @@ func (d *decoder) front(v value) bool {
 	case "shared-socket":
 		d.shared = append(d.shared, v)
 	case "socket-sndbuf":
-		d.sockets.SendBuffer = d.within(v, 0, maxSocketBuffer, "")
+		d.sockets.SendBuffer = d.atMostOf(v, maxSocketBuffer)
 	case "socket-rcvbuf":
-		d.sockets.ReceiveBuffer = d.within(v, 0, maxSocketBuffer, "")
+		d.sockets.ReceiveBuffer = d.atMostOf(v, maxSocketBuffer)
 	case "freebind":
 		d.sockets.Freebind = v.on
 	case "post-buffering":

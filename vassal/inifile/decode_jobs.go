@@ -36,7 +36,7 @@ func (d *decoder) jobs(v value) bool {
 	case "mule-reload-mercy":
 		seconds(&j.MuleMercy)
 	case "mule-msg-size":
-		j.MuleMessage = d.within(v, 1, maxMessage, "")
+		j.MuleMessage = d.atMostOf(v, maxMessage)
 	case "cron", "unique-cron", "cron2", "curl-cron":
 		d.cron(v)
 	case "cron-harakiri":
@@ -71,7 +71,7 @@ func (d *decoder) spooler(v value) bool {
 			d.named(v)
 		}
 	case "spooler-processes":
-		s.Processes = d.within(v, 1, maxSpoolers, "")
+		s.Processes = d.atLeast(v, maxSpoolers)
 	case "spooler-ordered":
 		s.Ordered = v.on
 	case "spooler-chdir":

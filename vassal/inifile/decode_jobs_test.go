@@ -65,7 +65,7 @@ func TestAlarms(t *testing.T) {
 		{"route-run = alarm:b down", "", `no alarm is called "b"`},
 		{"route-run = alarm:b", "", "want NAME TEXT"},
 		{"hook-accepting = alarm:c up", "", `no alarm is called "c"`},
-		{"alarm = a log:\nalarm-msg-size = 70000", "{a  0 0}", "not between 1 and 65536"},
+		{"alarm = a log:\nalarm-msg-size = 70000", "{a  0 0}", "it is 65536"},
 	} {
 		cfg, ps := decodeText("wsgi-file = a.py\n" + c.lines + "\n")
 		got := ""

@@ -59,7 +59,7 @@ func (d *decoder) rack(v value) bool {
 		d.ruby.EarlyHints = v.on
 	case "plugins-dir": // Read has looked into it
 	case "rb-threads":
-		d.work.Threads = d.within(v, 1, maxWorkers, "")
+		d.work.Threads = d.atLeast(v, maxWorkers)
 	default:
 		return false
 	}

@@ -30,6 +30,29 @@ func (d *decoder) mount(v value) bool {
 	return true
 }
 
+// finishVhosts says what becomes of vhost. In uWSGI a host name that has no app
+// of its own gets the one that the file names, so that vhost changes nothing for
+// most files that have it; without such an app, or with no-default-app, requests
+// choose what is loaded, and here nothing would answer.
+func (d *decoder) finishVhosts() {
+	named := d.hasApp() && d.cfg.App.Mounting == nil && !d.noMain
+	for _, p := range d.vhosts {
+		if named {
+			d.note(vassal.CodeDoneOtherwise, p.s, "the app that the file names answers for every host name, as in uWSGI; "+p.opt.Effect)
+		} else {
+			d.err(vassal.CodeRefused, p.s, p.opt.Effect, "remove the line"+d.withoutMain())
+		}
+	}
+}
+
+// withoutMain is what more a file with vhost has to lose.
+func (d *decoder) withoutMain() string {
+	if !d.noMain {
+		return ""
+	}
+	return " and no-default-app"
+}
+
 // maxMounts bounds the applications of one vassal: each has processes.
 const maxMounts = 64
 

@@ -38,13 +38,13 @@ func (d *decoder) python(v value) bool {
 	case "py-auto-reload-ignore":
 		d.py.Unwatched = append(d.py.Unwatched, v.Value)
 	case "gevent":
-		d.py.Gevent, d.work.Async = v.n > 0, d.within(v, 0, maxAsync, "")
+		d.py.Gevent, d.work.Async = v.n > 0, d.atMostOf(v, maxAsync)
 	case "gevent-monkey-patch", "gevent-early-monkey-patch":
 		d.py.Patch = d.py.Patch || v.on
 	case "eval", "paste", "ini-paste", "pecan":
 		d.form(v)
 	case "async", "asyncio":
-		d.work.Async = d.within(v, 1, maxAsync, "")
+		d.work.Async = d.atLeast(v, maxAsync)
 	default:
 		return d.tuning(v)
 	}

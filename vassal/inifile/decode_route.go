@@ -20,15 +20,15 @@ func (d *decoder) routing(v value) bool {
 	case "add-header":
 		name, text, ok := strings.Cut(v.Value, ":")
 		if !ok {
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not written as Name: value", clip(v.Value)), "add-header = X-Frame-Options: DENY")
+			d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not written as Name: value, so the line has no effect", clip(v.Value)), "add-header = X-Frame-Options: DENY")
 			return true
 		}
-		if d.fieldName(v, name) {
+		if d.field(v, route.Field(name, text)) {
 			r := d.rules()
 			r.Add = append(r.Add, vassal.HeaderLine{Name: name, Value: strings.TrimSpace(text)})
 		}
 	case "rem-header":
-		if name := strings.TrimSpace(v.Value); d.fieldName(v, name) {
+		if name := strings.TrimSpace(v.Value); d.field(v, route.FieldName(name)) {
 			r := d.rules()
 			r.Remove = append(r.Remove, name)
 		}
@@ -46,10 +46,11 @@ func (d *decoder) routing(v value) bool {
 	return true
 }
 
-func (d *decoder) fieldName(v value, name string) bool {
-	err := route.FieldName(name)
+// field says what is wrong with a header field, if anything is. uWSGI sends
+// whatever it is; here the line is left out, and the site serves.
+func (d *decoder) field(v value, err error) bool {
 	if err != nil {
-		d.err(vassal.CodeBadValue, v.Setting, err.Error(), "")
+		d.warn(vassal.CodeBadValue, v.Setting, err.Error()+"; the line has no effect", "remove the line")
 	}
 	return err == nil
 }
@@ -157,9 +158,7 @@ func (d *decoder) finishRoutes() {
 					d.noCache(Setting{Key: chain[i].Key, Origin: chain[i].At}, name)
 				}
 			}
-			if a := &chain[i]; d.cfg.App.CGI == nil && (a.Action == "setmodifier1" && a.ActionArg == "9" || a.Action == "uwsgi" && strings.HasPrefix(a.ActionArg, ",9")) {
-				d.err(vassal.CodeBadRoute, Setting{Key: a.Key, Origin: a.At}, a.Action+": asks for CGI, and no cgi line says what to run", "cgi = /cgi-bin=/usr/lib/cgi-bin")
-			}
+			d.ruleModifier(&chain[i])
 			if chain[i].Action == "signal" && d.cfg.App.Workers == nil {
 				d.err(vassal.CodeBadRoute, Setting{Key: chain[i].Key, Origin: chain[i].At}, "signal: raises a signal of the app, and no line names an app", "wsgi-file = app.py")
 			}
@@ -167,6 +166,19 @@ func (d *decoder) finishRoutes() {
 				d.err(vassal.CodeBadRoute, Setting{Key: chain[i].Key, Origin: chain[i].At}, chain[i].Action+": calls a function of the app, and no line names an app", "wsgi-file = app.py")
 			}
 		}
+	}
+}
+
+// ruleModifier checks that there is who a rule says shall answer.
+func (d *decoder) ruleModifier(r *vassal.Rule) {
+	s := Setting{Key: r.Key, Origin: r.At}
+	switch asked := route.Modifier(r); {
+	case asked == "9" && d.cfg.App.CGI == nil:
+		d.err(vassal.CodeBadRoute, s, r.Action+": asks for CGI, and no cgi line says what to run", "cgi = /cgi-bin=/usr/lib/cgi-bin")
+	case asked == "5" && d.cfg.App.Workers.Modifier() != 5:
+		d.err(vassal.CodeBadRoute, s, r.Action+": asks for a Perl app, and no line names one", "psgi = app.psgi, or setmodifier1:0 for the app")
+	case asked == "7" && d.cfg.App.Workers.Modifier() != 7:
+		d.err(vassal.CodeBadRoute, s, r.Action+": asks for a Ruby app, and no line names one", "rack = config.ru, or setmodifier1:0 for the app")
 	}
 }
 

@@ -103,7 +103,11 @@ func (d *decoder) number(v *value, text string) bool {
 		return true
 	}
 	end := leading(text, frac)
-	if end == 0 {
+	switch {
+	case end == 0 && v.opt.Since != "liege" && forNone(text):
+		d.warn(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a number, and counts as 0", clip(text)), "remove the line, or "+d.numberHint(v.opt))
+		return true
+	case end == 0:
 		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a number", clip(text)), d.numberHint(v.opt))
 		return false
 	}
@@ -127,6 +131,16 @@ func (d *decoder) number(v *value, text string) bool {
 		d.trailing(v.Setting, text[:end+used])
 	}
 	return d.store(v, x*scale)
+}
+
+// forNone reports whether a word in place of a number is one that people mean
+// as "the usual" or "none" by: uWSGI reads 0, which is that.
+func forNone(word string) bool {
+	switch strings.ToLower(word) {
+	case "true", "yes", "on", "false", "no", "off", "none", "auto":
+		return true
+	}
+	return false
 }
 
 // store keeps x in the member for the option's type.

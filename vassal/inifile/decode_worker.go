@@ -21,9 +21,9 @@ func (d *decoder) crew(v value) bool {
 	case "cheaper-initial":
 		c.Initial = clampInt(v.n)
 	case "cheaper-step":
-		c.Step = d.within(v, 1, maxWorkers, "")
+		c.Step = d.atLeast(v, maxWorkers)
 	case "cheaper-overload":
-		c.Overload = time.Duration(d.within(v, 1, 1<<30, "")) * time.Second
+		c.Overload = time.Duration(d.atLeast(v, 1<<30)) * time.Second
 	case "cheaper-algo":
 		switch name := firstWord(v.Value); name {
 		case "spare", "spare2":

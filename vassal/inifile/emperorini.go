@@ -492,7 +492,7 @@ func (d *emperorDecoder) defaults(s Setting) {
 	if _, ok := Lookup(s.Key); ok || bytes.Contains(d.text, []byte("%("+s.Key)) {
 		return
 	}
-	if near := Nearest(s.Key); near != "" {
+	if near := misspelt(s.Key); near != "" { // any other word may be one that vassals refer to
 		d.warn(vassal.CodeUnknownOption, s, fmt.Sprintf("unknown; did you mean %s?", near), near+" = …")
 	}
 }

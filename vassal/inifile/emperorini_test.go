@@ -97,6 +97,7 @@ func TestDecodeEmperorProblems(t *testing.T) {
 		{"[ceilings]\nsendmail-rate = 100", `error bad-value 2 sendmail-rate: "100" is not a rate`},
 		{"[ceilings]\nsendmail = no", "error unknown-option 2 sendmail: unknown in [ceilings]"},
 		{"[defaults]\nproceses = 2", "warning unknown-option 2 proceses: unknown; did you mean processes?"},
+		{"[defaults]\napp = x\nproceses = 2", "warning unknown-option 3 proceses: unknown; did you mean processes?"}, // vassals may refer to app
 		{"[ceiling]\nmemory-max = 1G", "error no-section 1 : unknown section [ceiling]; did you mean [ceilings]?"},
 		{"[Default]\nuid = x", "error no-section 1 : unknown section [Default]; did you mean [defaults]?"},
 		{"[limits]\nmemory-max = 1G", "error no-section 1 : unknown section [limits]: nothing of it would hold"},

@@ -118,9 +118,34 @@ func Lookup(key string) (*Option, bool) {
 // Alias returns the other spellings.
 func (o *Option) Alias() []string { return strings.Fields(o.Aliases) }
 
+// elsewhere are words that other servers have for an option, or that people
+// write for it: no spelling leads from one to the other.
+var elsewhere = map[string]string{
+	"app": "module", "application": "module", "entrypoint": "module", "module-name": "module", "script": "wsgi-file",
+	"pid": "pidfile", "pid-file": "pidfile", "pidfile-path": "pidfile",
+	"log": "logto", "logs": "logto", "logfile": "logto", "log-file": "logto", "stdout-logfile": "logto", "stderr-logfile": "logto", "errorlog": "logto",
+	"accesslog": "req-logger", "access-log": "req-logger", "access-logfile": "req-logger",
+	"user": "uid", "username": "uid", "group": "gid", "dir": "chdir", "directory": "chdir", "cwd": "chdir", "working-directory": "chdir",
+	"port": "http-socket", "listen-address": "http-socket", "timeout": "harakiri", "request-timeout": "harakiri",
+	"proc": "processes", "procs": "processes", "num-workers": "processes", "concurrency": "processes", "num-threads": "threads",
+	"environment": "env", "environ": "env", "auto-reload": "py-autoreload",
+}
+
+// fewest is how long a key is for which one is looked for that is not longer:
+// of three letters each change makes another word, such as gid of pid.
+const fewest = 4
+
 // Nearest returns the option's spelling that key most likely meant, or the
 // empty string when none is near.
 func Nearest(key string) string {
+	if o := elsewhere[strings.ReplaceAll(strings.ToLower(key), "_", "-")]; o != "" {
+		return o
+	}
+	return misspelt(key)
+}
+
+// misspelt returns the option's spelling that is nearest to key, if one is near.
+func misspelt(key string) string {
 	if len(key) > 64 {
 		return ""
 	}
@@ -128,7 +153,7 @@ func Nearest(key string) string {
 	best, bestDist := "", limit+1
 	for i := range table {
 		for _, n := range append(table[i].Alias(), table[i].Name) {
-			if abs(len(n)-len(key)) >= bestDist && bestDist <= limit {
+			if abs(len(n)-len(key)) >= bestDist && bestDist <= limit || len(key) < fewest && len(n) <= len(key) {
 				continue
 			}
 			d := distance(key, n)

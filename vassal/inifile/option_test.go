@@ -103,9 +103,23 @@ func TestNearest(t *testing.T) {
 	for _, tt := range []struct{ key, want string }{
 		{"process", "processes"}, {"proceses", "processes"}, {"virtaulenv", "virtualenv"}, {"wsgifile", "wsgi-file"},
 		{"chmod_socket", "chmod-socket"}, {"memory-limit", ""}, {"name", ""}, {"kafka-ws-host", ""}, {"", ""}, {"sockets", "socket"},
+		{"app", "module"}, {"pid", "pidfile"}, {"logfile", "logto"}, {"stdout_logfile", "logto"}, {"User", "uid"}, {"hdi", ""}, {"cap", ""}, {"uidd", "uid"}, {"htp", "http"}, {"prg", ""},
 	} {
 		if got := Nearest(tt.key); got != tt.want {
 			t.Errorf("Nearest(%q) = %q, want %q", tt.key, got, tt.want)
+		}
+	}
+}
+
+// TestElsewhere: what stands for an option is none itself, and the option works
+// here or is there otherwise.
+func TestElsewhere(t *testing.T) {
+	for key, name := range elsewhere {
+		if o, ok := Lookup(name); !ok || o.Class == NotYet || o.Class == Refused {
+			t.Errorf("%s: %s cannot be meant", key, name)
+		}
+		if _, ok := Lookup(key); ok {
+			t.Errorf("%s is an option", key)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package route
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -106,7 +107,11 @@ func checkAction(c Chain, r *vassal.Rule) []Trouble {
 	case c == Final && ends(r.Action):
 		return []Trouble{{vassal.Warning, vassal.CodeBadRoute, r.Action + ": the answer is complete when final rules are applied, so this only ends the chain", ""}}
 	case a.check != nil:
-		if err := a.check(r.ActionArg, Captures(r)); err != nil {
+		err := a.check(r.ActionArg, Captures(r))
+		if own, ok := errors.AsType[OwnField](err); ok {
+			return []Trouble{{vassal.Warning, vassal.CodeBadRoute, fmt.Sprintf("%s: %v; the rule does nothing", r.Action, own), "remove the line"}}
+		}
+		if err != nil {
 			return wrong("", "%s: %v", r.Action, err)
 		}
 		return nil
@@ -178,14 +183,14 @@ func assignment(arg string, captures bool) error {
 }
 
 func header(arg string, captures bool) error {
-	name, _, ok := strings.Cut(arg, ":")
+	name, value, ok := strings.Cut(arg, ":")
 	if !ok {
 		return fmt.Errorf("%.60q is not written as Name: value", arg)
 	}
-	if err := FieldName(name); err != nil && !strings.Contains(name, "$") {
+	if err := templates(captures, arg); err != nil || strings.Contains(name, "$") {
 		return err
 	}
-	return templates(captures, arg)
+	return Field(name, value)
 }
 
 func fieldName(arg string, captures bool) error {
@@ -195,8 +200,25 @@ func fieldName(arg string, captures bool) error {
 	return templates(captures, arg)
 }
 
+// Field checks what is added to an answer. Of the server's own fields only one
+// can be: Connection: close, which has the connection closed after the answer.
+func Field(name, value string) error {
+	if strings.EqualFold(name, "Connection") && strings.EqualFold(strings.TrimSpace(value), "close") {
+		return nil
+	}
+	return FieldName(name)
+}
+
+// OwnField is the name of a field that only the server sets. uWSGI sends what
+// it is told, so that files have such lines; an answer is right without them.
+type OwnField string
+
+func (name OwnField) Error() string {
+	return string(name) + " is the server's own: it says where the answer ends"
+}
+
 // FieldName checks the name of a header field (RFC 9110 5.1). The fields that
-// say where a message ends are the server's own.
+// say where a message ends are the server's own: OwnField.
 func FieldName(name string) error {
 	for i := range len(name) {
 		c := name[i]
@@ -209,18 +231,34 @@ func FieldName(name string) error {
 	}
 	for _, own := range [...]string{"Content-Length", "Transfer-Encoding", "Connection"} {
 		if strings.EqualFold(name, own) {
-			return fmt.Errorf("%s is the server's own: it says where the answer ends", own)
+			return OwnField(own)
 		}
 	}
 	return nil
 }
 
-// modifier1 is the handler: 0 is the app, 9 is CGI, 14 is PHP.
+// modifier1 is the handler: 0 is the app, 5 one in Perl, 7 one in Ruby, 9 is
+// CGI, 14 is PHP.
 func modifier1(arg string, _ bool) error {
-	if arg != "0" && arg != "9" && arg != "14" {
-		return fmt.Errorf("%.20q: a rule can choose 0, the app, 9, CGI, or 14, PHP", arg)
+	switch arg {
+	case "0", "5", "7", "9", "14":
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%.20q: a rule can choose 0, the app (5 in Perl, 7 in Ruby), 9, CGI, or 14, PHP", arg)
+}
+
+// Modifier is the handler that r chooses in this vassal, "" when it chooses
+// none.
+func Modifier(r *vassal.Rule) string {
+	switch r.Action {
+	case "setmodifier1":
+		return r.ActionArg
+	case "uwsgi":
+		if f := strings.SplitN(r.ActionArg, ",", 3); f[0] == "" && len(f) > 1 {
+			return cmp.Or(f[1], "0")
+		}
+	}
+	return ""
 }
 
 func zero(arg string, _ bool) error {

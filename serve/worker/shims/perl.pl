@@ -680,6 +680,9 @@ sub prepare {
         unshift @INC, @dirs ? @dirs : $dir;
     }
     @ARGV = @{ $config->{args} };
+    # uWSGI's: without a PLACK_ENV Mojolicious and Dancer2 are in development, and
+    # show their source on pages of errors.
+    for my $name (qw(PLACK_ENV PLACK_SERVER)) { $ENV{$name} = 'uwsgi' unless defined $ENV{$name} }
     uwsgi_package($config);
     if ($OFFER = $config->{io}) { require IO::Socket::UNIX }
 }
