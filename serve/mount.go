@@ -22,10 +22,9 @@ func mounted(m *vassal.Mounting, h exchange.Handler) exchange.Handler {
 			r.Set("SCRIPT_NAME", "")
 		}
 		if m.Manage {
-			path := r.Get("PATH_INFO")
-			if i := m.Find(path); i >= 0 && m.Mounts[i].Point != "" {
+			if i := m.Find(r.Path()); i >= 0 && m.Mounts[i].Point != "" {
+				r.Set("PATH_INFO", r.Behind(m.Mounts[i].Point))
 				r.Set("SCRIPT_NAME", m.Mounts[i].Point)
-				r.Set("PATH_INFO", path[len(m.Mounts[i].Point):])
 			}
 		}
 		return h.Serve(ctx, r, w)

@@ -20,6 +20,8 @@ func TestMounted(t *testing.T) {
 		{"not managed", &vassal.Mounting{Mounts: mounts}, "", "/app1/x", "", "/app1/x"},
 		{"managed", &vassal.Mounting{Mounts: mounts, Manage: true}, "", "/app1/x", "/app1", "/x"},
 		{"itself", &vassal.Mounting{Mounts: mounts, Manage: true}, "", "/app1", "/app1", ""},
+		{"slashes", &vassal.Mounting{Mounts: mounts, Manage: true}, "", "//app1//x//y", "/app1", "//x//y"},
+		{"a way round", &vassal.Mounting{Mounts: mounts, Manage: true}, "", "/x/../app1/./y", "/app1", "/y"},
 		{"longest", &vassal.Mounting{Mounts: mounts, Manage: true}, "", "/app1/in/x", "/app1/in", "/x"},
 		{"segment", &vassal.Mounting{Mounts: mounts, Manage: true}, "", "/app10", "", "/app10"},
 		{"sent by the front end, path whole", &vassal.Mounting{Mounts: mounts, Manage: true}, "/app1", "/app1/x", "/app1", "/x"},

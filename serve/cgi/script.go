@@ -36,7 +36,7 @@ func refuse(status int, format string, args ...any) error {
 // first file on the way down PATH_INFO. What follows is the program's
 // PATH_INFO.
 func (h *Handler) find(r *exchange.Request) (*script, error) {
-	p := r.Get("PATH_INFO")
+	p := r.Path()
 	if strings.IndexByte(p, 0) >= 0 {
 		return nil, refuse(404, "a NUL byte in PATH_INFO")
 	}
@@ -59,7 +59,7 @@ func (h *Handler) find(r *exchange.Request) (*script, error) {
 		return nil, refuse(404, "cgi: %w", err)
 	}
 	if dir.IsFile() {
-		s := &script{path: dir.Real(), name: r.Get("SCRIPT_NAME") + best.prefix, info: p[len(best.prefix):], root: h.dir, dir: h.dir}
+		s := &script{path: dir.Real(), name: r.Get("SCRIPT_NAME") + best.prefix, info: r.Behind(best.prefix), root: h.dir, dir: h.dir}
 		return s, h.runs(s)
 	}
 	return h.walk(r, dir, best.prefix, p)
@@ -95,7 +95,7 @@ func (h *Handler) walk(r *exchange.Request, dir *beneath.Dir, prefix, p string) 
 	rest := p[len(prefix):]
 	at, rel := 0, ""
 	for depth := 0; ; depth++ {
-		for at < len(rest) && rest[at] == '/' {
+		if at < len(rest) && rest[at] == '/' {
 			at++
 		}
 		end := strings.IndexByte(rest[at:], '/')
@@ -115,7 +115,8 @@ func (h *Handler) walk(r *exchange.Request, dir *beneath.Dir, prefix, p string) 
 			return nil, err
 		}
 		if !isDir {
-			s.name, s.info = r.Get("SCRIPT_NAME")+p[:len(prefix)+at], rest[at:]
+			below := p[:len(prefix)+at]
+			s.name, s.info = r.Get("SCRIPT_NAME")+below, r.Behind(below)
 			return s, h.runs(s)
 		}
 	}

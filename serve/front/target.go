@@ -1,6 +1,9 @@
 package front
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // splitURI splits a request target in origin form into its raw path and
 // query.
@@ -14,8 +17,10 @@ func splitURI(uri string) (path, query string) {
 // cleanPath decodes a raw path and takes its dot segments out, as uWSGI and
 // nginx do: PATH_INFO. Decoding comes first, so that %2e%2e is "..", whatever
 // decodes again later. A "%" without two hexadecimal digits, a NUL, and a path
-// that climbs above "/" are errors. Empty segments ("//") are kept. It
-// allocates only if there is anything to change.
+// that climbs above "/" are errors. Empty segments ("//") are kept, but ".." is
+// never the way out of one: a web server in front, which merges slashes first,
+// has decided about /b when /a//../b comes. It allocates only if there is
+// anything to change.
 func cleanPath(raw string) (string, error) {
 	if raw == "*" {
 		return raw, nil
@@ -41,7 +46,7 @@ func cleanPath(raw string) (string, error) {
 		switch seg {
 		case "/.":
 		case "/..":
-			if len(out) == 0 {
+			if out = bytes.TrimRight(out, "/"); len(out) == 0 {
 				return "", errPath
 			}
 			for out[len(out)-1] != '/' {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"liege/serve/exchange"
@@ -180,8 +179,7 @@ func (c *conn) packetVariables(b []byte, strip bool) error {
 		return errPacket
 	}
 	if strip {
-		path := strings.TrimPrefix(c.req.Get("PATH_INFO"), c.req.Get("SCRIPT_NAME"))
-		c.req.Set("PATH_INFO", path)
+		c.req.Unprefix()
 	}
 	return nil
 }

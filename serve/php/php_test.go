@@ -124,7 +124,10 @@ func TestFind(t *testing.T) {
 		{"an upload by a link", "/jpg.php", nil, want{status: 403}},
 		{"a directory like a script", "/dir.php/x.php", nil, want{200, "/www/dir.php/x.php", "/dir.php/x.php", "", "q=1", ""}},
 		{"hidden", "/.hidden.php", nil, want{status: 404}},
-		{"up", "/sub/../a.php", nil, want{status: 404}},
+		{"up", "/sub/../a.php", nil, want{200, "/www/a.php", "/a.php", "", "q=1", ""}},
+		{"up and out", "/../secret.php", nil, want{status: 404}},
+		{"slashes", "//a.php//x", nil, want{200, "/www/a.php", "/a.php", "//x", "q=1", ""}},
+		{"no slash", "a.php", nil, want{200, "/www/a.php", "/a.php", "", "q=1", ""}},
 		{"NUL", "/a.php\x00.jpg", nil, want{status: 404}},
 		{"deep", "/" + strings.Repeat("a/", 100), nil, want{status: 404}},
 		{"out", "/out.php", nil, want{status: 403}},
@@ -141,6 +144,8 @@ func TestFind(t *testing.T) {
 		{"app-qs", "/no/thing", func(p *vassal.PHP) { p.App, p.AppQS = dir+"/www/a.php", "p=" }, want{200, "/www/a.php", "", "", "p=/no/thing&q=1", ""}},
 		{"app-qs of the root", "/", func(p *vassal.PHP) { p.App, p.AppQS = dir+"/www/a.php", "p=" }, want{200, "/www/a.php", "", "", "q=1", ""}},
 		{"bypass", "/sub/", func(p *vassal.PHP) { p.App, p.AppBypass = dir+"/www/a.php", []string{"^/sub"} }, want{200, "/www/sub/index.php", "/sub/index.php", "", "q=1", ""}},
+		{"no bypass", "/sub/../index.php", func(p *vassal.PHP) { p.App, p.AppBypass = dir+"/www/a.php", []string{"^/sub"} }, want{200, "/www/a.php", "", "", "q=1", ""}},
+		{"no bypass by the path alone", "//sub/", func(p *vassal.PHP) { p.App, p.AppBypass = dir+"/www/a.php", []string{"^/sub"} }, want{200, "/www/a.php", "", "", "q=1", ""}},
 	} {
 		p := base
 		if c.edit != nil {

@@ -73,7 +73,7 @@ func refuse(status int, format string, args ...any) error {
 
 // find finds the script for r.
 func (s *scripts) find(r *exchange.Request) (*script, error) {
-	p := r.Get("PATH_INFO")
+	p := r.Path()
 	if strings.IndexByte(p, 0) >= 0 {
 		return nil, refuse(404, "a NUL byte in PATH_INFO")
 	}
@@ -82,8 +82,8 @@ func (s *scripts) find(r *exchange.Request) (*script, error) {
 		return nil, err
 	}
 	defer done()
-	if s.p.App != "" && !s.bypassed(r.Get("REQUEST_URI")) {
-		return s.app(r, dir.Path(), p)
+	if s.p.App != "" && !s.bypassed(r) {
+		return s.app(r, dir.Path())
 	}
 	found, err := s.walk(r, dir, p)
 	if err != nil && exchange.StatusOf(err) == 404 && (s.p.Fallback != "" || s.p.Fallback2 != "") && !errors.Is(err, errNoIndex) {
@@ -112,13 +112,20 @@ func (s *scripts) root(r *exchange.Request) (*beneath.Dir, func(), error) {
 	return d, d.Close, nil
 }
 
-func (s *scripts) bypassed(uri string) bool {
-	return slices.ContainsFunc(s.bypass, func(re *regexp.Regexp) bool { return re.MatchString(uri) })
+// bypassed is php-app-bypass: of the URL as it was sent, as in uWSGI, and of
+// the path that a script is looked for by: /free/../x.php is not below /free.
+func (s *scripts) bypassed(r *exchange.Request) bool {
+	sent := r.Get("REQUEST_URI")
+	meant := r.Get("SCRIPT_NAME") + r.Path()
+	if q := r.Get("QUERY_STRING"); q != "" {
+		meant += "?" + q
+	}
+	return slices.ContainsFunc(s.bypass, func(re *regexp.Regexp) bool { return re.MatchString(sent) && re.MatchString(meant) })
 }
 
 // app is php-app: the path is in the query, if php-app-qs says so.
-func (s *scripts) app(r *exchange.Request, root, p string) (*script, error) {
-	q := r.Get("QUERY_STRING")
+func (s *scripts) app(r *exchange.Request, root string) (*script, error) {
+	p, q := r.Get("PATH_INFO"), r.Get("QUERY_STRING")
 	if s.p.AppQS != "" && p != "/" {
 		q = joined(s.p.AppQS+escaped(p), q)
 	}
@@ -133,7 +140,7 @@ func (s *scripts) fallback(r *exchange.Request, root, p string) (*script, error)
 		out.path = path.Join(root, out.name)
 	}
 	if s.p.FallbackQS != "" {
-		out.query = joined(s.p.FallbackQS+"="+escaped(p), out.query)
+		out.query = joined(s.p.FallbackQS+"="+escaped(r.Get("PATH_INFO")), out.query)
 	}
 	return s.may(out)
 }
@@ -157,7 +164,7 @@ var errNoIndex = errors.New("php: no php-index in the directory")
 func (s *scripts) walk(r *exchange.Request, dir *beneath.Dir, p string) (*script, error) {
 	at, rel := 0, ""
 	for depth := 0; ; depth++ {
-		for at < len(p) && p[at] == '/' {
+		if at < len(p) && p[at] == '/' {
 			at++
 		}
 		end := strings.IndexByte(p[at:], '/')
@@ -177,7 +184,7 @@ func (s *scripts) walk(r *exchange.Request, dir *beneath.Dir, p string) (*script
 			return nil, err
 		}
 		if !isDir {
-			out.name, out.info, out.query = r.Get("SCRIPT_NAME")+p[:at], p[at:], r.Get("QUERY_STRING")
+			out.name, out.info, out.query = r.Get("SCRIPT_NAME")+p[:at], r.Behind(p[:at]), r.Get("QUERY_STRING")
 			if !s.ends(rel) {
 				return nil, refuse(403, "%s does not end as php-allowed-ext says", rel)
 			}

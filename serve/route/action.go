@@ -176,12 +176,12 @@ func setuser(r *rl) (act, error) {
 	}, err
 }
 
-// fixpathinfo takes SCRIPT_NAME off the front of PATH_INFO; uWSGI takes as
-// many bytes, whatever they are.
-func fixpathinfo(r *rl) (act, error) {
-	at := r.At
+// fixpathinfo takes SCRIPT_NAME off the front of PATH_INFO.
+func fixpathinfo(*rl) (act, error) {
 	return func(x *run) verdict {
-		return x.setNew(at, "PATH_INFO", strings.TrimPrefix(x.r.Get("PATH_INFO"), x.r.Get("SCRIPT_NAME")))
+		x.r.Unprefix()
+		x.have = 0
+		return next
 	}, nil
 }
 

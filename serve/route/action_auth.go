@@ -2,6 +2,7 @@ package route
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"liege/serve/exchange"
@@ -16,7 +17,7 @@ func fcgiauth(r *rl) (act, error) {
 	at := r.At
 	return func(x *run) verdict {
 		said := &opinion{}
-		if err := x.h.cfg.Proxy.Authorize(x.ctx, x.r, said, t.Expand(x)); err != nil {
+		if err := x.h.cfg.Proxy.Authorize(x.ctx, asSeen(x.r), said, t.Expand(x)); err != nil {
 			x.ending = func(*run) error { return err }
 			return stop
 		}
@@ -31,6 +32,19 @@ func fcgiauth(r *rl) (act, error) {
 		}
 		return next
 	}, err
+}
+
+// asSeen is r with the path that rules see: who decides about it must not
+// decide about another one.
+func asSeen(r *exchange.Request) *exchange.Request {
+	p := r.Path()
+	if p == r.Get("PATH_INFO") {
+		return r
+	}
+	seen := *r
+	seen.Vars = slices.Clone(r.Vars)
+	seen.Set("PATH_INFO", p)
+	return &seen
 }
 
 // opinion is the Response of an authorizer.

@@ -30,7 +30,7 @@ func TestCacheRules(t *testing.T) {
 		{"route-run = cache:key=style.css,name=${qs[c]},mime=1", "GET /?c=other", "200 | Content-Type: text/css | body", ""},
 		{"route-run = cache:key=style.css,name=${qs[c]},mime=1", "GET /?c=none", app + "/?c=none", ""},
 		{"route-run = cache-continue:key=page", "GET /", "200 OK | X-App: yes | cachedapp /?", ""},
-		{"route-if = incache:key=${PATH_INFO},name=other return:404", "GET key", "404 | Content-Type: text/plain | Not Found", ""},
+		{"route-if = incache:key=${QUERY_STRING},name=other return:404", "GET /?key", "404 | Content-Type: text/plain | Not Found", ""},
 		{"route-if-not = incache:key=page return:404", "GET /", app + "/?", ""},
 		{"route-if = incache:key=page,name=other return:404", "GET /", app + "/?", ""},
 		{"route-run = cachevar:key=page,var=V\nroute-run = addheader:V: ${V}", "GET /", "200 OK | X-App: yes | V: cached | app /?", ""},

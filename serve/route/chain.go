@@ -39,7 +39,10 @@ type subject uint8
 // names are the variables of subjects. The status of an answer is none.
 var names = [...]string{"", "PATH_INFO", "HTTP_HOST", "REQUEST_URI", "QUERY_STRING", "REMOTE_ADDR", "HTTP_USER_AGENT", "HTTP_REFERER", "REMOTE_USER", route.Status}
 
-const statusSubject = subject(len(names) - 1)
+const (
+	hostSubject   = subject(2)
+	statusSubject = subject(len(names) - 1)
+)
 
 func (h *Handler) compile(rules []vassal.Rule) (chain, error) {
 	c := chain{from: rules}
@@ -117,8 +120,8 @@ func (x *run) subject(s subject) string {
 	}
 	if x.have&(1<<s) == 0 {
 		x.have |= 1 << s
-		x.subjects[s] = x.r.Get(names[s])
-		if s == 2 && x.subjects[s] == "" { // as in uWSGI
+		x.subjects[s] = x.Var(names[s])
+		if s == hostSubject && x.subjects[s] == "" { // as in uWSGI
 			x.subjects[s] = x.r.Get("SERVER_NAME")
 		}
 	}

@@ -8,7 +8,9 @@
 //
 // Request rules run before the application and before a static file is sent,
 // with PATH_INFO naming the index that was found, so a rule that keeps
-// somebody away keeps files away too. Error rules run whenever a status is
+// somebody away keeps files away too. They see the path by which files and
+// programs are found, however the client wrote it (exchange.Request.Path);
+// the application gets PATH_INFO as it is. Error rules run whenever a status is
 // set, response rules once the head of an answer is complete, both while
 // nothing has been sent: a rule that answers takes the place of what was to be
 // answered, whose body goes nowhere. What a rule answers is sent when the

@@ -413,7 +413,7 @@ func TestChains(t *testing.T) {
 		{"route-run = file:filename=" + dir + "/file.txt,status=203 Copied,mime=1", "GET /", "203 Copied | Content-Type: text/plain | the file"},
 		{"route-run = sendfile-next:filename=" + dir + "/none\nroute-run = static-next:" + dir + "/none\nroute-run = static-next:" + dir + "/file.txt", "GET /", file},
 		{"route = ^/f/(.*) static:" + dir + "/$1", "GET /f/file.txt", file},
-		{"route = ^/f/(.*) static:" + dir + "/$1", "GET /f/../../etc/passwd", "error 404"},
+		{"route-qs = (.*) static:" + dir + "/$1", "GET /?../../etc/passwd", "error 404"},
 	} {
 		newSite(t, c.lines, s, app).want(t, c.want, c.line)
 	}
@@ -567,10 +567,10 @@ func TestRuleDirectory(t *testing.T) {
 		os.WriteFile(dir+"/home/key", []byte("key"), 0o644), os.Symlink("../home/key", dir+"/www/link"), os.Symlink("f", dir+"/www/in")); err != nil {
 		t.Fatal(err)
 	}
-	for _, action := range []string{"static:" + dir + "/www${PATH_INFO}", "file:filename=" + dir + "/www${PATH_INFO}"} {
+	for _, action := range []string{"static:" + dir + "/www${P}", "file:filename=" + dir + "/www${P}"} {
 		s := newSite(t, "route-run = "+action, vassal.Static{}, nil)
 		for p, want := range map[string]string{"/f": "file", "/in": "file", "/link": "", "/../home/key": "", "/../www-f": "", "-f": "beside", "": ""} {
-			a, _, err := s.ask(t, "GET /", "PATH_INFO="+p)
+			a, _, err := s.ask(t, "GET /", "P="+p)
 			if a.body.String() != want || (err != nil) != (want == "") {
 				t.Errorf("%s, %q: %s %v", action, p, a, err)
 			}

@@ -14,8 +14,14 @@ import (
 // dateFormat is that of HTTP dates (RFC 9110 5.6.7).
 const dateFormat = "Mon, 02 Jan 2006 15:04:05 GMT"
 
-// Var implements route.Values.
-func (x *run) Var(name string) string { return x.r.Get(name) }
+// Var implements route.Values. A rule sees the path that files and programs are
+// found by, however the client wrote it: exchange.Request.Path.
+func (x *run) Var(name string) string {
+	if name == "PATH_INFO" {
+		return x.r.Path()
+	}
+	return x.r.Get(name)
+}
 
 // Capture implements route.Values: $0 is the whole match, with or without
 // groups.
@@ -34,7 +40,7 @@ func (x *run) Func(fn, arg string) string {
 	case "qs":
 		return query(x.r.Get("QUERY_STRING"), arg)
 	case "mime":
-		return x.h.files.Type(x.r.Get(arg))
+		return x.h.files.Type(x.Var(arg))
 	case "time":
 		if arg == "micros" {
 			return strconv.FormatInt(time.Now().UnixMicro(), 10)
@@ -45,13 +51,13 @@ func (x *run) Func(fn, arg string) string {
 	case "uwsgi":
 		return x.own(arg)
 	case "base64":
-		return base64.StdEncoding.EncodeToString([]byte(x.r.Get(arg)))
+		return base64.StdEncoding.EncodeToString([]byte(x.Var(arg)))
 	case "hex":
-		return hex.EncodeToString([]byte(x.r.Get(arg)))
+		return hex.EncodeToString([]byte(x.Var(arg)))
 	case "upper":
-		return strings.ToUpper(x.r.Get(arg))
+		return strings.ToUpper(x.Var(arg))
 	case "lower":
-		return strings.ToLower(x.r.Get(arg))
+		return strings.ToLower(x.Var(arg))
 	case "metric":
 		if n, ok := x.h.cfg.Metrics.Get(arg); ok {
 			return format(n)

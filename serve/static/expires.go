@@ -72,7 +72,7 @@ func (e *expires) add(a *head, r *exchange.Request, f *found, real, kind string)
 	}
 	x, ok := first(e.file, real)
 	if !ok {
-		x, ok = first(e.path, r.Get("PATH_INFO"))
+		x, ok = first(e.path, r.Path())
 	}
 	if !ok {
 		x, ok = first(e.uri, r.Get("REQUEST_URI"))

@@ -69,6 +69,16 @@ type mapped struct {
 	root  *beneath.Root
 }
 
+// cut is what p has behind the mount point, which ends where a segment does:
+// uWSGI compares the letters alone, and /static would be the mount of
+// /static-old/x too. A point that ends in "/" is not for the directory itself.
+func (m *mapped) cut(p string) (rest string, ok bool) {
+	if strings.HasSuffix(m.mount, "/") {
+		return strings.CutPrefix(p, m.mount)
+	}
+	return beneath.Below(p, m.mount)
+}
+
 // New returns a Handler for what s names, in front of next. A directory that
 // does not exist (yet) is no error, nor is a mime file that cannot be read;
 // both are logged.
@@ -139,7 +149,7 @@ func (h *Handler) passed(f *found) bool { return !f.whole && h.skipped("/"+f.nam
 
 // nameIndex makes PATH_INFO name the index file that was found, as in uWSGI.
 func nameIndex(r *exchange.Request, f *found) {
-	p := r.Get("PATH_INFO")
+	p := r.Path()
 	if index := path.Base(f.name); !f.whole && path.Base(p) != index {
 		r.Set("PATH_INFO", strings.TrimRight(p, "/")+"/"+index)
 	}
@@ -164,7 +174,7 @@ func (f *found) close() {
 // find opens the file that r asks for. The order is uWSGI's: check-static,
 // static-map, static-map2, each as in the file, then check-static-docroot.
 func (h *Handler) find(r *exchange.Request) found {
-	p := r.Get("PATH_INFO")
+	p := r.Path()
 	if p == "" || p[0] != '/' || strings.IndexByte(p, 0) >= 0 || h.skipped(p) {
 		return found{}
 	}
@@ -175,7 +185,7 @@ func (h *Handler) find(r *exchange.Request) found {
 	}
 	for i := range h.maps {
 		m := &h.maps[i]
-		rest, ok := strings.CutPrefix(p, m.mount)
+		rest, ok := m.cut(p)
 		if !ok {
 			continue
 		}

@@ -101,12 +101,14 @@ func TestLookup(t *testing.T) {
 		"a/index2/index.html/": "", "a/UP.TXT": "up", "a/none": "none", "a/.well-known/acme": "wk",
 	})
 	h := newHandler(vassal.Static{Check: []string{dir + "/a", dir + "/b"}, Index: []string{"index.php", "index.html", "home.htm"}, SkipExt: []string{".php"},
-		Map: []vassal.StaticMap{{Mount: "/m", Dir: dir + "/m"}, {Mount: "/pics", Dir: dir + "/m2", Append: true}, {Mount: "/one", Dir: dir + "/one.txt"}}})
+		Map: []vassal.StaticMap{{Mount: "/m", Dir: dir + "/m"}, {Mount: "/pics", Dir: dir + "/m2", Append: true}, {Mount: "/one", Dir: dir + "/one.txt"},
+			{Mount: "/slash/", Dir: dir + "/m"}}})
 	for _, c := range []struct{ path, want, typ string }{
 		{"/x.html", "ax", "text/html"}, {"/y.css", "by", "text/css"}, {"/", "ai", "text/html"}, {"//x.html", "ax", "text/html"},
-		{"/sub", "ash", "text/html"}, {"/sub/", "ash", "text/html"}, {"/empty", "", ""}, {"/nope", "", ""}, {"", "", ""}, {"x.html", "", ""},
+		{"/sub", "ash", "text/html"}, {"/sub/", "ash", "text/html"}, {"/empty", "", ""}, {"/nope", "", ""}, {"", "", ""}, {"x.html", "ax", "text/html"}, {"/sub//", "ash", "text/html"}, {"/sub/./../x.html", "ax", "text/html"}, {"/../x.html", "ax", "text/html"},
 		{"/x.php", "", ""}, {"/phpdir", "", ""}, {"/index2", "", ""}, {"/x.html/", "", ""}, {"/x.html/y", "", ""},
-		{"/m/img/z.png", "mz", "image/png"}, {"/mrest.txt", "mr", "text/plain"}, // the prefix is no segment, as in uWSGI
+		{"/m/img/z.png", "mz", "image/png"}, {"/mrest.txt", "", ""}, {"/m//rest.txt", "mr", "text/plain"}, {"//m/rest.txt", "mr", "text/plain"},
+		{"/slash/rest.txt", "mr", "text/plain"}, {"/slash", "", ""}, {"/slashrest.txt", "", ""}, {"/oneself", "", ""},
 		{"/pics/q.gif", "q", "image/gif"}, {"/q.gif", "", ""}, {"/one", "one", "text/plain"}, {"/one/any/thing", "one", "text/plain"},
 		{"/UP.TXT", "up", "text/plain"}, {"/none", "none", ""}, {"/.well-known/acme", "wk", ""}, {"*", "", ""},
 	} {
@@ -139,9 +141,10 @@ func TestTraversal(t *testing.T) {
 	}
 	h := newHandler(vassal.Static{Check: []string{dir + "/www"}, Map: []vassal.StaticMap{{Mount: "/o", Dir: dir + "/other"}}, Safe: []string{dir + "/safe"}})
 	served := map[string]string{"/canary": "public", "/d/x": "x", "/in": "x", "/absin": "x", "/dirin/x": "x", "/map/canary": "other",
-		"/safelink": "safe", "/inchain": "x", "/o/canary": "other"}
-	refused := []string{"/../canary", "/d/../../canary", "/up", "/abs", "/dirup/canary", "/etc/passwd", "/env", "/self/etc/passwd", "/null", "/loop",
-		"/gone", "/fifo", "/chain", "/o../canary", "/o/../canary", "/o//../canary", "/..", "/canary\x00.html", "/\x00", "/safegit/config", "/map/.env",
+		"/safelink": "safe", "/inchain": "x", "/o/canary": "other",
+		"/../canary": "public", "/d/../../canary": "public", "/o/../canary": "public", "/o//../canary": "public"} // never above the root
+	refused := []string{"/up", "/abs", "/dirup/canary", "/etc/passwd", "/env", "/self/etc/passwd", "/null", "/loop",
+		"/gone", "/fifo", "/chain", "/o../canary", "/..", "/canary\x00.html", "/\x00", "/safegit/config", "/map/.env",
 		"/.git/config", "/.env", "/.env.local", "/.htaccess", "/sub/.svn/entries", "/.git", "/d", "/.a", "/vcs/config", "/dot", "/" + strings.Repeat("a/", 2000) + "x",
 		"/" + strings.Repeat("a", 300), "/..\\canary", "/..;/canary", "/%2e%2e/canary", "/\xc0\xae\xc0\xae/canary", "http://x/canary"}
 	for p, want := range served {
