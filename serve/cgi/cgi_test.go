@@ -321,6 +321,8 @@ func TestEnds(t *testing.T) {
 		"hang.sh":  "#!/bin/sh\necho $$ > pid\nsleep 600 &\nwait\n",
 		"pause.sh": "#!/bin/sh\necho\necho first\nsleep 600\n",
 		"flood.sh": "#!/bin/sh\necho\nexec yes\n",
+		"part.sh":  "#!/bin/sh\nprintf 'Content-Length: 9\\n\\nhalf'\nkill -9 $$\n",
+		"whole.sh": "#!/bin/sh\nprintf 'Content-Length: 5\\n\\nwhole'\nkill -9 $$\n",
 	})
 	expect := func(h *Handler, name string, ctx context.Context, a *answer, status int) {
 		t.Helper()
@@ -337,6 +339,10 @@ func TestEnds(t *testing.T) {
 	expect(slow, "/pause.sh", t.Context(), a, 504)
 	if a.text() != "first\n" {
 		t.Errorf("before the pause came %q", a.text())
+	}
+	expect(slow, "/part.sh", t.Context(), &answer{}, 502)
+	if a, err := ask(t, slow, "/whole.sh"); err != nil || a.text() != "whole" {
+		t.Errorf("killed after its answer: %q, %v", a.text(), err)
 	}
 	harakiri := handler(t, vassal.CGI{Mounts: mounts, Harakiri: 300 * time.Millisecond})
 	expect(harakiri, "/flood.sh", t.Context(), &answer{}, 504)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -26,7 +27,7 @@ type run struct {
 	w     exchange.Response
 	slot  int
 	local string // where a local redirect leads
-	ends  bool   // the answer says where it ends
+	left  int64  // of the body that the answer has named; -1: it says no length
 
 	out    *os.File // what the program says
 	by     time.Time
@@ -96,8 +97,8 @@ func (x *run) stopFeeding(body *os.File, fed <-chan struct{}) {
 }
 
 // end waits for the program. One that a signal ended, be it for want of memory,
-// has not said all, unless it said before how much that is. One that has may
-// go on for a while: its place is not free before it has ended, as in uWSGI.
+// has not said all, unless it said before how much that is, and has. One that has
+// may go on for a while: its place is not free before it has ended, as in uWSGI.
 func (x *run) end(p *worker.Process, err error) error {
 	patience := time.Now().Add(max(x.h.c.Timeout, graceTime))
 	if !x.by.IsZero() && x.by.Before(patience) {
@@ -111,7 +112,7 @@ func (x *run) end(p *worker.Process, err error) error {
 	switch {
 	case !ended:
 		x.h.log.Warn("CGI: killed: it went on after its answer", "path", x.s.path, "pid", p.PID)
-	case err == nil && ws.Signaled() && !x.ends:
+	case err == nil && ws.Signaled() && x.left != 0:
 		return refuse(502, "CGI: %s was %s before its answer was whole", x.s.path, how(ws))
 	case errors.As(err, &se) && errors.Is(err, errNoHead):
 		se.Err = fmt.Errorf("CGI: %s %w (%s)", x.s.path, se.Err, how(ws))
@@ -290,13 +291,26 @@ func (x *run) answer() error {
 		x.local = head.local
 		return nil
 	}
-	for i := range head.fields {
-		x.ends = x.ends || strings.EqualFold(head.fields[i].Name, "Content-Length")
-	}
+	x.left = x.named(head)
 	if err := x.w.Head(head.status, head.reason, head.fields); err != nil {
 		return err
 	}
 	return x.body(in)
+}
+
+// named is how much body head says there is; -1: it does not say. Of HEAD there
+// is none (RFC 9110 9.3.2).
+func (x *run) named(h head) int64 {
+	for i := range h.fields {
+		if !strings.EqualFold(h.fields[i].Name, "Content-Length") {
+			continue
+		}
+		if n, err := strconv.ParseInt(h.fields[i].Value, 10, 64); err == nil && n >= 0 && x.r.Get("REQUEST_METHOD") != "HEAD" {
+			return n
+		}
+		return 0
+	}
+	return -1
 }
 
 // joinTime is how long a little output waits for more, so that the answer of a
@@ -313,6 +327,9 @@ func (x *run) body(in *bufio.Reader) error {
 				return err
 			}
 			x.h.stats[x.slot].sent.Add(int64(len(b)))
+			if x.left > 0 {
+				x.left = max(0, x.left-int64(len(b)))
+			}
 			if _, err := in.Discard(len(b)); err != nil {
 				return err
 			}
