@@ -70,7 +70,8 @@ const maxPooled = 64 << 10
 var values = sync.Pool{New: func() any { return new([]byte) }}
 
 // cacheAction answers with an item; one that is not there leaves the request
-// to the next rule. With before it is put before the body of whatever answers.
+// to the next rule, and so does what asks for more than to read: the program
+// must carry it out. With before it is put before the body of whatever answers.
 func cacheAction(before bool) func(*rl) (act, error) {
 	return func(r *rl) (act, error) {
 		c, err := newCached(r.h.cfg.Cache, r.ActionArg, route.CacheKeys, r.template)
@@ -81,7 +82,7 @@ func cacheAction(before bool) func(*rl) (act, error) {
 		uncounted := c.kv["no_cl"]+c.kv["nocl"]+c.kv["no_content_length"] != ""
 		return func(x *run) verdict {
 			in := c.in(x)
-			if in == nil {
+			if in == nil || !before && !reads(x.r) {
 				return next
 			}
 			key, buf := c.key.Expand(x), values.Get().(*[]byte)
@@ -112,6 +113,12 @@ func cacheAction(before bool) func(*rl) (act, error) {
 			return stop
 		}, nil
 	}
+}
+
+// reads reports whether r may be answered with what another request was.
+func reads(r *exchange.Request) bool {
+	m := r.Get("REQUEST_METHOD")
+	return m == "GET" || m == "HEAD"
 }
 
 // item answers with a value, and gives its buffer back.
@@ -201,123 +208,5 @@ func cachemath(unset int64, do func(*cache.Cache, string, int64, time.Duration) 
 			}
 			return next
 		}, err
-	}
-}
-
-// keeping is what cachestore rules have asked for.
-type keeping struct {
-	on    bool // there are any
-	body  bool // the body is being kept
-	asked []toStore
-	limit int64
-	buf   []byte
-}
-
-// toStore is one item to be made of the answer.
-type toStore struct {
-	in        *cache.Cache
-	key, gzip string
-	status    int // beside 200; 0: none
-	value     string
-	ttl       time.Duration
-}
-
-// cachestore keeps the body of the answer, if that is 200 or the status that
-// the rule names, and was sent whole.
-func cachestore(r *rl) (act, error) {
-	c, err := newCached(r.h.cfg.Cache, r.ActionArg, route.StoreKeys, r.template)
-	if err != nil {
-		return nil, err
-	}
-	packed, err1 := r.template(c.kv["gzip"])
-	value, err2 := r.template(c.kv["value"])
-	status := int(number(cmp.Or(c.kv["status"], c.kv["code"])))
-	return func(x *run) verdict {
-		if in := c.in(x); in != nil && len(x.keep.asked) < maxVars {
-			x.keep.on = true
-			x.keep.asked = append(x.keep.asked, toStore{in, c.key.Expand(x), packed.Expand(x), status, value.Expand(x), c.ttl})
-		}
-		return next
-	}, cmp.Or(err1, err2)
-}
-
-// keeps decides, when the head of the answer is sent, what is kept: not what
-// is encoded, which a client that asked for it got, nor what HEAD is answered
-// with, nor what the application says is one client's (RFC 9111 5.2.2).
-func (x *run) keeps() {
-	k := &x.keep
-	kept := k.asked[:0]
-	for _, s := range k.asked {
-		if x.status == 200 || s.status != 0 && x.status == s.status {
-			kept = append(kept, s)
-		}
-	}
-	k.asked = kept
-	if x.r.Get("REQUEST_METHOD") == "HEAD" {
-		k.asked = nil
-	}
-	for _, f := range x.fields {
-		if strings.EqualFold(f.Name, "Content-Encoding") || strings.EqualFold(f.Name, "Cache-Control") && private(f.Value) {
-			k.asked = nil
-		}
-	}
-	for _, s := range k.asked {
-		if s.value == "" {
-			k.body, k.limit = true, max(k.limit, s.in.Largest())
-		}
-	}
-	k.limit = min(k.limit, maxKept)
-}
-
-// private reports whether a field Cache-Control keeps an answer out of caches
-// that several clients share.
-func private(control string) bool {
-	for word := range strings.SplitSeq(control, ",") {
-		word, _, _ = strings.Cut(strings.TrimSpace(word), "=")
-		if strings.EqualFold(word, "private") || strings.EqualFold(word, "no-store") {
-			return true
-		}
-	}
-	return false
-}
-
-// maxKept bounds a body that is kept, in bytes, whatever the cache takes: it is
-// in memory until it is whole.
-const maxKept = 64 << 20
-
-func (k *keeping) write(p []byte) {
-	if int64(len(k.buf)+len(p)) > k.limit {
-		k.spoil()
-		return
-	}
-	k.buf = append(k.buf, p...)
-}
-
-// spoil gives the body up: what does not need it is stored all the same.
-func (k *keeping) spoil() {
-	if k.body {
-		k.body, k.buf = false, nil
-	}
-}
-
-// store makes the items, of an answer that is complete.
-func (x *run) store() {
-	k := &x.keep
-	for _, s := range k.asked {
-		value := []byte(s.value)
-		if s.value == "" {
-			if value = k.buf; !k.body {
-				continue
-			}
-		}
-		if err := s.in.Set(s.key, value, cache.Update, s.ttl); err != nil {
-			continue // it does not fit: the cache counts, and says so
-		}
-		if s.gzip == "" {
-			continue
-		}
-		if packed, err := cache.Gzip(value); err == nil {
-			_ = s.in.Set(s.gzip, packed, cache.Update, s.ttl) // the same
-		}
 	}
 }

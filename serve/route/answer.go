@@ -184,7 +184,7 @@ func (x *run) head(status int, reason string) error {
 		return err
 	}
 	if n > 0 {
-		if x.keep.body {
+		if x.keep.on {
 			x.keep.write(x.prefix)
 		}
 		_, err := x.emit(x.prefix)
@@ -263,7 +263,7 @@ func (x *run) Write(p []byte) (int, error) {
 	if x.drop {
 		return len(p), nil
 	}
-	if x.keep.body {
+	if x.keep.on {
 		x.keep.write(p)
 	}
 	return x.emit(p)
@@ -296,6 +296,7 @@ func (x *run) File(f exchange.File, off, n int64) error {
 		return nil
 	}
 	x.keep.spoil() // as in uWSGI files are not kept
+	x.keep.sent += n
 	if x.zip != nil {
 		m, err := io.Copy(x.zip, io.NewSectionReader(f, off, n))
 		if err == nil && m < n {

@@ -133,6 +133,72 @@ func TestStoreOnlyWhole(t *testing.T) {
 	}
 }
 
+// TestStoreOnlyShared: what answers one client, or one request, answers no
+// other. The control of each: with what the last column adds, it is kept.
+func TestStoreOnlyShared(t *testing.T) {
+	field := func(name, value string) []exchange.Field { return []exchange.Field{{Name: name, Value: value}} }
+	for _, c := range []struct {
+		name, rule, line string
+		vars             []string
+		status           int
+		fields           []exchange.Field
+		want             string
+	}{
+		{"GET", "key=k", "GET /", nil, 200, nil, "body"},
+		{"POST", "key=k", "POST /", nil, 200, nil, ""},
+		{"POST, and a value of the rule's", "key=k,value=v", "POST /", nil, 200, nil, ""},
+		{"PUT", "key=k", "PUT /", nil, 200, nil, ""},
+		{"another method", "key=k", "get /", nil, 200, nil, ""},
+		{"the path of another", "key=k", "GET //a", nil, 200, nil, ""},
+		{"shorter than it says", "key=k", "GET /", nil, 200, field("Content-Length", "9"), ""},
+		{"shorter, and a value of the rule's", "key=k,value=v", "GET /", nil, 200, field("content-length", "9"), ""},
+		{"as long as it says", "key=k", "GET /", nil, 200, field("Content-Length", "4"), "body"},
+		{"of no length", "key=k", "GET /", nil, 200, field("Content-Length", "x"), ""},
+		{"a cookie", "key=k", "GET /", nil, 200, field("set-cookie", "a=b"), ""},
+		{"no-cache", "key=k", "GET /", nil, 200, field("Cache-Control", "no-cache"), ""},
+		{"a part", "key=k,status=206", "GET /", nil, 206, nil, ""},
+		{"a part of another status", "key=k", "GET /", nil, 200, field("Content-Range", "bytes 0-3/9"), ""},
+		{"not modified", "key=k,status=304", "GET /", nil, 304, nil, ""},
+		{"a password", "key=k", "GET /", []string{basic("joe:pw")}, 200, nil, ""},
+		{"a password, for all", "key=k", "GET /", []string{basic("joe:pw")}, 200, field("Cache-Control", "public"), "body"},
+		{"varies with all", "key=k", "GET /", nil, 200, field("Vary", "*"), ""},
+		{"varies", "key=k", "GET /", nil, 200, field("vary", "accept-encoding, Accept-Language"), ""},
+		{"varies with what the key is a part of", "key=k${HTTP_ACCEPT_LANGUAGE}", "GET /", nil, 200, field("Vary", "Accept"), ""},
+		{"varies with the key", "key=k${HTTP_ACCEPT_LANGUAGE}", "GET /", nil, 200, field("Vary", "Accept-Encoding, Origin, Accept-Language"), "body"},
+		{"varies with cookies", "key=k", "GET /", nil, 200, field("Vary", "Cookie"), ""},
+		{"varies with a cookie of the key", "key=k${cookie[lang]}", "GET /", nil, 200, field("Vary", "Cookie"), "body"},
+	} {
+		s := newSite(t, "route-run = cachestore:"+c.rule, vassal.Static{}, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+			if err := w.Head(c.status, "", c.fields); err != nil {
+				return err
+			}
+			_, err := io.WriteString(w, "body")
+			return err
+		})
+		_, _, _ = s.ask(t, c.line, c.vars...)
+		if got, _ := s.cache.Named("").Get(nil, "k"); string(got) != c.want {
+			t.Errorf("%s: %q is kept, want %q", c.name, got, c.want)
+		}
+	}
+	r := &exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "GET"}}, Body: strings.NewReader("x"), Length: -1}
+	s := newSite(t, "route-run = cachestore:key=k", vassal.Static{}, nil)
+	if err := s.h.Serve(t.Context(), r, &answered{}); err != nil || s.cache.Named("").Exists("k") {
+		t.Errorf("the answer to GET with a body is kept, or %v", err)
+	}
+}
+
+// TestOnlyReadsAreCached: what is to be carried out is, whatever the cache has.
+func TestOnlyReadsAreCached(t *testing.T) {
+	s := newSite(t, "route-run = cache:key=k", vassal.Static{}, nil)
+	if err := s.cache.Named("").Set("k", []byte("cached"), cache.Add, 0); err != nil {
+		t.Fatal(err)
+	}
+	for method, want := range map[string]string{"GET": "200 | Content-Type: text/html | cached", "HEAD": "200 | Content-Type: text/html | cached",
+		"POST": "200 OK | X-App: yes | app /?", "PUT": "200 OK | X-App: yes | app /?", "DELETE": "200 OK | X-App: yes | app /?"} {
+		s.want(t, want, method+" /")
+	}
+}
+
 // TestFullCacheGuards: a number that cannot be kept does not let anybody pass.
 func TestFullCacheGuards(t *testing.T) {
 	s := newSite(t, `route-run = cacheinc:key=${REMOTE_ADDR},expires=60
