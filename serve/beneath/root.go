@@ -130,16 +130,32 @@ func (d *Dir) Reopen(flags int) (int, error) {
 
 // Holds reports whether the absolute path name, taken as text, is the root or
 // lies below it under the path of the configuration or the one that it leads
-// to, and returns the rest.
-func (r *Root) Holds(name string) (rest string, ok bool) {
+// to, and returns the rest. An error says that the root cannot be opened.
+func (r *Root) Holds(name string) (rest string, ok bool, err error) {
 	if rest, ok = Below(name, r.path); ok {
-		return rest, true
+		return rest, true, nil
 	}
 	d, err := r.Open()
 	if err != nil {
-		return "", false
+		return "", false, err
 	}
-	return Below(name, d.real)
+	rest, ok = Below(name, d.real)
+	return rest, ok, nil
+}
+
+// Missing reports whether err says that there is no such file, or none that may
+// be opened here. Any other error, such as want of descriptors (EMFILE, ENFILE)
+// or of memory, a disk or a server that does not answer, says nothing about the
+// file: who took it for absence would let a request pass on to what answers
+// where there is none.
+func Missing(err error) bool {
+	for _, e := range [...]error{fs.ErrNotExist, fs.ErrPermission, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ENAMETOOLONG,
+		unix.ENXIO, unix.ENODEV} { // the last two: a socket, a device without a driver
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // Below cuts dir from the front of name, at the border of a segment.
@@ -200,6 +216,9 @@ func (d *Dir) elsewhere(rel string, flags int, safe []*Root) (int, error) {
 	}
 	for _, root := range safe {
 		o, err := root.Open()
+		if err != nil && !Missing(err) {
+			return -1, err
+		}
 		if err != nil || o.file {
 			continue
 		}
@@ -210,8 +229,8 @@ func (d *Dir) elsewhere(rel string, flags int, safe []*Root) (int, error) {
 		if rest == "" {
 			rest = "."
 		}
-		if fd, err := o.in(rest, flags, unix.RESOLVE_NO_SYMLINKS); err == nil {
-			return fd, nil
+		if fd, err := o.in(rest, flags, unix.RESOLVE_NO_SYMLINKS); err == nil || !Missing(err) {
+			return fd, err
 		}
 	}
 	return -1, fs.ErrPermission

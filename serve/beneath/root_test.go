@@ -3,8 +3,10 @@ package beneath
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -55,9 +57,44 @@ func TestFile(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{"/in/sub/f": "/sub/f", "/in": "", "/inside": "no", "/out/f": "no"} {
-		rest, ok := in.Holds(dir + name)
+		rest, ok, _ := in.Holds(dir + name)
 		if ok != (want != "no") || ok && rest != want {
 			t.Errorf("%s: got %q, %v", name, rest, ok)
 		}
 	}
+}
+
+// TestMissing: want of descriptors is not the want of a file.
+func TestMissing(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(dir+"/in", 0o755), os.Mkdir(dir+"/safe", 0o755), os.WriteFile(dir+"/safe/f", nil, 0o644), os.Symlink("../safe/f", dir+"/in/l"), os.Symlink("l2", dir+"/in/l2")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := New(dir + "/in").Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", dir+"/in/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, rel := range []string{"none", "l", "l2", "s", "../safe/f", strings.Repeat("n", 300), "s/x"} {
+		if _, _, err := d.File(rel, unix.O_RDONLY|unix.O_NONBLOCK, nil); err == nil || !Missing(err) {
+			t.Errorf("%.20s: %v", rel, err)
+		}
+	}
+	testenv.WithoutDescriptors(t, func() {
+		for _, rel := range []string{"none", "l", "."} {
+			if _, _, err := d.File(rel, unix.O_RDONLY, []*Root{New(dir + "/safe")}); err == nil || Missing(err) {
+				t.Errorf("%s without descriptors: %v", rel, err)
+			}
+		}
+		if _, err := New(dir + "/in").Open(); err == nil || Missing(err) {
+			t.Error(err)
+		}
+		if _, ok, err := New(dir + "/in").Holds("/elsewhere"); ok || err == nil || Missing(err) {
+			t.Error(ok, err)
+		}
+	})
 }

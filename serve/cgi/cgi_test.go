@@ -205,6 +205,23 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestNoDescriptors: where nobody can tell whether there is a program the
+// answer is 503 and not 404.
+func TestNoDescriptors(t *testing.T) {
+	dir := programs(t, map[string]string{"a.sh": hello, "d/index.sh": hello})
+	h := handler(t, vassal.CGI{Mounts: []vassal.CGIMount{{Path: dir}}, Index: []string{"index.sh"}})
+	if _, err := ask(t, h, "/a.sh"); err != nil {
+		t.Error(err)
+	}
+	testenv.WithoutDescriptors(t, func() {
+		for _, p := range []string{"/a.sh", "/d/", "/none"} {
+			if _, err := ask(t, h, p); exchange.StatusOf(err) != 503 || err == nil {
+				t.Errorf("%s: %v", p, err)
+			}
+		}
+	})
+}
+
 // TestHostileRedirect: the slash that a directory needs never leads to
 // another host or another header field.
 func TestHostileRedirect(t *testing.T) {

@@ -168,7 +168,7 @@ func (x *run) start() (body *os.File, p worker.Process, err error) {
 }
 
 func noRoom(err error) error {
-	return &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: fmt.Errorf("CGI: %w", err)}
+	return exchange.Unavailable(fmt.Errorf("CGI: %w", err))
 }
 
 func cannotStart(err error) error {

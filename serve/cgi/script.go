@@ -32,6 +32,15 @@ func refuse(status int, format string, args ...any) error {
 	return &exchange.StatusError{Status: status, Err: fmt.Errorf(format, args...)}
 }
 
+// missing is the answer where err keeps something closed: 404, unless it tells
+// nothing about whether there is one.
+func missing(what string, err error) error {
+	if !beneath.Missing(err) {
+		return exchange.Unavailable(fmt.Errorf("%s: %w", what, err))
+	}
+	return refuse(404, "%s: %w", what, err)
+}
+
 // find finds the program for r: the mount with the longest prefix, then the
 // first file on the way down PATH_INFO. What follows is the program's
 // PATH_INFO.
@@ -56,7 +65,7 @@ func (h *Handler) find(r *exchange.Request) (*script, error) {
 	}
 	dir, err := best.root.Open()
 	if err != nil {
-		return nil, refuse(404, "cgi: %w", err)
+		return nil, missing("cgi", err)
 	}
 	if dir.IsFile() {
 		s := &script{path: dir.Real(), name: r.Get("SCRIPT_NAME") + best.prefix, info: r.Behind(best.prefix), root: h.dir, dir: h.dir}
@@ -81,7 +90,7 @@ func (h *Handler) inDocroot(r *exchange.Request, p string) (*script, error) {
 	}
 	dir, err := beneath.Open(docroot)
 	if err != nil {
-		return nil, refuse(404, "cgi-from-docroot: %w", err)
+		return nil, missing("cgi-from-docroot", err)
 	}
 	defer dir.Close()
 	if dir.IsFile() {
@@ -131,6 +140,9 @@ func (h *Handler) index(r *exchange.Request, dir *beneath.Dir, prefix, p, rel st
 	}
 	for _, name := range h.c.Index {
 		s, isDir, err := h.at(dir, path.Join(rel, name))
+		if exchange.StatusOf(err) == 503 {
+			return nil, err
+		}
 		if err != nil || isDir {
 			continue
 		}
@@ -147,12 +159,12 @@ func (h *Handler) at(dir *beneath.Dir, rel string) (s *script, isDir bool, err e
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EXDEV):
 		return nil, false, refuse(403, "CGI: %s: leads out of the directory, or may not be entered", rel)
 	case err != nil:
-		return nil, false, refuse(404, "CGI: %s: %w", rel, err)
+		return nil, false, missing("CGI: "+rel, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, false, refuse(404, "CGI: %s: %w", rel, err)
+		return nil, false, missing("CGI: "+rel, err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:

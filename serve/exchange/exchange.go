@@ -237,6 +237,11 @@ type StatusError struct {
 func (e *StatusError) Error() string { return e.Err.Error() }
 func (e *StatusError) Unwrap() error { return e.Err }
 
+// Unavailable is err, which passes, as 503 with Retry-After.
+func Unavailable(err error) error {
+	return &StatusError{Status: 503, RetryAfter: time.Second, Err: err}
+}
+
 // StatusOf is the status to answer for err: that of a StatusError, else 500.
 func StatusOf(err error) int {
 	if e, ok := errors.AsType[*StatusError](err); ok {

@@ -176,6 +176,33 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// TestNoDescriptors: where nobody can tell whether there is a script the answer
+// is 503: not 404, and not that of php-fallback.
+func TestNoDescriptors(t *testing.T) {
+	dir := site(t, map[string]string{"a.php": "", "d/index.php": "", "fb.php": ""})
+	for _, root := range []string{dir, ""} {
+		s, err := newScripts(&vassal.PHP{Docroot: root, Index: []string{"index.php"}, AllowedExt: []string{".php"}, Fallback: dir + "/fb.php"}, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		find := func(p string) error {
+			_, err := s.find(&exchange.Request{Vars: []exchange.Var{{Name: "PATH_INFO", Value: p}}})
+			return err
+		}
+		for _, p := range []string{"/a.php", "/d/", "/none"} {
+			if err := find(p); err != nil {
+				t.Errorf("%s: %v", p, err)
+			}
+			testenv.WithoutDescriptors(t, func() {
+				if err := find(p); err == nil || exchange.StatusOf(err) != 503 {
+					t.Errorf("%s without descriptors: %v", p, err)
+				}
+			})
+		}
+		s.close()
+	}
+}
+
 // start runs PHP for the files of a site.
 func start(t testing.TB, dir string, edit func(*vassal.PHP)) *Handler {
 	t.Helper()

@@ -71,6 +71,15 @@ func refuse(status int, format string, args ...any) error {
 	return &exchange.StatusError{Status: status, Err: fmt.Errorf("php: "+format, args...)}
 }
 
+// missing is the answer where err keeps something closed: 404, unless it tells
+// nothing about whether there is one.
+func missing(what string, err error) error {
+	if !beneath.Missing(err) {
+		return exchange.Unavailable(fmt.Errorf("php: %s: %w", what, err))
+	}
+	return refuse(404, "%s: %w", what, err)
+}
+
 // find finds the script for r.
 func (s *scripts) find(r *exchange.Request) (*script, error) {
 	p := r.Path()
@@ -97,7 +106,7 @@ func (s *scripts) root(r *exchange.Request) (*beneath.Dir, func(), error) {
 	if s.docroot != nil {
 		d, err := s.docroot.Open()
 		if err != nil {
-			return nil, nil, refuse(404, "php-docroot: %w", err)
+			return nil, nil, missing("php-docroot", err)
 		}
 		return d, func() {}, nil
 	}
@@ -107,7 +116,7 @@ func (s *scripts) root(r *exchange.Request) (*beneath.Dir, func(), error) {
 	}
 	d, err := beneath.Open(docroot)
 	if err != nil {
-		return nil, nil, refuse(404, "document root: %w", err)
+		return nil, nil, missing("document root", err)
 	}
 	return d, d.Close, nil
 }
@@ -202,6 +211,9 @@ func (s *scripts) index(r *exchange.Request, dir *beneath.Dir, p, rel string) (*
 	}
 	for _, name := range s.p.Index {
 		out, isDir, err := s.at(dir, path.Join(rel, name))
+		if exchange.StatusOf(err) == 503 {
+			return nil, err
+		}
 		if err != nil || isDir || !s.ends(name) {
 			continue
 		}
@@ -218,12 +230,12 @@ func (s *scripts) at(dir *beneath.Dir, rel string) (out *script, isDir bool, err
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EXDEV):
 		return nil, false, refuse(403, "%s: leads out of the document root, or may not be entered", rel)
 	case err != nil:
-		return nil, false, refuse(404, "%s: %w", rel, err)
+		return nil, false, missing(rel, err)
 	}
 	defer unix.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, false, refuse(404, "%s: %w", rel, err)
+		return nil, false, missing(rel, err)
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFDIR:

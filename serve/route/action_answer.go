@@ -169,8 +169,10 @@ func staticAction(orNext bool) func(*rl) (act, error) {
 		return func(x *run) verdict {
 			name := h.absolute(t.Expand(x))
 			dirs := at.roots(name)
-			if orNext && !h.there(name, dirs) {
-				return next
+			if orNext {
+				if v := x.there(name, dirs); v != leave {
+					return v
+				}
 			}
 			x.ending = func(x *run) error { return noFile(h.files.File(x.r, x, name, dirs...)) }
 			return stop
@@ -195,8 +197,10 @@ func fileAction(orNext bool) func(*rl) (act, error) {
 		return func(x *run) verdict {
 			name, status, kind := h.absolute(t[0].Expand(x)), t[1].Expand(x), t[2].Expand(x)
 			dirs := at.roots(name)
-			if orNext && !h.there(name, dirs) {
-				return next
+			if orNext {
+				if v := x.there(name, dirs); v != leave {
+					return v
+				}
 			}
 			if kind == "" && mime {
 				kind = h.files.Type(name)
@@ -214,13 +218,18 @@ func fileAction(orNext bool) func(*rl) (act, error) {
 	}
 }
 
-// there reports whether a file can be sent.
-func (h *Handler) there(name string, dirs []*static.Root) bool {
-	f, _, err := h.files.Open(name, dirs...)
-	if err == nil {
+// there looks whether a file can be sent: leave; next: not; stop: nobody knows.
+func (x *run) there(name string, dirs []*static.Root) verdict {
+	f, _, err := x.h.files.Open(name, dirs...)
+	switch {
+	case err == nil:
 		f.Close()
+		return leave
+	case exchange.StatusOf(noFile(err)) == 404:
+		return next
 	}
-	return err == nil
+	x.ending = func(*run) error { return err }
+	return stop
 }
 
 func (x *run) file(f exchange.File, size int64, status, kind string, uncounted bool) error {

@@ -559,6 +559,19 @@ func TestHandlers(t *testing.T) {
 	}
 }
 
+// TestNoDescriptors: a file that nobody can look at is not one that is not
+// there: the next rule may let somebody in.
+func TestNoDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/f", []byte("file"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, action := range []string{"static-next:" + dir + "/f", "static:" + dir + "/f", "sendfile-next:filename=" + dir + "/f", "file:filename=" + dir + "/f"} {
+		s := newSite(t, "route-run = "+action, vassal.Static{}, nil)
+		testenv.WithoutDescriptors(t, func() { s.want(t, "error 503", "GET /") })
+	}
+}
+
 // TestRuleDirectory: what a rule says before its first variable bounds the files
 // that it sends, links too.
 func TestRuleDirectory(t *testing.T) {

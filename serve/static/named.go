@@ -52,28 +52,40 @@ func (h *Handler) named(name string, also []*beneath.Root) (found, error) {
 	why := fs.ErrPermission
 	for _, roots := range [...][]*beneath.Root{also, h.safe} {
 		for _, root := range roots {
-			rest, ok := root.Holds(name)
-			if !ok {
-				continue
-			}
-			if rest, ok = relative(rest, true); !ok {
-				continue
-			}
-			why = fs.ErrNotExist
-			dir, err := root.Open()
-			if err != nil {
-				continue
-			}
-			f := h.beneath(dir, rest)
-			if f.File != nil && !f.isDir && (!f.whole || rest == ".") {
-				return f, nil
+			f, holds, err := h.namedIn(root, name)
+			if err = known(err); err != nil {
+				return found{}, exchange.Unavailable(err)
 			}
 			if f.File != nil {
-				f.Close()
+				return f, nil
+			}
+			if holds {
+				why = fs.ErrNotExist
 			}
 		}
 	}
 	return found{}, &fs.PathError{Op: "open", Path: name, Err: why}
+}
+
+// namedIn opens the regular file at name if root holds the name.
+func (h *Handler) namedIn(root *beneath.Root, name string) (f found, holds bool, err error) {
+	rest, ok, err := root.Holds(name)
+	if !ok {
+		return found{}, false, err
+	}
+	if rest, ok = relative(rest, true); !ok {
+		return found{}, false, nil
+	}
+	dir, err := root.Open()
+	if err != nil {
+		return found{}, true, err
+	}
+	f, err = h.beneath(dir, rest)
+	if f.File != nil && (f.isDir || f.whole && rest != ".") {
+		f.Close()
+		return found{}, true, nil
+	}
+	return f, true, err
 }
 
 // Root is a directory or file that a rule names: see File.

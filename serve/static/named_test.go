@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"testing"
+	"time"
 
 	"liege/internal/testenv"
 	"liege/serve/beneath"
@@ -53,4 +54,34 @@ func TestFile(t *testing.T) {
 	if string(b) != "pdf" || err != nil {
 		t.Errorf("got %q, %v", b, err)
 	}
+}
+
+// TestNoDescriptors: where nobody can tell whether there is a file the request
+// is 503, and does not go on to the application.
+func TestNoDescriptors(t *testing.T) {
+	dir := tree(t, map[string]string{"www/f": "f", "www/d/index.html": "i", "map/x": "x", "root/y": "y"})
+	h := newHandler(vassal.Static{Check: []string{dir + "/www"}, Map: []vassal.StaticMap{{Mount: "/m", Dir: dir + "/map"}}, Docroot: true, Index: []string{"index.html"}})
+	ask := func(p string) error {
+		r := &exchange.Request{Vars: []exchange.Var{{Name: "REQUEST_METHOD", Value: "GET"}, {Name: "PATH_INFO", Value: p}, {Name: "DOCUMENT_ROOT", Value: dir + "/root"}}}
+		return h.Serve(t.Context(), r, &answer{})
+	}
+	for _, p := range []string{"/f", "/d/", "/m/x", "/y"} {
+		if err := ask(p); err != nil {
+			t.Errorf("%s: %v", p, err)
+		}
+		testenv.WithoutDescriptors(t, func() {
+			if err := ask(p); exchange.StatusOf(err) != 503 || errors.Is(err, errNext) {
+				t.Errorf("%s without descriptors: %v", p, err)
+			}
+			if _, _, err := h.Open(dir + "/www/f"); exchange.StatusOf(err) != 503 {
+				t.Errorf("by name: %v", err)
+			}
+		})
+	}
+	time.Sleep(beneath.Recheck) // the directories are opened anew
+	testenv.WithoutDescriptors(t, func() {
+		if err := ask("/f"); exchange.StatusOf(err) != 503 || errors.Is(err, errNext) {
+			t.Errorf("without descriptors for the directory: %v", err)
+		}
+	})
 }

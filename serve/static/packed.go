@@ -80,7 +80,7 @@ func (p *packed) choose(h *Handler, r *exchange.Request, f *found, real string) 
 		if !Accepts(accept, n.coding) {
 			continue
 		}
-		o := h.beneath(f.dir, f.name+n.ext)
+		o, _ := h.beneath(f.dir, f.name+n.ext) // whatever is wrong with it: there is the file
 		switch {
 		case o.File == nil:
 			continue

@@ -3,7 +3,8 @@
 //
 // A request for which there is no file goes on to the next handler: the
 // application, or 404. So does one that may not be served, as in uWSGI; a
-// client learns nothing from the difference.
+// client learns nothing from the difference. Where nobody can tell (there are no
+// descriptors left, the disk fails) the answer is 503.
 //
 // A file is opened once, beneath its directory (openat2(2) with
 // RESOLVE_BENEATH and RESOLVE_NO_MAGICLINKS), and is a descriptor from then
@@ -120,7 +121,10 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if !get && !h.passes {
 		return h.next.Serve(ctx, r, w)
 	}
-	f := h.find(r)
+	f, err := h.find(r)
+	if err != nil {
+		return exchange.Unavailable(err)
+	}
 	if f.File == nil {
 		return h.next.Serve(ctx, r, w)
 	}
@@ -171,16 +175,17 @@ func (f *found) close() {
 	}
 }
 
-// find opens the file that r asks for. The order is uWSGI's: check-static,
-// static-map, static-map2, each as in the file, then check-static-docroot.
-func (h *Handler) find(r *exchange.Request) found {
+// find opens the file that r asks for, if there is one. An error says that
+// nobody knows. The order is uWSGI's: check-static, static-map, static-map2,
+// each as in the file, then check-static-docroot.
+func (h *Handler) find(r *exchange.Request) (found, error) {
 	p := r.Path()
 	if p == "" || p[0] != '/' || strings.IndexByte(p, 0) >= 0 || h.skipped(p) {
-		return found{}
+		return found{}, nil
 	}
 	for _, root := range h.check {
-		if f := h.inRoot(root, p); f.File != nil {
-			return f
+		if f, err := h.inRoot(root, p); f.File != nil || err != nil {
+			return f, err
 		}
 	}
 	for i := range h.maps {
@@ -192,34 +197,42 @@ func (h *Handler) find(r *exchange.Request) found {
 		if m.whole {
 			rest = p
 		}
-		if f := h.inRoot(m.root, rest); f.File != nil {
-			return f
+		if f, err := h.inRoot(m.root, rest); f.File != nil || err != nil {
+			return f, err
 		}
 	}
 	if h.docroot {
 		return h.inDocroot(r.Get("DOCUMENT_ROOT"), p)
 	}
-	return found{}
+	return found{}, nil
 }
 
 // inDocroot looks for p below the directory that the front end or a routing
 // rule named. It may change with every request and is not kept open.
-func (h *Handler) inDocroot(docroot, p string) found {
+func (h *Handler) inDocroot(docroot, p string) (f found, err error) {
 	if !path.IsAbs(docroot) || strings.IndexByte(docroot, 0) >= 0 || path.Clean(docroot) == "/" {
-		return found{}
+		return found{}, nil
 	}
 	dir, err := beneath.Open(docroot)
 	if err != nil {
-		return found{}
+		return found{}, known(err)
 	}
 	if !dir.IsFile() {
-		if f := h.open(dir, p); f.File != nil {
+		if f, err = h.open(dir, p); f.File != nil {
 			f.own = true
-			return f
+			return f, nil
 		}
 	}
 	dir.Close()
-	return found{}
+	return found{}, err
+}
+
+// known is nil for an error that says that there is no such file.
+func known(err error) error {
+	if err == nil || beneath.Missing(err) {
+		return nil
+	}
+	return err
 }
 
 func (h *Handler) skipped(p string) bool {
@@ -231,43 +244,44 @@ func (h *Handler) skipped(p string) bool {
 	return false
 }
 
-func (h *Handler) inRoot(root *beneath.Root, p string) found {
+func (h *Handler) inRoot(root *beneath.Root, p string) (found, error) {
 	dir, err := root.Open()
 	if err != nil {
-		return found{}
+		return found{}, known(err)
 	}
 	return h.open(dir, p)
 }
 
 // open opens p beneath dir, or the index of the directory that p is.
-func (h *Handler) open(dir *beneath.Dir, p string) found {
+func (h *Handler) open(dir *beneath.Dir, p string) (found, error) {
 	rel, ok := relative(p, h.dots)
 	if !ok {
-		return found{}
+		return found{}, nil
 	}
-	f := h.beneath(dir, rel)
+	f, err := h.beneath(dir, rel)
 	switch {
 	case f.File == nil:
-		return found{}
+		return found{}, err
 	case f.whole:
-		return f
+		return f, nil
 	case !f.isDir && strings.HasSuffix(p, "/"):
 		f.Close() // "file/" is not the file: its relative links would be wrong
-		return found{}
+		return found{}, nil
 	case !f.isDir:
-		return f
+		return f, nil
 	}
 	f.Close()
 	for _, index := range h.index {
 		name := path.Join(rel, index)
-		if f := h.beneath(dir, name); f.File != nil {
-			if !f.isDir {
-				return f
-			}
+		f, err := h.beneath(dir, name)
+		if err != nil || f.File != nil && !f.isDir {
+			return f, err
+		}
+		if f.File != nil {
 			f.Close()
 		}
 	}
-	return found{}
+	return found{}, nil
 }
 
 // relative makes a path for openat2 of a URL's path: no leading slashes, no
@@ -315,7 +329,7 @@ type info struct {
 const openFlags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 
 // beneath opens rel beneath dir: a regular file or a directory, else nothing.
-func (h *Handler) beneath(dir *beneath.Dir, rel string) found {
+func (h *Handler) beneath(dir *beneath.Dir, rel string) (found, error) {
 	var fd int
 	var err error
 	f := found{dir: dir, name: rel}
@@ -324,21 +338,21 @@ func (h *Handler) beneath(dir *beneath.Dir, rel string) found {
 		fd, err = dir.Reopen(openFlags) // whatever rel is, as in uWSGI
 	} else if fd, f.link, err = dir.File(rel, openFlags, h.safe); err == nil && f.link != "" && !h.mayLink(dir, f.link) {
 		_ = unix.Close(fd) // opened for reading: nothing to lose
-		return found{}
+		return found{}, nil
 	}
 	if err != nil {
-		return found{}
+		return found{}, known(err)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err == nil {
+	if err = unix.Fstat(fd, &st); err == nil {
 		f.isDir, f.size, f.mtime, f.nsec = st.Mode&unix.S_IFMT == unix.S_IFDIR, st.Size, st.Mtim.Sec, st.Mtim.Nsec
 		if f.isDir || st.Mode&unix.S_IFMT == unix.S_IFREG {
 			f.File = &File{fd}
-			return f
+			return f, nil
 		}
 	}
 	_ = unix.Close(fd) // opened for reading: nothing to lose
-	return found{}
+	return found{}, err
 }
 
 // mayLink reports whether where a link led may be served under its own name
