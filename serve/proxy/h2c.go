@@ -118,7 +118,7 @@ func h2cRequest(r *exchange.Request, t Target) (*http.Request, error) {
 	var name []byte
 	for i := range r.Vars {
 		v := &r.Vars[i]
-		if b, ok := appendName(name[:0], v.Name); ok && valid(v.Value) {
+		if b, ok := appendName(name[:0], v.Name); ok && valid(v.Value) && !doubled(r, v) {
 			req.Header[string(b)] = []string{v.Value}
 			name = b
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -286,7 +287,7 @@ func appendRequest(b []byte, r *exchange.Request, t Target) ([]byte, bool, error
 	b = append(append(b, uri...), " HTTP/1.1\r\nHost: "...)
 	b = append(append(b, host...), "\r\n"...)
 	for i := range r.Vars {
-		if v := &r.Vars[i]; valid(v.Value) {
+		if v := &r.Vars[i]; valid(v.Value) && !doubled(r, v) {
 			b = appendField(b, v.Name, v.Value)
 		}
 	}
@@ -338,6 +339,20 @@ func visible(s string) bool {
 		}
 	}
 	return true
+}
+
+// doubled reports whether v would be a second Content-Type, or an empty one.
+// Web servers send the client's field beside the variable that they make of it
+// (nginx's uwsgi_params and the like: empty where there is none), and of two
+// that a server gets each may believe another.
+func doubled(r *exchange.Request, v *exchange.Var) bool {
+	switch v.Name {
+	case "CONTENT_TYPE":
+		return v.Value == ""
+	case "HTTP_CONTENT_TYPE":
+		return v.Value == "" || slices.ContainsFunc(r.Vars, func(o exchange.Var) bool { return o.Name == "CONTENT_TYPE" })
+	}
+	return false
 }
 
 // appendField appends the header field that the variable name came from;

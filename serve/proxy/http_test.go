@@ -168,3 +168,42 @@ func TestUnasked(t *testing.T) {
 		}
 	}
 }
+
+// TestOneContentType: what a web server says twice by its protocol, as a
+// variable and as the client's field, is one field to the upstream, and none
+// where the client sent none.
+func TestOneContentType(t *testing.T) {
+	for _, c := range []struct {
+		vars []exchange.Var
+		want string
+	}{
+		{[]exchange.Var{{Name: "CONTENT_TYPE", Value: "a/b"}, {Name: "HTTP_CONTENT_TYPE", Value: "a/b"}}, "a/b"},
+		{[]exchange.Var{{Name: "HTTP_CONTENT_TYPE", Value: "x/y"}, {Name: "CONTENT_TYPE", Value: "a/b"}}, "a/b"},
+		{[]exchange.Var{{Name: "CONTENT_TYPE", Value: ""}, {Name: "HTTP_CONTENT_TYPE", Value: "x/y"}}, ""},
+		{[]exchange.Var{{Name: "CONTENT_TYPE", Value: ""}}, ""},
+		{[]exchange.Var{{Name: "HTTP_CONTENT_TYPE", Value: "x/y"}}, "x/y"},
+		{[]exchange.Var{{Name: "HTTP_CONTENT_TYPE", Value: ""}}, ""},
+	} {
+		r := newRequest("POST", "/", "body")
+		r.Vars = append(r.Vars, exchange.Var{Name: "CONTENT_LENGTH", Value: "4"}, exchange.Var{Name: "HTTP_CONTENT_LENGTH", Value: "5"})
+		r.Vars = append(r.Vars, c.vars...)
+		b, _, err := appendRequest(nil, r, Target{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := http.ReadRequest(bufio.NewReader(strings.NewReader(string(b))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := got.Header["Content-Type"]; strings.Join(v, "|") != c.want || len(v) > 1 || c.want == "" && len(v) > 0 || strings.Count(string(b), "Content-Length") != 1 {
+			t.Errorf("%v: %q", c.vars, b)
+		}
+		two, err := h2cRequest(r, Target{Address: "a:1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := two.Header["Content-Type"]; strings.Join(v, "|") != c.want || c.want == "" && len(v) > 0 {
+			t.Errorf("%v: HTTP/2: %q", c.vars, v)
+		}
+	}
+}

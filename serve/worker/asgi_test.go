@@ -170,6 +170,8 @@ func TestASGI(t *testing.T) {
 	}
 	req := request("GET", "/scope?a=%20b", "")
 	req.Set("PATH_INFO", "/scope")
+	req.Set("CONTENT_TYPE", "a/b")
+	req.Set("HTTP_CONTENT_TYPE", "x/y") // nginx's uwsgi_params: both
 	req.Set("HTTP_X_TEST", "ä")
 	if rec, err = r.do(req); err != nil {
 		t.Fatal(err)
@@ -179,6 +181,9 @@ func TestASGI(t *testing.T) {
 		if !strings.Contains(rec.body.String(), want) {
 			t.Errorf("scope: no %s in %s", want, rec.body.String())
 		}
+	}
+	if s := rec.body.String(); strings.Count(s, `"content-type"`) != 1 || !strings.Contains(s, `["content-type", "a/b"]`) {
+		t.Errorf("scope: not one content-type in %s", s)
 	}
 	for path, status := range map[string]int{"/boom": 500, "/silent": 500} {
 		if _, err := r.do(request("GET", path, "")); exchange.StatusOf(err) != status {

@@ -107,6 +107,8 @@ def scope_of(env, kind, state):
     fields = []
     for name, value in env.items():
         if name.startswith('HTTP_'):
+            if name in ('HTTP_CONTENT_TYPE', 'HTTP_CONTENT_LENGTH') and name[5:] in env:
+                continue  # a web server says it twice: nginx's uwsgi_params
             fields.append((name[5:].replace('_', '-').lower().encode('latin-1'), value.encode('latin-1')))
         elif name in ('CONTENT_TYPE', 'CONTENT_LENGTH') and value:
             fields.append((name.replace('_', '-').lower().encode('latin-1'), value.encode('latin-1')))
