@@ -1,6 +1,8 @@
 package route
 
 import (
+	"strings"
+
 	"liege/serve/exchange"
 	"liege/vassal"
 	"liege/vassal/route"
@@ -56,7 +58,7 @@ func (h *Handler) compile(rules []vassal.Rule) (chain, error) {
 		var err error
 		if r.Regexp != "" {
 			out.capture = route.HasCaptures(r.ActionArg)
-			if out.match, err = newMatcher(r.Regexp); err != nil {
+			if out.match, err = newMatcher(expression(r)); err != nil {
 				return c, problem(r, err)
 			}
 		}
@@ -76,6 +78,15 @@ func (h *Handler) compile(rules []vassal.Rule) (chain, error) {
 		c.rules = append(c.rules, out)
 	}
 	return c, nil
+}
+
+// expression is the regular expression of r. Names of hosts are the same in any
+// case (RFC 9110 4.2.3).
+func expression(r *vassal.Rule) string {
+	if r.Subject == names[hostSubject] {
+		return "(?i)" + r.Regexp
+	}
+	return r.Regexp
 }
 
 // apply runs c for the request: uWSGI's loop, in which a pending goto skips
@@ -109,7 +120,24 @@ func (r *rule) applies(x *run) bool {
 	case r.subject == 0:
 		return true
 	}
-	return r.match.match(x, x.subject(r.subject), r.capture)
+	s := x.subject(r.subject)
+	if r.match.match(x, s, r.capture) {
+		return true
+	}
+	if r.subject != hostSubject {
+		return false
+	}
+	name := hostName(s)
+	return name != s && r.match.match(x, name, r.capture)
+}
+
+// hostName is a Host field without its port and the dot of the root: a client
+// may write both, and is at the same host.
+func hostName(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		host = host[:i]
+	}
+	return strings.TrimSuffix(host, ".")
 }
 
 // subject is the text that a rule looks at: found once, and again after a
