@@ -37,7 +37,7 @@ var compilers = map[string]func(r *rl) (act, error){
 	"log": logAction, "logvar": logvar, "donotlog": donotlog, "addvar": addvar,
 	"addheader": addheader, "delheader": delheader, "remheader": delheader, "clearheaders": clearheaders, "resetheaders": clearheaders,
 	"send": send(""), "send-crnl": send("\r\n"),
-	"setapp": setter("UWSGI_APPID"), "setscriptname": setter("SCRIPT_NAME"), "setmethod": setter("REQUEST_METHOD"), "seturi": setter("REQUEST_URI"),
+	"setapp": setter("UWSGI_APPID"), "setscriptname": setter("SCRIPT_NAME"), "setmethod": setter("REQUEST_METHOD"), "seturi": seturi,
 	"setremoteaddr": setter("REMOTE_ADDR"), "setpathinfo": setter("PATH_INFO"), "setdocroot": setter("DOCUMENT_ROOT"), "setscheme": setter("UWSGI_SCHEME"),
 	"setuser": setuser, "fixpathinfo": fixpathinfo,
 	"+": math(func(a, b int64) (int64, bool) { return a + b, true }),
@@ -159,6 +159,12 @@ func setter(name string) func(*rl) (act, error) {
 		at := r.At
 		return func(x *run) verdict { return x.setNew(at, name, t.Expand(x)) }, err
 	}
+}
+
+func seturi(r *rl) (act, error) {
+	t, err := r.template(r.ActionArg)
+	at, url := r.At, r.url("")
+	return func(x *run) verdict { return x.setNew(at, "REQUEST_URI", t.Expand(url(x))) }, err
 }
 
 // setmodifier1 chooses who answers.

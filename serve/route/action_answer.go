@@ -3,7 +3,6 @@ package route
 import (
 	"errors"
 	"io/fs"
-	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -64,8 +63,9 @@ func length(n int) exchange.Field {
 func redirect(code int, body string) func(*rl) (act, error) {
 	return func(r *rl) (act, error) {
 		t, err := r.template(r.ActionArg)
+		url := r.url("")
 		return func(x *run) verdict {
-			to := exchange.URL(t.Expand(x)) // now: what a rule below sets is not meant
+			to := exchange.URL(t.Expand(url(x))) // now: what a rule below sets is not meant
 			x.ending = func(x *run) error {
 				return x.text(code, "", []exchange.Field{{Name: "Location", Value: to}, plain, length(len(body))}, body)
 			}
@@ -74,13 +74,13 @@ func redirect(code int, body string) func(*rl) (act, error) {
 	}
 }
 
-// rewrite changes PATH_INFO, and QUERY_STRING if there is a "?".
+// rewrite changes PATH_INFO, and QUERY_STRING if the rule has a "?".
 func rewrite(v verdict) func(*rl) (act, error) {
 	return func(r *rl) (act, error) {
 		t, err := r.template(r.ActionArg)
-		at := r.At
+		at, url := r.At, r.url("&+;")
 		return func(x *run) verdict {
-			p, qs, asks := strings.Cut(t.Expand(x), "?")
+			p, qs, asks := strings.Cut(t.Expand(url(x)), "?")
 			if asks {
 				if old := x.r.Get("QUERY_STRING"); old != "" && qs != "" {
 					qs += "&" + old
@@ -100,9 +100,7 @@ func rewrite(v verdict) func(*rl) (act, error) {
 // cleanPath decodes a path and takes its dot segments out, which never lead
 // above "/". A "%" that encodes nothing stays, and so does an encoded NUL.
 func cleanPath(p string) string {
-	if d, err := url.PathUnescape(p); err == nil && strings.IndexByte(d, 0) < 0 {
-		p = d
-	}
+	p = decoded(p)
 	if !strings.Contains(p, "/.") && !strings.HasPrefix(p, ".") {
 		return p
 	}

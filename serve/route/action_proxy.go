@@ -17,9 +17,9 @@ func httpAction(raw bool) func(*rl) (act, error) {
 		addr, err1 := r.template(u.Address)
 		host, err2 := r.template(u.Host)
 		target, err3 := r.template(u.Target)
-		client := r.h.cfg.Proxy
+		client, url := r.h.cfg.Proxy, r.url("")
 		return func(x *run) verdict {
-			to := proxy.Target{Address: addr.Expand(x), Host: host.Expand(x), URI: target.Expand(x), Upgrade: raw}
+			to := proxy.Target{Address: addr.Expand(x), Host: host.Expand(x), URI: target.Expand(url(x)), Upgrade: raw}
 			x.ending = func(x *run) error { return client.HTTP(x.ctx, x.r, x, to) }
 			return stop
 		}, cmp.Or(err1, err2, err3)

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -233,6 +234,27 @@ func TestRules(t *testing.T) {
 		{"route-run = goto:2\nroute-run = return:404\nroute-run = return:410", "GET /", "", "410 | Content-Type: text/plain | Gone"},
 		{"route = ^/x/(.*) rewrite:/y/$1?new=1", "GET /x/a%20b?old=2", "PATH_INFO=/x/a b", app + "/y/a b?new=1&old=2"},
 		{"route = ^/x rewrite:/a/%2e%2e/../..", "GET /x", "", app + "/?"},
+		{"route = ^/x/(.*) rewrite:/y/$1", "GET /", "PATH_INFO=/x/%2e%2e/%2e%2e/etc", app + "/y/%2e%2e/%2e%2e/etc?"},
+		{"route = ^/x/(.*) rewrite:/y/$1", "GET /", "PATH_INFO=/x/100%?admin=1#é +&", app + "/y/100%?admin=1#é +&?"},
+		{"route = ^/x/(.*) rewrite:/y?q=$1&n=2", "GET /", "PATH_INFO=/x/a&admin=1?+%41", app + "/y?q=a%26admin=1%3F%2B%2541&n=2"},
+		{"route = ^/x rewrite:/y${PATH_INFO}?u=${REMOTE_USER}&l=${lower[PATH_INFO]}", "GET /", "PATH_INFO=/x?A;REMOTE_USER=a&b;", app + "/y/x?A;REMOTE_USER=a&b;?u=&l=/x%3Fa%3Bremote_user=a%26b%3B"},
+		{"route-if = regexp:${PATH_INFO};^/x/(.*) rewrite:/y/$1", "GET /", "PATH_INFO=/x/a?b", app + "/y/a?b?"},
+		{"route-uri = ^/x/(.*) rewrite:/y/$1", "GET /x/a%20b%2e?c=%20d", "", app + "/y/a b.?c=%20d&c=%20d"},
+		{"route-if = regexp:${REQUEST_URI};^/x/(.*) rewrite:/y/$1", "GET /x/a%20b", "", app + "/y/a b?"},
+		{"route = ^/x/(.*) rewrite:/100%/$1%zz%00", "GET /", "PATH_INFO=/x/a b", app + "/100%/a b%zz%00?"},
+		{"route = ^/x redirect:https://a${PATH_INFO}?q=$0", "GET /", "PATH_INFO=/x/a?b%2f&c d", "302 | Location: https://a/x/a%3Fb%252f&c%20d?q=/x | Content-Type: text/plain | Moved"},
+		{"route = ^/x/(.*) seturi:/y/$1\nroute-run = addheader:U: ${REQUEST_URI}", "GET /", "PATH_INFO=/x/%2e%2e/a?b", "200 OK | X-App: yes | U: /y/%252e%252e/a%3Fb | app /x/%2e%2e/a?b?"},
+		{"route-host = ^admin\\.ex return:403", "GET /", "HTTP_HOST=ADMIN.ex", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^Admin\\.ex$ return:403", "GET /", "HTTP_HOST=admin.ex", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^admin\\.ex$ return:403", "GET /", "HTTP_HOST=admin.ex:8080", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^admin\\.ex$ return:403", "GET /", "HTTP_HOST=Admin.eX.", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^admin\\.ex$ return:403", "GET /", "HTTP_HOST=admin.ex.:80", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^\\[::1\\]$ return:403", "GET /", "HTTP_HOST=[::1]:80", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^\\[:$ return:403", "GET /", "HTTP_HOST=[::1]", app + "/?"},
+		{"route-host = :8080$ return:403", "GET /", "HTTP_HOST=admin.ex:8080", "403 | Content-Type: text/plain | Forbidden"},
+		{"route-host = ^admin\\.ex$ return:403", "GET /", "HTTP_HOST=admin.ex.org", app + "/?"},
+		{"route-host = ^(.*)\\.ex$ addheader:A: $1", "GET /", "HTTP_HOST=Shop.ex:80", "200 OK | X-App: yes | A: Shop | app /?"},
+		{"route-host = ^shop$ return:403", "GET /", "HTTP_HOST=", app + "/?"},
 		{"route = ^/x rewrite-last:/y\nroute = ^/y return:404", "GET /x?q", "", app + "/y?q"},
 		{"route = ^/x rewrite:/y\nroute = ^/y return:404", "GET /x?q", "", "404 | Content-Type: text/plain | Not Found"},
 		{"route-run = addheader:X-A: ${REQUEST_METHOD}\nroute-run = delheader:x-app", "GET /", "", "200 OK | X-A: GET | app /?"},
@@ -556,6 +578,37 @@ func TestHandlers(t *testing.T) {
 		if err := s.h.Serve(t.Context(), r, &answered{}); err != nil || got != want {
 			t.Errorf("%s: %d %v, want %d", rule, got, err, want)
 		}
+	}
+}
+
+// TestUpstreamTarget: a path in the target of an upstream is the path that rules
+// saw, whoever decodes it there.
+func TestUpstreamTarget(t *testing.T) {
+	testenv.Leaks(t)
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer l.Close()
+	lines := make(chan string, 1)
+	all.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			lines <- "nothing"
+			return
+		}
+		defer c.Close()
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		lines <- line
+		io.WriteString(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+	})
+	s := newSite(t, "route = ^/public/(.*) http:"+l.Addr().String()+",,/app/$1", vassal.Static{}, nil)
+	s.want(t, "204 No Content", "GET /", "PATH_INFO=/public/%2e%2e/admin?a b")
+	l.Close()
+	if got := <-lines; got != "GET /app/%252e%252e/admin%3Fa%20b HTTP/1.1\r\n" {
+		t.Errorf("the upstream is asked %q", got)
 	}
 }
 
