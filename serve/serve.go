@@ -68,9 +68,10 @@ type Core struct {
 	notes    vassal.Problems
 	vars     []exchange.Var
 	pages    map[int][]byte
-	caches   *cache.Set   // nil: none
-	metrics  *metrics.Set // nil: none
-	api      *api.Host    // nil: no application to serve
+	space    *exchange.Room // of bodies in files
+	caches   *cache.Set     // nil: none
+	metrics  *metrics.Set   // nil: none
+	api      *api.Host      // nil: no application to serve
 	servers  []server
 	exec     *exec.Handler // nil: none
 	php      *php.Handler  // nil: none
@@ -91,7 +92,7 @@ type Core struct {
 // New builds all that serves app. It starts nothing. Lines of the access log
 // go to out, whole. An error is a *vassal.Problem about a routing rule.
 func New(app *vassal.App, pool Application, out io.Writer, log *slog.Logger) (_ *Core, err error) {
-	c := &Core{app: app, pool: pool, log: log, turn: make(chan struct{})}
+	c := &Core{app: app, pool: pool, log: log, turn: make(chan struct{}), space: exchange.NewRoom(app.Upload.Space)}
 	c.access = newAccessLog(app.Log, out)
 	if err = c.secure(); err != nil {
 		return nil, err

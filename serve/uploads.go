@@ -23,5 +23,20 @@ func (c *Core) uploads(h exchange.Handler) exchange.Handler {
 			dir = v
 		}
 	}
-	return upload.New(h, upload.Config{Store: u.Store, Dir: dir, Space: u.Space}, c.log)
+	return upload.New(h, upload.Config{Store: u.Store, Dir: dir, Space: c.space, Patience: c.app.HTTP.BodyTimeout, Parallel: c.parallel()}, c.log)
+}
+
+// parallel tells how many requests the application serves at once; nil: a
+// program that knows itself.
+func (c *Core) parallel() func() int {
+	pool, ok := c.pool.(interface{ Parallel() int })
+	switch php := c.app.PHP; {
+	case c.app.Workers != nil && ok && php != nil:
+		return func() int { return min(pool.Parallel(), php.Processes) }
+	case c.app.Workers != nil && ok:
+		return pool.Parallel
+	case php != nil && c.app.Exec == nil:
+		return func() int { return php.Processes }
+	}
+	return nil
 }

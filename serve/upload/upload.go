@@ -4,10 +4,16 @@
 //
 // A Handler stands in front of the application. It reads up to Memory bytes of
 // a body into memory; with Store it goes on into a file without a name, up to
-// the end. What it has not read when a bound is reached the application reads
-// from the client as it comes: the bounds cost speed, never a request. Both
-// bounds are of all requests together; memory is taken as bytes arrive, so
-// that a client holds no more than he sent.
+// the end, and when the memory of all is taken it goes there at once. What it
+// has not read when the bounds are reached the application reads from the client
+// as it comes: the bounds cost speed, never a request. They are of all requests
+// together, and taken as bytes arrive, so that a client holds no more than he
+// sent; only the first bytes of a body are not counted, so that a form is read
+// whatever others do.
+//
+// Whoever takes all of the bounds still takes no application: bodies that are
+// not there whole leave one of the requests that it serves at once to others.
+// And a body ends: a client that sends less than leastRate for long is given up.
 //
 // A body that is there whole has a length: then the request has one too,
 // whatever coding brought it.
@@ -35,14 +41,26 @@ import (
 const (
 	Memory = 64 << 10 // of one body
 	inAll  = 16 << 20 // of all
-	first  = 4 << 10  // what a buffer begins with
+	first  = 4 << 10  // what a buffer begins with, beside those
 )
+
+// leastRate is how many bytes a second a client must send in the long run: the
+// default of Apache's mod_reqtimeout (body=20,MinRate=500).
+const leastRate = 500
 
 // Config says what is stored.
 type Config struct {
-	Store bool   // what is more than Memory goes to a file
-	Dir   string // where the files are; nothing of them can be seen there
-	Space int64  // most bytes in files, all together
+	Store bool           // what does not lie in memory goes to a file
+	Dir   string         // where the files are; nothing of them can be seen there
+	Space *exchange.Room // of the files, all together; with Store
+
+	// Patience is how long a client may be waited for altogether, beside the time
+	// that what it sent takes at leastRate; 0: for ever.
+	Patience time.Duration
+
+	// Parallel is how many requests the application serves at once; nil: so many
+	// that nobody waits. It is asked when there is a first request.
+	Parallel func() int
 }
 
 // Handler reads bodies. Make one with New.
@@ -52,8 +70,9 @@ type Handler struct {
 	create func() (file, error)
 	log    *slog.Logger
 
-	memory, space atomic.Int64 // taken
-	told          atomic.Int64 // unix time of the last line about a full disk
+	memory     *exchange.Room
+	unfinished func() *exchange.Places // of bodies that the application waits for; nil: no bound
+	told       atomic.Int64            // unix time of the last line about a full disk
 }
 
 // file is where a body is stored.
@@ -65,8 +84,11 @@ type file interface {
 
 // New returns a Handler in front of next.
 func New(next exchange.Handler, cfg Config, log *slog.Logger) *Handler {
-	h := &Handler{cfg: cfg, next: next, log: log}
+	h := &Handler{cfg: cfg, next: next, log: log, memory: exchange.NewRoom(inAll)}
 	h.create = func() (file, error) { return unnamed(cfg.Dir) }
+	if cfg.Parallel != nil {
+		h.unfinished = sync.OnceValue(func() *exchange.Places { return exchange.NewPlaces(max(1, cfg.Parallel()-1)) })
+	}
 	return h
 }
 
@@ -76,13 +98,16 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if r.Length == 0 {
 		return h.next.Serve(ctx, r, w)
 	}
-	b := &stored{h: h, client: r.Body}
+	b := &stored{h: h, client: r.Body, length: r.Length}
 	defer b.free()
 	// Whoever ends ctx closes the connection too, which ends the wait here.
-	if err := b.receive(r.Length); err != nil {
+	if err := b.receive(); err != nil {
 		return err
 	}
 	if !b.whole {
+		if err := b.enter(ctx); err != nil {
+			return err
+		}
 		r.Body = b
 		return h.next.Serve(ctx, r, w)
 	}
@@ -102,132 +127,143 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, 0, first); return &b
 type stored struct {
 	h      *Handler
 	client io.Reader
-	whole  bool // nothing more comes
-	pooled *[]byte
-	mem    []byte
-	taken  int64 // of h.memory
+	length int64         // -1: unknown
+	came   int64         // bytes from the client
+	waited time.Duration // for them
+	whole  bool          // nothing more comes
 
-	file    file
-	filed   int64 // bytes in it
-	space   int64 // taken of h.space
-	rest    []byte
-	restBuf *[]byte
+	file   file
+	filed  int64   // bytes in it, taken of the space
+	mem    []byte  // what follows
+	pooled *[]byte // mem is still that
+	taken  int64   // of h.memory
 
-	from io.Reader // of Read
+	from  io.Reader // of Read
+	leave func()    // gives back the place among the unfinished
 }
 
-func (b *stored) size() int64 { return int64(len(b.mem)) + b.filed + int64(len(b.rest)) }
+func (b *stored) size() int64 { return b.filed + int64(len(b.mem)) }
 
-// receive reads what may be stored of a body of length bytes; -1: unknown.
-func (b *stored) receive(length int64) error {
-	if !b.grow() {
-		return nil
-	}
-	for {
-		if len(b.mem) == cap(b.mem) && (len(b.mem) == Memory || !b.grow()) {
-			break
-		}
-		n, err := b.client.Read(b.mem[len(b.mem):cap(b.mem)])
+// receive reads what may be stored.
+func (b *stored) receive() error {
+	b.pooled = buffers.Get().(*[]byte)
+	b.mem = (*b.pooled)[:0]
+	for len(b.mem) < cap(b.mem) || b.more() {
+		n, err := b.pull(b.mem[len(b.mem):cap(b.mem)])
 		b.mem = b.mem[:len(b.mem)+n]
-		if done, err := b.ended(length, err); done || err != nil {
-			return err
-		}
-	}
-	if len(b.mem) < Memory || !b.h.cfg.Store {
-		return nil
-	}
-	return b.store(length)
-}
-
-// ended looks at what a Read of the client says.
-func (b *stored) ended(length int64, err error) (bool, error) {
-	switch {
-	case errors.Is(err, io.EOF) && (length < 0 || b.size() == length), err == nil && b.size() == length:
-		b.whole = true
-		return true, nil
-	case err == nil:
-		return false, nil
-	}
-	if _, ok := errors.AsType[*exchange.StatusError](err); ok {
-		return false, err
-	}
-	return false, fmt.Errorf("body of the request: %w", err)
-}
-
-// grow makes room in memory; false: there is none.
-func (b *stored) grow() bool {
-	more := int64(max(cap(b.mem), first))
-	if b.h.memory.Add(more) > inAll {
-		b.h.memory.Add(-more)
-		return false
-	}
-	b.taken += more
-	if b.mem == nil {
-		b.pooled = buffers.Get().(*[]byte)
-		b.mem = (*b.pooled)[:0]
-		return true
-	}
-	b.mem = append(make([]byte, 0, cap(b.mem)+int(more)), b.mem...)
-	return true
-}
-
-// step is how much of the space for files is taken at a time.
-const step = 1 << 20
-
-// store goes on into a file until the body's end or until there is no space.
-func (b *stored) store(length int64) error {
-	var err error
-	if b.file, err = b.h.create(); err != nil {
-		b.h.tell(err)
-		return nil
-	}
-	b.restBuf = pieces.Get().(*[]byte)
-	buf := *b.restBuf
-	for b.room(int64(len(buf))) {
-		n, rerr := b.client.Read(buf)
-		m, werr := b.file.Write(buf[:n])
-		b.filed += int64(m)
-		b.rest = buf[m:n]
-		if done, err := b.ended(length, rerr); done || err != nil {
-			return err
-		}
-		if werr != nil {
-			b.h.tell(werr)
+		switch {
+		case b.came == b.length && (err == nil || errors.Is(err, io.EOF)), b.length < 0 && errors.Is(err, io.EOF):
+			b.whole = true
 			return nil
+		case err != nil:
+			return badBody(err)
 		}
 	}
 	return nil
 }
 
-// pieces is a cache of the buffers between client and file.
-var pieces = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+func badBody(err error) error {
+	if _, ok := errors.AsType[*exchange.StatusError](err); ok {
+		return err
+	}
+	return fmt.Errorf("body of the request: %w", err)
+}
 
-// room takes space for n more bytes in the file.
-func (b *stored) room(n int64) bool {
-	if b.filed+n <= b.space {
+var errSlow = &exchange.StatusError{Status: 408, Err: errors.New("the client sends the body too slowly")}
+
+// pull reads from the client. The front bounds each wait; a byte before each
+// bound would have it last for ever.
+func (b *stored) pull(p []byte) (int, error) {
+	asked := time.Now()
+	n, err := b.client.Read(p)
+	b.waited += time.Since(asked)
+	b.came += int64(n)
+	if d := b.h.cfg.Patience; err == nil && d > 0 && b.waited > d+time.Duration(b.came/leastRate)*time.Second {
+		return 0, errSlow
+	}
+	return n, err
+}
+
+// more makes room behind mem, which is full; false: there is none.
+func (b *stored) more() bool {
+	if b.file == nil && cap(b.mem) < Memory && b.grow() {
 		return true
 	}
-	if b.h.space.Add(step) > b.h.cfg.Space {
-		b.h.space.Add(-step)
+	return b.h.cfg.Store && b.shift()
+}
+
+// grow doubles mem.
+func (b *stored) grow() bool {
+	size := 2 * cap(b.mem)
+	more := int64(size) - b.taken
+	if !b.h.memory.Take(more) {
 		return false
 	}
-	b.space += step
+	b.taken += more
+	b.mem = append(make([]byte, 0, size), b.mem...)
+	b.recycle()
 	return true
+}
+
+// recycle gives back the buffer that mem began with.
+func (b *stored) recycle() {
+	if b.pooled != nil {
+		buffers.Put(b.pooled)
+		b.pooled = nil
+	}
+}
+
+// shift moves what is in mem to the file.
+func (b *stored) shift() bool {
+	if b.file == nil {
+		f, err := b.h.create()
+		if err != nil {
+			b.h.tell(err)
+			return false
+		}
+		b.file = f
+	}
+	n := int64(len(b.mem))
+	if !b.h.cfg.Space.Take(n) {
+		return false
+	}
+	m, err := b.file.Write(b.mem)
+	b.filed += int64(m)
+	if err != nil {
+		b.h.cfg.Space.Give(n - int64(m))
+		b.h.tell(err)
+		b.mem = b.mem[m:]
+		return false
+	}
+	b.mem = b.mem[:0]
+	return true
+}
+
+// enter waits until the application may have one more body to wait for.
+func (b *stored) enter(ctx context.Context) error {
+	if b.h.unfinished == nil {
+		return nil
+	}
+	places := b.h.unfinished()
+	i, err := places.Take(ctx)
+	if err != nil {
+		return fmt.Errorf("bodies that are not there yet: %w", err)
+	}
+	b.leave = sync.OnceFunc(func() { places.Give(i) })
+	return nil
 }
 
 // free gives back what the body takes.
 func (b *stored) free() {
+	if b.leave != nil {
+		b.leave()
+	}
 	if b.file != nil {
 		_ = b.file.Close() // it has no name: the bytes are gone
+		b.h.cfg.Space.Give(b.filed)
 	}
-	if b.restBuf != nil {
-		pieces.Put(b.restBuf)
-	}
-	if b.pooled != nil {
-		buffers.Put(b.pooled)
-	}
-	b.h.memory.Add(-b.taken)
-	b.h.space.Add(-b.space)
+	b.recycle()
+	b.h.memory.Give(b.taken)
 }
 
 // reader reads what is stored.
@@ -235,15 +271,27 @@ func (b *stored) reader() io.Reader {
 	if b.file == nil {
 		return bytes.NewReader(b.mem)
 	}
-	return io.MultiReader(bytes.NewReader(b.mem), io.NewSectionReader(b.file, 0, b.filed), bytes.NewReader(b.rest))
+	return io.MultiReader(io.NewSectionReader(b.file, 0, b.filed), bytes.NewReader(b.mem))
 }
 
 // Read implements io.Reader: what is stored first.
 func (b *stored) Read(p []byte) (int, error) {
 	if b.from == nil {
-		b.from = io.MultiReader(b.reader(), b.client)
+		b.from = io.MultiReader(b.reader(), rest{b})
 	}
 	return b.from.Read(p)
+}
+
+// rest is what the client still sends. Once that is all of it nobody waits for
+// the client any more, however long the application works on it.
+type rest struct{ *stored }
+
+func (r rest) Read(p []byte) (int, error) {
+	n, err := r.pull(p)
+	if (err != nil || r.came == r.length) && r.leave != nil {
+		r.leave()
+	}
+	return n, err
 }
 
 // Close implements io.Closer: a Read that is pending fails.

@@ -8,8 +8,11 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"liege/internal/testenv"
 	"liege/serve/exchange"
@@ -46,10 +49,19 @@ func ask(t *testing.T, h *Handler, length int64, content string) got {
 		return err
 	})
 	out.err = h.Serve(t.Context(), &exchange.Request{Body: &body{Reader: in}, Length: length}, nil)
-	if m, s := h.memory.Load(), h.space.Load(); m != 0 || s != 0 {
+	nothingTaken(t, h)
+	return out
+}
+
+func nothingTaken(t *testing.T, h *Handler) {
+	t.Helper()
+	m, s := h.memory.Taken(), int64(0)
+	if h.cfg.Space != nil {
+		s = h.cfg.Space.Taken()
+	}
+	if m != 0 || s != 0 {
 		t.Errorf("%d bytes of memory and %d of files are left", m, s)
 	}
-	return out
 }
 
 func TestBodies(t *testing.T) {
@@ -70,11 +82,11 @@ func TestBodies(t *testing.T) {
 		{"just fits, chunked", Config{}, -1, big[:Memory-1], 0},
 		{"larger", Config{}, int64(len(big)), big, len(big) - Memory},
 		{"larger, chunked", Config{}, -1, big, len(big) - Memory},
-		{"stored", Config{Store: true, Dir: dir, Space: 1 << 30}, int64(len(huge)), huge, 0},
-		{"stored, chunked", Config{Store: true, Dir: dir, Space: 1 << 30}, -1, huge, 0},
-		{"no space", Config{Store: true, Dir: dir, Space: 0}, int64(len(big)), big, len(big) - Memory},
-		{"some space", Config{Store: true, Dir: dir, Space: 2 << 20}, int64(len(huge)), huge, len(huge) - Memory - 2<<20},
-		{"no directory", Config{Store: true, Dir: dir + "/none", Space: 1 << 30}, int64(len(big)), big, len(big) - Memory},
+		{"stored", Config{Store: true, Dir: dir, Space: exchange.NewRoom(1 << 30)}, int64(len(huge)), huge, 0},
+		{"stored, chunked", Config{Store: true, Dir: dir, Space: exchange.NewRoom(1 << 30)}, -1, huge, 0},
+		{"no space", Config{Store: true, Dir: dir, Space: exchange.NewRoom(0)}, int64(len(big)), big, len(big) - Memory},
+		{"some space", Config{Store: true, Dir: dir, Space: exchange.NewRoom(2 << 20)}, int64(len(huge)), huge, len(huge) - Memory - 2<<20},
+		{"no directory", Config{Store: true, Dir: dir + "/none", Space: exchange.NewRoom(1 << 30)}, int64(len(big)), big, len(big) - Memory},
 	} {
 		h := New(nil, c.cfg, slog.New(slog.DiscardHandler))
 		g := ask(t, h, c.length, c.content)
@@ -93,7 +105,7 @@ func TestBodies(t *testing.T) {
 // TestDiskFull: what does not fit on the disk comes from the client.
 func TestDiskFull(t *testing.T) {
 	var log bytes.Buffer
-	h := New(nil, Config{Store: true, Space: 1 << 30}, slog.New(slog.NewTextHandler(&log, nil)))
+	h := New(nil, Config{Store: true, Space: exchange.NewRoom(1 << 30)}, slog.New(slog.NewTextHandler(&log, nil)))
 	h.create = func() (file, error) { return os.OpenFile("/dev/full", os.O_RDWR, 0) }
 	content := strings.Repeat("x", 300<<10)
 	for range 2 {
@@ -109,7 +121,7 @@ func TestDiskFull(t *testing.T) {
 // TestMemoryBound: when others have taken the memory, bodies are streamed.
 func TestMemoryBound(t *testing.T) {
 	h := New(nil, Config{}, slog.New(slog.DiscardHandler))
-	h.memory.Store(inAll - 2*first)
+	h.memory.Take(inAll - 2*first)
 	content := strings.Repeat("x", 20<<10)
 	var untouched int
 	in := strings.NewReader(content)
@@ -124,9 +136,139 @@ func TestMemoryBound(t *testing.T) {
 	if err := h.Serve(t.Context(), &exchange.Request{Body: in, Length: int64(len(content))}, nil); err != nil {
 		t.Error(err)
 	}
-	if untouched != len(content)-2*first || h.memory.Load() != inAll-2*first {
-		t.Errorf("%d untouched, %d taken", untouched, h.memory.Load())
+	if untouched != len(content)-2*first || h.memory.Taken() != inAll-2*first {
+		t.Errorf("%d untouched, %d taken", untouched, h.memory.Taken())
 	}
+}
+
+// TestMemoryTaken: a body goes to a file at once when others have taken the
+// memory, however small it is; and a form needs neither.
+func TestMemoryTaken(t *testing.T) {
+	h := New(nil, Config{Store: true, Dir: t.TempDir(), Space: exchange.NewRoom(1 << 20)}, slog.New(slog.DiscardHandler))
+	for _, n := range []int{100, first, 33_000, 60_000, 300 << 10} {
+		h.memory.Take(inAll)
+		content := strings.Repeat("0123456789", n/10)
+		done := make(chan int, 1)
+		in := strings.NewReader(content)
+		h.next = exchange.HandlerFunc(func(_ context.Context, r *exchange.Request, _ exchange.Response) error {
+			done <- in.Len()
+			b, err := io.ReadAll(r.Body)
+			if string(b) != content {
+				t.Errorf("%d bytes of %d", len(b), n)
+			}
+			return err
+		})
+		if err := h.Serve(t.Context(), &exchange.Request{Body: in, Length: int64(len(content))}, nil); err != nil {
+			t.Error(err)
+		}
+		if left := <-done; left != 0 {
+			t.Errorf("%d bytes: the application waits for %d of them", n, left)
+		}
+		h.memory.Give(inAll)
+		nothingTaken(t, h)
+	}
+}
+
+// TestUnfinished: bodies that the application waits for leave one of its
+// places to others, and keep theirs no longer than they last.
+func TestUnfinished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, working := 0, make(chan bool)
+		h := New(exchange.HandlerFunc(func(_ context.Context, r *exchange.Request, _ exchange.Response) error {
+			asked++
+			_, err := io.Copy(io.Discard, r.Body)
+			<-working
+			return err
+		}), Config{Parallel: func() int { return 3 }}, slog.New(slog.DiscardHandler))
+		var served sync.WaitGroup
+		var slow []*io.PipeWriter
+		for range 5 {
+			r, w := io.Pipe()
+			slow = append(slow, w)
+			served.Go(func() {
+				if err := h.Serve(t.Context(), &exchange.Request{Body: r, Length: Memory + 2}, nil); err != nil {
+					t.Error(err)
+				}
+			})
+			w.Write(make([]byte, Memory))
+			synctest.Wait()
+		}
+		if asked != 2 {
+			t.Errorf("the application was asked %d times, want 2", asked)
+		}
+		for i, w := range slow { // one after another, and the first are still worked on
+			go func() { w.Write(make([]byte, 2)); w.Close() }()
+			synctest.Wait()
+			if want := min(i+3, len(slow)); asked != want {
+				t.Errorf("%d are there: the application was asked %d times, want %d", i+1, asked, want)
+			}
+		}
+		close(working)
+		served.Wait()
+		nothingTaken(t, h)
+	})
+}
+
+// drops is a body of which a byte comes at a time.
+type drops struct {
+	n     int
+	pause time.Duration
+}
+
+func (d *drops) Read(p []byte) (int, error) {
+	if d.n == 0 {
+		return 0, io.EOF
+	}
+	time.Sleep(d.pause)
+	d.n--
+	return copy(p, "x"), nil
+}
+
+// TestSlowly: a client may pause, but not for ever.
+func TestSlowly(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		drops  drops
+		length int64
+		slow   bool
+	}{
+		{"in time", drops{100, 250 * time.Millisecond}, 100, false},
+		{"a byte a pause", drops{100, 29 * time.Second}, 100, true},
+		{"of unknown length", drops{100, 29 * time.Second}, -1, true},
+		{"steady", drops{60_000, time.Second / 600}, 60_000, false},
+		{"steady, too slow", drops{60_000, time.Second / 100}, 60_000, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			begin := time.Now()
+			h := New(exchange.HandlerFunc(func(context.Context, *exchange.Request, exchange.Response) error { return nil }),
+				Config{Patience: 30 * time.Second}, slog.New(slog.DiscardHandler))
+			err := h.Serve(t.Context(), &exchange.Request{Body: &c.drops, Length: c.length}, nil)
+			if got := exchange.StatusOf(err); c.slow != (err != nil) || c.slow && got != 408 {
+				t.Errorf("%s: after %v: %v", c.name, time.Since(begin), err)
+			}
+		})
+	}
+}
+
+// TestSlowBehind: the rest of a body that the application reads has the same
+// bound; the time in which it does not read is not the client's.
+func TestSlowBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := New(exchange.HandlerFunc(func(_ context.Context, r *exchange.Request, _ exchange.Response) error {
+			time.Sleep(time.Hour)
+			_, err := io.Copy(io.Discard, r.Body)
+			return err
+		}), Config{Patience: 30 * time.Second}, slog.New(slog.DiscardHandler))
+		for _, c := range []struct {
+			pause time.Duration
+			want  error
+		}{{time.Second, nil}, {29 * time.Second, errSlow}} {
+			body := io.MultiReader(strings.NewReader(strings.Repeat("x", Memory)), &drops{100, c.pause})
+			if err := h.Serve(t.Context(), &exchange.Request{Body: body, Length: Memory + 100}, nil); !errors.Is(err, c.want) {
+				t.Errorf("a byte each %v: %v", c.pause, err)
+			}
+		}
+	})
 }
 
 // TestCut: a body that breaks off never reaches the application.
@@ -134,7 +276,7 @@ func TestCut(t *testing.T) {
 	h := New(exchange.HandlerFunc(func(context.Context, *exchange.Request, exchange.Response) error {
 		t.Error("asked")
 		return nil
-	}), Config{Store: true, Dir: t.TempDir(), Space: 1 << 30}, slog.New(slog.DiscardHandler))
+	}), Config{Store: true, Dir: t.TempDir(), Space: exchange.NewRoom(1 << 30)}, slog.New(slog.DiscardHandler))
 	boom := errors.New("boom")
 	for _, n := range []int{0, 3, 100 << 10} {
 		in := io.MultiReader(strings.NewReader(strings.Repeat("x", n)), iotest.ErrReader(boom))
@@ -142,9 +284,7 @@ func TestCut(t *testing.T) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
-	if m, s := h.memory.Load(), h.space.Load(); m != 0 || s != 0 {
-		t.Errorf("%d bytes of memory and %d of files are left", m, s)
-	}
+	nothingTaken(t, h)
 }
 
 // TestNoBody: a request without a body costs nothing.

@@ -41,6 +41,18 @@ func (p *Pool) addCalls(n int) {
 // lanesEach is how many lanes each worker has.
 func (p *Pool) lanesEach() int { return int(p.width.Load()) }
 
+// Parallel is how many requests the application serves at once; of several
+// applications, the one that serves fewest. It is known once that is loaded.
+func (p *Pool) Parallel() int {
+	n := p.w.Processes * p.lanesEach()
+	if p.fleet != nil {
+		for _, q := range p.fleet.pools[1:] {
+			n = min(n, q.w.Processes*q.lanesEach())
+		}
+	}
+	return n
+}
+
 // widen gives each worker as many lanes as an asynchronous application has
 // requests at once. It is called before the first worker is started.
 func (p *Pool) widen() {
