@@ -35,7 +35,7 @@ func (c *Core) serversFor(next exchange.Handler) (exchange.Handler, error) {
 		next = x
 	}
 	if c.app.PHP != nil {
-		p, err := php.New(c.app, c.pool, c.app.HTTP.WriteTimeout, c.log)
+		p, err := php.New(c.app, c.pool, c.app.HTTP.WriteTimeout, c.space, c.log)
 		if err != nil {
 			return nil, err
 		}

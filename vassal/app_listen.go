@@ -46,5 +46,5 @@ type Sockets struct {
 type Upload struct {
 	Stream bool  `json:"stream,omitempty"` // post-buffering = 0: nothing of it
 	Store  bool  `json:"store,omitempty"`  // post-buffering: all of it, in a file if it is large
-	Space  int64 `json:"space,omitempty"`  // post-buffering-space: most bytes in files, all together
+	Space  int64 `json:"space,omitempty"`  // post-buffering-space: most bytes in files, all together; PHP's of unknown length too
 }

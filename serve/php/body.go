@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"time"
 
 	"liege/serve/exchange"
 )
@@ -14,8 +15,8 @@ import (
 // readBody reads the body of r if it is short, so that a slow client holds no
 // process. One whose length is not known is read to its end: PHP takes as much
 // of a body as CONTENT_LENGTH says, and nothing without. What does not fit into
-// memory goes into a file of the private /tmp meanwhile. The function that it
-// returns puts r's own body back.
+// memory goes into a file of the private /tmp meanwhile, within the space for
+// such. The function that it returns puts r's own body back.
 func (h *Handler) readBody(r *exchange.Request) (small bool, _ func(), err error) {
 	own, length := r.Body, r.Length
 	back := func() { r.Body, r.Length = own, length }
@@ -39,39 +40,70 @@ func (h *Handler) readBody(r *exchange.Request) (small bool, _ func(), err error
 		r.Set("CONTENT_LENGTH", strconv.Itoa(len(b)))
 		return true, back, nil
 	}
-	f, err := os.CreateTemp(h.dir, "body-")
+	f, err := h.store(io.MultiReader(bytes.NewReader(b), own))
 	if err != nil {
-		return false, nil, noRoom(err)
+		return false, nil, err
 	}
-	undo := func() {
-		_ = f.Close() // nobody reads it any more
-		back()
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		undo()
-		return false, nil, noRoom(err)
-	}
-	n, err := io.Copy(fileOnly{f}, io.MultiReader(bytes.NewReader(b), own))
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		undo()
-		if _, ok := errors.AsType[*os.PathError](err); ok {
-			return false, nil, noRoom(err)
-		}
-		return false, nil, badBody(err)
-	}
-	r.Body, r.Length = fileOnly{f}, n
-	r.Set("CONTENT_LENGTH", strconv.FormatInt(n, 10))
-	return false, undo, nil
+	r.Body, r.Length = f, f.size
+	r.Set("CONTENT_LENGTH", strconv.FormatInt(f.size, 10))
+	return false, func() { f.free(); back() }, nil
 }
 
-// fileOnly hides what io.Copy would use of a file instead of its buffer.
-type fileOnly struct{ f *os.File }
+// store puts a body into a file, and goes back to its beginning.
+func (h *Handler) store(body io.Reader) (_ *filed, err error) {
+	f, err := os.CreateTemp(h.dir, "body-")
+	if err != nil {
+		return nil, noRoom(err)
+	}
+	s := &filed{f: f, space: h.space}
+	defer func() {
+		if err != nil {
+			s.free()
+		}
+	}()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, noRoom(err)
+	}
+	if _, err = io.Copy(s, body); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if _, ok := errors.AsType[*os.PathError](err); ok {
+		return nil, noRoom(err)
+	}
+	if err != nil {
+		return nil, badBody(err)
+	}
+	return s, nil
+}
 
-func (o fileOnly) Read(p []byte) (int, error)  { return o.f.Read(p) }
-func (o fileOnly) Write(p []byte) (int, error) { return o.f.Write(p) }
+// filed is a body in a file without a name. It has no more methods than it
+// needs, so that io.Copy uses its buffer.
+type filed struct {
+	f     *os.File
+	space *exchange.Room
+	size  int64 // taken of space
+}
+
+func (s *filed) Read(p []byte) (int, error) { return s.f.Read(p) }
+
+// Write takes the space first: the private /tmp is the vassal's memory.
+func (s *filed) Write(p []byte) (int, error) {
+	n := int64(len(p))
+	if s.size+n > s.space.Most() {
+		return 0, &exchange.StatusError{Status: 413, Err: errors.New("php: a body without Content-Length is larger than post-buffering-space")}
+	}
+	if !s.space.Take(n) {
+		return 0, &exchange.StatusError{Status: 503, RetryAfter: time.Second, Err: errors.New("php: bodies without Content-Length take all of post-buffering-space")}
+	}
+	s.size += n
+	return s.f.Write(p)
+}
+
+// free gives back what the body takes; nobody reads it any more.
+func (s *filed) free() {
+	_ = s.f.Close() // it has no name: the bytes are gone
+	s.space.Give(s.size)
+}
 
 func badBody(err error) error {
 	if _, ok := errors.AsType[*exchange.StatusError](err); ok {

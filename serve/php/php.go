@@ -66,7 +66,8 @@ type Handler struct {
 	params [][2]string // of every request
 	listen *os.File    // the socket's; while Run runs
 	null   *os.File
-	dir    string // of the socket and PHP's settings
+	dir    string         // of the socket and PHP's settings
+	space  *exchange.Room // of bodies in files
 	log    *slog.Logger
 
 	places *exchange.Places
@@ -80,15 +81,15 @@ type Handler struct {
 type slotStats struct{ requests, errors, harakiris, running, since atomic.Int64 }
 
 // New returns a Handler for app.PHP that has started nothing. silence is how
-// long PHP may say nothing while it is waited for. An error is a regular
-// expression that cannot be compiled.
-func New(app *vassal.App, start Starter, silence time.Duration, log *slog.Logger) (*Handler, error) {
+// long PHP may say nothing while it is waited for; bodies that lie in files take
+// space. An error is a regular expression that cannot be compiled.
+func New(app *vassal.App, start Starter, silence time.Duration, space *exchange.Room, log *slog.Logger) (*Handler, error) {
 	p := app.PHP
 	if p.Harakiri > silence {
 		silence = p.Harakiri + time.Second
 	}
 	n := max(1, p.Processes)
-	h := &Handler{p: p, start: start, cwd: app.Dir, client: proxy.New(proxy.Limits{Silence: silence}, log), log: log,
+	h := &Handler{p: p, start: start, cwd: app.Dir, client: proxy.New(proxy.Limits{Silence: silence}, log), log: log, space: space,
 		places: exchange.NewPlaces(n), stats: make([]slotStats, n)}
 	var err error
 	if h.scripts, err = newScripts(p, app.Dir); err != nil {

@@ -216,7 +216,7 @@ func start(t testing.TB, dir string, edit func(*vassal.PHP)) *Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := New(app, pool, 20*time.Second, slog.New(slog.DiscardHandler))
+	h, err := New(app, pool, 20*time.Second, exchange.NewRoom(8<<20), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,6 +340,30 @@ func TestStream(t *testing.T) {
 	}
 	if got := get(t, h, "/early.php"); got != "early" {
 		t.Errorf("afterwards: %q", got)
+	}
+}
+
+// TestStreamSpace: what is stored of bodies of unknown length has a bound, for
+// each and for all; what was stored is given back.
+func TestStreamSpace(t *testing.T) {
+	testenv.Leaks(t)
+	h := start(t, site(t, map[string]string{"n.php": `<?php echo strlen(file_get_contents("php://input"));`}), nil)
+	for _, c := range []struct {
+		size   int64
+		others int64 // bytes that they have stored
+		status int
+	}{{8 << 20, 0, 0}, {8<<20 + 1, 0, 413}, {1 << 20, 7<<20 + 1, 503}, {smallBody, 8 << 20, 0}, {8 << 20, 0, 0}} {
+		h.space.Take(c.others)
+		r := request("PUT", "/n.php", "")
+		r.Body, r.Length = io.LimitReader(zeros{}, c.size), -1
+		err := h.Serve(t.Context(), r, &answer{})
+		if got := exchange.StatusOf(err); (err != nil) != (c.status != 0) || err != nil && got != c.status {
+			t.Errorf("%d bytes, %d of others: %v, want %d", c.size, c.others, err, c.status)
+		}
+		h.space.Give(c.others)
+		if n := h.space.Taken(); n != 0 {
+			t.Errorf("%d bytes are still taken", n)
+		}
 	}
 }
 
@@ -521,7 +545,7 @@ func TestNoPHP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, err := New(app, pool, time.Second, slog.New(slog.DiscardHandler))
+		h, err := New(app, pool, time.Second, exchange.NewRoom(0), slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

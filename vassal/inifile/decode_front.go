@@ -125,7 +125,7 @@ func (d *decoder) finishFront() {
 		f := d.ahead
 		d.cfg.App.Forward = &f
 	}
-	if u := &d.cfg.App.Upload; u.Store && u.Space == 0 {
+	if u := &d.cfg.App.Upload; u.Space == 0 && (u.Store || d.cfg.App.PHP != nil) {
 		u.Space = defaultUploadSpace
 	}
 	for i := range d.cfg.Listen {
