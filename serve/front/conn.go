@@ -2,8 +2,10 @@ package front
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -22,8 +24,15 @@ type waiting uint8
 const (
 	fresh waiting = iota // nothing received yet
 	idle                 // between two requests
-	busy                 // a request is being received or answered
+	begun                // a head is being received
+	leaving              // the last answer has been sent: see linger
+	busy                 // a request is being answered
 )
+
+// patience is how long a connection may be in a state other than busy before
+// it must make room for others, when there are as many as there may be. One that
+// is idle makes room at once.
+const patience = time.Second
 
 // How long a connection that is being waited for may still begin a request
 // once the server drains: a client that connected or keeps the connection
@@ -67,13 +76,14 @@ type conn struct {
 	body body
 	res  response
 
-	writeBy time.Time   // the write deadline that is set
-	cut     atomic.Bool // no write may wait any more
+	cut atomic.Bool // no write may wait any more
 
-	mu     sync.Mutex
-	wait   waiting
-	since  time.Time // of wait
-	readBy time.Time // the read deadline that is set
+	mu      sync.Mutex
+	wait    waiting
+	since   time.Time // of wait
+	readBy  time.Time // the read deadline that is set
+	writeBy time.Time // and that of writes
+	evicted bool      // it makes room, unless a request is there
 }
 
 func (s *Server) newConn(nc net.Conn, proto vassal.Protocol) *conn {
@@ -135,7 +145,7 @@ func (c *conn) arm(w waiting, d time.Duration) {
 func (c *conn) nudge(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.wait == busy || c.h2 {
+	if c.wait >= begun || c.h2 {
 		return
 	}
 	d := freshGrace
@@ -148,17 +158,32 @@ func (c *conn) nudge(now time.Time) {
 	}
 }
 
-// idleSince returns since when c waits for another request.
-func (c *conn) idleSince() (time.Time, bool) {
+// spare reports whether c is to make room for another connection, and since
+// when it has been in the state that it is in.
+func (c *conn) spare(now time.Time) (w waiting, since time.Time, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.since, c.wait == idle
+	return c.wait, c.since, c.wait == idle || c.wait != busy && now.Sub(c.since) >= patience
+}
+
+// evict has c make room. A request that has come meanwhile is served.
+func (c *conn) evict() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wait != busy {
+		c.evicted = true
+		c.endRead()
+	}
 }
 
 // interrupt ends a read that is pending.
 func (c *conn) interrupt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.endRead()
+}
+
+func (c *conn) endRead() {
 	c.readBy = time.Unix(1, 0)
 	_ = c.nc.SetReadDeadline(c.readBy) // as in arm
 }
@@ -166,8 +191,45 @@ func (c *conn) interrupt() {
 // setWait notes what c does from now on.
 func (c *conn) setWait(w waiting) {
 	c.mu.Lock()
-	c.wait = w
+	defer c.mu.Unlock()
+	if c.wait != w {
+		c.wait, c.since, c.evicted = w, time.Now(), false
+	}
+}
+
+// armHead sets the read deadline of a head of which a part is there.
+func (c *conn) armHead(by time.Time) error {
+	now := time.Now()
+	if !now.Before(by) {
+		return errTimeout
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.wait != begun:
+		c.wait, c.since, c.evicted = begun, now, false
+	case c.evicted:
+		return errQuiet
+	}
+	c.readBy = by
+	_ = c.nc.SetReadDeadline(by) // as in arm
+	return nil
+}
+
+// whyHead says what to answer for an error while such a head is read.
+func (c *conn) whyHead(err error) error {
+	c.mu.Lock()
+	evicted := c.evicted
 	c.mu.Unlock()
+	switch _, refused := errors.AsType[*refusal](err); {
+	case evicted:
+		return errQuiet
+	case refused:
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errTimeout
+	}
+	return errQuiet
 }
 
 // fill reads more into the buffer, which grows up to limit bytes.
@@ -272,13 +334,16 @@ func (c *conn) write(p []byte) error {
 	return nil
 }
 
-// armWrite sets the write deadline, as arm does for reads.
+// armWrite sets the write deadline, as arm does for reads. Any goroutine may
+// call it: by FastCGI the one that reads a body answers other records.
 func (c *conn) armWrite() {
 	if c.cut.Load() {
 		return
 	}
 	d := c.s.limits.WriteTimeout
 	by := time.Now().Add(d)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if early := by.Sub(c.writeBy); early < 0 || early > d/8 {
 		c.writeBy = by
 		_ = c.nc.SetWriteDeadline(by) // as in arm
@@ -310,6 +375,7 @@ func (c *conn) linger() {
 	if cw, ok := c.nc.(closeWriter); !ok || cw.CloseWrite() != nil {
 		return
 	}
+	c.setWait(leaving)
 	end := time.Now().Add(lingerTotal)
 	for !c.s.draining.Load() {
 		by := time.Now().Add(lingerWait)

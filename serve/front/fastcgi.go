@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"os"
 	"time"
 
 	"liege/serve/exchange"
@@ -108,18 +107,17 @@ func (c *conn) readFastCGI(f *fcgiConn) (int64, error) {
 	if err := c.beginFastCGI(f); err != nil {
 		return 0, err
 	}
-	c.setWait(busy)
 	c.req.Start = time.Now()
 	by := c.req.Start.Add(c.s.limits.HeaderTimeout)
 	var params []byte
 	for {
-		if err := c.until(by); err != nil {
+		if err := c.armHead(by); err != nil {
 			return 0, err
 		}
 		kind, content, err := f.record(c.s.limits.HeaderBytes - len(params))
 		switch {
 		case err != nil:
-			return 0, headError(err)
+			return 0, c.whyHead(err)
 		case kind == fcgiAbort:
 			return 0, errAborted
 		case kind != fcgiParams:
@@ -171,29 +169,6 @@ func (c *conn) beginFastCGI(f *fcgiConn) error {
 	}
 }
 
-// until sets the read deadline of a head.
-func (c *conn) until(by time.Time) error {
-	if time.Until(by) <= 0 {
-		return errTimeout
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.readBy = by
-	_ = c.nc.SetReadDeadline(by) // as in arm
-	return nil
-}
-
-// headError is what to answer for an error before the body.
-func headError(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errTimeout
-	}
-	if _, ok := errors.AsType[*refusal](err); ok {
-		return err
-	}
-	return errQuiet
-}
-
 // variablesFastCGI takes names and values over into the request.
 func (c *conn) variablesFastCGI(f *fcgiConn, s string, by time.Time) (int64, error) {
 	c.req.Vars = c.req.Vars[:0]
@@ -228,11 +203,11 @@ func (c *conn) variablesFastCGI(f *fcgiConn, s string, by time.Time) (int64, err
 	}
 	// The end of the stream is the end of the body: nginx says no length when
 	// it passes a chunked body on as it comes.
-	if err := c.until(by); err != nil {
+	if err := c.armHead(by); err != nil {
 		return 0, err
 	}
 	if err := f.nextStdin(); err != nil {
-		return 0, headError(err)
+		return 0, c.whyHead(err)
 	}
 	if f.stdinEnded {
 		return 0, nil

@@ -205,7 +205,7 @@ func (s *Server) accept(ctx, base context.Context, l *Listener, slots chan struc
 }
 
 // slot waits until there may be another connection. When there are as many as
-// there may be, the one that has been idle longest makes room.
+// there may be, one that has no request makes room.
 func (s *Server) slot(ctx context.Context, slots chan struct{}) bool {
 	for {
 		select {
@@ -338,19 +338,24 @@ func (s *Server) cutAll() {
 	}
 }
 
-// evict ends the connection that waits longest for another request.
+// evict ends the connection that waits longest for another request, else the
+// one that has sent no whole one for longest: whoever only connects, or sends a
+// byte now and then, keeps nobody out.
 func (s *Server) evict() {
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var oldest *conn
 	var since time.Time
+	waits := false // oldest does, for another request
 	for c := range s.conns {
-		if t, ok := c.idleSince(); ok && (oldest == nil || t.Before(since)) {
-			oldest, since = c, t
+		w, t, ok := c.spare(now)
+		if better := w == idle; ok && (oldest == nil || better && !waits || better == waits && t.Before(since)) {
+			oldest, since, waits = c, t, better
 		}
 	}
 	if oldest != nil {
-		oldest.interrupt()
+		oldest.evict()
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"strconv"
 	"time"
 
@@ -48,7 +47,6 @@ func (c *conn) readHead(w waiting, d time.Duration) (string, error) {
 			return "", errQuiet
 		}
 	}
-	c.setWait(busy)
 	if err := c.wrongProtocol(); err != nil {
 		return "", err
 	}
@@ -89,21 +87,11 @@ func (c *conn) readHead(w waiting, d time.Duration) (string, error) {
 
 // more reads more of a head that must be complete at by.
 func (c *conn) more(limit int, by time.Time) error {
-	left := time.Until(by)
-	if left <= 0 {
-		return errTimeout
-	}
-	c.mu.Lock()
-	c.readBy = by
-	_ = c.nc.SetReadDeadline(by) // as in arm
-	c.mu.Unlock()
-	switch err := c.fill(limit + 2); {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return errTimeout
-	case errors.Is(err, errLargeHead):
+	if err := c.armHead(by); err != nil {
 		return err
-	case err != nil:
-		return errQuiet
+	}
+	if err := c.fill(limit + 2); err != nil {
+		return c.whyHead(err)
 	}
 	return nil
 }
@@ -193,6 +181,7 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 
 // answer hands the request to the handler and completes what it answers.
 func (c *conn) answer(ctx context.Context) {
+	c.setWait(busy)
 	if err := c.res.finish(c.s.serve(ctx, c.handler, &c.req, &c.res)); err != nil {
 		c.req.Info.Err = err // else what a handler that answered says went wrong
 	}

@@ -61,7 +61,6 @@ func (c *conn) readSCGI() (int64, error) {
 		return 0, err
 	}
 	by := time.Now().Add(c.s.limits.HeaderTimeout)
-	c.setWait(busy)
 	c.req.Start = time.Now()
 	for {
 		b := c.buf[:c.w]

@@ -129,7 +129,6 @@ func (c *conn) readPacket() (vars []byte, modifier uint8, err error) {
 		}
 	}
 	by := time.Now().Add(c.s.limits.HeaderTimeout)
-	c.setWait(busy)
 	c.req.Start = time.Now()
 	need := packetHead
 	for {

@@ -1,0 +1,106 @@
+package front
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"liege/serve/exchange"
+	"liege/vassal"
+)
+
+// TestEvict: connections without a whole request keep nobody out, whatever
+// they send; one that waits for another request goes first, and one that is
+// being answered never.
+func TestEvict(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	for _, c := range []struct {
+		name  string
+		proto vassal.Protocol
+		first string // of each connection but the honest one
+		more  string // one byte each 10 ms
+		least time.Duration
+		most  time.Duration
+		keeps bool // they are answered in the end
+	}{
+		{"silent", vassal.HTTP, "", "", patience / 2, patience + 200*time.Millisecond, false},
+		{"idle", vassal.HTTP, get, "", 0, 200 * time.Millisecond, false},
+		{"begun", vassal.HTTP, "GET / HT", "", patience / 2, patience + 200*time.Millisecond, false},
+		{"trickle", vassal.HTTP, "GET / HTTP/1.1\r\nA: ", strings.Repeat("a", 2000), patience / 2, patience + 300*time.Millisecond, false},
+		{"answered", vassal.HTTP, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", "", 3 * time.Second, 5 * time.Second, true},
+		{"uwsgi", vassal.UWSGI, "\x00\xff\x00\x00abc", strings.Repeat("a", 200), patience / 2, patience + 300*time.Millisecond, false},
+		{"FastCGI", vassal.FastCGI, "\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01", strings.Repeat("\x04\x00\x01\x00\x01\x00\x00a\x01", 50), patience / 2, patience + 300*time.Millisecond, false},
+		{"SCGI", vassal.SCGI, "200:abc", strings.Repeat("a", 150), patience / 2, patience + 300*time.Millisecond, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const most = 4
+				other, honest := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}, &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				s := New(Config{Limits: vassal.HTTPLimits{KeepAlive: true, Connections: most}, Drain: time.Minute, Done: func(*exchange.Request) {}, Log: slog.New(slog.DiscardHandler),
+					Handler: exchange.HandlerFunc(func(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+						if r.Get("PATH_INFO") == "/slow" {
+							time.Sleep(4 * time.Second)
+						}
+						return hello(ctx, r, w)
+					})})
+				ctx, stop := context.WithCancel(t.Context())
+				var all sync.WaitGroup
+				all.Go(func() {
+					if err := s.Run(ctx, []Listener{{Listener: other, Protocol: c.proto}, {Listener: honest, Protocol: vassal.HTTP}}); err != nil {
+						t.Error(err)
+					}
+				})
+				ends := make(chan string, most)
+				for range most {
+					mine, theirs := net.Pipe()
+					other.conns <- theirs
+					all.Go(func() {
+						b, _ := io.ReadAll(mine)
+						ends <- string(b)
+						mine.Close()
+					})
+					all.Go(func() {
+						if c.first != "" { // a pipe passes on that nothing is written
+							io.WriteString(mine, c.first)
+						}
+						for i := range len(c.more) {
+							time.Sleep(10 * time.Millisecond)
+							if _, err := io.WriteString(mine, c.more[i:i+1]); err != nil {
+								return
+							}
+						}
+					})
+				}
+				occupant, theirs := net.Pipe() // has the place that the honest one's listener keeps ready
+				honest.conns <- theirs
+				go io.WriteString(occupant, "GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+				all.Go(func() { io.Copy(io.Discard, occupant) })
+				synctest.Wait()
+				begin := time.Now()
+				mine, theirs := net.Pipe()
+				honest.conns <- theirs
+				go io.WriteString(mine, strings.Replace(get, "Host", "Connection: close\r\nHost", 1))
+				b, err := io.ReadAll(mine)
+				took := time.Since(begin)
+				if status(string(b)) != 200 || took < c.least || took > c.most {
+					t.Errorf("after %v: %q, %v", took, b, err)
+				}
+				mine.Close()
+				stop()
+				all.Wait()
+				close(ends)
+				for b := range ends {
+					if answered := status(b) == 200; answered != (c.keeps || c.name == "idle") {
+						t.Errorf("another got %q", b)
+					}
+				}
+			})
+		})
+	}
+}
