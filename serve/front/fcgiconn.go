@@ -23,7 +23,8 @@ type fcgiConn struct {
 	pad        int // behind it
 	stdinEnded bool
 
-	wmu sync.Mutex
+	wmu    sync.Mutex
+	broken error // of a record that was not sent whole: no other can follow
 }
 
 // fcgiHead is the head of a record.
@@ -276,13 +277,15 @@ func (f *fcgiConn) send(kind byte, id uint16, content []byte) error {
 	v := net.Buffers{head[:], content, zero[:pad]}
 	f.wmu.Lock()
 	defer f.wmu.Unlock()
-	_, err := v.WriteTo(f.Conn)
-	return err
+	if f.broken == nil {
+		f.c.armWrite() // here, because what answers other records is no response's
+		_, f.broken = v.WriteTo(f.Conn)
+	}
+	return f.broken
 }
 
 // end ends stdout and the request.
 func (f *fcgiConn) end(status byte) error {
-	f.c.armWrite()
 	if status == fcgiComplete {
 		if err := f.send(fcgiStdout, f.id, nil); err != nil {
 			return err

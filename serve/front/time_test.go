@@ -151,6 +151,36 @@ func TestGraceOfLate(t *testing.T) {
 	})
 }
 
+// TestFastCGIUnread: a peer that does not read what its records are answered
+// with holds the connection no longer than one that does not read an answer.
+func TestFastCGIUnread(t *testing.T) {
+	const (
+		values = "\x01\x09\x00\x00\x00\x11\x00\x00\x0f\x00FCGI_MPXS_CONNS"
+		other  = "\x01\x63\x00\x00\x00\x00\x00\x00"
+		begin  = "\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+		second = "\x01\x01\x00\x02\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+		params = "\x01\x04\x00\x01\x00\x13\x00\x00\x0e\x03REQUEST_METHODPUT\x01\x04\x00\x01\x00\x00\x00\x00"
+	)
+	for name, raw := range map[string]string{"values": values, "unknown": other, "in a head": begin + values, "second": begin + second,
+		"in a body": begin + params + values, "second in a body": begin + params + second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := New(Config{Limits: vassal.HTTPLimits{WriteTimeout: 7 * time.Second}, Handler: exchange.HandlerFunc(echo), Done: func(*exchange.Request) {}, Log: slog.New(slog.DiscardHandler)})
+				mine, theirs := net.Pipe()
+				defer mine.Close()
+				var peer sync.WaitGroup
+				peer.Go(func() { io.WriteString(mine, raw) })
+				begin := time.Now()
+				s.one(t.Context(), theirs, &Listener{Protocol: vassal.FastCGI})
+				if took := time.Since(begin); took > 15*time.Second {
+					t.Errorf("closed after %v", took)
+				}
+				peer.Wait()
+			})
+		})
+	}
+}
+
 // TestCutBody: a client that breaks off an upload is at fault, not the app.
 func TestCutBody(t *testing.T) {
 	testenv.Leaks(t)
