@@ -22,11 +22,11 @@ import (
 type waiting uint8
 
 const (
-	fresh waiting = iota // nothing received yet
-	idle                 // between two requests
-	begun                // a head is being received
-	leaving              // the last answer has been sent: see linger
-	busy                 // a request is being answered
+	fresh   waiting = iota // nothing received yet
+	idle                   // between two requests
+	begun                  // a head is being received
+	leaving                // the last answer has been sent: see linger
+	busy                   // a request is being answered
 )
 
 // patience is how long a connection may be in a state other than busy before
@@ -232,6 +232,32 @@ func (c *conn) whyHead(err error) error {
 	return errQuiet
 }
 
+// keptItems is how many fields, or variables, a connection keeps room for.
+const keptItems = 32
+
+// rest is called before c waits for a request, or for its client to go, with
+// nothing in the buffer that is needed: what the last one took beyond the usual
+// is given up, and no string of it is held. There may be thousands of connections, and each may have had a request
+// as large as they come.
+func (c *conn) rest() {
+	c.r, c.w = 0, 0
+	if len(c.buf) > minBuffer {
+		c.buf = make([]byte, minBuffer)
+	}
+	c.head = head{fields: emptied(c.head.fields), known: emptied(c.head.known), length: -1}
+	c.req = exchange.Request{Vars: emptied(c.req.Vars)}
+	c.res.behind, c.res.early = nil, informer{}
+}
+
+// emptied is s without elements, and with room for not too many.
+func emptied[T any](s []T) []T {
+	if cap(s) > keptItems {
+		return nil
+	}
+	clear(s[:cap(s)])
+	return s[:0]
+}
+
 // fill reads more into the buffer, which grows up to limit bytes.
 func (c *conn) fill(limit int) error {
 	if c.w == len(c.buf) {
@@ -376,6 +402,7 @@ func (c *conn) linger() {
 		return
 	}
 	c.setWait(leaving)
+	c.rest()
 	end := time.Now().Add(lingerTotal)
 	for !c.s.draining.Load() {
 		by := time.Now().Add(lingerWait)

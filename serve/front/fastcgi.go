@@ -133,7 +133,7 @@ func (c *conn) readFastCGI(f *fcgiConn) (int64, error) {
 // what is left of the one before.
 func (c *conn) beginFastCGI(f *fcgiConn) error {
 	f.id, f.stdinEnded = 0, false
-	c.r, c.w = 0, 0
+	c.rest()
 	wait, d := fresh, c.s.limits.HeaderTimeout
 	if c.served {
 		wait, d = idle, c.s.limits.IdleTimeout

@@ -41,7 +41,7 @@ func (c *conn) readHead(w waiting, d time.Duration) (string, error) {
 	limit := c.s.limits.HeaderBytes
 	line, scanned := 0, 0 // relative to c.r
 	if c.r == c.w {
-		c.r, c.w = 0, 0
+		c.rest()
 		c.arm(w, d)
 		if err := c.fill(limit); err != nil {
 			return "", errQuiet

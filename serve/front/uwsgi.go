@@ -107,7 +107,7 @@ func (c *conn) firstBytes() error {
 	if c.served {
 		wait, d = idle, c.s.limits.IdleTimeout
 	}
-	c.r, c.w = 0, 0
+	c.rest()
 	c.arm(wait, d)
 	if c.fill(len(c.buf)) != nil {
 		return errQuiet
