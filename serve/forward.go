@@ -125,7 +125,7 @@ func (c *Core) options(h exchange.Handler) (exchange.Handler, error) {
 		c.forward = newForward(c.app.Forward, c.app.HTTP.WriteTimeout, c.log)
 	}
 	if c.app.Front.AutoGzip {
-		h = autoGzip{h}
+		h = autoGzip{next: h, compressors: &c.compressors}
 	}
 	var err error
 	if c.pages, err = pages(c.app.Front.Pages); err != nil {

@@ -10,10 +10,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
+	"liege/serve/compress"
 	"liege/serve/exchange"
 	"liege/vassal"
 )
@@ -131,6 +133,53 @@ func TestErrorPages(t *testing.T) {
 	app, _ := decode(t, "http-socket = :1\nwsgi-file = a.py\nerror-page-500 = "+dir+"/none.html\n")
 	if _, err := New(app, newFake(nil), io.Discard, nil); err == nil || !strings.Contains(err.Error(), "none.html") {
 		t.Errorf("a page that is not there: %v", err)
+	}
+}
+
+// plainResponse keeps an answer.
+type plainResponse struct {
+	fields []exchange.Field
+	body   strings.Builder
+}
+
+func (p *plainResponse) Head(_ int, _ string, fields []exchange.Field) error {
+	p.fields = append(p.fields, fields...)
+	return nil
+}
+func (p *plainResponse) Write(b []byte) (int, error)            { return p.body.Write(b) }
+func (p *plainResponse) Flush() error                           { return nil }
+func (p *plainResponse) Started() bool                          { return false }
+func (p *plainResponse) File(exchange.File, int64, int64) error { return nil }
+
+// TestAutoGzipAllLent: an answer for which no compressor is left is sent as it
+// is; one that is compressed gives its own back.
+func TestAutoGzipAllLent(t *testing.T) {
+	var lender compress.Lender
+	h := autoGzip{compressors: &lender, next: exchange.HandlerFunc(func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		if err := w.Head(200, "", []exchange.Field{{Name: "uWSGI-Encoding", Value: "gzip"}, {Name: "ETag", Value: `"a"`}}); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, "text")
+		return err
+	})}
+	ask := func() *plainResponse {
+		w := &plainResponse{}
+		r := &exchange.Request{Header: []exchange.Field{}, Vars: []exchange.Var{{Name: "HTTP_ACCEPT_ENCODING", Value: "gzip"}}}
+		if err := h.Serve(t.Context(), r, w); err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	for range 100 {
+		if w := ask(); w.body.String() == "text" {
+			t.Fatal("not compressed")
+		}
+	}
+	for lender.Gzip(io.Discard) != nil { // others' clients do not read
+	}
+	want := []exchange.Field{{Name: "ETag", Value: `"a"`}, {Name: "Vary", Value: "Accept-Encoding"}}
+	if w := ask(); w.body.String() != "text" || !slices.Equal(w.fields, want) {
+		t.Errorf("%q, %v", w.body.String(), w.fields)
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"sync"
 
+	"liege/serve/compress"
 	"liege/serve/exchange"
 	"liege/serve/static"
 )
@@ -18,14 +18,17 @@ import (
 // or Content-Encoding of the app's own; and the client takes gzip. As in uWSGI the
 // app decides: only it knows what is worth it, and what holds a secret beside
 // what the client says, which compression would let out (BREACH).
-type autoGzip struct{ next exchange.Handler }
+type autoGzip struct {
+	next        exchange.Handler
+	compressors *compress.Lender
+}
 
 // Serve implements exchange.Handler.
 func (a autoGzip) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
 	if r.Header == nil { // not HTTP: what is in front does it
 		return a.next.Serve(ctx, r, w)
 	}
-	z := &gzipped{Response: w, r: r, takes: static.Accepts(r.Get("HTTP_ACCEPT_ENCODING"), "gzip"), head: r.Get("REQUEST_METHOD") == "HEAD"}
+	z := &gzipped{Response: w, r: r, lender: a.compressors, takes: static.Accepts(r.Get("HTTP_ACCEPT_ENCODING"), "gzip"), head: r.Get("REQUEST_METHOD") == "HEAD"}
 	err := a.next.Serve(ctx, r, z)
 	if z.w == nil {
 		return err
@@ -33,19 +36,16 @@ func (a autoGzip) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 	if err == nil {
 		err = z.w.Close()
 	}
-	z.w.Reset(io.Discard)
-	compressors.Put(z.w)
+	a.compressors.Return(z.w)
 	return err
 }
-
-// compressors is a cache.
-var compressors = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}
 
 // gzipped is a Response that may be compressed.
 type gzipped struct {
 	exchange.Response
 	r           *exchange.Request
 	takes, head bool
+	lender      *compress.Lender
 	w           *gzip.Writer // nil: as it is
 }
 
@@ -73,7 +73,7 @@ func (z *gzipped) Head(status int, reason string, fields []exchange.Field) error
 	if wants {
 		out = append(out, exchange.Field{Name: "Vary", Value: "Accept-Encoding"}) // the client matters, whatever it takes
 	}
-	if wants && z.takes && status != 204 && status != 304 {
+	if wants && status != 204 && status != 304 && z.begins() {
 		if length >= 0 {
 			out = slices.Delete(out, length, length+1)
 		}
@@ -83,12 +83,17 @@ func (z *gzipped) Head(status int, reason string, fields []exchange.Field) error
 				f.Value = "W/" + f.Value
 			}
 		}
-		if !z.head {
-			z.w = compressors.Get().(*gzip.Writer)
-			z.w.Reset(z.Response)
-		}
 	}
 	return z.Response.Head(status, reason, out)
+}
+
+// begins reports whether the client takes what is compressed, and has a
+// compressor ready if there is a body.
+func (z *gzipped) begins() bool {
+	if z.takes && !z.head {
+		z.w = z.lender.Gzip(z.Response)
+	}
+	return z.takes && (z.head || z.w != nil)
 }
 
 // Write implements exchange.Response.

@@ -24,6 +24,7 @@ import (
 	"liege/serve/cache"
 	"liege/serve/certs"
 	"liege/serve/cgi"
+	"liege/serve/compress"
 	"liege/serve/daemon"
 	"liege/serve/exchange"
 	"liege/serve/exec"
@@ -68,16 +69,18 @@ type Core struct {
 	notes    vassal.Problems
 	vars     []exchange.Var
 	pages    map[int][]byte
-	space    *exchange.Room // of bodies in files
-	caches   *cache.Set     // nil: none
-	metrics  *metrics.Set   // nil: none
-	api      *api.Host      // nil: no application to serve
+	caches   *cache.Set   // nil: none
+	metrics  *metrics.Set // nil: none
+	api      *api.Host    // nil: no application to serve
 	servers  []server
 	exec     *exec.Handler // nil: none
 	php      *php.Handler  // nil: none
 	daemons  *daemon.Set   // nil: none
 	life     *life
 	counts   counts
+
+	space       *exchange.Room // of bodies in files
+	compressors compress.Lender
 
 	turn     chan struct{} // closed when daemons may start
 	turnOnce sync.Once
@@ -148,7 +151,7 @@ func (c *Core) inFront(h exchange.Handler) (exchange.Handler, error) {
 	switch {
 	case !app.Routing.Empty():
 		c.proxy = proxy.New(proxy.Limits{Silence: app.HTTP.WriteTimeout}, c.log)
-		cfg := route.Config{App: app, Next: h, Stats: c.pool.Stats, Proxy: c.proxy, Cache: c.caches, Metrics: c.metrics, Alarm: c.alarm, Log: c.log}
+		cfg := route.Config{App: app, Next: h, Stats: c.pool.Stats, Proxy: c.proxy, Compressors: &c.compressors, Cache: c.caches, Metrics: c.metrics, Alarm: c.alarm, Log: c.log}
 		if app.Workers != nil {
 			cfg.Call = c.pool
 		}

@@ -1,10 +1,7 @@
 package route
 
 import (
-	"compress/gzip"
-	"io"
 	"strings"
-	"sync"
 
 	"liege/serve/exchange"
 	"liege/serve/static"
@@ -15,9 +12,6 @@ import (
 func gzipAction(*rl) (act, error) {
 	return func(x *run) verdict { x.pack = true; return next }, nil
 }
-
-// compressors is a cache.
-var compressors = sync.Pool{New: func() any { return gzip.NewWriter(io.Discard) }}
 
 // compress changes the head of an answer whose body will be compressed.
 func (x *run) compress(status int) {
@@ -33,6 +27,11 @@ func (x *run) compress(status int) {
 	if !static.Accepts(x.r.Get("HTTP_ACCEPT_ENCODING"), "gzip") {
 		return
 	}
+	if x.r.Get("REQUEST_METHOD") != "HEAD" {
+		if x.zip = x.h.cfg.Compressors.Gzip(x.w); x.zip == nil {
+			return // all are lent
+		}
+	}
 	kept := x.fields[:0]
 	for _, f := range x.fields {
 		switch {
@@ -44,10 +43,6 @@ func (x *run) compress(status int) {
 		kept = append(kept, f)
 	}
 	x.fields = append(kept, exchange.Field{Name: "Content-Encoding", Value: "gzip"})
-	if x.r.Get("REQUEST_METHOD") != "HEAD" {
-		x.zip = compressors.Get().(*gzip.Writer)
-		x.zip.Reset(x.w)
-	}
 }
 
 // unzip ends the compressed body, if there is one.
@@ -58,8 +53,7 @@ func (x *run) unzip(err error) error {
 	if err == nil {
 		err = x.zip.Close()
 	}
-	x.zip.Reset(io.Discard)
-	compressors.Put(x.zip)
+	x.h.cfg.Compressors.Return(x.zip)
 	x.zip = nil
 	return err
 }

@@ -242,6 +242,36 @@ func (*nowhere) Flush() error                             { return nil }
 func (*nowhere) File(exchange.File, int64, int64) error   { return os.ErrInvalid }
 func (*nowhere) Started() bool                            { return false }
 
+// TestGzipAllLent: an answer for which no compressor is left is sent as it is.
+func TestGzipAllLent(t *testing.T) {
+	s := newSite(t, "route-run = gzip:", vassal.Static{}, nil)
+	for s.h.cfg.Compressors.Gzip(io.Discard) != nil { // others' clients do not read
+	}
+	a, _, err := s.ask(t, "GET /", "HTTP_ACCEPT_ENCODING=gzip")
+	if got := a.String(); err != nil || a.body.String() != "app /?" || strings.Contains(got, "Content-Encoding") || !strings.Contains(got, "Vary: Accept-Encoding") {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// TestGzipReturns: a compressor comes back, whatever becomes of the answer.
+func TestGzipReturns(t *testing.T) {
+	fails := errors.New("the application fails")
+	s := newSite(t, "route-run = gzip:", vassal.Static{}, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
+		if err := w.Head(200, "", nil); err != nil {
+			return err
+		}
+		return fails
+	})
+	for range 100 {
+		if _, _, err := s.ask(t, "GET /", "HTTP_ACCEPT_ENCODING=gzip"); !errors.Is(err, fails) {
+			t.Fatal(err)
+		}
+	}
+	if s.h.cfg.Compressors.Gzip(io.Discard) == nil {
+		t.Error("all compressors are lost")
+	}
+}
+
 // TestGzip: what the client takes is compressed, once, and kept as it was.
 func TestGzip(t *testing.T) {
 	text := strings.Repeat("text ", 100)

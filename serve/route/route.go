@@ -36,6 +36,7 @@ import (
 	"sync"
 
 	"liege/serve/cache"
+	"liege/serve/compress"
 	"liege/serve/exchange"
 	"liege/serve/metrics"
 	"liege/serve/proxy"
@@ -62,6 +63,8 @@ type Config struct {
 	Cache   *cache.Set              // nil: none
 	Metrics *metrics.Set            // nil: none
 	Log     *slog.Logger
+
+	Compressors *compress.Lender // nil: its own
 }
 
 // Handler applies rules. Make one with New; it is safe for concurrent use.
@@ -83,6 +86,9 @@ type Handler struct {
 // for before the application is asked. An error is a *vassal.Problem that
 // names the rule: liege check has found it before.
 func New(cfg Config, serves bool) (*Handler, error) {
+	if cfg.Compressors == nil {
+		cfg.Compressors = new(compress.Lender)
+	}
 	h := &Handler{cfg: cfg}
 	h.runs.New = func() any { return &run{h: h} }
 	h.files = static.New(cfg.App.Static, exchange.HandlerFunc(h.inner), cfg.Log)
