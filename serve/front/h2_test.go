@@ -232,6 +232,33 @@ func TestH2Raw(t *testing.T) {
 	}
 }
 
+// TestH2SentAhead: what a client may send of bodies that nobody reads is what
+// the manual says.
+func TestH2SentAhead(t *testing.T) {
+	testenv.Leaks(t)
+	const most = 128 << 10
+	s := serveTLS(t, vassal.HTTPS, keepAlive, hello, nil)
+	f := s.frames(t)
+	stream, all := uint32(0), uint32(65535) // RFC 9113 6.9.2: what a connection begins with
+	for stream == 0 || all == 65535 {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch fr := fr.(type) {
+		case *http2.SettingsFrame:
+			if n, ok := fr.Value(http2.SettingInitialWindowSize); ok {
+				stream = n
+			}
+		case *http2.WindowUpdateFrame:
+			all += fr.Increment
+		}
+	}
+	if stream != most || all != most {
+		t.Errorf("%d of a stream, %d of a connection, want %d", stream, all, most)
+	}
+}
+
 // TestH2Reset: streams that are opened and reset at once (CVE-2023-44487) never
 // have more handlers than may run, and the server goes on to serve others.
 func TestH2Reset(t *testing.T) {
