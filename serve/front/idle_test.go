@@ -37,7 +37,7 @@ func TestIdleMemory(t *testing.T) {
 		{vassal.HTTP, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n" + strings.Join(fields, "") + "\r\n" + strings.Repeat("x", 50000), "hi"},
 		{vassal.HTTP, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n" + strings.Join(fields, "") + "\r\n", "hi"}, // it lingers
 		{vassal.PUWSGI, packet(0, kv...), "hi"},
-		{vassal.FastCGI, begin(1, fcgiResponder, fcgiKeepConn) + record(fcgiParams, 1, params(kv...)) + record(fcgiParams, 1, "") + record(fcgiStdin, 1, ""), string(record(fcgiEnd, 1, "\x00\x00\x00\x00\x00\x00\x00\x00"))},
+		{vassal.FastCGI, begin(1, fcgiResponder, fcgiKeepConn) + record(fcgiParams, 1, params(kv...)) + record(fcgiParams, 1, "") + record(fcgiStdin, 1, ""), record(fcgiEnd, 1, "\x00\x00\x00\x00\x00\x00\x00\x00")},
 	} {
 		r := serve(t, c.proto, vassal.HTTPLimits{KeepAlive: true}, hello)
 		idle := func() net.Conn {
