@@ -1,6 +1,7 @@
 package route
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -26,10 +27,10 @@ func basicauth(orNext bool) func(*rl) (act, error) {
 	return func(r *rl) (act, error) {
 		realm, who, _ := strings.Cut(r.ActionArg, ",")
 		ask := exchange.Field{Name: "WWW-Authenticate", Value: `Basic realm="` + realm + `"`}
-		ok := (&passwords{path: r.h.absolute(who), log: r.h.cfg.Log}).check
+		ok := newPasswords(r.h.absolute(who), r.h.cfg.Log).check
 		if user, password, literal := strings.Cut(who, ":"); literal {
 			want := sha256.Sum256([]byte(user + ":" + password))
-			ok = func(user, password string) (bool, error) {
+			ok = func(_ context.Context, _, user, password string) (bool, error) {
 				got := sha256.Sum256([]byte(user + ":" + password)) // of equal length, so the time says nothing
 				return subtle.ConstantTimeCompare(want[:], got[:]) == 1, nil
 			}
@@ -41,7 +42,7 @@ func basicauth(orNext bool) func(*rl) (act, error) {
 			}
 			user, password, given := credentials(x.r.Get("HTTP_AUTHORIZATION"))
 			if given {
-				switch passed, err := ok(user, password); {
+				switch passed, err := ok(x.ctx, x.r.Get("REMOTE_ADDR"), user, password); {
 				case err != nil:
 					x.fail(at, err.Error())
 					return stop
@@ -76,6 +77,7 @@ func credentials(s string) (user, password string, ok bool) {
 const (
 	maxPasswords = 4 << 20 // bytes
 	maxVerified  = 1024    // credentials that are remembered
+	maxPassword  = 512     // bytes; libxcrypt's CRYPT_MAX_PASSPHRASE_SIZE: SHA-crypt takes time by its square
 )
 
 // passwords is a file of htpasswd's: user:hash lines. It is read again when it
@@ -84,7 +86,7 @@ type passwords struct {
 	path string
 	log  *slog.Logger
 
-	slow sync.Mutex // whoever guesses passwords costs one CPU, not all
+	turns *turns
 
 	mu       sync.Mutex
 	modified time.Time
@@ -99,9 +101,18 @@ type hashed struct {
 	htpasswd.EncodedPasswd
 }
 
+func newPasswords(path string, log *slog.Logger) *passwords {
+	return &passwords{path: path, log: log, turns: newTurns()}
+}
+
 var errPasswords = errors.New("the password file cannot be read")
 
-func (p *passwords) check(user, password string) (bool, error) {
+// check reports whether password is the user's. A client, which is an address,
+// waits its turn where the hash is slow.
+func (p *passwords) check(ctx context.Context, client, user, password string) (bool, error) {
+	if len(password) > maxPassword {
+		return false, nil
+	}
 	hash, key, known, err := p.look(user, password)
 	if err != nil || known {
 		return known, err
@@ -109,9 +120,12 @@ func (p *passwords) check(user, password string) (bool, error) {
 	if hash.EncodedPasswd == nil {
 		return false, nil
 	}
-	p.slow.Lock()
+	give, err := p.turns.take(ctx, client)
+	if err != nil {
+		return false, err
+	}
 	ok := hash.MatchesPassword(password)
-	p.slow.Unlock()
+	give()
 	if !ok {
 		return false, nil
 	}
