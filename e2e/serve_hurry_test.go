@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -55,6 +57,69 @@ func TestServeHurry(t *testing.T) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 			t.Fatalf("process %d of the program lives on", pid)
 		}
+	}
+}
+
+// TestServeToldTwice: what timeout(1) sends, a signal to the process and one to
+// its group, is one wish: requests under way are answered.
+func TestServeToldTwice(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "slow.sh"), []byte("#!/bin/sh\n: > "+dir+"/began\nsleep 1\necho\necho done\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, 0, "--http-socket", "127.0.0.1:0", "--cgi", dir)
+	url := s.await(loopURL, 1)
+	answer := make(chan string, 1)
+	go func() {
+		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Get(url + "slow.sh")
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		answer <- fmt.Sprint(string(b), err)
+	}()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, "began")); err == nil {
+			break
+		}
+	}
+	for range 3 {
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
+		time.Sleep(20 * time.Millisecond) // signals of one kind that wait are one
+	}
+	if got := <-answer; got != "done\n<nil>" {
+		t.Errorf("%q\n%s", got, s.text())
+	}
+	if code := s.exit(); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+}
+
+// TestServeToldEarly: one that is told to end before it serves leaves no
+// directory of PHP's.
+func TestServeToldEarly(t *testing.T) {
+	testenv.Need(t, testenv.PHP)
+	testenv.Need(t, testenv.Root) // for a user whose directories are nobody else's
+	dir := kitchen(t)
+	s := serve(t, dir, nobody, "--http-socket", "127.0.0.1:0", "--php-docroot", dir)
+	left := func() (out []string) {
+		found, _ := filepath.Glob("/tmp/liege-php-*")
+		for _, f := range found {
+			if fi, err := os.Stat(f); err == nil && fi.Sys().(*syscall.Stat_t).Uid == nobody {
+				out = append(out, f)
+			}
+		}
+		return out
+	}
+	for end := time.Now().Add(20 * time.Second); len(left()) == 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	s.exit()
+	if l := left(); len(l) != 0 {
+		t.Errorf("%v is left\n%s", l, s.text())
 	}
 }
 

@@ -253,10 +253,15 @@ func (g *generation) say(p vassal.Problem) {
 // send tells the core. One that is gone is noticed by Wait.
 func (g *generation) send(t vassal.MessageType) { _ = g.control.Send(t) }
 
-// end drains the core, and kills it when hurry is readable or it takes longer
-// than it may. next, if any, is told what it may start.
+// sameWish is how long after a signal another one says the same: timeout(1)
+// sends one to the process and one to its group.
+const sameWish = 500 * time.Millisecond
+
+// end drains the core, and kills it when hurry is readable after a moment or it
+// takes longer than it may. next, if any, is told what it may start.
 func (g *generation) end(limit time.Duration, hurry <-chan os.Signal, next *generation) {
 	g.send(vassal.Drain)
+	began := time.Now()
 	late := time.NewTimer(limit)
 	defer late.Stop()
 	for ended := false; !ended; {
@@ -268,8 +273,10 @@ func (g *generation) end(limit time.Duration, hurry <-chan os.Signal, next *gene
 		case <-g.done:
 			ended = true
 		case <-hurry:
-			g.kill()
-			hurry = nil
+			if time.Since(began) >= sameWish {
+				g.kill()
+				hurry = nil
+			}
 		case <-late.C:
 			g.kill()
 		}

@@ -192,8 +192,7 @@ func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, erro
 		change.Abort()
 		return nil, &exit{code: exitFailed, problems: g.reason()}
 	case sig := <-s.signals:
-		g.kill()
-		<-g.done
+		g.end(drainSlack, s.signals, nil) // not at once: what it has made of files goes with it
 		change.Abort()
 		return nil, exitWith(exitFailed, vassal.CodeInterrupted, "ended by "+sig.String()+" before it was ready", "")
 	}
@@ -204,7 +203,8 @@ func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, erro
 	return g, nil
 }
 
-// drainSlack is what a core may take beyond its own drain limit.
+// drainSlack is what a core may take beyond its own drain limit, and one that is
+// not ready yet to end.
 const drainSlack = 5 * time.Second
 
 // owner resolves chown-socket.
