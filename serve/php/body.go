@@ -24,8 +24,14 @@ func (h *Handler) readBody(r *exchange.Request) (small bool, _ func(), err error
 	case length == 0 || length > smallBody:
 		return false, back, nil
 	case length > 0:
-		b := make([]byte, length)
-		if _, err := io.ReadFull(own, b); err != nil {
+		if inMemory(own) {
+			return true, back, nil
+		}
+		b, err := io.ReadAll(io.LimitReader(own, length)) // as it comes: who announces has sent nothing
+		if err == nil && int64(len(b)) < length {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
 			return false, nil, badBody(err)
 		}
 		r.Body = bytes.NewReader(b)
@@ -47,6 +53,13 @@ func (h *Handler) readBody(r *exchange.Request) (small bool, _ func(), err error
 	r.Body, r.Length = f, f.size
 	r.Set("CONTENT_LENGTH", strconv.FormatInt(f.size, 10))
 	return false, func() { f.free(); back() }, nil
+}
+
+// inMemory reports whether package upload has read all of a body, which counts
+// it: a copy would not be.
+func inMemory(body io.Reader) bool {
+	_, ok := body.(*bytes.Reader)
+	return ok
 }
 
 // store puts a body into a file, and goes back to its beginning.

@@ -10,11 +10,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -364,6 +366,32 @@ func TestStreamSpace(t *testing.T) {
 		if n := h.space.Taken(); n != 0 {
 			t.Errorf("%d bytes are still taken", n)
 		}
+	}
+}
+
+// TestSmallBodyMemory: a body that is in memory is not copied, and one that is
+// only announced takes none.
+func TestSmallBodyMemory(t *testing.T) {
+	h := &Handler{}
+	whole := bytes.NewReader(make([]byte, smallBody))
+	r := &exchange.Request{Body: whole, Length: smallBody}
+	if small, _, err := h.readBody(r); !small || err != nil || r.Body != whole {
+		t.Errorf("%t %v: it is another body", small, err)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range 100 {
+		announced := &exchange.Request{Body: io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(io.ErrClosedPipe)), Length: smallBody}
+		if _, _, err := h.readBody(announced); exchange.StatusOf(err) != 400 {
+			t.Fatal(err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := (after.TotalAlloc - before.TotalAlloc) / 100; n > 8<<10 {
+		t.Errorf("%d bytes for three", n)
+	}
+	if _, _, err := h.readBody(&exchange.Request{Body: strings.NewReader("abc"), Length: 4}); exchange.StatusOf(err) != 400 {
+		t.Errorf("a short one: %v", err)
 	}
 }
 
