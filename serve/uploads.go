@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"liege/serve/exchange"
+	"liege/serve/front"
 	"liege/serve/upload"
 )
 
@@ -23,7 +24,7 @@ func (c *Core) uploads(h exchange.Handler) exchange.Handler {
 			dir = v
 		}
 	}
-	return upload.New(h, upload.Config{Store: u.Store, Dir: dir, Space: c.space, Patience: c.app.HTTP.BodyTimeout, Parallel: c.parallel()}, c.log)
+	return upload.New(h, upload.Config{Store: u.Store, Dir: dir, Space: c.space, Patience: front.Complete(c.app.HTTP).BodyTimeout, Parallel: c.parallel()}, c.log)
 }
 
 // parallel tells how many requests the application serves at once; nil: a
