@@ -123,6 +123,35 @@ func TestServeToldEarly(t *testing.T) {
 	}
 }
 
+// TestServeToldWhileReloading: a signal that comes while another generation
+// loads is for all of it.
+func TestServeToldWhileReloading(t *testing.T) {
+	dir := kitchen(t)
+	app := "import os, time\nif os.path.exists('" + dir + "/slow'):\n    open('" + dir + "/loading', 'w').close()\n    time.sleep(60)\n" +
+		"def application(environ, start_response):\n    start_response('200 OK', [])\n    return [b'here']\n"
+	if err := os.WriteFile(filepath.Join(dir, "late.py"), []byte(app), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, dir, 0, "--http", "127.0.0.1:0", "late.py")
+	s.await(loopURL, 1)
+	if err := os.WriteFile(filepath.Join(dir, "slow"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGHUP)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, "loading")); err == nil {
+			break
+		}
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-s.done:
+		s.done <- err
+	case <-time.After(20 * time.Second):
+		t.Errorf("it serves on:\n%s", s.text())
+	}
+}
+
 // hurry tells it to end until it has: signals of one kind that wait are one.
 func (s *served) hurry() {
 	again := time.NewTicker(100 * time.Millisecond)

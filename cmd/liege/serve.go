@@ -194,6 +194,10 @@ func (s *server) next(ctx context.Context, r *resolve.Result) (*generation, erro
 	case sig := <-s.signals:
 		g.end(drainSlack, s.signals, nil) // not at once: what it has made of files goes with it
 		change.Abort()
+		select {
+		case s.signals <- sig: // it is for the generation that serves, too
+		default: // so are those that wait
+		}
 		return nil, exitWith(exitFailed, vassal.CodeInterrupted, "ended by "+sig.String()+" before it was ready", "")
 	}
 	change.Commit()
