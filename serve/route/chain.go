@@ -42,6 +42,7 @@ type subject uint8
 var names = [...]string{"", "PATH_INFO", "HTTP_HOST", "REQUEST_URI", "QUERY_STRING", "REMOTE_ADDR", "HTTP_USER_AGENT", "HTTP_REFERER", "REMOTE_USER", route.Status}
 
 const (
+	pathSubject   = subject(1)
 	hostSubject   = subject(2)
 	statusSubject = subject(len(names) - 1)
 )
@@ -124,11 +125,21 @@ func (r *rule) applies(x *run) bool {
 	if r.match.match(x, s, r.capture) {
 		return true
 	}
-	if r.subject != hostSubject {
-		return false
+	other := r.subject.other(s)
+	return other != s && r.match.match(x, other, r.capture)
+}
+
+// other is how a client may write what text names as well; text, if there is no
+// such way. The mount point of an app without the slash behind it has an empty
+// path, and a rule for all of the app (^/) holds for it too.
+func (s subject) other(text string) string {
+	switch {
+	case s == hostSubject:
+		return hostName(text)
+	case s == pathSubject && text == "":
+		return "/"
 	}
-	name := hostName(s)
-	return name != s && r.match.match(x, name, r.capture)
+	return text
 }
 
 // hostName is a Host field without its port and the dot of the root: a client
