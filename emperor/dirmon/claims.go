@@ -30,7 +30,7 @@ func (s *scanner) snapshot() emperor.Snapshot {
 	slices.SortStableFunc(paths, func(a, b string) int {
 		return cmp.Compare(rank(m, a), rank(m, b))
 	})
-	claims := s.standing()
+	claims := s.standing(&snap)
 	for _, p := range paths {
 		e := m.entries[p]
 		if !e.counts { // what it will be is not known
@@ -69,11 +69,11 @@ func (s *scanner) snapshot() emperor.Snapshot {
 }
 
 // standing are the claims of files that are not known yet: they are not at rest, or
-// lie where a look failed. Nobody takes their names meanwhile.
-func (s *scanner) standing() map[string]string {
+// may lie where a look failed. Nobody takes their names meanwhile.
+func (s *scanner) standing(snap *emperor.Snapshot) map[string]string {
 	claims := map[string]string{}
 	for key, p := range s.m.claims {
-		if e := s.m.entries[p]; e == nil && s.partial || e != nil && !e.counts {
+		if e := s.m.entries[p]; e == nil && s.partial && snap.MayHold(p) || e != nil && !e.counts {
 			claims[key] = p
 		}
 	}

@@ -396,8 +396,15 @@ func (m *maker) settle(l vassal.Listener, k *socket) error {
 	if err := buffers(int(k.file.Fd()), l.Sockets); err != nil {
 		return err
 	}
-	if l.Address[0] != '/' {
+	switch l.Address[0] {
+	case '/':
+	case '@':
 		return nil
+	default:
+		if os.Geteuid() != 0 {
+			return nil
+		}
+		return onePort(int(k.file.Fd())) // an older Emperor's is not yet
 	}
 	uid, gid, err := m.owner(l)
 	if err != nil {
