@@ -150,7 +150,6 @@ func (p *Pool) serve(ctx context.Context, r *exchange.Request, w exchange.Respon
 	c.mu.Lock()
 	c.sent = true
 	c.mu.Unlock()
-	p.heed()
 	err = p.await(ctx, c, w)
 	if t, ok := errors.AsType[*takeover](err); ok {
 		return t.relay(ctx, p, r, w)

@@ -347,7 +347,12 @@ run lambda { |env|
 		"gevent": func(t *testing.T) *running {
 			return startLines(t, "wsgi-file = app.py\ngevent = 4\ngevent-monkey-patch = true\n", map[string]string{"app.py": wsgi})
 		},
-		"ruby": func(t *testing.T) *running { return startRack(t, rack, threads) },
+		"ruby": func(t *testing.T) *running {
+			return startRack(t, rack, func(app *vassal.App) {
+				threads(app)
+				app.Workers.MaxRequests = 1000
+			})
+		},
 	} {
 		for _, path := range []string{"/exit", "/interrupt", "/hook"} {
 			if name == "gevent" && path == "/hook" {

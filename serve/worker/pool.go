@@ -99,8 +99,6 @@ type Pool struct {
 	spooled         atomic.Int64            // bytes of buffers of answers that their clients have not taken
 	parted          atomic.Int64            // when the core began to drain, in Unix nanoseconds; 0: it has not
 	parked          atomic.Int64            // calls that are out of use because their workers are
-	heeded          atomic.Bool             // the supervisor watches over the requests
-	patience        time.Duration           // of that watch
 	asleep          atomic.Bool             // no worker runs: the next request wakes them
 	wake            chan struct{}
 	stats           []numberStats
@@ -150,7 +148,6 @@ func New(app *vassal.App, rt lang.Runtime, log *slog.Logger) (*Pool, error) {
 		Stdout: os.Stdout, Stderr: os.Stderr, Adopt: os.Getpid() == 1, app: app, lang: rt, log: log,
 		ready: make(chan vassal.Problems, 1), closed: make(chan struct{}), over: make(chan struct{}),
 		events: make(chan event, 64), reaper: newReaper(), wake: make(chan struct{}, 1),
-		patience: defaultPatience,
 	}
 	if app.Workers == nil {
 		return p, nil

@@ -25,6 +25,7 @@ func (p *Pool) settings() []byte {
 	add("youth", int(w.Worn.Youth.Milliseconds()))
 	add("rss", int(w.Worn.RSS))
 	add("as", int(w.Worn.AS))
+	add("retire", w.MaxRequests > 0 || w.Worn != (vassal.Worn{}) || w.Python != nil && len(w.Python.Tuning.ReloadOn) > 0 || w.Cheaper != (vassal.Cheaper{}))
 	add("nice", w.Nice)
 	add("affinity", w.CPUAffinity)
 	add("buffer", p.app.HTTP.HeaderBytes)

@@ -40,7 +40,6 @@ const (
 	evLoaded    eventKind = iota // a worker is ready
 	evNotLoaded                  // a worker could not load the application; text
 	evProbed                     // a worker took the probe
-	evHeed                       // there are requests
 	evLeaves                     // a worker takes no more requests; probe 1: it was told to
 	evLaneEnd                    // a lane ended; err
 	evControl                    // the loader said text
@@ -122,10 +121,12 @@ type supervisor struct {
 	loadBy   time.Time // when those are that have not loaded
 	tick     time.Time // of harakiri
 	table    []byte
+	probe    uint64
+	suspects map[*call]uint64
+	judge    time.Time
 	rests    map[SideKind][]chan struct{} // who waits in Rest
 
 	crew crew
-	lookout
 }
 
 func (s *supervisor) open() error {
@@ -268,10 +269,6 @@ func (s *supervisor) due(ctx context.Context, now time.Time) time.Time {
 	if at(s.judge) {
 		s.judgeSuspects()
 	}
-	if at(s.heedAt) {
-		s.watchQueue(now)
-		at(s.heedAt)
-	}
 	return next
 }
 
@@ -302,9 +299,9 @@ func (s *supervisor) handle(e event) {
 		}
 		s.p.log.Error("a worker could not load the application", "worker", e.proc.number, "err", problem)
 	case evProbed:
-		s.probed(e.probe)
-	case evHeed:
-		s.heedAt = time.Now()
+		if e.probe == s.probe {
+			s.judge = time.Now().Add(settleTime)
+		}
 	case evLeaves:
 		s.leaves(e.proc, e.probe == 1)
 	case evSides: // see due
@@ -460,7 +457,7 @@ func (s *supervisor) gone(pr *proc, status *syscall.WaitStatus) {
 			args = append(args, "err", "MemoryError", "hint", lang.MemoryHint(&s.p.w))
 		}
 		s.p.log.Error("a worker died", append(args, "again", time.Until(n.next).Round(time.Millisecond))...)
-		s.sendProbe(errLost)
+		s.sendProbe()
 	}
 	// What it has already sent is still read; then its lanes end.
 	for _, l := range pr.lanes {

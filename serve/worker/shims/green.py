@@ -82,6 +82,8 @@ def serve_green(worker):
                 break
             continue
         if not data:
+            if GETPID() != MINE[0]:  # a child that the application has forked: its greenlets go on
+                Event().wait()
             stray()
             leaves = False
             break

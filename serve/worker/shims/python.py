@@ -148,7 +148,9 @@ def disown(lanes, fds):
     """Leave to the parent what is its own. Reading from one of fds is at its end."""
     for lane in lanes:
         lane.__class__ = LostLane
-        os.close(lane.detach())
+        fd = lane.detach()
+        if fd >= 0:  # else a child's child
+            os.close(fd)
     if fds:
         end, other = _socket.socketpair()
         other.close()
@@ -1170,9 +1172,9 @@ class Worker(object):
         return bool(config['rss'] and int(resident) * self.page >= config['rss'] or config['as'] and int(size) * self.page >= config['as'])
 
     def receiver(self, queue):
-        """How a thread takes a request. Where there are several, one of them waits at a
-        time, and can be told to stop waiting."""
-        if len(self.lanes) == 1:
+        """How a thread takes a request. Where workers retire and have several threads
+        one of them waits at a time, and can be told to stop waiting."""
+        if not self.config['retire'] or len(self.lanes) == 1:
             return queue.recv
         import select
         lock, wake, take, poll = self.lock, self.wake[0], queue.recv, select.poll()
@@ -1204,6 +1206,29 @@ class Worker(object):
         self.leaving = True
         if len(self.lanes) > 1:
             os.write(self.wake[1], b'.')
+            if not self.config['retire']:
+                self.rouse()
+
+    def rouse(self):
+        """Have threads that wait for a request hear that there are no more: in this
+        process the queue is at its end, and a signal has them look."""
+        import _thread
+        disown([], [QUEUE])
+        with self.lock:
+            for ident in self.waiting - {_thread.get_ident()}:
+                signal.pthread_kill(ident, signal.SIGURG)
+
+    def threaded(self, core):
+        """The loop of one of several threads. A signal goes to no thread that has ended."""
+        import _thread
+        ident = _thread.get_ident()
+        with self.lock:
+            self.waiting.add(ident)
+        try:
+            self.loop(core)
+        finally:
+            with self.lock:
+                self.waiting.discard(ident)
 
     def run(self):
         config = self.config
@@ -1231,16 +1256,21 @@ class Worker(object):
         threads = []
         if len(self.lanes) > 1:
             import threading
-            self.lock, self.wake = threading.Lock(), os.pipe()
+            self.lock, self.wake, self.waiting = threading.Lock(), os.pipe(), set()
+            if not config['retire'] and signal.getsignal(signal.SIGURG) == signal.SIG_DFL:
+                signal.signal(signal.SIGURG, lambda *_: None)  # of rouse
             for core in range(1, len(self.lanes)):
-                t = threading.Thread(target=self.loop, args=(core,), name='uWSGIWorker%dCore%d' % (self.number, core))
+                t = threading.Thread(target=self.threaded, args=(core,), name='uWSGIWorker%dCore%d' % (self.number, core))
                 t.daemon = True
                 threads.append(t)
         self.greet()
         for t in threads:
             t.start()
         try:
-            self.loop(0)
+            if threads:
+                self.threaded(0)
+            else:
+                self.loop(0)
         except EXITS as e:  # a signal's handler raised it
             stray(e)
             if not threads:

@@ -1024,7 +1024,7 @@ module Liege
           slot.put(packet[0])
           status = Liege.serve(app, base, packet, lane)
         end
-        break retire(lane) if status == LEAVE && @lanes.length > 1 # the requests of other threads have no part in it
+        break retire(lane) if status == LEAVE && @wake # the requests of other threads have no part in it
         exit!(status) if status != 0
         collect if @gc > 0
         break retire(lane) if @limit && spent || worn && worn?
@@ -1049,10 +1049,10 @@ module Liege
       @config['rss'] > 0 && resident >= @config['rss'] || @config['as'] > 0 && size >= @config['as']
     end
 
-    # How a thread takes a request. Where there are several, one of them waits
-    # at a time, and can be told to stop waiting.
+    # How a thread takes a request. Where workers retire and have several
+    # threads one of them waits at a time, and can be told to stop waiting.
     def receiver(queue)
-      return lambda { queue.recv(PACKET) } if @lanes.length == 1
+      return lambda { queue.recv(PACKET) } if !@config['retire'] || @lanes.length == 1
       lock, wake = @lock, @wake[0]
       lambda do
         lock.synchronize do
@@ -1093,7 +1093,7 @@ module Liege
       rescue StandardError => e
         Liege.say(Liege.trace(e))
       end
-      @lock, @wake = Mutex.new, IO.pipe if @lanes.length > 1
+      @lock, @wake = Mutex.new, IO.pipe if @lanes.length > 1 && @config['retire']
       hello('L')
       threads = (1...@lanes.length).map do |core|
         Thread.new do
