@@ -275,7 +275,11 @@ func (s *set) prune(want Snapshot) {
 			return there[n]
 		}
 		rec, err := all.load(n)
-		return err != nil || rec.File == "" || want.MayHold(rec.File)
+		stays := err != nil || rec.File == "" || want.MayHold(rec.File)
+		if !stays {
+			s.kept.take(n) // a file that is made anew has nothing of it
+		}
+		return stays
 	})
 	if err != nil {
 		s.emperor.log.Warn("state of vassals that are gone is not removed", "err", err)
