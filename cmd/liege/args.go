@@ -19,6 +19,7 @@ type serveLine struct {
 	at       int    // how many of settings come before the file
 	cwd      string // of the caller
 	venv     string
+	app      bool // an app is named
 }
 
 // flagSetting is one option given as a flag or in the environment.
@@ -64,6 +65,9 @@ func parseServe(args []string) (serveLine, error) {
 	if l.file == "" && len(l.settings) == 0 {
 		return l, usageError("serve: which file or app?", "liege serve FILE.ini, or liege serve app.py")
 	}
+	if l.app && !l.has("http", "http-socket", "https", "https-socket", "socket", "uwsgi-socket", "fastcgi-socket", "scgi-socket") {
+		l.add("http", "127.0.0.1:8080", false, 0)
+	}
 	return l, nil
 }
 
@@ -78,9 +82,7 @@ func (l *serveLine) positional(arg string) error {
 		return l.ini(file, section)
 	case ".py", ".wsgi", ".ru", ".psgi":
 		l.add(appKeys[filepath.Ext(file)], arg, false, 0)
-		if !l.has("http", "http-socket", "socket", "uwsgi-socket") {
-			l.add("http", "127.0.0.1:8080", false, 0)
-		}
+		l.app = true
 		return nil
 	}
 	if l.file == "" {

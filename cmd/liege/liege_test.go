@@ -220,6 +220,7 @@ func TestParseServe(t *testing.T) {
 		{"app.ini:two --processes=4", "[uwsgi]\nini = CWD/app.ini:two\nprocesses = 4\n"},
 		{"-M -p 4 -s /x.sock", "[uwsgi]\nmaster\nprocesses = 4\nsocket = /x.sock\n"},
 		{"--master app.ini", "[uwsgi]\nmaster\nini = CWD/app.ini\n"},
+		{"app.py --http :9000", "[uwsgi]\nwsgi-file = app.py\nhttp = :9000\n"},
 		{"app.py", "[uwsgi]\nwsgi-file = app.py\nhttp = 127.0.0.1:8080\n"},
 		{"--http :1 app.py", "[uwsgi]\nhttp = :1\nwsgi-file = app.py\n"},
 		{"--chmod-socket -s x", "[uwsgi]\nchmod-socket\nsocket = x\n"},
