@@ -92,7 +92,7 @@ func TestHookFailures(t *testing.T) {
 		{"not the tenant's", hook(vassal.AsUser, 7, "writen", "/etc/motd hello"),
 			stage.Failure{Step: stage.HookStep(vassal.AsUser), What: "hook-as-user = writen:/etc/motd hello", Msg: "permission denied", Errno: int(unix.EACCES)}},
 		{"mount point", hook(vassal.AsRoot, 7, "mount", "tmpfs tmpfs /nowhere"),
-			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = mount:tmpfs tmpfs /nowhere", Msg: "/nowhere: no such file or directory", Errno: int(unix.ENOENT)}},
+			stage.Failure{Step: stage.HookStep(vassal.AsRoot), What: "hook-as-root = mount:tmpfs tmpfs /nowhere", Msg: `/nowhere: no such file or directory: a mount needs a directory that is there; hint: the line "tmpfs = /nowhere" makes it, and needs no hook`, Errno: int(unix.ENOENT)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlan(t, "echo the core runs")
