@@ -1214,21 +1214,21 @@ class Worker(object):
         process the queue is at its end, and a signal has them look."""
         import _thread
         disown([], [QUEUE])
-        with self.lock:
-            for ident in self.waiting - {_thread.get_ident()}:
+        with self.serving_lock:
+            for ident in self.serving - {_thread.get_ident()}:
                 signal.pthread_kill(ident, signal.SIGURG)
 
     def threaded(self, core):
         """The loop of one of several threads. A signal goes to no thread that has ended."""
         import _thread
         ident = _thread.get_ident()
-        with self.lock:
-            self.waiting.add(ident)
+        with self.serving_lock:
+            self.serving.add(ident)
         try:
             self.loop(core)
         finally:
-            with self.lock:
-                self.waiting.discard(ident)
+            with self.serving_lock:
+                self.serving.discard(ident)
 
     def run(self):
         config = self.config
@@ -1256,7 +1256,8 @@ class Worker(object):
         threads = []
         if len(self.lanes) > 1:
             import threading
-            self.lock, self.wake, self.waiting = threading.Lock(), os.pipe(), set()
+            self.lock, self.wake = threading.Lock(), os.pipe()  # of receiver
+            self.serving_lock, self.serving = threading.Lock(), set()  # the threads
             if not config['retire'] and signal.getsignal(signal.SIGURG) == signal.SIG_DFL:
                 signal.signal(signal.SIGURG, lambda *_: None)  # of rouse
             for core in range(1, len(self.lanes)):
