@@ -86,6 +86,33 @@ func TestGeventLife(t *testing.T) {
 	}
 }
 
+// An application that has gevent patch os by itself does not have the children of the
+// loader for its own: a worker that ends has ended.
+func TestGeventPatched(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	r := startLines(t, "wsgi-file = app.py\ngevent = 4\n", map[string]string{"app.py": `
+from gevent import monkey
+monkey.patch_all()
+import os, sys, threading, time
+t = threading.Thread(target=time.sleep, args=(0.01,))  # a hub while it is loaded
+t.start()
+t.join()
+def application(e, start_response):
+    if e['PATH_INFO'] == '/exit':
+        sys.exit(3)
+    time.sleep(0.01)
+    start_response('200 OK', [])
+    return [b'%d' % os.getpid()]
+`})
+	first := r.get("/")
+	r.send("/exit", "")
+	eventually(t, "another worker", func() bool { return r.get("/") != first })
+	r.close()
+	if log := r.log(); strings.Contains(log, "killed") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
 // TestGeventWebSocket: the uwsgi module's functions know whose greenlet calls
 // them, whether threads are patched or not.
 func TestGeventWebSocket(t *testing.T) {

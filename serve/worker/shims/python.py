@@ -75,7 +75,8 @@ def say(text):
 
 # ---- children that the application forks
 
-GETPID = os.getpid
+# gevent's, once an application has it patch os, want SIGCHLD and the children for themselves.
+FORK, WAITPID, GETPID = os.fork, os.waitpid, os.getpid
 MINE = [GETPID()]  # the number of this process; a child of the application's has another
 EXITS = (SystemExit, KeyboardInterrupt)
 
@@ -1388,7 +1389,7 @@ def main(control):
     def reap(*_):
         for pid in list(children):
             try:
-                done, status = os.waitpid(pid, os.WNOHANG)
+                done, status = WAITPID(pid, os.WNOHANG)
             except ChildProcessError:
                 done, status = pid, 0
             if done:
@@ -1421,8 +1422,10 @@ def main(control):
                 fds.extend(struct.unpack('%di' % (len(block) // 4), block[:len(block) // 4 * 4]))
         sys.stdout.flush()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-        pid = os.fork()
+        pid = FORK()
         if pid == 0:
+            if 'gevent' in sys.modules:
+                sys.modules['gevent'].reinit()  # the hub that loading may have begun
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             if not config['watch']:
