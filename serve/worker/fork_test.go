@@ -190,6 +190,9 @@ func TestForks(t *testing.T) {
 // TestForksVersions: so it is with every Python that is here.
 func TestForksVersions(t *testing.T) {
 	homes, _ := filepath.Glob(filepath.Join(os.Getenv("HOME"), ".pyenv/versions/3.*/bin/python3"))
+	if len(homes) == 0 {
+		t.Skip("no other versions of Python in ~/.pyenv")
+	}
 	for _, interpreter := range homes {
 		for name, text := range map[string]string{"wsgi": forkingWSGI, "asgi": forkingASGI} {
 			t.Run(name+" "+filepath.Base(filepath.Dir(filepath.Dir(interpreter))), func(t *testing.T) {
@@ -197,6 +200,49 @@ func TestForksVersions(t *testing.T) {
 				checkForks(t, start(t, text, func(app *vassal.App) { app.Workers.Interpreter = interpreter }))
 			})
 		}
+	}
+}
+
+// What a child does is its own business until it comes back: it may wait, where that
+// is gevent's too, and fork again, also where Python has no hook for that (3.6).
+func TestForkedGoOn(t *testing.T) {
+	const text = `
+import os, time
+def application(e, start_response):
+    if e['PATH_INFO'] == '/fork':
+        r, w = os.pipe()
+        if os.fork() == 0:
+            if os.fork() == 0:
+                time.sleep(.1)
+                os.write(w, b'grandchild')
+                os._exit(0)
+            time.sleep(.3)
+            os.write(w, b' child')
+            os._exit(0)
+        os.close(w)
+        start_response('200 OK', [])
+        return [os.fdopen(r, 'rb').read()]
+    start_response('200 OK', [])
+    return [b'%d' % os.getpid()]
+`
+	testenv.Need(t, testenv.Gevent)
+	for name, c := range map[string]struct{ lines, before string }{
+		"one":     {"", ""},
+		"threads": {"threads = 2\n", ""},
+		"old":     {"", "import os\ndel os.register_at_fork\n"},
+		"gevent":  {"gevent = 4\n", "from gevent import monkey\nmonkey.patch_all()\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := startLines(t, "wsgi-file = app.py\n"+c.lines, map[string]string{"app.py": c.before + text})
+			pid := r.get("/")
+			if got := r.get("/fork"); got != "grandchild child" {
+				t.Errorf("got %q", got)
+			}
+			if now := r.get("/"); now != pid || strings.Contains(r.log(), "Traceback") {
+				t.Errorf("worker %s instead of %s, log:\n%s", now, pid, r.log())
+			}
+		})
 	}
 }
 
