@@ -169,6 +169,29 @@ func TestKept(t *testing.T) {
 	})
 }
 
+// Of a vassal that is known to be gone nothing is kept, also while it is not known of all.
+func TestForgottenWhilePartial(t *testing.T) {
+	dir := t.TempDir()
+	perform(t, Options{Concurrency: 1, StateDir: dir}, func(s *stage) {
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		s.act("v", control.Stop)
+		s.stop()
+		<-s.end
+		var err error
+		if s.kept, err = Keep(dir); err != nil {
+			t.Fatal(err)
+		}
+		s.remove("v")
+		s.files.partial, s.files.unseen = true, []string{"/elsewhere"}
+		s.start()
+		s.pass(2 * time.Second)
+		s.write("v", "good")
+		s.look(2 * time.Second)
+		s.want("v", "running 1")
+	})
+}
+
 // A file of another user's under the same name is another vassal: it begins when
 // nothing of the one before is left, and inherits nothing. An operator's file that is
 // given to a user stays what it is.

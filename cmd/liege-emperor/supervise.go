@@ -287,6 +287,8 @@ func (r *realm) keepHouse(ctx context.Context) {
 		return
 	case <-r.emperor.Scanned():
 	}
+	var ending sync.WaitGroup // of what may drain for long
+	defer ending.Wait()
 	// A file that is being written is not listed yet: there is no hurry.
 	wait, whole := orphanGrace, false
 	for expired := (time.Time{}); ; wait = time.Minute {
@@ -299,7 +301,7 @@ func (r *realm) keepHouse(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		if !whole {
-			whole = r.endOrphans(ctx)
+			whole = r.endOrphans(ctx, &ending)
 		}
 		if time.Since(expired) < houseDay {
 			continue
@@ -311,13 +313,20 @@ func (r *realm) keepHouse(ctx context.Context) {
 	}
 }
 
-// endOrphans ends the survivors that are known to have no file, and reports whether
-// that is known of all.
-func (r *realm) endOrphans(ctx context.Context) (whole bool) {
+// endOrphans has the survivors ended, in ending, that are known to have no file, and
+// reports whether that is known of all.
+func (r *realm) endOrphans(ctx context.Context, ending *sync.WaitGroup) (whole bool) {
 	whole = r.emperor.Complete()
-	if err := r.launch.EndOrphans(ctx, r.lives); err != nil {
-		r.log.Warn("a survivor without a file", "err", err)
+	ended, err := r.launch.EndOrphans(ctx, r.lives)
+	if err != nil {
+		r.log.Warn("survivors without a file are not looked for", "err", err)
+		return false
 	}
+	ending.Go(func() {
+		if err := ended(); err != nil {
+			r.log.Warn("a survivor without a file", "err", err)
+		}
+	})
 	return whole && r.emperor.Complete()
 }
 

@@ -84,13 +84,13 @@ func (o *orphans) await(l *launcher) {
 	<-x.over
 }
 
-// EndOrphans ends the survivors of vassals whose file is gone. Call it after the first
-// scan, and again when more is known; it returns when they are gone, or known not to
-// die. None of them holds up another.
-func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) error {
+// EndOrphans begins to end the survivors of vassals whose file is gone. Call it after
+// the first scan, and again when more is known. ended returns when those are gone, or
+// known not to die; until then none of them holds up another, nor a later call.
+func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) (ended func() error, err error) {
 	names, err := h.Records.Names()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lost := map[vassal.Name]time.Duration{}
 	for _, name := range names {
@@ -98,19 +98,23 @@ func (h *Host) EndOrphans(ctx context.Context, lives func(vassal.Name) bool) err
 			lost[name] = h.longest(name)
 		}
 	}
-	ending := h.orphans.take(lost)
-	errs := make(chan error, len(ending))
-	for name := range ending {
-		go func() {
+	var wg sync.WaitGroup
+	errs := make(chan error, len(lost))
+	for name := range h.orphans.take(lost) {
+		wg.Go(func() {
 			defer h.orphans.ended(name)
 			errs <- h.endOrphan(ctx, name)
-		}()
+		})
 	}
-	var all []error
-	for range ending {
-		all = append(all, <-errs)
-	}
-	return errors.Join(all...)
+	return func() error {
+		wg.Wait()
+		close(errs)
+		var all []error
+		for err := range errs {
+			all = append(all, err)
+		}
+		return errors.Join(all...)
+	}, nil
 }
 
 // longest is how long the survivors of name may take to be gone.
