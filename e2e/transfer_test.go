@@ -13,7 +13,7 @@ import (
 
 // transferSize is what passes through each language: many times what any
 // buffer holds, and what an interpreter may take by itself.
-const transferSize = 256 << 20
+const transferSize = 1 << 30
 
 // transferApps count what they are sent, and send SIZE bytes.
 var transferApps = map[string]struct {
