@@ -531,6 +531,7 @@ func TestCrash(t *testing.T) {
 // exchange costs its request and nothing else, and is counted.
 func TestDiesAtEveryStep(t *testing.T) {
 	testenv.Leaks(t)
+	tmp := t.TempDir() // what a killed process leaves of a body
 	h := start(t, site(t, map[string]string{"ok.php": "ok", "die.php": `<?php
 function dies($n = 0, $size = 0) { while (ob_get_level()) ob_end_flush(); for ($i = 0; $i < $n; $i++) { echo str_repeat("x", $size); flush(); } posix_kill(getmypid(), 9); sleep(9); }
 $in = fopen("php://input", "r");
@@ -541,7 +542,7 @@ case "read": stream_get_contents($in); dies();
 case "head": header("X-A: b"); flush(); dies();
 case "body": header("Content-Length: 1000000"); dies(3, 1000);
 case "large": dies(5, 300000);
-}`}), func(p *vassal.PHP) { p.Set = []string{"enable_post_data_reading=0"} })
+}`}), func(p *vassal.PHP) { p.Set = []string{"enable_post_data_reading=0", "sys_temp_dir=" + tmp} })
 	deaths := int64(0)
 	for _, size := range []int{10, smallBody + 1, 1 << 20} {
 		for at, want := range map[string]int{"first": 502, "reading": 502, "read": 502, "head": 502, "body": 200, "large": 200} {
