@@ -1,4 +1,5 @@
 """What the tests of jobs serve: expressions, and functions that note what they did."""
+import multiprocessing
 import os
 import sys
 import time
@@ -105,6 +106,34 @@ splitting = mulefunc(splits)
 @spool
 def split_task(arguments):
     return splits(arguments['how'])
+
+
+def pools(where):
+    """End children as multiprocessing does, by SIGTERM."""
+    with multiprocessing.Pool(1) as p:
+        note('pool in %s %s' % (where, p.map(len, ['a', 'bb'])))
+    p = multiprocessing.Process(target=time.sleep, args=(60,))
+    p.start()
+    p.terminate()
+    p.join()
+    note('process in %s %s' % (where, p.exitcode))
+
+
+pooling = mulefunc(pools)
+
+
+@spool
+def pool_task(arguments):
+    pools('spooler')
+
+
+@mulefunc
+def leaves_child():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    note('left %d' % pid)
 
 
 @spool

@@ -72,12 +72,13 @@ def receive_answer(conn):
 
 
 def forget_connections():
-    """In a process that was just forked: the connections are its parent's."""
+    """In a process that was just forked: the connections are its parent's. While it has
+    them, what is for the parent's successor would go there, and be read by nobody."""
     LOCAL.__dict__.clear()
+    INBOX.conn = None
 
 
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=forget_connections)
+in_children(forget_connections)
 
 
 def ask(op, *fields):
@@ -317,6 +318,8 @@ class Inbox(object):
             self.asked = True
 
     def take(self):
+        if self.conn is None:
+            stray()  # of a handler that was called in the midst of waiting
         _, (kind, data) = receive_answer(self.conn)
         self.asked = False
         return kind, data
@@ -714,17 +717,36 @@ def spooler_get_task(path):
 
 # ---- side processes
 
+def ends_by(handler):
+    """Have handler called at SIGTERM: in this process, and in none that it forks, which
+    its parent could not end (multiprocessing's terminate)."""
+    signal.signal(signal.SIGTERM, handler)
+
+    def by_default():
+        if signal.getsignal(signal.SIGTERM) is handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        mask(signal.SIG_UNBLOCK)
+
+    def mask(how):
+        signal.pthread_sigmask(how, (signal.SIGTERM,))
+
+    if hasattr(os, 'register_at_fork'):  # Python forgets what comes before this hook in the child
+        os.register_at_fork(before=lambda: mask(signal.SIG_BLOCK), after_in_parent=lambda: mask(signal.SIG_UNBLOCK), after_in_child=by_default)
+    else:
+        in_children(by_default)
+
+
 def run_side(order):
     """A mule or a spooler, to its end."""
     if order['side'] == 'mule':
         ROLE[:] = [b'm', order['number']]
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        ends_by(lambda *_: sys.exit(0))
         run_hook('post_fork_hook')
         run_mule(order)
     else:
         ROLE[:] = [b's', order['number']]
         spooler = Spooler(order)
-        signal.signal(signal.SIGTERM, spooler.stop)
+        ends_by(spooler.stop)
         for name in CONFIG['spool_import']:
             load_file(name) if name.endswith('.py') else load_module(name)
         run_hook('post_fork_hook')
