@@ -339,9 +339,12 @@ class Request(object):
             if len(name) == 14 and name.lower() == 'content-length':
                 left = int(value)
         try:
-            self.head = '\0'.join(fields).encode('latin-1')
+            head = '\0'.join(fields).encode('latin-1')
         except TypeError:
             raise TypeError('start_response: header names and values must be str')
+        if head.count(b'\0') >= len(fields):
+            raise ValueError('start_response: a NUL in a header field')  # behind it would be a field of its own
+        self.head = head
         self.left = left
         self.skip = self.bare or status[:3] in ('204', '304')
         if not MANNERS['delay'] and not self.started:
@@ -516,7 +519,7 @@ def from_text(data):
 
 
 def single(data, request):
-    if type(data) is not bytes:
+    if not isinstance(data, bytes):
         data = from_text(data)
     if request.head is None:
         raise AssertionError('the application returned without calling start_response')

@@ -952,6 +952,8 @@ def websocket_handshake(key=b'', origin=b'', protocol=b''):
     request = current()
     if request.started or 'HTTP_SEC_WEBSOCKET_KEY' not in environ():
         raise OSError('unable to complete websocket handshake: the request asks for none, or is answered already')
+    if b'\0' in as_bytes(protocol):
+        raise ValueError('a NUL in the protocol')
     head = b'Sec-WebSocket-Protocol\0' + as_bytes(protocol) + b'\0' if protocol else b''
     request.__class__ = SocketRequest
     request.started, request.skip, request.head = True, True, b''
