@@ -836,6 +836,8 @@ sub attend {
     my $want = '';
     vec($want, $_, 1) = 1 for fileno $control, $fd;
     my %children;
+    my $ended = $SIG{CHLD};    # as the application has it; of ignored ones nothing is heard here
+    $SIG{CHLD} = 'DEFAULT';
     report_code($config, $control) if $config->{watch};
     tell_core($control, 'loaded');
     while (1) {
@@ -852,6 +854,7 @@ sub attend {
         my $pid = fork;
         die "fork: $!\n" unless defined $pid;
         if (!$pid) {
+            $SIG{CHLD} = $ended || 'DEFAULT';
             POSIX::sigprocmask(POSIX::SIG_SETMASK(), $old);
             close $signals;
             if (!$config->{watch}) { close $control; undef $control }

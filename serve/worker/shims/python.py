@@ -1297,7 +1297,6 @@ def failure_text(f):
 
 def become_worker(config, app, number, slots, fds, control):
     MINE[0] = GETPID()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config['worker'] = number
     ROLE[:] = [b'w', number]
     set_title(config['title'] if config['title_plain'] else '%s worker %d' % (config['title'], number))
@@ -1338,7 +1337,6 @@ def run_hook(name):
 def become_side(config, app, order, fds):
     """A mule or a spooler: see package worker, side.go."""
     MINE[0] = GETPID()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for fd in fds:  # its end tells the core of this process's
         os.set_inheritable(fd, False)
     in_children(lambda: disown([], fds))
@@ -1406,7 +1404,7 @@ def main(control):
     gc.collect()
     if hasattr(gc, 'freeze'):
         gc.freeze()
-    signal.signal(signal.SIGCHLD, reap)
+    ended = signal.signal(signal.SIGCHLD, reap)  # as the application has it: ignored, or a handler
     control.setblocking(True)
     if config['watch']:
         report_code(config, control)
@@ -1429,7 +1427,7 @@ def main(control):
         if pid == 0:
             if 'gevent' in sys.modules:
                 sys.modules['gevent'].reinit()  # the hub that loading may have begun
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, ended or signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             if not config['watch']:
                 control.close()

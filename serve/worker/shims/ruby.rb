@@ -1213,7 +1213,7 @@ module Liege
     warm_up
     children = {}
     woken, wake = IO.pipe
-    trap('CHLD') do
+    ended = trap('CHLD') do # ended: as the application has it
       begin
         wake.write_nonblock('.')
       rescue SystemCallError
@@ -1235,7 +1235,7 @@ module Liege
       $stdout.flush
       pid = fork
       unless pid
-        trap('CHLD', 'DEFAULT')
+        trap('CHLD', ended || 'DEFAULT')
         [woken, wake, control].each { |io| io.close }
         exit(become_worker(config, app, order, ios))
       end
