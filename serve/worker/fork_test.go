@@ -385,3 +385,32 @@ sub {
 		})
 	}
 }
+
+// TestForkBesideImport: a child that is forked while another thread imports what
+// shows exceptions ends nevertheless when it raises one.
+func TestForkBesideImport(t *testing.T) {
+	r := start(t, `
+import _frozen_importlib, os, sys, threading
+sys.modules.pop('traceback', None)
+held, done = threading.Event(), threading.Event()
+def hold():
+    lock = _frozen_importlib._get_module_lock('traceback')
+    lock.acquire()
+    held.set()
+    done.wait()
+    lock.release()
+def application(e, start_response):
+    threading.Thread(target=hold).start()
+    held.wait()
+    pid = os.fork()
+    if pid == 0:
+        raise ValueError('of a child')
+    status = os.waitpid(pid, 0)[1]
+    done.set()
+    start_response('200 OK', [])
+    return [b'%d' % status]
+`, func(app *vassal.App) { app.Workers.Harakiri = 5 * time.Second })
+	if got := r.get("/"); got != "256" || !strings.Contains(r.log(), "line 16, in application\nValueError: of a child\n") {
+		t.Errorf("got %s, log:\n%s", got, r.log())
+	}
+}

@@ -62,6 +62,18 @@ def summary(exc):
     return name + ': ' + text if text else name
 
 
+def places(exc):
+    """The same of what a child raised, without source: an import waits for ever in a child
+    for one that was under way in another thread as it was forked."""
+    lines, tb = ['Traceback (most recent call last):'], exc.__traceback__
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        if code.co_filename != SELF:
+            lines.append('  File "%s", line %d, in %s' % (code.co_filename, tb.tb_lineno, code.co_name))
+        tb = tb.tb_next
+    return '\n'.join(lines + [summary(exc)])
+
+
 def say(text):
     """Write whole lines to the log with one write, so that they stay whole."""
     data = text.encode('utf-8', 'backslashreplace')
@@ -93,7 +105,7 @@ def stray(e=None):
             say(str(status))
             status = 1
     elif e is not None:
-        say(trace(e))
+        say(places(e))
     else:
         say('a process that the application has forked ends where it would go on as its parent; hint: end it with os._exit()')
     for stream in (sys.stdout, sys.stderr):
