@@ -293,6 +293,26 @@ func TestSignals(t *testing.T) {
 
 // TestMules: a message is worked on once, also when it waits for a mule that
 // was killed; one that takes too long ends the mule.
+// TestSignalsOfLoops: a worker with a loop of its own hears what is for it as others do.
+func TestSignalsOfLoops(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	for name, lines := range map[string]string{
+		"gevent": jobLines + "gevent = 5\n",
+		"asgi":   strings.Replace(jobLines, "wsgi-file = jobs.py", "asgi = jobs:served", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := bareSite(t, lines)
+			s.eval("uwsgi.signal(11)")
+			s.await("signal 11 in worker1")
+			s.await("signal 11 in worker2")
+			for range 3 {
+				s.eval("uwsgi.signal(15)")
+			}
+			s.until("three signals", func() bool { return strings.Count(s.notes(), "signal 15 in worker2") == 3 })
+		})
+	}
+}
+
 func TestMules(t *testing.T) {
 	s := newJobSite(t, "mule-harakiri = 2\n")
 	s.core.Alone()

@@ -209,6 +209,13 @@ def echo(environ):
         uwsgi.websocket_send(message)
 
 
+async def served(scope, receive, send):
+    assert scope['type'] == 'http'
+    value = repr(eval(scope['query_string'].decode().replace('%20', ' ')))
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': value.encode()})
+
+
 def application(environ, start_response):
     if environ['PATH_INFO'] == '/echo':
         return echo(environ)

@@ -578,12 +578,24 @@ class Server(object):
         self.worker.greet()
         self.ready = True
         self.take()
+        if LOADED and listens():
+            INBOX.ask(FOR_SIGNALS)
+            self.loop.add_reader(INBOX.fileno(), self.signalled)
         if self.worker.life or self.worker.statm >= 0:
             self.loop.call_later(1, self.age)
         await self.left
         while self.tasks:
             await asyncio.wait(list(self.tasks))
         await self.lifespan.shutdown(self.worker.drain)
+
+    def signalled(self):
+        """Handle a signal that came for this very worker."""
+        stray()
+        try:
+            handle_signal(INBOX.take()[1][0])
+            INBOX.ask(FOR_SIGNALS)
+        except OSError:  # the core is gone
+            self.loop.remove_reader(INBOX.fileno())
 
     def age(self):
         if self.worker.worn():

@@ -158,18 +158,16 @@ def forking(fork, function):
 
 
 def disown(lanes, fds):
-    """Leave to the parent what is its own. Reading from one of fds is at its end."""
+    """Leave to the parent what is its own. Reading from one of fds is at its end; none is
+    closed, for libev ends a process that waits for one which is."""
+    end, other = _socket.socketpair()
+    other.close()
     for lane in lanes:
         lane.__class__ = LostLane
-        fd = lane.detach()
+    for fd in [lane.detach() for lane in lanes] + fds:
         if fd >= 0:  # else a child's child
-            os.close(fd)
-    if fds:
-        end, other = _socket.socketpair()
-        other.close()
-        for fd in fds:
             os.dup2(end.fileno(), fd, False)
-        end.close()
+    end.close()
 
 
 class Errors(object):

@@ -75,7 +75,9 @@ def forget_connections():
     """In a process that was just forked: the connections are its parent's. While it has
     them, what is for the parent's successor would go there, and be read by nobody."""
     LOCAL.__dict__.clear()
-    INBOX.conn = None
+    if INBOX.conn is not None:
+        disown([], [INBOX.conn.detach()])
+        INBOX.conn = None
 
 
 in_children(forget_connections)
