@@ -291,6 +291,33 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestSignalsOfThreads: one thread is at the function of a signal, and the others take
+// requests: then, and when it has ended.
+func TestSignalsOfThreads(t *testing.T) {
+	s := newJobSite(t, "threads = 3\n")
+	together := func(name string, n int) {
+		t.Helper()
+		var all sync.WaitGroup
+		for range n {
+			all.Go(func() {
+				if got := s.eval(fmt.Sprintf("meet('%s',%d)", name, n)); got != "True" {
+					t.Errorf("%s: %s", name, got)
+				}
+			})
+		}
+		all.Wait()
+	}
+	together("first", 6)
+	for i := range 6 { // threads that all look for it at once are a matter of luck
+		s.eval("uwsgi.signal(42)")
+		s.until("both workers", func() bool { return strings.Count(s.notes(), "at end") == 3*i+2 })
+		together(fmt.Sprint("beside", i), 4)
+		s.eval("note('at end')")
+		s.until("the end", func() bool { return strings.Count(s.notes(), "slow ends") == 2*i+2 })
+		together(fmt.Sprint("after", i), 6)
+	}
+}
+
 // TestMules: a message is worked on once, also when it waits for a mule that
 // was killed; one that takes too long ends the mule.
 // TestSignalsOfLoops: a worker with a loop of its own hears what is for it as others do.

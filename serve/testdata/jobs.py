@@ -29,6 +29,19 @@ for number, target in ((10, ''), (11, 'workers'), (12, 'mule1'), (13, 'mules'), 
     uwsgi.register_signal(number, target, handler)
 
 
+def meet(name, count):
+    """Wait for others that are at this at the same time; whether they came."""
+    note('at ' + name)
+    for _ in range(300):
+        with open(os.path.join(ROOT, 'notes')) as f:
+            if f.read().count('at %s\n' % name) >= count:
+                return True
+        time.sleep(.02)
+    return False
+
+
+rounds = []
+uwsgi.register_signal(42, 'workers', lambda n: rounds.append(n) or meet('end', 3 * len(rounds)) and note('slow ends'))
 uwsgi.register_signal(41, 'workers', lambda n: splits('return'))
 
 

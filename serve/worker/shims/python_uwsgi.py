@@ -363,32 +363,39 @@ def listens():
     return any(t not in ('', 'worker', 'worker0') and t.startswith(('worker', 'active')) for t, _ in SIGNALS.values())
 
 
+GATE = _thread.allocate_lock()  # one thread waits at a time: who takes what is there no more would wait in vain
+
+
 def listening(queue, wake):
     """How a worker takes a request where signals may come for it: they are handled between
-    requests. What comes from wake ends the waiting."""
+    requests, by one thread while the others take some. What comes from wake ends the waiting."""
     import select
-    gate = _thread.allocate_lock()
+
+    def next_of(size):
+        """A request; or a number, which is a signal's."""
+        poll = select.poll()
+        INBOX.ask(FOR_SIGNALS)
+        for fd in (queue.fileno(), INBOX.fileno(), wake):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if wake in ready:
+                return b''
+            if INBOX.fileno() in ready:
+                return INBOX.take()[1][0]
+            try:
+                return queue.recv(size, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
 
     def wait(size):
-        with gate:
-            poll = select.poll()
-            INBOX.ask(FOR_SIGNALS)
-            poll.register(queue.fileno(), select.POLLIN)
-            poll.register(INBOX.fileno(), select.POLLIN)
-            if wake >= 0:
-                poll.register(wake, select.POLLIN)
-            while True:
-                ready = [fd for fd, _ in poll.poll()]
-                if wake in ready:
-                    return b''
-                if INBOX.fileno() in ready:
-                    handle_signal(INBOX.take()[1][0])
-                    INBOX.ask(FOR_SIGNALS)
-                if queue.fileno() in ready:
-                    try:
-                        return queue.recv(size, _socket.MSG_DONTWAIT)
-                    except BlockingIOError:
-                        pass
+        while True:
+            with GATE:
+                got = next_of(size)
+            if isinstance(got, bytes):
+                return got
+            handle_signal(got)
     return wait
 
 
