@@ -318,6 +318,21 @@ func TestSignalsOfThreads(t *testing.T) {
 	}
 }
 
+// TestSignalExits: a function of a signal that ends its worker has another one come,
+// whichever thread it runs in.
+func TestSignalExits(t *testing.T) {
+	s := newJobSite(t, "threads = 3\n")
+	pid := func() string { return s.eval("uwsgi.workers()[0]['pid']") }
+	for range 4 {
+		was := pid()
+		s.eval("uwsgi.signal(43)")
+		s.until("another worker", func() bool { now := pid(); return now != was && now != "0" })
+	}
+	if b, _ := os.ReadFile(s.log); strings.Contains(string(b), "a worker died") {
+		t.Error("it died, with all that it was at")
+	}
+}
+
 // TestMules: a message is worked on once, also when it waits for a mule that
 // was killed; one that takes too long ends the mule.
 // TestSignalsOfLoops: a worker with a loop of its own hears what is for it as others do.

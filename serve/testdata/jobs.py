@@ -40,6 +40,7 @@ def meet(name, count):
     return False
 
 
+uwsgi.register_signal(43, 'worker1', lambda n: sys.exit('of a signal'))
 rounds = []
 uwsgi.register_signal(42, 'workers', lambda n: rounds.append(n) or meet('end', 3 * len(rounds)) and note('slow ends'))
 uwsgi.register_signal(41, 'workers', lambda n: splits('return'))

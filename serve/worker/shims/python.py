@@ -1088,6 +1088,7 @@ class Worker(object):
         if self.left:
             self.left += config['max_requests_delta'] * (number - 1)
         self.cheap = self.leaving = False
+        self.queues = []
         self.born = time.monotonic()
         self.life = config['life'] and (config['life'] + config['life_delta'] * (number - 1)) / 1000.0
         self.drain = config['drain'] / 1000.0
@@ -1131,6 +1132,7 @@ class Worker(object):
         put = Slot(self.slots + core).put
         queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
         queue.setblocking(True)
+        self.queues.append(queue)  # an exception would close it, for all threads
         receive = self.receiver(queue)
         if LOADED and listens():  # signals come for this very worker
             receive = listening(queue, self.wake[0] if len(self.lanes) > 1 else -1)
@@ -1240,6 +1242,10 @@ class Worker(object):
             self.serving.add(ident)
         try:
             self.loop(core)
+        except EXITS as e:  # the function of a signal raised it
+            stray(e)
+            say(trace(e))
+            self.retire(self.lanes[core])
         finally:
             with self.serving_lock:
                 self.serving.discard(ident)
@@ -1286,12 +1292,9 @@ class Worker(object):
                 self.threaded(0)
             else:
                 self.loop(0)
-        except EXITS as e:  # a signal's handler raised it
+        except EXITS as e:
             stray(e)
-            if not threads:
-                raise
-            say(trace(e))
-            self.retire(self.lanes[0])
+            raise
         for t in threads:
             t.join()
 
