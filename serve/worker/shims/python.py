@@ -1331,8 +1331,14 @@ def become_worker(config, app, number, slots, fds, control):
     in_children(lambda: disown(lanes, [QUEUE]))
     worker = Worker(config, app, number, slots, lanes)
     worker.control = control
-    worker.run()
-    run_hook('atexit')
+    try:
+        worker.run()
+        run_hook('atexit')
+    finally:
+        # in_children keeps them longer than Python 3.7 to 3.9 can do without what a
+        # socket asks for as it goes: they crash.
+        for lane in lanes:
+            lane.detach()
     if worker.cheap:
         sys.exit(CHEAP)
 
