@@ -726,6 +726,16 @@ def spooler_get_task(path):
 
 # ---- side processes
 
+def held(fork, mask):
+    def forked():
+        mask(signal.SIG_BLOCK)
+        try:
+            return fork()
+        finally:
+            mask(signal.SIG_UNBLOCK)
+    return forked
+
+
 def ends_by(handler):
     """Have handler called at SIGTERM: in this process, and in none that it forks, which
     its parent could not end (multiprocessing's terminate)."""
@@ -743,6 +753,7 @@ def ends_by(handler):
         os.register_at_fork(before=lambda: mask(signal.SIG_BLOCK), after_in_parent=lambda: mask(signal.SIG_UNBLOCK), after_in_child=by_default)
     else:
         in_children(by_default)
+        os.fork = held(os.fork, mask)
 
 
 def run_side(order):
