@@ -3,6 +3,7 @@ package serve
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -69,5 +70,51 @@ func TestForkedAsks(t *testing.T) {
 	s := newJobSite(t, "")
 	if got := s.eval("shares()"); got != "(True, 0)" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestForkedEnds: what a mule or a spooler forks ends at SIGTERM as any process does.
+func TestForkedEnds(t *testing.T) {
+	s := newJobSite(t, "spooler-frequency = 1\n")
+	s.core.Alone()
+	s.eval("pooling('mule')")
+	s.eval("pool_task.spool(a='b')")
+	for _, where := range []string{"mule", "spooler"} {
+		s.await("pool in " + where + " [1, 2]")
+		s.await("process in " + where + " -15")
+	}
+}
+
+// TestForkedLeft: a child that outlives its mule takes nothing that is for the next.
+func TestForkedLeft(t *testing.T) {
+	s := newJobSite(t, "")
+	t.Cleanup(func() {
+		for _, line := range strings.Split(s.notes(), "\n") {
+			var pid int
+			if fmt.Sscanf(line, "left %d", &pid); pid > 1 {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	})
+	s.core.Alone()
+	send := func(name, args string) {
+		if got := s.eval("uwsgi.mule_msg(__import__('pickle').dumps({'service':'uwsgi_mulefunc','func':'" + name + "','args':(" + args + "),'kwargs':{}}),1)"); got != "True" {
+			t.Error(got)
+		}
+	}
+	last := 0
+	for i := range 4 {
+		s.until("another mule", func() bool { pid := s.stats().Mules[0].PID; return pid != 0 && pid != last })
+		last = s.stats().Mules[0].PID
+		send("leaves_child", "")
+		s.until("its child", func() bool { return strings.Count(s.notes(), "left ") == i+1 })
+		if err := syscall.Kill(last, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.until("the last mule", func() bool { pid := s.stats().Mules[0].PID; return pid != 0 && pid != last })
+	for i := range 8 {
+		send("work", fmt.Sprintf("%d,", i))
+		s.await(fmt.Sprintf("work %d in mule1", i))
 	}
 }

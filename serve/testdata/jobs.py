@@ -1,4 +1,5 @@
 """What the tests of jobs serve: expressions, and functions that note what they did."""
+import multiprocessing
 import os
 import sys
 import time
@@ -28,6 +29,20 @@ for number, target in ((10, ''), (11, 'workers'), (12, 'mule1'), (13, 'mules'), 
     uwsgi.register_signal(number, target, handler)
 
 
+def meet(name, count):
+    """Wait for others that are at this at the same time; whether they came."""
+    note('at ' + name)
+    for _ in range(300):
+        with open(os.path.join(ROOT, 'notes')) as f:
+            if f.read().count('at %s\n' % name) >= count:
+                return True
+        time.sleep(.02)
+    return False
+
+
+uwsgi.register_signal(43, 'worker1', lambda n: sys.exit('of a signal'))
+rounds = []
+uwsgi.register_signal(42, 'workers', lambda n: rounds.append(n) or meet('end', 3 * len(rounds)) and note('slow ends'))
 uwsgi.register_signal(41, 'workers', lambda n: splits('return'))
 
 
@@ -107,6 +122,34 @@ def split_task(arguments):
     return splits(arguments['how'])
 
 
+def pools(where):
+    """End children as multiprocessing does, by SIGTERM."""
+    with multiprocessing.Pool(1) as p:
+        note('pool in %s %s' % (where, p.map(len, ['a', 'bb'])))
+    p = multiprocessing.Process(target=time.sleep, args=(60,))
+    p.start()
+    p.terminate()
+    p.join()
+    note('process in %s %s' % (where, p.exitcode))
+
+
+pooling = mulefunc(pools)
+
+
+@spool
+def pool_task(arguments):
+    pools('spooler')
+
+
+@mulefunc
+def leaves_child():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    note('left %d' % pid)
+
+
 @spool
 def kinds(arguments):
     note('kinds %s' % sorted((k, type(v).__name__) for k, v in arguments.items() if k in ('body', 'a')))
@@ -178,6 +221,13 @@ def echo(environ):
         if message == b'poll':
             message = repr(uwsgi.websocket_recv_nb())
         uwsgi.websocket_send(message)
+
+
+async def served(scope, receive, send):
+    assert scope['type'] == 'http'
+    value = repr(eval(scope['query_string'].decode().replace('%20', ' ')))
+    await send({'type': 'http.response.start', 'status': 200, 'headers': []})
+    await send({'type': 'http.response.body', 'body': value.encode()})
 
 
 def application(environ, start_response):

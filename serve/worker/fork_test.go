@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -321,4 +322,95 @@ func (r *running) send(path, body string) string {
 func (r *running) pid() int {
 	eventually(r.t, "a worker", func() bool { return r.Stats().Workers[0].PID != 0 })
 	return r.Stats().Workers[0].PID
+}
+
+// TestChildSignal: what the application has said at its start about children that
+// end holds in the worker, and the loader hears of its own.
+func TestChildSignal(t *testing.T) {
+	testenv.Need(t, testenv.Ruby)
+	testenv.Need(t, testenv.Plack)
+	for name, begin := range map[string]func(t *testing.T) *running{
+		"python": func(t *testing.T) *running {
+			return start(t, `
+import os, signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def application(e, start_response):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    start_response('200 OK', [])
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return [b'%d' % os.getpid()]
+    return [b'zombie']
+`, nil)
+		},
+		"ruby": func(t *testing.T) *running {
+			return startRack(t, `
+ended = nil # a handler: of 'IGNORE' trap says 'DEFAULT' here
+trap('CHLD') { ended = Process.wait(-1, Process::WNOHANG) }
+run lambda { |env|
+  pid = fork { exit! }
+  100.times { ended == pid ? break : sleep(0.01) }
+  [200, {}, [ended == pid ? Process.pid.to_s : 'zombie']]
+}
+`, nil)
+		},
+		"perl": func(t *testing.T) *running {
+			return startPSGI(t, `
+use POSIX ();
+$SIG{CHLD} = 'IGNORE';
+sub {
+    my $pid = fork;
+    POSIX::_exit(0) unless $pid;
+    [200, [], [waitpid($pid, 0) == $pid ? 'zombie' : $$]];
+};
+`, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := begin(t)
+			pid := r.get("/")
+			if pid != fmt.Sprint(r.pid()) {
+				t.Fatalf("got %q", pid)
+			}
+			was := r.pid()
+			_ = syscall.Kill(was, syscall.SIGKILL)
+			eventually(t, "another worker", func() bool { return r.pid() != was })
+			if !strings.Contains(r.log(), "killed by SIGKILL") {
+				t.Errorf("log:\n%s", r.log())
+			}
+		})
+	}
+}
+
+// TestForkBesideImport: a child that is forked while another thread imports what
+// shows exceptions ends nevertheless when it raises one.
+func TestForkBesideImport(t *testing.T) {
+	r := start(t, `
+import _frozen_importlib, os, sys, threading
+sys.modules.pop('traceback', None)
+held, done = threading.Event(), threading.Event()
+def hold():
+    lock = _frozen_importlib._get_module_lock('traceback')
+    lock.acquire()
+    held.set()
+    done.wait()
+    lock.release()
+def application(e, start_response):
+    threading.Thread(target=hold).start()
+    held.wait()
+    pid = os.fork()
+    if pid == 0:
+        raise ValueError('of a child')
+    status = os.waitpid(pid, 0)[1]
+    done.set()
+    start_response('200 OK', [])
+    return [b'%d' % status]
+`, func(app *vassal.App) { app.Workers.Harakiri = 5 * time.Second })
+	if got := r.get("/"); got != "256" || !strings.Contains(r.log(), "line 16, in application\nValueError: of a child\n") {
+		t.Errorf("got %s, log:\n%s", got, r.log())
+	}
 }

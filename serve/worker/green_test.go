@@ -2,6 +2,8 @@ package worker
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -150,5 +152,64 @@ def application(e, start_response):
 			c.conn.Close()
 			<-c.done
 		}
+	}
+}
+
+// TestGeventForkBeside: of the greenlets that a forked process has copies of only the
+// one that has forked it goes on, whatever the others wait for and come to.
+func TestGeventForkBeside(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	r := startLines(t, "wsgi-file = app.py\ngevent = 5\n", map[string]string{"app.py": `
+from gevent import monkey
+monkey.patch_all()
+import os, time
+begun = []
+def application(e, start_response):
+    begun.append(e['PATH_INFO'])
+    if e['PATH_INFO'] == '/begun':
+        start_response('200 OK', [])
+        return [b'%d' % len({'/read', '/sleep'} & set(begun))]
+    if e['PATH_INFO'] == '/read':
+        e['wsgi.input'].read()
+    elif e['PATH_INFO'] == '/sleep':
+        time.sleep(.3)
+    elif e['PATH_INFO'] == '/fork':
+        r, w = os.pipe()
+        if os.fork() == 0:
+            for _ in range(50):
+                time.sleep(.01)
+            os.write(w, b'child')
+            os._exit(0)
+        os.close(w)
+        start_response('200 OK', [])
+        return [os.fdopen(r, 'rb').read()]
+    start_response('200 OK', [])
+    return [b'done']
+`})
+	body, writer := io.Pipe()
+	read := request("POST", "/read", "")
+	read.Length, read.Body = -1, body
+	slow, done := make(chan string, 1), make(chan string, 1)
+	go func() {
+		rec, err := r.do(read)
+		slow <- fmt.Sprint(rec.body.String(), err)
+	}()
+	_, _ = writer.Write([]byte("x"))
+	go func() {
+		rec, err := r.do(request("GET", "/sleep", ""))
+		done <- fmt.Sprint(rec.body.String(), err)
+	}()
+	eventually(t, "both", func() bool { return r.get("/begun") == "2" })
+	if got := r.get("/fork"); got != "child" {
+		t.Errorf("got %q\n%s", got, r.log())
+	}
+	writer.Close()
+	for _, c := range []chan string{slow, done} {
+		if got := <-c; got != "done<nil>" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if log := r.log(); log != "" {
+		t.Errorf("log:\n%s", log)
 	}
 }

@@ -21,12 +21,12 @@ async def application(scope, receive, send):
     large = [(b'x-large', b'x' * 140000)]
     if scope['type'] == 'websocket':
         await receive()
-        await send({'type': 'websocket.accept', 'headers': large if path == '/large' else [(b'x-nul', b'a\0b')] if path == '/nul' else []})
+        await send({'type': 'websocket.accept', 'headers': large if path == '/large' else [(b'x-nul', b'a\0b\0c')] if path == '/nul' else []})
         if path in ('/large', '/nul'):
             return await receive()
         code = None if query == 'None' else int(query)
         return await send({'type': 'websocket.close', 'code': code})
-    start = {'type': 'http.response.start', 'status': 200, 'headers': large if path == '/large' else [], 'trailers': path == '/trailers'}
+    start = {'type': 'http.response.start', 'status': 200, 'headers': large if path == '/large' else [(b'x-nul', b'a\0b\0c')] if path == '/nul' else [], 'trailers': path == '/trailers'}
     if path == '/pid':
         await send(start)
         return await send({'type': 'http.response.body', 'body': b'%d' % os.getpid()})
@@ -43,7 +43,7 @@ async def application(scope, receive, send):
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"/large", "/large?300000", "/file?/tmp", "/file?" + fifo, "/file?/dev/zero"} {
+	for _, path := range []string{"/large", "/nul", "/large?300000", "/file?/tmp", "/file?" + fifo, "/file?/dev/zero"} {
 		if rec, err := r.do(request("GET", path, "")); exchange.StatusOf(err) != 500 || rec.Started() {
 			t.Errorf("%s: %v, %d", path, err, rec.status)
 		}

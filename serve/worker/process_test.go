@@ -677,6 +677,28 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// TestVersionsRetire: a worker of each Python ends in peace.
+func TestVersionsRetire(t *testing.T) {
+	homes, _ := filepath.Glob(filepath.Join(os.Getenv("HOME"), ".pyenv/versions/3.*/bin/python3"))
+	for _, interpreter := range append(homes, python.Default) {
+		for name, text := range map[string]string{"wsgi": forkingWSGI, "asgi": forkingASGI} {
+			t.Run(name+" "+filepath.Base(filepath.Dir(filepath.Dir(interpreter))), func(t *testing.T) {
+				t.Parallel()
+				r := start(t, text, func(a *vassal.App) { a.Workers.Interpreter = interpreter; a.Workers.MaxRequests = 1 })
+				for range 4 {
+					if got := r.get("/"); got != "parent" {
+						t.Errorf("got %q", got)
+					}
+				}
+				eventually(t, "another worker", func() bool { return r.Stats().Respawns == 4 })
+				if log := r.log(); strings.Contains(log, "died") {
+					t.Errorf("log:\n%s", log)
+				}
+			})
+		}
+	}
+}
+
 // TestOldPython: one that is too old says so.
 func TestOldPython(t *testing.T) {
 	homes, _ := filepath.Glob(filepath.Join(os.Getenv("HOME"), ".pyenv/versions/2.*/bin/python2"))

@@ -142,6 +142,7 @@ sub { my $env = shift;
     if ($path eq '/status') { return [99, [], []] }
     if ($path eq '/wide') { return [200, [], ["\x{263a}"]] }
     if ($path eq '/newline') { return [200, ['X-A', "a\nb"], []] }
+    if ($path eq '/nul') { return [200, ['X-A', "a\0X-B\0b"], []] }
     if ($path eq '/silent') { return sub { } }
     if ($path eq '/twice') { return sub { my $r = shift; $r->([200, [], ['a']]); $r->([200, [], ['b']]) } }
     if ($path eq '/half') { return sub { my $w = $_[0]->([200, []]); $w->write('half'); die "on purpose\n" } }
@@ -184,7 +185,7 @@ func TestPSGIAnswers(t *testing.T) {
 	r := startPSGI(t, barePSGI, nil)
 	for path, want := range map[string]string{
 		"/undef": "neither an array nor", "/two": "returned 2 values", "/status": "the status is '99'", "/wide": "Wide character",
-		"/newline": "", "/silent": "without an answer",
+		"/newline": "", "/nul": "a NUL in a header field", "/silent": "without an answer",
 	} {
 		if _, err := r.do(request("GET", path, "")); err == nil || exchange.StatusOf(err) != 500 || !strings.Contains(r.log(), want) {
 			t.Errorf("%s: %v", path, err)

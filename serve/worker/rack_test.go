@@ -217,7 +217,7 @@ run(lambda do |env|
   when '/dropped' then env['rack.hijack'].call.close; nil
   when '/symbol' then [200, text, [:symbol]]
   when '/newline' then [200, {'x-a' => "a\rb"}, []]
-  when '/nul' then [200, {'x-a' => "a\0b"}, []]
+  when '/nul' then [200, {'x-a' => "a\0x-b\0b"}, []]
   when '/half'
     body = Object.new
     def body.each; yield 'half'; raise 'on purpose'; end
@@ -279,7 +279,7 @@ func TestRackAnswers(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/nil": "the application returned nothing", "/two": "", "/bad-status": "the status is 99", "/symbol": "yielded Symbol",
-		"/newline": "", "/nul": "",
+		"/newline": "", "/nul": "a NUL in a header field",
 	} {
 		rec, err := r.do(request("GET", path, ""))
 		if path == "/two" { // [status, headers]: an answer without a body

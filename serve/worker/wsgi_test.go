@@ -182,7 +182,9 @@ def application(environ, start_response):
     if path == 'continue':
         start_response('100 Continue', []); return [b'x']
     if path == 'nul':
-        start_response('200 OK', [('X-A', 'a\0X-B')]); return [b'x']
+        start_response('200 OK', [('X-A', 'a\0X-B\0b')]); return [b'x']
+    if path == 'own':
+        start_response('200 OK', text); return [type('Own', (bytes,), {})(b'own')]
     if path == 'twice':
         start_response('200 OK', text); start_response('404 No', text); return [b'x']
     if path == 'long':
@@ -268,7 +270,8 @@ func TestAnswers(t *testing.T) {
 		{"GET", "latin", 500, "", "exception"},
 		{"GET", "badstatus", 500, "", "status"},
 		{"GET", "continue", 500, "", "status"},
-		{"GET", "nul", 500, "", "NUL"},
+		{"GET", "nul", 500, "", "exception"}, // behind it would be a field of its own
+		{"GET", "own", 200, "own", ""},
 		{"GET", "twice", 500, "", "exception"},
 		{"GET", "long", 200, "abc", ""},
 		{"GET", "short", 200, "abc", "7 bytes fewer"},

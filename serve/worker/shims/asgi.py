@@ -143,13 +143,17 @@ def address(env, host, port):
         return None
 
 
+def words_of(fields):
+    """The names and values of header fields."""
+    words = [bytes(word) for name, value in fields or () for word in (name, value)]
+    if any(b'\0' in word for word in words):
+        raise ValueError('a NUL in a header field')  # behind it would be a field of its own
+    return words
+
+
 def encode_head(message):
     """The status line and fields of a response, as the core takes them."""
-    parts = [b'%d' % message['status']]
-    for name, value in message.get('headers') or ():
-        parts.append(bytes(name))
-        parts.append(bytes(value))
-    return b'\0'.join(parts)
+    return b'\0'.join([b'%d' % message['status']] + words_of(message.get('headers')))
 
 
 class Answer(object):
@@ -301,8 +305,7 @@ class Http(Answer):
 
     async def trail(self, message):
         """Send the fields behind the body, once all of them are there."""
-        for name, value in message.get('headers') or ():
-            self.trailers += [bytes(name), bytes(value)]
+        self.trailers += words_of(message.get('headers'))
         if not message.get('more_trailers', False):
             self.over = True
             await self.lane.send(self.frame(b'T', 0, b'', b'\0'.join(self.trailers)) + self.frame(b'E'))
@@ -442,11 +445,10 @@ class WebSocket(Answer):
 
     async def answer(self, kind, message):
         if kind == 'websocket.accept':
-            parts = []
+            fields = list(message.get('headers') or ())
             if message.get('subprotocol'):
-                parts += [b'Sec-WebSocket-Protocol', message['subprotocol'].encode('latin-1')]
-            for name, value in message.get('headers') or ():
-                parts += [bytes(name), bytes(value)]
+                fields.insert(0, (b'Sec-WebSocket-Protocol', message['subprotocol'].encode('latin-1')))
+            parts = words_of(fields)
             self.state = 'open'
             self.accepted = True
             self.lane.listen()
@@ -576,12 +578,24 @@ class Server(object):
         self.worker.greet()
         self.ready = True
         self.take()
+        if LOADED and listens():
+            INBOX.ask(FOR_SIGNALS)
+            self.loop.add_reader(INBOX.fileno(), self.signalled)
         if self.worker.life or self.worker.statm >= 0:
             self.loop.call_later(1, self.age)
         await self.left
         while self.tasks:
             await asyncio.wait(list(self.tasks))
         await self.lifespan.shutdown(self.worker.drain)
+
+    def signalled(self):
+        """Handle a signal that came for this very worker."""
+        stray()
+        try:
+            handle_signal(INBOX.take()[1][0])
+            INBOX.ask(FOR_SIGNALS)
+        except OSError:  # the core is gone
+            self.loop.remove_reader(INBOX.fileno())
 
     def age(self):
         if self.worker.worn():

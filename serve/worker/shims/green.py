@@ -9,6 +9,22 @@ from gevent.socket import cancel_wait, wait, wait_read, wait_write
 AGAIN = (BlockingIOError, InterruptedError)
 
 
+FORKER = [None]  # in a process that the application has forked: the greenlet that has
+stray_of_one = stray
+
+
+def rest():
+    """Do not return in a process that the application has forked, which has copies of all
+    greenlets, but to the greenlet that has forked it: the others are its parent's."""
+    if GETPID() != MINE[0] and gevent.getcurrent() is not FORKER[0]:
+        Event().wait()
+
+
+def stray(e=None):
+    rest()
+    stray_of_one(e)
+
+
 class GreenLane(object):
     """A lane whose waits are the hub's."""
 
@@ -28,6 +44,7 @@ class GreenLane(object):
                 if flags:
                     raise
                 wait_read(self.fd)
+                rest()
 
     def sendall(self, data):
         at = 0
@@ -37,6 +54,7 @@ class GreenLane(object):
             except AGAIN:
                 data, at = memoryview(data)[at:], 0
                 wait_write(self.fd)
+                rest()
 
     def sendmsg(self, *args):
         return self.sock.sendmsg(*args)
@@ -61,13 +79,19 @@ def serve_green(worker):
             os._exit(status)
         base['wsgi.errors'].flush()
         if status < 0:
-            state['leaving'] = True
-            cancel_wait(packets, Late())
+            leave()
         idle.append((core, lane))
         freed.set()
 
+    def leave():
+        state['leaving'] = True
+        cancel_wait(packets, Late())
+
     worker.base['wsgi.multithread'] = True
+    in_children(lambda: FORKER.__setitem__(0, gevent.getcurrent()))
     worker.greet()
+    if LOADED and listens():
+        gevent.spawn(hear_signals, leave)
     watch, leaves = worker.life or worker.statm >= 0, True
     while not state['leaving']:
         if not idle:
@@ -82,8 +106,6 @@ def serve_green(worker):
                 break
             continue
         if not data:
-            if GETPID() != MINE[0]:  # a child that the application has forked: its greenlets go on
-                Event().wait()
             stray()
             leaves = False
             break
@@ -109,6 +131,21 @@ def serve_green(worker):
         (idle[-1][1] if idle else lane).sendall(worker.farewell())
     gevent.joinall(list(busy))
     queue.detach()
+
+
+def hear_signals(leave):
+    """Handle the signals that come for this very worker."""
+    try:
+        while True:
+            INBOX.ask(FOR_SIGNALS)
+            wait_read(INBOX.fileno())
+            rest()
+            handle_signal(INBOX.take()[1][0])
+    except OSError:
+        pass  # the core is gone
+    except EXITS as e:
+        say(trace(e))
+        leave()
 
 
 class Late(Exception):

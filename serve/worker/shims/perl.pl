@@ -214,6 +214,14 @@ sub new {
     bless [$lane, $id, undef, 0, -1, $skip, 0, 0], $class;
 }
 
+# Behind a NUL would be a field of its own.
+sub whole_word {
+    my $text = shift;
+    return '' unless defined $text;
+    die "a NUL in a header field\n" if index($text, "\0") >= 0;
+    $text;
+}
+
 sub head {
     my ($self, $status, $headers) = @_;
     die "the status is " . (defined $status ? "'$status'" : 'undefined') . ", not 200 to 599\n"
@@ -223,7 +231,7 @@ sub head {
     for (my $i = 0; $i < @$headers; $i += 2) {
         $self->[LEFT] = $headers->[$i + 1] + 0 if length $headers->[$i] == 14 && lc $headers->[$i] eq 'content-length';
     }
-    my $head = join "\0", $status, map { defined $_ ? $_ : '' } @$headers;
+    my $head = join "\0", map { whole_word($_) } $status, @$headers;
     $head .= "\0" if @$headers % 2;
     utf8::downgrade($head, 1) or utf8::encode($head) if utf8::is_utf8($head);
     $self->[HEAD] = $head;
@@ -308,7 +316,7 @@ sub inform {
     die "the status is " . (defined $status ? "'$status'" : 'undefined') . ", not 102 to 199\n" unless defined $status && $status =~ /\A1(?:0[2-9]|[1-9][0-9])\z/;
     die "the headers are no array\n" unless ref $headers eq 'ARRAY';
     die "the answer has begun: nothing can come before it\n" if $self->[STARTED] || $self->[OVER];
-    my $fields = join '', map { (defined $_ ? $_ : '') . "\0" } @$headers, @$headers % 2 ? '' : ();
+    my $fields = join '', map { whole_word($_) . "\0" } @$headers, @$headers % 2 ? '' : ();
     utf8::downgrade($fields, 1) or utf8::encode($fields) if utf8::is_utf8($fields);
     $self->put('I', '', $fields, $status);
 }
@@ -828,6 +836,8 @@ sub attend {
     my $want = '';
     vec($want, $_, 1) = 1 for fileno $control, $fd;
     my %children;
+    my $ended = $SIG{CHLD};    # as the application has it; of ignored ones nothing is heard here
+    $SIG{CHLD} = 'DEFAULT';
     report_code($config, $control) if $config->{watch};
     tell_core($control, 'loaded');
     while (1) {
@@ -844,6 +854,7 @@ sub attend {
         my $pid = fork;
         die "fork: $!\n" unless defined $pid;
         if (!$pid) {
+            $SIG{CHLD} = $ended || 'DEFAULT';
             POSIX::sigprocmask(POSIX::SIG_SETMASK(), $old);
             close $signals;
             if (!$config->{watch}) { close $control; undef $control }

@@ -62,6 +62,18 @@ def summary(exc):
     return name + ': ' + text if text else name
 
 
+def places(exc):
+    """The same of what a child raised, without source: an import waits for ever in a child
+    for one that was under way in another thread as it was forked."""
+    lines, tb = ['Traceback (most recent call last):'], exc.__traceback__
+    while tb is not None:
+        code = tb.tb_frame.f_code
+        if code.co_filename != SELF:
+            lines.append('  File "%s", line %d, in %s' % (code.co_filename, tb.tb_lineno, code.co_name))
+        tb = tb.tb_next
+    return '\n'.join(lines + [summary(exc)])
+
+
 def say(text):
     """Write whole lines to the log with one write, so that they stay whole."""
     data = text.encode('utf-8', 'backslashreplace')
@@ -93,7 +105,7 @@ def stray(e=None):
             say(str(status))
             status = 1
     elif e is not None:
-        say(trace(e))
+        say(places(e))
     else:
         say('a process that the application has forked ends where it would go on as its parent; hint: end it with os._exit()')
     for stream in (sys.stdout, sys.stderr):
@@ -146,18 +158,16 @@ def forking(fork, function):
 
 
 def disown(lanes, fds):
-    """Leave to the parent what is its own. Reading from one of fds is at its end."""
+    """Leave to the parent what is its own. Reading from one of fds is at its end; none is
+    closed, for libev ends a process that waits for one which is."""
+    end, other = _socket.socketpair()
+    other.close()
     for lane in lanes:
         lane.__class__ = LostLane
-        fd = lane.detach()
+    for fd in [lane.detach() for lane in lanes] + fds:
         if fd >= 0:  # else a child's child
-            os.close(fd)
-    if fds:
-        end, other = _socket.socketpair()
-        other.close()
-        for fd in fds:
             os.dup2(end.fileno(), fd, False)
-        end.close()
+    end.close()
 
 
 class Errors(object):
@@ -339,9 +349,12 @@ class Request(object):
             if len(name) == 14 and name.lower() == 'content-length':
                 left = int(value)
         try:
-            self.head = '\0'.join(fields).encode('latin-1')
+            head = '\0'.join(fields).encode('latin-1')
         except TypeError:
             raise TypeError('start_response: header names and values must be str')
+        if head.count(b'\0') >= len(fields):
+            raise ValueError('start_response: a NUL in a header field')  # behind it would be a field of its own
+        self.head = head
         self.left = left
         self.skip = self.bare or status[:3] in ('204', '304')
         if not MANNERS['delay'] and not self.started:
@@ -516,7 +529,7 @@ def from_text(data):
 
 
 def single(data, request):
-    if type(data) is not bytes:
+    if not isinstance(data, bytes):
         data = from_text(data)
     if request.head is None:
         raise AssertionError('the application returned without calling start_response')
@@ -1075,6 +1088,7 @@ class Worker(object):
         if self.left:
             self.left += config['max_requests_delta'] * (number - 1)
         self.cheap = self.leaving = False
+        self.queues = []
         self.born = time.monotonic()
         self.life = config['life'] and (config['life'] + config['life_delta'] * (number - 1)) / 1000.0
         self.drain = config['drain'] / 1000.0
@@ -1118,6 +1132,7 @@ class Worker(object):
         put = Slot(self.slots + core).put
         queue = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, QUEUE)
         queue.setblocking(True)
+        self.queues.append(queue)  # an exception would close it, for all threads
         receive = self.receiver(queue)
         if LOADED and listens():  # signals come for this very worker
             receive = listening(queue, self.wake[0] if len(self.lanes) > 1 else -1)
@@ -1227,6 +1242,10 @@ class Worker(object):
             self.serving.add(ident)
         try:
             self.loop(core)
+        except EXITS as e:  # the function of a signal raised it
+            stray(e)
+            say(trace(e))
+            self.retire(self.lanes[core])
         finally:
             with self.serving_lock:
                 self.serving.discard(ident)
@@ -1273,12 +1292,9 @@ class Worker(object):
                 self.threaded(0)
             else:
                 self.loop(0)
-        except EXITS as e:  # a signal's handler raised it
+        except EXITS as e:
             stray(e)
-            if not threads:
-                raise
-            say(trace(e))
-            self.retire(self.lanes[0])
+            raise
         for t in threads:
             t.join()
 
@@ -1294,7 +1310,6 @@ def failure_text(f):
 
 def become_worker(config, app, number, slots, fds, control):
     MINE[0] = GETPID()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config['worker'] = number
     ROLE[:] = [b'w', number]
     set_title(config['title'] if config['title_plain'] else '%s worker %d' % (config['title'], number))
@@ -1316,8 +1331,14 @@ def become_worker(config, app, number, slots, fds, control):
     in_children(lambda: disown(lanes, [QUEUE]))
     worker = Worker(config, app, number, slots, lanes)
     worker.control = control
-    worker.run()
-    run_hook('atexit')
+    try:
+        worker.run()
+        run_hook('atexit')
+    finally:
+        # in_children keeps them longer than Python 3.7 to 3.9 can do without what a
+        # socket asks for as it goes: they crash.
+        for lane in lanes:
+            lane.detach()
     if worker.cheap:
         sys.exit(CHEAP)
 
@@ -1335,7 +1356,6 @@ def run_hook(name):
 def become_side(config, app, order, fds):
     """A mule or a spooler: see package worker, side.go."""
     MINE[0] = GETPID()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for fd in fds:  # its end tells the core of this process's
         os.set_inheritable(fd, False)
     in_children(lambda: disown([], fds))
@@ -1403,7 +1423,7 @@ def main(control):
     gc.collect()
     if hasattr(gc, 'freeze'):
         gc.freeze()
-    signal.signal(signal.SIGCHLD, reap)
+    ended = signal.signal(signal.SIGCHLD, reap)  # as the application has it: ignored, or a handler
     control.setblocking(True)
     if config['watch']:
         report_code(config, control)
@@ -1426,7 +1446,7 @@ def main(control):
         if pid == 0:
             if 'gevent' in sys.modules:
                 sys.modules['gevent'].reinit()  # the hub that loading may have begun
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, ended or signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             if not config['watch']:
                 control.close()

@@ -72,12 +72,15 @@ def receive_answer(conn):
 
 
 def forget_connections():
-    """In a process that was just forked: the connections are its parent's."""
+    """In a process that was just forked: the connections are its parent's. While it has
+    them, what is for the parent's successor would go there, and be read by nobody."""
     LOCAL.__dict__.clear()
+    if INBOX.conn is not None:
+        disown([], [INBOX.conn.detach()])
+        INBOX.conn = None
 
 
-if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=forget_connections)
+in_children(forget_connections)
 
 
 def ask(op, *fields):
@@ -317,6 +320,8 @@ class Inbox(object):
             self.asked = True
 
     def take(self):
+        if self.conn is None:
+            stray()  # of a handler that was called in the midst of waiting
         _, (kind, data) = receive_answer(self.conn)
         self.asked = False
         return kind, data
@@ -358,32 +363,39 @@ def listens():
     return any(t not in ('', 'worker', 'worker0') and t.startswith(('worker', 'active')) for t, _ in SIGNALS.values())
 
 
+GATE = _thread.allocate_lock()  # one thread waits at a time: who takes what is there no more would wait in vain
+
+
 def listening(queue, wake):
     """How a worker takes a request where signals may come for it: they are handled between
-    requests. What comes from wake ends the waiting."""
+    requests, by one thread while the others take some. What comes from wake ends the waiting."""
     import select
-    gate = _thread.allocate_lock()
+
+    def next_of(size):
+        """A request; or a number, which is a signal's."""
+        poll = select.poll()
+        INBOX.ask(FOR_SIGNALS)
+        for fd in (queue.fileno(), INBOX.fileno(), wake):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if wake in ready:
+                return b''
+            if INBOX.fileno() in ready:
+                return INBOX.take()[1][0]
+            try:
+                return queue.recv(size, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
 
     def wait(size):
-        with gate:
-            poll = select.poll()
-            INBOX.ask(FOR_SIGNALS)
-            poll.register(queue.fileno(), select.POLLIN)
-            poll.register(INBOX.fileno(), select.POLLIN)
-            if wake >= 0:
-                poll.register(wake, select.POLLIN)
-            while True:
-                ready = [fd for fd, _ in poll.poll()]
-                if wake in ready:
-                    return b''
-                if INBOX.fileno() in ready:
-                    handle_signal(INBOX.take()[1][0])
-                    INBOX.ask(FOR_SIGNALS)
-                if queue.fileno() in ready:
-                    try:
-                        return queue.recv(size, _socket.MSG_DONTWAIT)
-                    except BlockingIOError:
-                        pass
+        while True:
+            with GATE:
+                got = next_of(size)
+            if isinstance(got, bytes):
+                return got
+            handle_signal(got)
     return wait
 
 
@@ -714,17 +726,47 @@ def spooler_get_task(path):
 
 # ---- side processes
 
+def held(fork, mask):
+    def forked():
+        mask(signal.SIG_BLOCK)
+        try:
+            return fork()
+        finally:
+            mask(signal.SIG_UNBLOCK)
+    return forked
+
+
+def ends_by(handler):
+    """Have handler called at SIGTERM: in this process, and in none that it forks, which
+    its parent could not end (multiprocessing's terminate)."""
+    signal.signal(signal.SIGTERM, handler)
+
+    def by_default():
+        if signal.getsignal(signal.SIGTERM) is handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        mask(signal.SIG_UNBLOCK)
+
+    def mask(how):
+        signal.pthread_sigmask(how, (signal.SIGTERM,))
+
+    if hasattr(os, 'register_at_fork'):  # Python forgets what comes before this hook in the child
+        os.register_at_fork(before=lambda: mask(signal.SIG_BLOCK), after_in_parent=lambda: mask(signal.SIG_UNBLOCK), after_in_child=by_default)
+    else:
+        in_children(by_default)
+        os.fork = held(os.fork, mask)
+
+
 def run_side(order):
     """A mule or a spooler, to its end."""
     if order['side'] == 'mule':
         ROLE[:] = [b'm', order['number']]
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        ends_by(lambda *_: sys.exit(0))
         run_hook('post_fork_hook')
         run_mule(order)
     else:
         ROLE[:] = [b's', order['number']]
         spooler = Spooler(order)
-        signal.signal(signal.SIGTERM, spooler.stop)
+        ends_by(spooler.stop)
         for name in CONFIG['spool_import']:
             load_file(name) if name.endswith('.py') else load_module(name)
         run_hook('post_fork_hook')
@@ -930,6 +972,8 @@ def websocket_handshake(key=b'', origin=b'', protocol=b''):
     request = current()
     if request.started or 'HTTP_SEC_WEBSOCKET_KEY' not in environ():
         raise OSError('unable to complete websocket handshake: the request asks for none, or is answered already')
+    if b'\0' in as_bytes(protocol):
+        raise ValueError('a NUL in the protocol')
     head = b'Sec-WebSocket-Protocol\0' + as_bytes(protocol) + b'\0' if protocol else b''
     request.__class__ = SocketRequest
     request.started, request.skip, request.head = True, True, b''

@@ -462,7 +462,13 @@ module Liege
     def field(head, name, value)
       head.force_encoding(Encoding::BINARY) unless value.ascii_only? && name.ascii_only?
       value = value.dup.force_encoding(Encoding::BINARY) unless value.ascii_only?
-      head << "\0" << name << "\0" << value
+      head << "\0" << self.class.whole_word(name) << "\0" << self.class.whole_word(value)
+    end
+
+    # Behind a NUL would be a field of its own.
+    def self.whole_word(text)
+      raise ArgumentError, 'a NUL in a header field' if text.include?("\0")
+      text
     end
 
     def own
@@ -537,7 +543,7 @@ module Liege
       fields = ''.dup
       headers.each do |name, values|
         values = values.to_s.split("\n") unless values.is_a?(Array)
-        values.each { |v| fields << name.to_s.dup.force_encoding('BINARY') << "\0" << v.to_s.dup.force_encoding('BINARY') << "\0" }
+        values.each { |v| [name, v].each { |s| fields << self.class.whole_word(s.to_s.dup.force_encoding('BINARY')) << "\0" } }
       end
       fields.force_encoding('BINARY')
       @lock.synchronize { put('I', EMPTY, fields, 103) unless @started || @over }
@@ -1207,7 +1213,7 @@ module Liege
     warm_up
     children = {}
     woken, wake = IO.pipe
-    trap('CHLD') do
+    ended = trap('CHLD') do # ended: as the application has it
       begin
         wake.write_nonblock('.')
       rescue SystemCallError
@@ -1229,7 +1235,7 @@ module Liege
       $stdout.flush
       pid = fork
       unless pid
-        trap('CHLD', 'DEFAULT')
+        trap('CHLD', ended || 'DEFAULT')
         [woken, wake, control].each { |io| io.close }
         exit(become_worker(config, app, order, ios))
       end
