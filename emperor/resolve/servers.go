@@ -36,8 +36,11 @@ func (r *resolver) exec(x *vassal.Exec) *vassal.Exec {
 	if pkg := servers[name]; pkg != "" {
 		hint = "apt install " + pkg + ", or name it by its path"
 	}
-	if r.program(r.abs(name)) == "" {
+	switch {
+	case r.program(r.abs(name)) == "":
 		hint = "exec = ./" + strings.Join(x.Command, " ")
+	case r.program("/usr/sbin/"+name) == "": // where PATH does not lead: nginx, php-fpm
+		hint = "exec = /usr/sbin/" + strings.Join(x.Command, " ")
 	}
 	r.fail(vassal.CodeNoInterpreter, x.At, "exec", name+" is not found in "+dirs, hint)
 	return &out

@@ -215,6 +215,9 @@ func (h *Handler) problem(n int, how string, err error) *vassal.Problem {
 	default:
 		p.Message = fmt.Sprintf("%s: ended before it was ready: %s", h.title, how)
 		p.Hint = "what it printed is in the log"
+		if how == "exit status 0" {
+			p.Hint = "if it goes into the background: it must stay in the foreground, where Liege sees it end; most servers have an option for that. " + p.Hint
+		}
 	}
 	return p
 }
