@@ -34,6 +34,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"liege/serve/exchange"
 	"liege/serve/keeper"
 	"liege/serve/proxy"
@@ -43,9 +45,8 @@ import (
 
 // Limits of a Handler.
 const (
-	smallBody  = 64 << 10         // of a body that is read before a process is taken
-	grace      = 2 * time.Second  // between SIGTERM and SIGKILL
-	lingerTime = 60 * time.Second // for a script whose client has gone, where there is no harakiri
+	smallBody = 64 << 10        // of a body that is read before a process is taken
+	grace     = 2 * time.Second // between SIGTERM and SIGKILL
 )
 
 // Starter starts programs and waits for them: worker.Pool.
@@ -292,20 +293,23 @@ var errHarakiri = errors.New("php: harakiri")
 // over is one try over f, under harakiri.
 func (h *Handler) over(ctx context.Context, slot int, f *proxy.FastCGIConn, params []byte, r *exchange.Request, w exchange.Response, small bool) (proxy.Trip, error) {
 	d := r.Harakiri(h.p.Harakiri)
-	if d <= 0 {
-		return h.client.Over(ctx, f, "php", params, r, w, small)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(d, func() {
-		h.kill(f) // before the connection is closed: it says which process has it
-		cancel(errHarakiri)
-	})
-	defer timer.Stop()
+	if d > 0 {
+		timer := time.AfterFunc(d, func() {
+			h.kill(f) // before the connection is closed: it says which process has it
+			cancel(errHarakiri)
+		})
+		defer timer.Stop()
+	}
+	defer h.watch(ctx, f, func() { cancel(errDead) })()
 	t, err := h.client.Over(ctx, f, "php", params, r, w, small)
-	if errors.Is(context.Cause(ctx), errHarakiri) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errHarakiri):
 		h.stats[slot].harakiris.Add(1)
 		err = &exchange.StatusError{Status: 504, Err: fmt.Errorf("%w: it ran for %v", errHarakiri, d)}
+	case errors.Is(cause, errDead): // as if its end had been seen
+		err = &exchange.StatusError{Status: 502, Err: fmt.Errorf("%w: %w", errDead, unix.ECONNRESET)}
 	}
 	return t, err
 }

@@ -527,6 +527,36 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestLeftBehind: a program in the background holds the connection of the
+// process whose script has started it, and its death is seen all the same.
+func TestLeftBehind(t *testing.T) {
+	testenv.Leaks(t)
+	h := start(t, site(t, map[string]string{"leave.php": `<?php exec("sleep 60 > /dev/null 2>&1 &"); echo getmypid();`, "die.php": `<?php posix_kill(getmypid(), 9);`, "ok.php": "ok",
+		"slow.php": `<?php sleep(3); echo "slow";`}), func(p *vassal.PHP) { p.Processes = 1 })
+	began := time.Now()
+	get(t, h, "/leave.php")
+	if _, err := ask(t, h, "GET", "/die.php", ""); exchange.StatusOf(err) != 502 {
+		t.Error("a script that kills its process:", err)
+	}
+	pid, err := strconv.Atoi(get(t, h, "/leave.php"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, h, "/ok.php"); got != "ok" {
+		t.Errorf("the request after: %q", got)
+	}
+	if d := time.Since(began); d > 15*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	get(t, h, "/leave.php")
+	if got := get(t, h, "/slow.php"); got != "slow" {
+		t.Errorf("a process that lives: %q", got)
+	}
+}
+
 // TestDiesAtEveryStep: a process of PHP that is killed at any step of the
 // exchange costs its request and nothing else, and is counted.
 func TestDiesAtEveryStep(t *testing.T) {
