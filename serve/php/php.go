@@ -41,6 +41,7 @@ import (
 	"liege/serve/proxy"
 	"liege/serve/worker"
 	"liege/vassal"
+	"liege/vassal/route"
 )
 
 // Limits of a Handler.
@@ -86,9 +87,7 @@ type slotStats struct{ requests, errors, harakiris, running, since atomic.Int64 
 // space. An error is a regular expression that cannot be compiled.
 func New(app *vassal.App, start Starter, silence time.Duration, space *exchange.Room, log *slog.Logger) (*Handler, error) {
 	p := app.PHP
-	if p.Harakiri > silence {
-		silence = p.Harakiri + time.Second
-	}
+	silence = max(silence, longest(app)+time.Second)
 	n := max(1, p.Processes)
 	h := &Handler{p: p, start: start, cwd: app.Dir, client: proxy.New(proxy.Limits{Silence: silence}, log), log: log, space: space,
 		places: exchange.NewPlaces(n), stats: make([]slotStats, n)}
@@ -100,6 +99,19 @@ func New(app *vassal.App, start Starter, silence time.Duration, space *exchange.
 	h.keep = keeper.New(keeper.Spec{Name: "php", Program: h.program, Check: h.check, Timeout: p.StartTimeout, Changed: h.turned,
 		Problem: h.problem, Must: true, Whole: true, Grace: grace}, start, log)
 	return h, nil
+}
+
+// longest is the longest harakiri that a request of app may have; 0: none has one.
+func longest(app *vassal.App) time.Duration {
+	d := app.PHP.Harakiri
+	if app.Routing == nil {
+		return d
+	}
+	for i := range app.Routing.Request {
+		limit, _ := route.Harakiri(&app.Routing.Request[i])
+		d = max(d, limit)
+	}
+	return d
 }
 
 // Ready is closed when PHP answers.

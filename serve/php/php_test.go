@@ -213,12 +213,16 @@ func start(t testing.TB, dir string, edit func(*vassal.PHP)) *Handler {
 	if edit != nil {
 		edit(p)
 	}
-	app := &vassal.App{Name: "test", PHP: p, Dir: dir, Drain: time.Second, Env: []string{"PATH=/usr/bin:/bin", "MINE=yes"}}
+	return startApp(t, &vassal.App{Name: "test", PHP: p, Dir: dir, Drain: time.Second, Env: []string{"PATH=/usr/bin:/bin", "MINE=yes"}}, 20*time.Second)
+}
+
+func startApp(t testing.TB, app *vassal.App, silence time.Duration) *Handler {
+	t.Helper()
 	pool, err := worker.New(app, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := New(app, pool, 20*time.Second, exchange.NewRoom(8<<20), slog.New(slog.DiscardHandler))
+	h, err := New(app, pool, silence, exchange.NewRoom(8<<20), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -438,6 +442,21 @@ func TestHarakiri(t *testing.T) {
 	}
 	if n != 2 || h.keep.Stats()[0].Respawns != 0 {
 		t.Errorf("%d harakiris, %d restarts of PHP", n, h.keep.Stats()[0].Respawns)
+	}
+}
+
+// TestSilence: a rule that gives a request more time than the rest gives it to
+// one that says nothing meanwhile, too.
+func TestSilence(t *testing.T) {
+	testenv.Need(t, testenv.PHP)
+	testenv.Leaks(t)
+	for rule, want := range map[string]int{"harakiri": 200, "log": 504} {
+		p := &vassal.PHP{Program: "/usr/bin/php-cgi", Docroot: site(t, map[string]string{"slow.php": `<?php sleep(2);`}), AllowedExt: []string{".php"}, StartTimeout: 30 * time.Second}
+		h := startApp(t, &vassal.App{Name: "test", PHP: p, Routing: &vassal.Routing{Request: []vassal.Rule{{Action: rule, ActionArg: "30"}}}}, time.Second)
+		a, err := ask(t, h, "GET", "/slow.php", "")
+		if want == 200 && (err != nil || a.status != 200) || want == 504 && exchange.StatusOf(err) != 504 {
+			t.Errorf("%s: %d %v, want %d", rule, a.status, err, want)
+		}
 	}
 }
 
