@@ -405,7 +405,7 @@ func TestNotUp(t *testing.T) {
 		err := k.stopWhenFailed()
 		p, ok := errors.AsType[*vassal.Problem](err)
 		if !ok || p.Code != c.code || !strings.HasSuffix(p.Message, c.want) || p.Line != 3 || p.Key != "exec" ||
-			strings.Contains(p.Hint, "foreground") != (c.word == "background") {
+			strings.Contains(p.Hint, "foreground") != (c.word == "background") || strings.Contains(p.Hint, "let it listen") != (c.word == "silent") {
 			t.Errorf("%s: %v; %s", c.word, err, p.Hint)
 		}
 	}
