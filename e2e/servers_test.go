@@ -338,6 +338,8 @@ func TestServerFailures(t *testing.T) {
 		{"ends", "exec = sh -c 'echo the port is taken >&2; exit 4'", vassal.CodeExitedEarly, "ended before it was ready: exit status 4", "", "the port is taken"},
 		{"silent", "exec = sleep 1000\nready-timeout = 2", vassal.CodeNotReady, "listens neither on $PORT nor at $LIEGE_SOCKET", "$PORT", ""},
 		{"elsewhere", "exec = python3 -m http.server --bind 127.0.0.1 8765\nready-timeout = 3", vassal.CodeNotReady, "listens neither", "exec-port = 8765", ""},
+		{"second", "exec = sh -c 'case $LIEGE_SOCKET in *1.sock) exec python3 -m http.server --bind 127.0.0.1 $PORT;; esac; sleep 1000'\nprocesses = 2\nready-timeout = 3",
+			vassal.CodeNotReady, "listens neither", "$PORT of 127.0.0.1", ""},
 		{"php", "plugins = php\nphp-docroot = DIR/app\ninterpreter = /usr/bin/php-cgi-none", vassal.CodeNoInterpreter, "/usr/bin/php-cgi-none does not exist", "php-cgi", ""},
 		{"oldphp", "plugins = php53\nphp-docroot = DIR/app", vassal.CodeNoInterpreter, "PHP is not there", "apt install php5.3-cgi", ""},
 	} {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,7 +17,8 @@ func languageRows() []hintRow {
 		{match: regexp.MustCompile(`EADDRINUSE|(?i:address already in use)`), hint: addressHint},
 		{match: regexp.MustCompile(`EACCES: permission denied \S+:\d{1,3}\b|(?i):\d{1,3}: bind: permission denied|(?i)\bbind\b[^\n]*[: ]\d{1,3}\b[^\n]*permission denied`),
 			hint: text("the vassal has no right to ports below 1024: let the program listen on $PORT or at $LIEGE_SOCKET; who connects from outside is a matter of http = :80")},
-		{match: regexp.MustCompile(`JavaScript heap out of memory|java\.lang\.OutOfMemoryError|NoMemoryError|(?m:^Out of memory!)`),
+		{serving: true, match: regexp.MustCompile(`unable to create (?:new )?native thread|can't (?:start new|create) (?i:thread)|failed to create new OS thread|(?i:fork|pthread_create|spawn)[^\n]*(?:EAGAIN|Resource temporarily unavailable)`), hint: threadsHint},
+		{match: regexp.MustCompile(`JavaScript heap out of memory|java\.lang\.OutOfMemoryError(?:: [A-Z]|(?m:\s*$))|NoMemoryError|(?m:^Out of memory!)`),
 			hint: text("a limit on memory was met: limit-as (MB, each process) or memory-max (the whole vassal) in the file; liege explain shows both")},
 		{match: regexp.MustCompile(`Cannot find module '([^'\n]+)'|Cannot find package '([^'\n]+)'`), hint: nodeHint},
 		{match: regexp.MustCompile(`Unable to access jarfile (\S+)`), hint: func(m []string, _ control.Vassal, _ string) string {
@@ -40,6 +42,15 @@ func languageRows() []hintRow {
 		{match: regexp.MustCompile(`undefined symbol: _?Py\w+|invalid ELF header|Python version mismatch: module was compiled`),
 			hint: text("an extension was compiled for another Python: make the virtualenv anew with the interpreter that runs the app")},
 	}
+}
+
+// threadsHint is for a program that gets no more processes or threads. A JVM's
+// word for it is OutOfMemoryError.
+func threadsHint(_ []string, v control.Vassal, _ string) string {
+	if v.PidsMax == nil {
+		return ""
+	}
+	return fmt.Sprintf("it got no more processes or threads: pids-max = %d in the file counts both, of all that the vassal runs", *v.PidsMax)
 }
 
 // phpRows are PHP's: it fails when a script is asked for, so they are looked

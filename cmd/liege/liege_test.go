@@ -75,6 +75,7 @@ func TestHints(t *testing.T) {
 	must(os.WriteFile(filepath.Join(dir, "secret"), nil, 0o600))
 	must(os.Mkdir(filepath.Join(dir, "shut"), 0o700))
 	must(os.WriteFile(filepath.Join(dir, "shut/x"), nil, 0o644))
+	const threads = "it got no more processes or threads: pids-max = 16 in the file counts both, of all that the vassal runs"
 	const mysql = "ERROR 2002 (HY000): Can't connect to local MySQL server through socket '/var/run/mysqld/mysqld.sock' (2)"
 	for _, tc := range []struct{ name, log, net, want string }{
 		{"MySQL's socket", mysql, "none", "connect = unix:/run/mysqld/mysqld.sock"},
@@ -100,6 +101,12 @@ func TestHints(t *testing.T) {
 		{"php's", "PHP Warning:  require(" + outside + "): Failed to open stream: No such file or directory in x", "none", outside + " exists on the host and is not visible inside: bind = " + outside + ":ro"},
 		{"node on a read-only place", "Error: EROFS: read-only file system, mkdir '/srv/shop/cache'", "none", "bind = /srv/shop"},
 		{"node's memory", "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "none", "a limit on memory was met: limit-as (MB, each process) or memory-max (the whole vassal) in the file; liege explain shows both"},
+		{"a JVM's memory", "Exception in thread \"main\" java.lang.OutOfMemoryError: Java heap space", "none", "a limit on memory was met: limit-as (MB, each process) or memory-max (the whole vassal) in the file; liege explain shows both"},
+		{"a JVM's threads", "java.lang.OutOfMemoryError: unable to create native thread: possibly out of memory or process/resource limits reached", "none", threads},
+		{"Python's threads", "RuntimeError: can't start new thread", "none", threads},
+		{"Go's threads", "runtime: failed to create new OS thread (have 9 already; errno=11)", "none", threads},
+		{"PHP's processes", "php (pre-forking): Resource temporarily unavailable", "none", threads},
+		{"a socket without data", "read: Resource temporarily unavailable", "none", ""},
 		{"glibc", "./server: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./server)", "none", "the program was built on a system with glibc 2.38, which is newer than this one: build it here, or statically (Go: CGO_ENABLED=0)"},
 		{"a library", "./server: error while loading shared libraries: libpq.so.5: cannot open shared object file", "none", "apt-file search libpq.so.5 names the package; for a library elsewhere: bind = its directory, env = LD_LIBRARY_PATH=that"},
 		{"a gem", "Could not find rack-3.1.0 in locally installed gems", "none", "bundle install, in the directory of the Gemfile, with the ruby that runs the app"},
@@ -115,7 +122,7 @@ func TestHints(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			log := filepath.Join(t.TempDir(), "x.log")
 			must(os.WriteFile(log, []byte("first\n"+tc.log+"\n"), 0o644))
-			v := vassalOf(t, `{"name":"x","state":"backoff","file":"`+dir+`/x.ini","log":"`+log+`","uid":0,"gid":0,"net":"`+tc.net+`"}`)
+			v := vassalOf(t, `{"name":"x","state":"backoff","file":"`+dir+`/x.ini","log":"`+log+`","uid":0,"gid":0,"pids_max":16,"net":"`+tc.net+`"}`)
 			got := strings.Join((&app{}).hints(t.Context(), v), "\n")
 			if want := strings.ReplaceAll(tc.want, "DIR", dir); got != want {
 				t.Errorf("got %q, want %q", got, want)

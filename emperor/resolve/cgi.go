@@ -67,7 +67,7 @@ func (r *resolver) helper(h vassal.CGIHelper) {
 	if pkg := packages[h.Command]; pkg != "" {
 		hint = "apt install " + pkg + ", or name it by its path"
 	}
-	r.fail(vassal.CodeNoSuchPath, h.At, "cgi-helper", h.Command+" is not found in "+dirs, hint)
+	r.fail(vassal.CodeNoSuchPath, h.At, "cgi-helper", h.Command+" is not found in "+dirs+r.inTree(), hint)
 }
 
 // packages are those of Debian that have the usual helpers.

@@ -175,3 +175,22 @@ func TestCaller(t *testing.T) {
 		t.Errorf("root is refused: %v", got)
 	}
 }
+
+// TestServerElsewhere: a server that is there, but not in PATH, is found for the hint.
+func TestServerElsewhere(t *testing.T) {
+	root := tree(t, "srv/app/serve", "usr/sbin/httpd")
+	for _, p := range []string{"/srv/app/serve", "/usr/sbin/httpd"} {
+		if err := os.Chmod(root+p, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, hint := range map[string]string{"serve": "exec = ./serve -D", "httpd": "exec = /usr/sbin/httpd -D", "other": "install it, or name it by its path"} {
+		cfg := config()
+		cfg.Ident.User, cfg.Jail.Chdir = "sammy", "/srv/app"
+		cfg.App.Workers, cfg.App.Exec = nil, &vassal.Exec{Command: []string{name, "-D"}}
+		want := []string{"error " + vassal.CodeNoInterpreter + " " + name + " is not found in /usr/local/bin:/usr/bin:/bin | " + hint}
+		if d := cmp.Diff(want, messages(Resolve(t.Context(), cfg, Host{FS: under{root}, Users: people{}}).Problems)); d != "" {
+			t.Error(d)
+		}
+	}
+}

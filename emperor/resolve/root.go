@@ -60,6 +60,14 @@ func (r *resolver) root() {
 	}
 }
 
+// inTree says where a program was looked for, if not on the host, which may have it.
+func (r *resolver) inTree() string {
+	if r.tree == nil {
+		return ""
+	}
+	return " (in " + r.tree.dir + ")"
+}
+
 // foreignHooks refuses commands that root would run where others can change what
 // it runs, a tree of theirs or one with something of theirs over it: the shell and
 // its libraries may be anything (KERNEL 17).

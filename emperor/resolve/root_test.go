@@ -272,3 +272,18 @@ func TestRootInside(t *testing.T) {
 		})
 	}
 }
+
+// TestMissingInTree: what the host may well have is missing in a tree, and that is said.
+func TestMissingInTree(t *testing.T) {
+	dir := tree(t, "usr/bin/python3")
+	for want, more := range map[string]func(*vassal.Config){
+		"env is not found in /usr/local/bin:/usr/bin:/bin (in DIR)":                   func(c *vassal.Config) { c.App.Workers, c.App.Exec = nil, &vassal.Exec{Command: []string{"env"}} },
+		"PHP is not there: none of /usr/bin/php-cgi, /usr/local/bin/php-cgi (in DIR)": func(c *vassal.Config) { c.App.Workers, c.App.PHP = nil, &vassal.PHP{} },
+	} {
+		cfg := foreign(dir, more)
+		got := messages(Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}}).Problems)
+		if want := strings.ReplaceAll(want, "DIR", dir); len(got) != 1 || !strings.Contains(got[0], " "+want+" | ") {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

@@ -54,6 +54,8 @@ func server(words []string) {
 		switch name {
 		case "exit":
 			os.Exit(7)
+		case "background":
+			os.Exit(0)
 		case "unix":
 			network, addr = "unix", os.Getenv("LIEGE_SOCKET")
 		case "at":
@@ -397,12 +399,14 @@ func TestNotUp(t *testing.T) {
 		{"late", vassal.CodeNotReady, `exec-ready = /never is answered with "HTTP/1.1 503 Service Unavailable"`, func(a *vassal.App) {
 			a.Exec.StartTimeout, a.Exec.Ready = 3*time.Second, "/never"
 		}},
+		{"background", vassal.CodeExitedEarly, "ended before it was ready: exit status 0", nil},
 	} {
 		k := start(t, c.edit, c.word)
 		err := k.stopWhenFailed()
 		p, ok := errors.AsType[*vassal.Problem](err)
-		if !ok || p.Code != c.code || !strings.HasSuffix(p.Message, c.want) || p.Line != 3 || p.Key != "exec" {
-			t.Errorf("%s: %v", c.word, err)
+		if !ok || p.Code != c.code || !strings.HasSuffix(p.Message, c.want) || p.Line != 3 || p.Key != "exec" ||
+			strings.Contains(p.Hint, "foreground") != (c.word == "background") || strings.Contains(p.Hint, "let it listen") != (c.word == "silent") {
+			t.Errorf("%s: %v; %s", c.word, err, p.Hint)
 		}
 	}
 }

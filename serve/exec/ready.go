@@ -30,6 +30,8 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
+var errNowhere = errors.New("it listens neither on $PORT nor at $LIEGE_SOCKET")
+
 // check waits until copy n answers, and notes where.
 func (h *Handler) check(ctx context.Context, n, pid int) error {
 	h.mu.Lock()
@@ -39,7 +41,7 @@ func (h *Handler) check(ctx context.Context, n, pid int) error {
 	wait := 2 * time.Millisecond
 	t := time.NewTimer(wait)
 	defer t.Stop()
-	err := errors.New("it listens neither on $PORT nor at $LIEGE_SOCKET")
+	err := errNowhere
 	for {
 		for _, addr := range where {
 			e := h.probe(ctx, addr, port)
@@ -58,8 +60,10 @@ func (h *Handler) check(ctx context.Context, n, pid int) error {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			hint := h.elsewhere() // while it is there to be asked
-			h.hint.Store(&hint)
+			if errors.Is(err, errNowhere) {
+				hint := h.elsewhere() // while it is there to be asked
+				h.hint.Store(&hint)
+			}
 			return err
 		}
 	}
@@ -215,8 +219,23 @@ func (h *Handler) problem(n int, how string, err error) *vassal.Problem {
 	default:
 		p.Message = fmt.Sprintf("%s: ended before it was ready: %s", h.title, how)
 		p.Hint = "what it printed is in the log"
+		if how == "exit status 0" {
+			p.Hint = "if it goes into the background: it must stay in the foreground, where Liege sees it end; most servers have an option for that. " + p.Hint
+		}
 	}
 	return p
+}
+
+// told reports whether port is what a copy was told: another one may listen there.
+func (h *Handler) told(port int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range h.copies {
+		if h.copies[i].port == port {
+			return true
+		}
+	}
+	return false
 }
 
 // elsewhere is the hint for a program that does not listen where it was told:
@@ -228,7 +247,7 @@ func (h *Handler) elsewhere() string {
 			continue
 		}
 		for _, l := range listening(b) {
-			if l.uid == os.Getuid() && h.x.Port == 0 && os.Getpid() < 3 { // in a sandbox whatever listens is the program
+			if l.uid == os.Getuid() && h.x.Port == 0 && os.Getpid() < 3 && !h.told(l.port) { // in a sandbox whatever listens is the program
 				return fmt.Sprintf("it listens on port %d: let it listen on $PORT, or write exec-port = %d", l.port, l.port)
 			}
 		}

@@ -1,12 +1,15 @@
 package php
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,8 +20,11 @@ import (
 // out, all of PHP, which is started anew: a script that hangs must not hold
 // its process for ever.
 func (h *Handler) kill(f *proxy.FastCGIConn) {
-	parent := h.keep.PID(0)
-	pid, err := holder(f, children(parent))
+	pid := 0
+	peer, err := otherEnd(f)
+	if err == nil {
+		pid, err = holder(peer, children(h.keep.PID(0)))
+	}
 	switch {
 	case err != nil:
 		h.log.Warn("php: harakiri: the process that has the request is not known: all are replaced", "err", err)
@@ -31,8 +37,45 @@ func (h *Handler) kill(f *proxy.FastCGIConn) {
 	}
 }
 
-// holder is which of pids holds the other end of f; 0: none.
-func holder(f *proxy.FastCGIConn, pids []int) (int, error) {
+// lookAgain is how often it is looked whether a request is at a process yet.
+const lookAgain = time.Second
+
+var errDead = errors.New("php: the process that had the request has died")
+
+// watch calls dead when f was at a process that has died, until ctx ends or the
+// function that it returns is called. What a script has started holds the
+// connection as well (php-cgi has it inherited), so that of a process which
+// leaves a program in the background the end is not seen.
+func (h *Handler) watch(ctx context.Context, f *proxy.FastCGIConn, dead func()) (stop func() bool) {
+	var t *time.Timer
+	before := false
+	t = time.AfterFunc(time.Hour, func() {
+		now := ctx.Err() == nil && h.orphaned(f)
+		switch {
+		case ctx.Err() != nil:
+		case now && before: // a list of children that change may lack one
+			dead()
+		default:
+			before = now
+			t.Reset(lookAgain)
+		}
+	})
+	t.Reset(lookAgain) // not before t is set
+	return t.Stop
+}
+
+// orphaned reports whether f's other end was accepted, and no process of PHP has it.
+func (h *Handler) orphaned(f *proxy.FastCGIConn) bool {
+	peer, err := otherEnd(f)
+	if err != nil || peer == 0 {
+		return false
+	}
+	pid, err := holder(peer, children(h.keep.PID(0)))
+	return err == nil && pid == 0
+}
+
+// otherEnd is the inode of f's other end; 0: nobody has accepted it.
+func otherEnd(f *proxy.FastCGIConn) (uint32, error) {
 	var ino uint64
 	f.Control(func(fd uintptr) {
 		var st unix.Stat_t
@@ -47,14 +90,22 @@ func holder(f *proxy.FastCGIConn, pids []int) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("the other end of a socket: %w", err)
 	}
+	return peer, nil
+}
+
+// holder is which of pids holds the socket peer; 0: none.
+func holder(peer uint32, pids []int) (int, error) {
 	want := fmt.Sprintf("socket:[%d]", peer)
 	for _, pid := range pids {
 		dir := fmt.Sprintf("/proc/%d/fd", pid)
 		d, err := os.Open(dir)
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has ended
 		}
-		names, _ := d.Readdirnames(256)
+		if err != nil {
+			return 0, err
+		}
+		names, _ := d.Readdirnames(-1)
 		d.Close()
 		for _, name := range names {
 			if to, err := os.Readlink(dir + "/" + name); err == nil && to == want {

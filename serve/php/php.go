@@ -34,18 +34,20 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"liege/serve/exchange"
 	"liege/serve/keeper"
 	"liege/serve/proxy"
 	"liege/serve/worker"
 	"liege/vassal"
+	"liege/vassal/route"
 )
 
 // Limits of a Handler.
 const (
-	smallBody  = 64 << 10         // of a body that is read before a process is taken
-	grace      = 2 * time.Second  // between SIGTERM and SIGKILL
-	lingerTime = 60 * time.Second // for a script whose client has gone, where there is no harakiri
+	smallBody = 64 << 10        // of a body that is read before a process is taken
+	grace     = 2 * time.Second // between SIGTERM and SIGKILL
 )
 
 // Starter starts programs and waits for them: worker.Pool.
@@ -85,9 +87,7 @@ type slotStats struct{ requests, errors, harakiris, running, since atomic.Int64 
 // space. An error is a regular expression that cannot be compiled.
 func New(app *vassal.App, start Starter, silence time.Duration, space *exchange.Room, log *slog.Logger) (*Handler, error) {
 	p := app.PHP
-	if p.Harakiri > silence {
-		silence = p.Harakiri + time.Second
-	}
+	silence = max(silence, longest(app)+time.Second)
 	n := max(1, p.Processes)
 	h := &Handler{p: p, start: start, cwd: app.Dir, client: proxy.New(proxy.Limits{Silence: silence}, log), log: log, space: space,
 		places: exchange.NewPlaces(n), stats: make([]slotStats, n)}
@@ -99,6 +99,19 @@ func New(app *vassal.App, start Starter, silence time.Duration, space *exchange.
 	h.keep = keeper.New(keeper.Spec{Name: "php", Program: h.program, Check: h.check, Timeout: p.StartTimeout, Changed: h.turned,
 		Problem: h.problem, Must: true, Whole: true, Grace: grace}, start, log)
 	return h, nil
+}
+
+// longest is the longest harakiri that a request of app may have; 0: none has one.
+func longest(app *vassal.App) time.Duration {
+	d := app.PHP.Harakiri
+	if app.Routing == nil {
+		return d
+	}
+	for i := range app.Routing.Request {
+		limit, _ := route.Harakiri(&app.Routing.Request[i])
+		d = max(d, limit)
+	}
+	return d
 }
 
 // Ready is closed when PHP answers.
@@ -292,20 +305,23 @@ var errHarakiri = errors.New("php: harakiri")
 // over is one try over f, under harakiri.
 func (h *Handler) over(ctx context.Context, slot int, f *proxy.FastCGIConn, params []byte, r *exchange.Request, w exchange.Response, small bool) (proxy.Trip, error) {
 	d := r.Harakiri(h.p.Harakiri)
-	if d <= 0 {
-		return h.client.Over(ctx, f, "php", params, r, w, small)
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(d, func() {
-		h.kill(f) // before the connection is closed: it says which process has it
-		cancel(errHarakiri)
-	})
-	defer timer.Stop()
+	if d > 0 {
+		timer := time.AfterFunc(d, func() {
+			h.kill(f) // before the connection is closed: it says which process has it
+			cancel(errHarakiri)
+		})
+		defer timer.Stop()
+	}
+	defer h.watch(ctx, f, func() { cancel(errDead) })()
 	t, err := h.client.Over(ctx, f, "php", params, r, w, small)
-	if errors.Is(context.Cause(ctx), errHarakiri) {
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errHarakiri):
 		h.stats[slot].harakiris.Add(1)
 		err = &exchange.StatusError{Status: 504, Err: fmt.Errorf("%w: it ran for %v", errHarakiri, d)}
+	case errors.Is(cause, errDead): // as if its end had been seen
+		err = &exchange.StatusError{Status: 502, Err: fmt.Errorf("%w: %w", errDead, unix.ECONNRESET)}
 	}
 	return t, err
 }

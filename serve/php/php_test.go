@@ -213,12 +213,16 @@ func start(t testing.TB, dir string, edit func(*vassal.PHP)) *Handler {
 	if edit != nil {
 		edit(p)
 	}
-	app := &vassal.App{Name: "test", PHP: p, Dir: dir, Drain: time.Second, Env: []string{"PATH=/usr/bin:/bin", "MINE=yes"}}
+	return startApp(t, &vassal.App{Name: "test", PHP: p, Dir: dir, Drain: time.Second, Env: []string{"PATH=/usr/bin:/bin", "MINE=yes"}}, 20*time.Second)
+}
+
+func startApp(t testing.TB, app *vassal.App, silence time.Duration) *Handler {
+	t.Helper()
 	pool, err := worker.New(app, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := New(app, pool, 20*time.Second, exchange.NewRoom(8<<20), slog.New(slog.DiscardHandler))
+	h, err := New(app, pool, silence, exchange.NewRoom(8<<20), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,6 +445,21 @@ func TestHarakiri(t *testing.T) {
 	}
 }
 
+// TestSilence: a rule that gives a request more time than the rest gives it to
+// one that says nothing meanwhile, too.
+func TestSilence(t *testing.T) {
+	testenv.Need(t, testenv.PHP)
+	testenv.Leaks(t)
+	for rule, want := range map[string]int{"harakiri": 200, "log": 504} {
+		p := &vassal.PHP{Program: "/usr/bin/php-cgi", Docroot: site(t, map[string]string{"slow.php": `<?php sleep(2);`}), AllowedExt: []string{".php"}, StartTimeout: 30 * time.Second}
+		h := startApp(t, &vassal.App{Name: "test", PHP: p, Routing: &vassal.Routing{Request: []vassal.Rule{{Action: rule, ActionArg: "30"}}}}, time.Second)
+		a, err := ask(t, h, "GET", "/slow.php", "")
+		if want == 200 && (err != nil || a.status != 200) || want == 504 && exchange.StatusOf(err) != 504 {
+			t.Errorf("%s: %d %v, want %d", rule, a.status, err, want)
+		}
+	}
+}
+
 // TestMaxRequests: processes end after so many and no request fails.
 func TestMaxRequests(t *testing.T) {
 	testenv.Leaks(t)
@@ -524,6 +543,36 @@ func TestCrash(t *testing.T) {
 		} else if time.Now().After(end) {
 			t.Fatal("PHP does not come back:", err)
 		}
+	}
+}
+
+// TestLeftBehind: a program in the background holds the connection of the
+// process whose script has started it, and its death is seen all the same.
+func TestLeftBehind(t *testing.T) {
+	testenv.Leaks(t)
+	h := start(t, site(t, map[string]string{"leave.php": `<?php exec("sleep 60 > /dev/null 2>&1 &"); echo getmypid();`, "die.php": `<?php posix_kill(getmypid(), 9);`, "ok.php": "ok",
+		"slow.php": `<?php sleep(3); echo "slow";`}), func(p *vassal.PHP) { p.Processes = 1 })
+	began := time.Now()
+	get(t, h, "/leave.php")
+	if _, err := ask(t, h, "GET", "/die.php", ""); exchange.StatusOf(err) != 502 {
+		t.Error("a script that kills its process:", err)
+	}
+	pid, err := strconv.Atoi(get(t, h, "/leave.php"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if got := get(t, h, "/ok.php"); got != "ok" {
+		t.Errorf("the request after: %q", got)
+	}
+	if d := time.Since(began); d > 15*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	get(t, h, "/leave.php")
+	if got := get(t, h, "/slow.php"); got != "slow" {
+		t.Errorf("a process that lives: %q", got)
 	}
 }
 

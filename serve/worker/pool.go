@@ -90,7 +90,7 @@ type Pool struct {
 	requests        *direct.Conn  // the same
 	ready           chan vassal.Problems
 	closed          chan struct{} // no more requests are taken
-	over            chan struct{} // Run is about to return
+	over            chan struct{} // Run is about to return; without workers from its beginning
 	events          chan event
 	lanes           sync.WaitGroup
 	seq             atomic.Uint64
@@ -202,6 +202,7 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 	if err == nil {
 		if p.w.Language == "" {
+			close(p.over) // nobody attends to events: whoever waits for one to be seen to would for ever
 			<-ctx.Done()
 		} else {
 			err = p.tapped(func() error { return p.superviseAll(ctx, reaper) })

@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,5 +110,29 @@ atexit.register(time.sleep, 60)
 		if want := "has not ended in time\" worker=1 pid="; !strings.Contains(r.log(), want) {
 			t.Errorf("log without %s:\n%s", want, r.log())
 		}
+	}
+}
+
+// TestRestWithoutWorkers: of an app that is all PHP, exec or CGI nothing has to
+// rest, and who asks for it does not wait.
+func TestRestWithoutWorkers(t *testing.T) {
+	p, err := New(&vassal.App{Name: "shop"}, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Adopt = false
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- p.Run(ctx) }()
+	rested := make(chan struct{})
+	go func() { p.Rest(Spooler); close(rested) }()
+	select {
+	case <-rested:
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for ever")
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Error(err)
 	}
 }
