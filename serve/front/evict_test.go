@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,4 +104,65 @@ func TestEvict(t *testing.T) {
 			})
 		})
 	}
+}
+
+// poor is a listener of a process with few descriptors.
+type poor struct {
+	pipes
+	free chan struct{}
+}
+
+func (p *poor) Accept() (net.Conn, error) {
+	c, err := p.pipes.Accept()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case p.free <- struct{}{}:
+		return freeing{c, p.free}, nil
+	default: // c stays in the queue
+		go func() { p.conns <- c }()
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+}
+
+type freeing struct {
+	net.Conn
+	free chan struct{}
+}
+
+func (f freeing) Close() error {
+	<-f.free
+	return f.Conn.Close()
+}
+
+// TestEvictWithoutDescriptors: they run out before there are as many
+// connections as there may be.
+func TestEvictWithoutDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &poor{pipes{conns: make(chan net.Conn), done: make(chan struct{})}, make(chan struct{}, 2)}
+		s := New(Config{Drain: time.Minute, Handler: exchange.HandlerFunc(hello), Done: func(*exchange.Request) {}, Log: slog.New(slog.DiscardHandler)})
+		ctx, stop := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		all.Go(func() {
+			if err := s.Run(ctx, []Listener{{Listener: l, Protocol: vassal.HTTP}}); err != nil {
+				t.Error(err)
+			}
+		})
+		for range cap(l.free) {
+			mine, theirs := net.Pipe()
+			l.conns <- theirs
+			all.Go(func() { io.Copy(io.Discard, mine) })
+		}
+		synctest.Wait()
+		begin := time.Now()
+		mine, theirs := net.Pipe()
+		l.conns <- theirs
+		go io.WriteString(mine, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		if b, err := io.ReadAll(mine); status(string(b)) != 200 || time.Since(begin) > patience+200*time.Millisecond {
+			t.Errorf("after %v: %q, %v", time.Since(begin), b, err)
+		}
+		stop()
+		all.Wait()
+	})
 }

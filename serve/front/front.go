@@ -193,7 +193,10 @@ func (s *Server) accept(ctx, base context.Context, l *Listener, slots chan struc
 			case !passing(err):
 				return fmt.Errorf("%s: accept: %w", l.Addr(), err)
 			}
-			s.hint(hintAccept, "cannot accept a connection: "+err.Error(), "raise limit-nofile or lower the number of connections", nil)
+			s.hint(hintAccept, "cannot accept a connection: "+err.Error(), "lower max-connections, or raise the limit of open files that liege is started with (LimitNOFILE, ulimit -n)", nil)
+			if scarce(err) {
+				s.evict()
+			}
 			pause(ctx, 50*time.Millisecond)
 			continue
 		}
@@ -233,6 +236,17 @@ func (s *Server) slot(ctx context.Context, slots chan struct{}) bool {
 func passing(err error) bool {
 	for _, e := range [...]syscall.Errno{syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS,
 		syscall.ENOMEM, syscall.EPERM, syscall.EPROTO, syscall.ENETDOWN, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// scarce reports whether err says that descriptors or memory ran out: then a
+// connection without a request has what another one needs.
+func scarce(err error) bool {
+	for _, e := range [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, e) {
 			return true
 		}
