@@ -34,13 +34,17 @@ import (
 // variables come of them, and a backend's answer is checked as well.
 //
 // What a client sends ahead of whoever reads the body lies in net/http, beside
-// the bounds of package upload: maxH2Receive of each connection. It is as much
+// the bounds of package upload: maxH2Ahead of each request. It is as much
 // as the kernel keeps of a connection by HTTP/1.1 that nobody reads (the middle
-// value of tcp_rmem); an upload over 100 ms of path has 1.3 MB/s by it, and
-// with the 64 KiB that are the least it would have half of that.
+// value of tcp_rmem); an upload over 100 ms of path has 1.3 MB/s by it. There are
+// no more requests than HTTP/1.1 may have connections, so together it is the same.
+//
+// A connection may have that of all its requests. With less, bodies that wait
+// until an application is free would keep from it the rest of the one that it
+// reads, and all of them wait for each other.
 const (
 	maxStreams    = 100       // at once on a connection
-	maxH2Receive  = 128 << 10 // bytes that a connection, or a stream, may send ahead
+	maxH2Ahead    = 128 << 10 // bytes that a stream may send ahead
 	maxH2Frame    = 16 << 10  // the least that the RFC allows
 	h2PingAfter   = 15 * time.Second
 	h2PingTimeout = 15 * time.Second
@@ -62,8 +66,9 @@ func (s *Server) newH2() (*http.Server, error) {
 		ErrorLog:  slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		Protocols: new(http.Protocols), TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}},
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxH2Frame,
-			MaxReceiveBufferPerConnection: maxH2Receive, MaxReceiveBufferPerStream: maxH2Receive,
-			WriteByteTimeout: s.limits.WriteTimeout, SendPingTimeout: h2PingAfter, PingTimeout: h2PingTimeout},
+			MaxReceiveBufferPerConnection: maxStreams * maxH2Ahead, // its comment wants less; TestH2SentAhead says whether it is taken
+			MaxReceiveBufferPerStream:     maxH2Ahead,
+			WriteByteTimeout:              s.limits.WriteTimeout, SendPingTimeout: h2PingAfter, PingTimeout: h2PingTimeout},
 		ConnState: s.h2State,
 	}
 	hs.Protocols.SetHTTP2(true)

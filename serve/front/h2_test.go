@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -254,9 +255,51 @@ func TestH2SentAhead(t *testing.T) {
 			all += fr.Increment
 		}
 	}
-	if stream != most || all != most {
-		t.Errorf("%d of a stream, %d of a connection, want %d", stream, all, most)
+	if stream != most || all != 100*most {
+		t.Errorf("%d of a stream, %d of a connection, want %d of each of 100", stream, all, most)
 	}
+}
+
+// TestH2BodiesInTurn: bodies of a connection that wait for an application keep
+// nothing from the one that it reads.
+func TestH2BodiesInTurn(t *testing.T) {
+	testenv.Leaks(t)
+	const all, size = 8, 1 << 20
+	var come sync.WaitGroup
+	come.Add(all)
+	one := make(chan bool, 1)
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{KeepAlive: true, BodyTimeout: 2 * time.Second}, func(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+		if r.Length == 0 {
+			return hello(ctx, r, w)
+		}
+		come.Done()
+		come.Wait()
+		one <- true
+		defer func() { <-one }()
+		if n, err := io.Copy(io.Discard, r.Body); err != nil || n != size {
+			return fmt.Errorf("%d bytes: %w", n, err)
+		}
+		return hello(ctx, r, w)
+	}, nil)
+	c := s.httpClient(t)
+	if _, err := c.Head("https://" + s.addr); err != nil { // the connection that all go over
+		t.Fatal(err)
+	}
+	var asked sync.WaitGroup
+	for range all {
+		asked.Go(func() {
+			res, err := c.Post("https://"+s.addr, "text/plain", bytes.NewReader(make([]byte, size)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer res.Body.Close()
+			if res.StatusCode != 200 || res.ProtoMajor != 2 {
+				t.Error(res.Status, res.Proto)
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // TestH2Reset: streams that are opened and reset at once (CVE-2023-44487) never
