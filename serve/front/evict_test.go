@@ -57,6 +57,7 @@ func TestEvict(t *testing.T) {
 						t.Error(err)
 					}
 				})
+				synctest.Wait() // each listener has a place ready
 				ends := make(chan string, most)
 				for range most {
 					mine, theirs := net.Pipe()
