@@ -39,15 +39,17 @@ import (
 // value of tcp_rmem); an upload over 100 ms of path has 1.3 MB/s by it. There are
 // no more requests than HTTP/1.1 may have connections, so together it is the same.
 //
+// A client that is silent is asked whether it is there (PING) no sooner than a
+// body would be given up, and may take as long to answer as to read: what it
+// sends lies before its answer, and a slow line needs its time for that.
+//
 // A connection may have that of all its requests. With less, bodies that wait
 // until an application is free would keep from it the rest of the one that it
 // reads, and all of them wait for each other.
 const (
-	maxStreams    = 100       // at once on a connection
-	maxH2Ahead    = 128 << 10 // bytes that a stream may send ahead
-	maxH2Frame    = 16 << 10  // the least that the RFC allows
-	h2PingAfter   = 15 * time.Second
-	h2PingTimeout = 15 * time.Second
+	maxStreams = 100       // at once on a connection
+	maxH2Ahead = 128 << 10 // bytes that a stream may send ahead
+	maxH2Frame = 16 << 10  // the least that the RFC allows
 )
 
 // noAccept is a listener on which nobody ever comes.
@@ -68,7 +70,7 @@ func (s *Server) newH2() (*http.Server, error) {
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxH2Frame,
 			MaxReceiveBufferPerConnection: maxStreams * maxH2Ahead, // its comment wants less; TestH2SentAhead says whether it is taken
 			MaxReceiveBufferPerStream:     maxH2Ahead,
-			WriteByteTimeout:              s.limits.WriteTimeout, SendPingTimeout: h2PingAfter, PingTimeout: h2PingTimeout},
+			WriteByteTimeout:              s.limits.WriteTimeout, SendPingTimeout: s.limits.BodyTimeout, PingTimeout: s.limits.WriteTimeout},
 		ConnState: s.h2State,
 	}
 	hs.Protocols.SetHTTP2(true)
@@ -151,8 +153,10 @@ func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	defer h.leave()
 	s := h.c.s
 	r := &exchange.Request{Start: time.Now(), Body: eof{}}
-	res := &h2response{w: w, ctx: hr.Context(), rc: http.NewResponseController(w), s: s, headReq: hr.Method == "HEAD", length: -1}
+	res := newH2Response(hr.Context(), w, s)
+	res.headReq = hr.Method == "HEAD"
 	b := &h2body{res: res, body: hr.Body, limit: s.limits.BodyBytes}
+	b.pause.d, b.pause.over = s.limits.BodyTimeout, b.endRead
 	var err error
 	if n := s.streams.Add(1); n > int64(s.limits.Connections) {
 		err = errStreams // as many requests at once as HTTP/1.1 can have
@@ -167,6 +171,7 @@ func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if err = res.finish(err); err != nil {
 		r.Info.Err = err
 	}
+	b.pause.stop()
 	s.streams.Add(-1)
 	i := &r.Info
 	i.Status, i.Bytes, i.Fields, i.Head, i.File = res.status, res.sent, res.nfields, res.headLen, res.filed
@@ -321,7 +326,7 @@ type h2body struct {
 	body   io.Reader
 	limit  int64 // 0: none
 	total  int64
-	readBy time.Time
+	pause  limit // of each Read
 	err    error
 	closed atomic.Bool
 	waits  bool // a Read has no timeout
@@ -338,12 +343,11 @@ func (b *h2body) Read(p []byte) (int, error) {
 	case b.err != nil || len(p) == 0:
 		return 0, b.err
 	}
-	d := b.res.s.limits.BodyTimeout
-	if by := time.Now().Add(d); !b.waits && by.Sub(b.readBy) > d/8 {
-		b.readBy = by
-		b.res.deadline(b.res.rc.SetReadDeadline, by)
+	if !b.waits {
+		b.pause.begin()
 	}
 	n, err := b.body.Read(p)
+	b.pause.end()
 	b.total += int64(n)
 	switch {
 	case b.limit > 0 && b.total > b.limit:
@@ -368,7 +372,9 @@ func (b *h2body) Read(p []byte) (int, error) {
 // one, fail.
 func (b *h2body) Close() error {
 	if !b.closed.Swap(true) {
-		b.res.deadline(b.res.rc.SetReadDeadline, time.Unix(1, 0))
+		b.endRead()
 	}
 	return nil
 }
+
+func (b *h2body) endRead() { b.res.deadline(b.res.rc.SetReadDeadline, time.Unix(1, 0)) }

@@ -542,6 +542,64 @@ func TestH2Slow(t *testing.T) {
 	}
 }
 
+// TestH2SlowApplication: timeouts are for clients. An application may take as long
+// as it likes between two reads of a body, and between two events that it sends.
+func TestH2SlowApplication(t *testing.T) {
+	testenv.Leaks(t)
+	const timeout = 100 * time.Millisecond
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{BodyTimeout: timeout, WriteTimeout: timeout, KeepAlive: true}, func(_ context.Context, r *exchange.Request, w exchange.Response) error {
+		if _, err := io.ReadFull(r.Body, make([]byte, 1<<10)); err != nil {
+			return err
+		}
+		<-time.After(3 * timeout)
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		if err := w.Head(200, "", nil); err != nil {
+			return err
+		}
+		for range 2 {
+			if _, err := io.WriteString(w, "event"); err != nil {
+				return err
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			<-time.After(3 * timeout)
+		}
+		return nil
+	}, nil)
+	res, err := s.httpClient(t).Post("https://"+s.addr, "text/plain", bytes.NewReader(make([]byte, 1<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); res.StatusCode != 200 || string(b) != "eventevent" || err != nil {
+		t.Errorf("%s %q, %v", res.Status, b, err)
+	}
+}
+
+// TestH2Ping: a silent client is asked for a sign of life when a body would be
+// given up, and may take its time for the answer.
+func TestH2Ping(t *testing.T) {
+	testenv.Leaks(t)
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{BodyTimeout: 200 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, KeepAlive: true}, hello, nil)
+	f := s.frames(t)
+	begin, asked := time.Now(), time.Duration(0)
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			break
+		}
+		if _, ok := fr.(*http2.PingFrame); ok {
+			asked = time.Since(begin)
+		}
+	}
+	if cut := time.Since(begin); asked < 200*time.Millisecond || cut < asked+290*time.Millisecond {
+		t.Errorf("asked after %v, cut after %v", asked, cut)
+	}
+}
+
 // TestH2FileCut: of a file that a client stops reading, what was sent counts.
 func TestH2FileCut(t *testing.T) {
 	testenv.Leaks(t)
