@@ -352,27 +352,6 @@ func (s *Server) cutAll() {
 	}
 }
 
-// evict ends the connection that waits longest for another request, else the
-// one that has sent no whole one for longest: whoever only connects, or sends a
-// byte now and then, keeps nobody out.
-func (s *Server) evict() {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var oldest *conn
-	var since time.Time
-	waits := false // oldest does, for another request
-	for c := range s.conns {
-		w, t, ok := c.spare(now)
-		if better := w == idle; ok && (oldest == nil || better && !waits || better == waits && t.Before(since)) {
-			oldest, since, waits = c, t, better
-		}
-	}
-	if oldest != nil {
-		oldest.evict()
-	}
-}
-
 // hintKind is a mistake that is logged at most once a minute.
 type hintKind int
 

@@ -128,7 +128,10 @@ func (c *conn) serveH2(ctx context.Context) {
 		delete(c.s.h2conns, tc)
 		c.s.mu.Unlock()
 	}()
-	h := &h2handler{c: c, ctx: ctx, nobody: make(chan struct{})}
+	h := &h2handler{c: c, ctx: ctx, nobody: make(chan struct{}), bodies: make(map[*h2body]struct{})}
+	c.mu.Lock()
+	c.streams = h
+	c.mu.Unlock()
 	c.s.h2.TLSNextProto["h2"](c.s.h2, tc, h)
 	h.wait()
 }
@@ -140,25 +143,26 @@ type h2handler struct {
 	ctx context.Context // that of HTTP/1.1: a client that goes ends no request
 
 	mu     sync.Mutex
-	n      int           // streams whose handler runs
-	over   bool          // the connection has ended
-	nobody chan struct{} // closed when the last of them has returned
+	n      int                  // streams whose handler runs
+	bodies map[*h2body]struct{} // of those
+	over   bool                 // the connection has ended
+	nobody chan struct{}        // closed when the last of them has returned
 }
 
 // ServeHTTP implements http.Handler.
 func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
-	if !h.enter() {
-		panic(http.ErrAbortHandler) // net/http starts handlers of a connection that has just ended
-	}
-	defer h.leave()
 	s := h.c.s
 	r := &exchange.Request{Start: time.Now(), Body: eof{}}
 	res := newH2Response(hr.Context(), w, s)
 	res.headReq = hr.Method == "HEAD"
 	b := &h2body{res: res, body: hr.Body, limit: s.limits.BodyBytes}
 	b.pause.d, b.pause.over = s.limits.BodyTimeout, b.endRead
+	if !h.enter(b) {
+		panic(http.ErrAbortHandler) // net/http starts handlers of a connection that has just ended
+	}
+	defer h.leave(b)
 	var err error
-	if n := s.streams.Add(1); n > int64(s.limits.Connections) {
+	if n := s.streams.Add(1); n > int64(s.limits.Connections) && !s.evictBody() {
 		err = errStreams // as many requests at once as HTTP/1.1 can have
 	} else {
 		err = h.request(hr, r, b)
@@ -185,19 +189,21 @@ func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 
 // enter and leave count a handler; wait waits until none runs, and lets no
 // other one begin.
-func (h *h2handler) enter() bool {
+func (h *h2handler) enter(b *h2body) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over {
 		return false
 	}
 	h.n++
+	h.bodies[b] = struct{}{}
 	return true
 }
 
-func (h *h2handler) leave() {
+func (h *h2handler) leave(b *h2body) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.bodies, b)
 	if h.n--; h.n == 0 && h.over {
 		close(h.nobody)
 	}

@@ -32,6 +32,13 @@ func (l *limit) end() {
 	l.since = time.Time{}
 }
 
+// began is when the operation began that is under way; zero: none is.
+func (l *limit) began() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.since
+}
+
 // look ends what has lasted too long, and looks again when that may be so.
 func (l *limit) look() {
 	l.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"liege/serve/exchange"
@@ -26,9 +27,10 @@ type h2response struct {
 
 	headReq bool
 	status  int
-	begun   bool // Head was called
-	noBody  bool // HEAD, 204, 304
-	started bool // the head was handed on
+	begun   bool        // Head was called
+	replied atomic.Bool // the same, for other goroutines
+	noBody  bool        // HEAD, 204, 304
+	started bool        // the head was handed on
 	fields  []exchange.Field
 	buf     []byte // of the body, not yet handed on
 	length  int64  // as declared; -1: not
@@ -97,6 +99,7 @@ func (r *h2response) Head(status int, reason string, fields []exchange.Field) er
 		size += len(fields[i].Name) + len(value)
 	}
 	r.status, r.begun, r.fields, r.nfields, r.headLen = status, true, kept, len(fields), size
+	r.replied.Store(true)
 	r.noBody = r.headReq || status == 204 || status == 304
 	return nil
 }
