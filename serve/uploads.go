@@ -1,8 +1,10 @@
 package serve
 
 import (
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"liege/serve/exchange"
@@ -27,17 +29,22 @@ func (c *Core) uploads(h exchange.Handler) exchange.Handler {
 	return upload.New(h, upload.Config{Store: u.Store, Dir: dir, Space: c.space, Patience: front.Complete(c.app.HTTP).BodyTimeout, Parallel: c.parallel()}, c.log)
 }
 
-// parallel tells how many requests the application serves at once; nil: a
-// program that knows itself.
+// parallel tells how many requests the application serves at once, of several
+// that which serves fewest; nil: a program that knows itself.
 func (c *Core) parallel() func() int {
+	var all []int
+	if php := c.app.PHP; php != nil {
+		all = append(all, php.Processes)
+	}
+	if cgi := c.app.CGI; cgi != nil {
+		all = append(all, max(1, cgi.Processes)*max(1, cgi.Threads))
+	}
 	pool, ok := c.pool.(interface{ Parallel() int })
-	switch php := c.app.PHP; {
-	case c.app.Workers != nil && ok && php != nil:
-		return func() int { return min(pool.Parallel(), php.Processes) }
+	switch {
 	case c.app.Workers != nil && ok:
-		return pool.Parallel
-	case php != nil && c.app.Exec == nil:
-		return func() int { return php.Processes }
+		return func() int { return min(pool.Parallel(), slices.Min(append(all, math.MaxInt))) }
+	case len(all) > 0 && c.app.Exec == nil:
+		return func() int { return slices.Min(all) }
 	}
 	return nil
 }

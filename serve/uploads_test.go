@@ -67,6 +67,26 @@ func TestUploads(t *testing.T) {
 	}
 }
 
+// TestParallel: bodies that are not there leave one place free of whatever serves
+// fewest requests at once.
+func TestParallel(t *testing.T) {
+	for lines, want := range map[string]int{
+		"cgi = /usr/lib/cgi-bin\nprocesses = 3":    3,
+		"php-docroot = /srv/www\nprocesses = 4":    4,
+		"exec = /bin/true\ncgi = /usr/lib/cgi-bin": 0,
+		"check-static = /srv/www":                  0,
+	} {
+		app, _ := decode(t, "http-socket = :1\n"+lines+"\n")
+		got, of := 0, (&Core{app: app, pool: newFake(nil)}).parallel()
+		if of != nil {
+			got = of()
+		}
+		if got != want {
+			t.Errorf("%q: got %d, want %d", lines, got, want)
+		}
+	}
+}
+
 func TestWaitingLine(t *testing.T) {
 	app, _ := decode(t, "http-socket = :1\nwsgi-file = a.py\nlisten = 2000\n")
 	if app.Workers.Waiting != 2000 || app.Listen[0].Backlog != 2000 {

@@ -331,10 +331,26 @@ func (broken) Read([]byte) (int, error) {
 	return 0, &exchange.StatusError{Status: 408, Err: errors.New("the client is too slow")}
 }
 
+// drip is the body of a slow client.
+type drip struct {
+	left int
+	each time.Duration
+}
+
+func (d *drip) Read(p []byte) (int, error) {
+	if d.left == 0 {
+		return 0, io.EOF
+	}
+	<-time.After(d.each)
+	d.left--
+	return copy(p, "a"), nil
+}
+
 // TestEnds: whatever ends a request ends its program and what that started.
 func TestEnds(t *testing.T) {
 	testenv.Leaks(t)
 	dir := programs(t, map[string]string{
+		"count.sh": "#!/bin/sh\nn=$(wc -c)\necho\necho $n\n",
 		"hang.sh":  "#!/bin/sh\necho $$ > pid\nsleep 600 &\nwait\n",
 		"pause.sh": "#!/bin/sh\necho\necho first\nsleep 600\n",
 		"flood.sh": "#!/bin/sh\necho\nexec yes\n",
@@ -353,6 +369,10 @@ func TestEnds(t *testing.T) {
 	slow := handler(t, vassal.CGI{Mounts: mounts, Timeout: 300 * time.Millisecond})
 	expect(slow, "/hang.sh", t.Context(), &answer{}, 504)
 	a := &answer{}
+	if err := slow.Serve(t.Context(), &exchange.Request{Start: time.Now(), Body: &drip{left: 6, each: 200 * time.Millisecond}, Length: 6, Vars: []exchange.Var{{Name: "PATH_INFO", Value: "/count.sh"}}}, a); err != nil || a.text() != "6\n" {
+		t.Errorf("a slow body: %q, %v", a.text(), err)
+	}
+	a = &answer{}
 	expect(slow, "/pause.sh", t.Context(), a, 504)
 	if a.text() != "first\n" {
 		t.Errorf("before the pause came %q", a.text())

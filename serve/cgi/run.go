@@ -31,8 +31,12 @@ type run struct {
 
 	out    *os.File // what the program says
 	by     time.Time
+	fed    atomic.Int64 // when the program got something of the body last, unix nanoseconds; hungry: it waits for more; 0: there is none
 	killed atomic.Pointer[exchange.StatusError]
 }
+
+// hungry is run.fed while the client is waited for.
+const hungry = -1
 
 // graceTime is how long a program may go on after its last output, at least.
 const graceTime = time.Second
@@ -62,6 +66,7 @@ func (x *run) serve(ctx context.Context) error {
 	})
 	fed := make(chan struct{})
 	if body != nil {
+		x.fed.Store(hungry)
 		go func() { // ended below
 			defer close(fed)
 			x.feed(body)
@@ -211,12 +216,15 @@ func (x *run) feed(in *os.File) {
 	defer in.Close()
 	buf := make([]byte, 32<<10)
 	for {
+		x.fed.Store(hungry)
 		n, err := x.r.Body.Read(buf)
+		x.fed.Store(time.Now().UnixNano())
 		if n > 0 {
 			_ = in.SetWriteDeadline(x.until(x.h.c.Timeout)) // fails with the write
 			if _, err := in.Write(buf[:n]); err != nil {
 				return // it wants no more, or has ended; what it says counts
 			}
+			x.fed.Store(time.Now().UnixNano())
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
@@ -249,10 +257,14 @@ var (
 	errBadCGI = errors.New("answered with what is no CGI response")
 )
 
-// Read implements io.Reader: what the program says, each pause bounded.
+// Read implements io.Reader: what the program says, each pause bounded. While it
+// waits for the body it has none.
 func (x *run) Read(p []byte) (int, error) {
-	x.wait(x.until(x.h.c.Timeout))
-	n, err := x.out.Read(p)
+	n, err := 0, os.ErrDeadlineExceeded
+	for d := x.h.c.Timeout; d > 0 && errors.Is(err, os.ErrDeadlineExceeded) && x.killed.Load() == nil; d = x.grace() {
+		x.wait(x.until(d))
+		n, err = x.out.Read(p)
+	}
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
@@ -268,6 +280,19 @@ func (x *run) Read(p []byte) (int, error) {
 		return n, &exchange.StatusError{Status: 504, Err: why}
 	}
 	return n, &exchange.StatusError{Status: 502, Err: fmt.Errorf("CGI: %s: %w", x.s.path, err)}
+}
+
+// grace is how long the program may still say nothing although its time for that
+// is over: the body keeps it waiting, or did. At most 0: no longer.
+func (x *run) grace() time.Duration {
+	fed := x.fed.Load()
+	switch {
+	case !x.by.IsZero() && !time.Now().Before(x.by):
+		return 0
+	case fed == hungry:
+		return x.h.c.Timeout
+	}
+	return x.h.c.Timeout - time.Since(time.Unix(0, fed))
 }
 
 // answer sends what the program says.

@@ -182,6 +182,7 @@ func (b *body) discard() bool {
 	if b.err != nil || b.closed.Load() || b.expect || !b.chunked && b.left > maxDiscard {
 		return false
 	}
+	b.c.leave()
 	buf := make([]byte, 4<<10)
 	end := time.Now().Add(b.c.s.limits.BodyTimeout)
 	for n := 0; n <= maxDiscard && time.Now().Before(end); {

@@ -25,14 +25,10 @@ const (
 	fresh   waiting = iota // nothing received yet
 	idle                   // between two requests
 	begun                  // a head is being received
-	leaving                // the last answer has been sent: see linger
+	feeding                // more of a body is waited for, and nothing is answered yet
+	leaving                // the last answer has been sent: see linger, discard
 	busy                   // a request is being answered
 )
-
-// patience is how long a connection may be in a state other than busy before
-// it must make room for others, when there are as many as there may be. One that
-// is idle makes room at once.
-const patience = time.Second
 
 // How long a connection that is being waited for may still begin a request
 // once the server drains: a client that connected or keeps the connection
@@ -80,10 +76,12 @@ type conn struct {
 
 	mu      sync.Mutex
 	wait    waiting
-	since   time.Time // of wait
-	readBy  time.Time // the read deadline that is set
-	writeBy time.Time // and that of writes
-	evicted bool      // it makes room, unless a request is there
+	since   time.Time  // of wait; feeding: of this wait for more
+	replied bool       // the answer to the request has begun
+	streams *h2handler // by HTTP/2: its requests
+	readBy  time.Time  // the read deadline that is set
+	writeBy time.Time  // and that of writes
+	evicted bool       // it makes room, unless a request is there
 }
 
 func (s *Server) newConn(nc net.Conn, proto vassal.Protocol) *conn {
@@ -122,7 +120,11 @@ func (c *conn) arm(w waiting, d time.Duration) {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if w != c.wait {
+	switch {
+	case w == feeding && c.wait == leaving:
+	case w == feeding && c.replied:
+		c.wait = busy
+	case w == feeding || w != c.wait:
 		c.wait, c.since = w, now
 	}
 	if c.s.draining.Load() {
@@ -158,24 +160,6 @@ func (c *conn) nudge(now time.Time) {
 	}
 }
 
-// spare reports whether c is to make room for another connection, and since
-// when it has been in the state that it is in.
-func (c *conn) spare(now time.Time) (w waiting, since time.Time, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.wait, c.since, c.wait == idle || c.wait != busy && now.Sub(c.since) >= patience
-}
-
-// evict has c make room. A request that has come meanwhile is served.
-func (c *conn) evict() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.wait != busy {
-		c.evicted = true
-		c.endRead()
-	}
-}
-
 // interrupt ends a read that is pending.
 func (c *conn) interrupt() {
 	c.mu.Lock()
@@ -188,13 +172,40 @@ func (c *conn) endRead() {
 	_ = c.nc.SetReadDeadline(c.readBy) // as in arm
 }
 
-// setWait notes what c does from now on.
-func (c *conn) setWait(w waiting) {
+// serving notes that c answers a request from now on.
+func (c *conn) serving() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.wait != w {
-		c.wait, c.since, c.evicted = w, time.Now(), false
+	c.wait, c.replied, c.evicted = busy, false, false
+}
+
+// replies notes that the answer begins: c is the application's until it ends.
+func (c *conn) replies() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.replied = true; c.wait == feeding {
+		c.wait = busy
 	}
+}
+
+// fed notes that n bytes of a body have come, or none will.
+func (c *conn) fed(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wait == feeding {
+		c.wait, c.evicted = busy, c.evicted && n == 0
+	}
+}
+
+// leave notes that the answer is complete, and reports whether what still comes
+// may be waited for: a connection that makes room does not.
+func (c *conn) leave() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.wait != leaving {
+		c.wait, c.since = leaving, time.Now()
+	}
+	return !c.evicted
 }
 
 // armHead sets the read deadline of a head of which a part is there.
@@ -306,12 +317,15 @@ func (c *conn) readBody(p []byte) (int, error) {
 		c.r += n
 		return n, nil
 	}
-	c.arm(busy, c.s.limits.BodyTimeout)
+	c.arm(feeding, c.s.limits.BodyTimeout)
 	if len(p) >= len(c.buf) {
-		return c.receive(p)
+		n, err := c.receive(p)
+		c.fed(n)
+		return n, err
 	}
 	c.r, c.w = 0, 0
-	if err := c.fill(len(c.buf)); err != nil {
+	err := c.fill(len(c.buf))
+	if c.fed(c.w); err != nil {
 		return 0, err
 	}
 	n := copy(p, c.buf[c.r:c.w])
@@ -336,8 +350,9 @@ func (c *conn) readLine(limit int) ([]byte, error) {
 		if scanned = c.w - c.r; scanned >= limit {
 			return nil, errChunk
 		}
-		c.arm(busy, c.s.limits.BodyTimeout)
-		if err := c.fill(max(len(c.buf), limit)); err != nil {
+		c.arm(feeding, c.s.limits.BodyTimeout)
+		err := c.fill(max(len(c.buf), limit))
+		if c.fed(c.w - c.r - scanned); err != nil {
 			return nil, err
 		}
 	}
@@ -401,7 +416,9 @@ func (c *conn) linger() {
 	if cw, ok := c.nc.(closeWriter); !ok || cw.CloseWrite() != nil {
 		return
 	}
-	c.setWait(leaving)
+	if !c.leave() {
+		return
+	}
 	c.rest()
 	end := time.Now().Add(lingerTotal)
 	for !c.s.draining.Load() {

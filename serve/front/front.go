@@ -193,7 +193,10 @@ func (s *Server) accept(ctx, base context.Context, l *Listener, slots chan struc
 			case !passing(err):
 				return fmt.Errorf("%s: accept: %w", l.Addr(), err)
 			}
-			s.hint(hintAccept, "cannot accept a connection: "+err.Error(), "raise limit-nofile or lower the number of connections", nil)
+			s.hint(hintAccept, "cannot accept a connection: "+err.Error(), "lower max-connections, or raise the limit of open files that liege is started with (LimitNOFILE, ulimit -n)", nil)
+			if scarce(err) {
+				s.evict()
+			}
 			pause(ctx, 50*time.Millisecond)
 			continue
 		}
@@ -233,6 +236,17 @@ func (s *Server) slot(ctx context.Context, slots chan struct{}) bool {
 func passing(err error) bool {
 	for _, e := range [...]syscall.Errno{syscall.ECONNABORTED, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS,
 		syscall.ENOMEM, syscall.EPERM, syscall.EPROTO, syscall.ENETDOWN, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// scarce reports whether err says that descriptors or memory ran out: then a
+// connection without a request has what another one needs.
+func scarce(err error) bool {
+	for _, e := range [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -335,27 +349,6 @@ func (s *Server) cutAll() {
 	defer s.mu.Unlock()
 	for c := range s.conns {
 		_ = c.under().Close() // its goroutine closes it again and ignores that too
-	}
-}
-
-// evict ends the connection that waits longest for another request, else the
-// one that has sent no whole one for longest: whoever only connects, or sends a
-// byte now and then, keeps nobody out.
-func (s *Server) evict() {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var oldest *conn
-	var since time.Time
-	waits := false // oldest does, for another request
-	for c := range s.conns {
-		w, t, ok := c.spare(now)
-		if better := w == idle; ok && (oldest == nil || better && !waits || better == waits && t.Before(since)) {
-			oldest, since, waits = c, t, better
-		}
-	}
-	if oldest != nil {
-		oldest.evict()
 	}
 }
 

@@ -34,16 +34,22 @@ import (
 // variables come of them, and a backend's answer is checked as well.
 //
 // What a client sends ahead of whoever reads the body lies in net/http, beside
-// the bounds of package upload: maxH2Receive of each connection. It is as much
+// the bounds of package upload: maxH2Ahead of each request. It is as much
 // as the kernel keeps of a connection by HTTP/1.1 that nobody reads (the middle
-// value of tcp_rmem); an upload over 100 ms of path has 1.3 MB/s by it, and
-// with the 64 KiB that are the least it would have half of that.
+// value of tcp_rmem); an upload over 100 ms of path has 1.3 MB/s by it. There are
+// no more requests than HTTP/1.1 may have connections, so together it is the same.
+//
+// A client that is silent is asked whether it is there (PING) no sooner than a
+// body would be given up, and may take as long to answer as to read: what it
+// sends lies before its answer, and a slow line needs its time for that.
+//
+// A connection may have that of all its requests. With less, bodies that wait
+// until an application is free would keep from it the rest of the one that it
+// reads, and all of them wait for each other.
 const (
-	maxStreams    = 100       // at once on a connection
-	maxH2Receive  = 128 << 10 // bytes that a connection, or a stream, may send ahead
-	maxH2Frame    = 16 << 10  // the least that the RFC allows
-	h2PingAfter   = 15 * time.Second
-	h2PingTimeout = 15 * time.Second
+	maxStreams = 100       // at once on a connection
+	maxH2Ahead = 128 << 10 // bytes that a stream may send ahead
+	maxH2Frame = 16 << 10  // the least that the RFC allows
 )
 
 // noAccept is a listener on which nobody ever comes.
@@ -62,8 +68,9 @@ func (s *Server) newH2() (*http.Server, error) {
 		ErrorLog:  slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		Protocols: new(http.Protocols), TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}},
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: maxH2Frame,
-			MaxReceiveBufferPerConnection: maxH2Receive, MaxReceiveBufferPerStream: maxH2Receive,
-			WriteByteTimeout: s.limits.WriteTimeout, SendPingTimeout: h2PingAfter, PingTimeout: h2PingTimeout},
+			MaxReceiveBufferPerConnection: maxStreams * maxH2Ahead, // its comment wants less; TestH2SentAhead says whether it is taken
+			MaxReceiveBufferPerStream:     maxH2Ahead,
+			WriteByteTimeout:              s.limits.WriteTimeout, SendPingTimeout: s.limits.BodyTimeout, PingTimeout: s.limits.WriteTimeout},
 		ConnState: s.h2State,
 	}
 	hs.Protocols.SetHTTP2(true)
@@ -121,7 +128,10 @@ func (c *conn) serveH2(ctx context.Context) {
 		delete(c.s.h2conns, tc)
 		c.s.mu.Unlock()
 	}()
-	h := &h2handler{c: c, ctx: ctx, nobody: make(chan struct{})}
+	h := &h2handler{c: c, ctx: ctx, nobody: make(chan struct{}), bodies: make(map[*h2body]struct{})}
+	c.mu.Lock()
+	c.streams = h
+	c.mu.Unlock()
 	c.s.h2.TLSNextProto["h2"](c.s.h2, tc, h)
 	h.wait()
 }
@@ -133,23 +143,26 @@ type h2handler struct {
 	ctx context.Context // that of HTTP/1.1: a client that goes ends no request
 
 	mu     sync.Mutex
-	n      int           // streams whose handler runs
-	over   bool          // the connection has ended
-	nobody chan struct{} // closed when the last of them has returned
+	n      int                  // streams whose handler runs
+	bodies map[*h2body]struct{} // of those
+	over   bool                 // the connection has ended
+	nobody chan struct{}        // closed when the last of them has returned
 }
 
 // ServeHTTP implements http.Handler.
 func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
-	if !h.enter() {
-		panic(http.ErrAbortHandler) // net/http starts handlers of a connection that has just ended
-	}
-	defer h.leave()
 	s := h.c.s
 	r := &exchange.Request{Start: time.Now(), Body: eof{}}
-	res := &h2response{w: w, ctx: hr.Context(), rc: http.NewResponseController(w), s: s, headReq: hr.Method == "HEAD", length: -1}
+	res := newH2Response(hr.Context(), w, s)
+	res.headReq = hr.Method == "HEAD"
 	b := &h2body{res: res, body: hr.Body, limit: s.limits.BodyBytes}
+	b.pause.d, b.pause.over = s.limits.BodyTimeout, b.endRead
+	if !h.enter(b) {
+		panic(http.ErrAbortHandler) // net/http starts handlers of a connection that has just ended
+	}
+	defer h.leave(b)
 	var err error
-	if n := s.streams.Add(1); n > int64(s.limits.Connections) {
+	if n := s.streams.Add(1); n > int64(s.limits.Connections) && !s.evictBody() {
 		err = errStreams // as many requests at once as HTTP/1.1 can have
 	} else {
 		err = h.request(hr, r, b)
@@ -162,6 +175,7 @@ func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 	if err = res.finish(err); err != nil {
 		r.Info.Err = err
 	}
+	b.pause.stop()
 	s.streams.Add(-1)
 	i := &r.Info
 	i.Status, i.Bytes, i.Fields, i.Head, i.File = res.status, res.sent, res.nfields, res.headLen, res.filed
@@ -175,19 +189,21 @@ func (h *h2handler) ServeHTTP(w http.ResponseWriter, hr *http.Request) {
 
 // enter and leave count a handler; wait waits until none runs, and lets no
 // other one begin.
-func (h *h2handler) enter() bool {
+func (h *h2handler) enter(b *h2body) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over {
 		return false
 	}
 	h.n++
+	h.bodies[b] = struct{}{}
 	return true
 }
 
-func (h *h2handler) leave() {
+func (h *h2handler) leave(b *h2body) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.bodies, b)
 	if h.n--; h.n == 0 && h.over {
 		close(h.nobody)
 	}
@@ -316,7 +332,7 @@ type h2body struct {
 	body   io.Reader
 	limit  int64 // 0: none
 	total  int64
-	readBy time.Time
+	pause  limit // of each Read
 	err    error
 	closed atomic.Bool
 	waits  bool // a Read has no timeout
@@ -333,12 +349,11 @@ func (b *h2body) Read(p []byte) (int, error) {
 	case b.err != nil || len(p) == 0:
 		return 0, b.err
 	}
-	d := b.res.s.limits.BodyTimeout
-	if by := time.Now().Add(d); !b.waits && by.Sub(b.readBy) > d/8 {
-		b.readBy = by
-		b.res.deadline(b.res.rc.SetReadDeadline, by)
+	if !b.waits {
+		b.pause.begin()
 	}
 	n, err := b.body.Read(p)
+	b.pause.end()
 	b.total += int64(n)
 	switch {
 	case b.limit > 0 && b.total > b.limit:
@@ -363,7 +378,9 @@ func (b *h2body) Read(p []byte) (int, error) {
 // one, fail.
 func (b *h2body) Close() error {
 	if !b.closed.Swap(true) {
-		b.res.deadline(b.res.rc.SetReadDeadline, time.Unix(1, 0))
+		b.endRead()
 	}
 	return nil
 }
+
+func (b *h2body) endRead() { b.res.deadline(b.res.rc.SetReadDeadline, time.Unix(1, 0)) }

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -254,9 +255,51 @@ func TestH2SentAhead(t *testing.T) {
 			all += fr.Increment
 		}
 	}
-	if stream != most || all != most {
-		t.Errorf("%d of a stream, %d of a connection, want %d", stream, all, most)
+	if stream != most || all != 100*most {
+		t.Errorf("%d of a stream, %d of a connection, want %d of each of 100", stream, all, most)
 	}
+}
+
+// TestH2BodiesInTurn: bodies of a connection that wait for an application keep
+// nothing from the one that it reads.
+func TestH2BodiesInTurn(t *testing.T) {
+	testenv.Leaks(t)
+	const all, size = 8, 1 << 20
+	var come sync.WaitGroup
+	come.Add(all)
+	one := make(chan bool, 1)
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{KeepAlive: true, BodyTimeout: 2 * time.Second}, func(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+		if r.Length == 0 {
+			return hello(ctx, r, w)
+		}
+		come.Done()
+		come.Wait()
+		one <- true
+		defer func() { <-one }()
+		if n, err := io.Copy(io.Discard, r.Body); err != nil || n != size {
+			return fmt.Errorf("%d bytes: %w", n, err)
+		}
+		return hello(ctx, r, w)
+	}, nil)
+	c := s.httpClient(t)
+	if _, err := c.Head("https://" + s.addr); err != nil { // the connection that all go over
+		t.Fatal(err)
+	}
+	var asked sync.WaitGroup
+	for range all {
+		asked.Go(func() {
+			res, err := c.Post("https://"+s.addr, "text/plain", bytes.NewReader(make([]byte, size)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer res.Body.Close()
+			if res.StatusCode != 200 || res.ProtoMajor != 2 {
+				t.Error(res.Status, res.Proto)
+			}
+		})
+	}
+	asked.Wait()
 }
 
 // TestH2Reset: streams that are opened and reset at once (CVE-2023-44487) never
@@ -496,6 +539,64 @@ func TestH2Slow(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, errClientGone) {
 		t.Error(err)
+	}
+}
+
+// TestH2SlowApplication: timeouts are for clients. An application may take as long
+// as it likes between two reads of a body, and between two events that it sends.
+func TestH2SlowApplication(t *testing.T) {
+	testenv.Leaks(t)
+	const timeout = 100 * time.Millisecond
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{BodyTimeout: timeout, WriteTimeout: timeout, KeepAlive: true}, func(_ context.Context, r *exchange.Request, w exchange.Response) error {
+		if _, err := io.ReadFull(r.Body, make([]byte, 1<<10)); err != nil {
+			return err
+		}
+		<-time.After(3 * timeout)
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		if err := w.Head(200, "", nil); err != nil {
+			return err
+		}
+		for range 2 {
+			if _, err := io.WriteString(w, "event"); err != nil {
+				return err
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+			<-time.After(3 * timeout)
+		}
+		return nil
+	}, nil)
+	res, err := s.httpClient(t).Post("https://"+s.addr, "text/plain", bytes.NewReader(make([]byte, 1<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); res.StatusCode != 200 || string(b) != "eventevent" || err != nil {
+		t.Errorf("%s %q, %v", res.Status, b, err)
+	}
+}
+
+// TestH2Ping: a silent client is asked for a sign of life when a body would be
+// given up, and may take its time for the answer.
+func TestH2Ping(t *testing.T) {
+	testenv.Leaks(t)
+	s := serveTLS(t, vassal.HTTPS, vassal.HTTPLimits{BodyTimeout: 200 * time.Millisecond, WriteTimeout: 300 * time.Millisecond, KeepAlive: true}, hello, nil)
+	f := s.frames(t)
+	begin, asked := time.Now(), time.Duration(0)
+	for {
+		fr, err := f.ReadFrame()
+		if err != nil {
+			break
+		}
+		if _, ok := fr.(*http2.PingFrame); ok {
+			asked = time.Since(begin)
+		}
+	}
+	if cut := time.Since(begin); asked < 200*time.Millisecond || cut < asked+290*time.Millisecond {
+		t.Errorf("asked after %v, cut after %v", asked, cut)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"liege/serve/exchange"
@@ -26,9 +27,10 @@ type h2response struct {
 
 	headReq bool
 	status  int
-	begun   bool // Head was called
-	noBody  bool // HEAD, 204, 304
-	started bool // the head was handed on
+	begun   bool        // Head was called
+	replied atomic.Bool // the same, for other goroutines
+	noBody  bool        // HEAD, 204, 304
+	started bool        // the head was handed on
 	fields  []exchange.Field
 	buf     []byte // of the body, not yet handed on
 	length  int64  // as declared; -1: not
@@ -39,11 +41,18 @@ type h2response struct {
 	behind  []exchange.Field // trailers
 	torn    bool             // the stream must be reset
 	broken  error
-	writeBy time.Time
+	pause   limit // of each Write and Flush
+	last    bool  // a deadline holds for what follows
 	early   informer
 
 	mu   sync.Mutex
 	done bool // net/http's part is not to be touched any more
+}
+
+func newH2Response(ctx context.Context, w http.ResponseWriter, s *Server) *h2response {
+	r := &h2response{w: w, ctx: ctx, rc: http.NewResponseController(w), s: s, length: -1}
+	r.pause.d, r.pause.over = s.limits.WriteTimeout, r.endWrite
+	return r
 }
 
 // deadline sets one, unless the request is over.
@@ -90,6 +99,7 @@ func (r *h2response) Head(status int, reason string, fields []exchange.Field) er
 		size += len(fields[i].Name) + len(value)
 	}
 	r.status, r.begun, r.fields, r.nfields, r.headLen = status, true, kept, len(fields), size
+	r.replied.Store(true)
 	r.noBody = r.headReq || status == 204 || status == 304
 	return nil
 }
@@ -178,8 +188,11 @@ func (r *h2response) sendBuffered() {
 // send hands p on; each maxWrite bytes may take the write timeout.
 func (r *h2response) send(p []byte) {
 	for len(p) > 0 && r.broken == nil {
-		r.armWrite()
+		if !r.last {
+			r.pause.begin()
+		}
 		n, err := r.w.Write(p[:min(len(p), maxWrite)])
+		r.pause.end()
 		if err != nil {
 			r.broken = errClientGone
 		}
@@ -187,14 +200,14 @@ func (r *h2response) send(p []byte) {
 	}
 }
 
-// armWrite sets the write deadline.
-func (r *h2response) armWrite() {
-	d := r.s.limits.WriteTimeout
-	if by := time.Now().Add(d); by.Sub(r.writeBy) > d/8 {
-		r.writeBy = by
-		r.deadline(r.rc.SetWriteDeadline, by)
-	}
+// finishBy sets the deadline for what is left, of which net/http sends a part
+// when the handler has returned.
+func (r *h2response) finishBy() {
+	r.last = true
+	r.deadline(r.rc.SetWriteDeadline, time.Now().Add(r.s.limits.WriteTimeout))
 }
+
+func (r *h2response) endWrite() { r.deadline(r.rc.SetWriteDeadline, time.Unix(1, 0)) }
 
 // Flush sends what was written.
 func (r *h2response) Flush() error {
@@ -202,6 +215,8 @@ func (r *h2response) Flush() error {
 		return bad(errNoHead)
 	}
 	r.sendBuffered()
+	r.pause.begin()
+	defer r.pause.end()
 	if r.broken == nil && r.rc.Flush() != nil {
 		r.broken = errClientGone
 	}
@@ -240,7 +255,7 @@ func (r *h2response) File(f exchange.File, off, n int64) error {
 // Close makes a Write that is pending in another goroutine, and every later
 // one, fail.
 func (r *h2response) Close() error {
-	r.deadline(r.rc.SetWriteDeadline, time.Unix(1, 0))
+	r.endWrite()
 	return nil
 }
 
@@ -255,6 +270,7 @@ func (r *h2response) finish(err error) error {
 	} else if err != nil {
 		r.torn = true
 	}
+	r.pause.stop()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.done = true
@@ -271,6 +287,9 @@ func (r *h2response) complete() error {
 		return bad(errShortBody)
 	case r.length < 0 && !r.started && !r.noBody:
 		r.length = r.sent
+	}
+	if !r.noBody {
+		r.finishBy()
 	}
 	r.sendBuffered()
 	if !r.noBody && r.broken == nil {
@@ -328,8 +347,9 @@ func (r *h2response) inform(status int, fields []exchange.Field) bool {
 		h.Add(f.Name, f.Value)
 	}
 	h["Content-Length"] = nil // net/http leaves it out, of a copy: what it reads when the connection ends is not h
-	r.armWrite()
+	r.pause.begin()
 	r.w.WriteHeader(status)
+	r.pause.end()
 	if r.ctx.Err() != nil {
 		return false
 	}
@@ -357,5 +377,6 @@ func (r *h2response) errorPage(err error) {
 		return
 	}
 	_, _ = io.WriteString(r, page) // buffered
+	r.finishBy()
 	r.sendBuffered()
 }

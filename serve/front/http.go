@@ -181,7 +181,7 @@ func (c *conn) exchangeHTTP(ctx context.Context) bool {
 
 // answer hands the request to the handler and completes what it answers.
 func (c *conn) answer(ctx context.Context) {
-	c.setWait(busy)
+	c.serving()
 	if err := c.res.finish(c.s.serve(ctx, c.handler, &c.req, &c.res)); err != nil {
 		c.req.Info.Err = err // else what a handler that answered says went wrong
 	}

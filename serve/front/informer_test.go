@@ -85,8 +85,7 @@ func (s *slowStream) WriteHeader(status int) {
 // has ended once it has.
 func answerH2(t *testing.T, s *slowStream, ctx context.Context) (r *h2response, ended chan error) {
 	t.Helper()
-	r = &h2response{w: s, ctx: ctx, rc: http.NewResponseController(s), s: &Server{}, length: -1}
-	r.s.limits.WriteTimeout = time.Minute
+	r = newH2Response(ctx, s, &Server{limits: vassal.HTTPLimits{WriteTimeout: time.Minute}})
 	ended, told := make(chan error, 1), make(chan struct{})
 	go func() {
 		r.Inform(103, fields("Link", "a"))

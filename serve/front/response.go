@@ -139,6 +139,7 @@ func (r *response) Head(status int, reason string, fields []exchange.Field) erro
 		}
 	}
 	r.out, r.status, r.begun, r.nfields = out, status, true, len(fields)
+	r.c.replies()
 	if r.headReq || status == 204 || status == 304 {
 		r.framing = noBody
 	}

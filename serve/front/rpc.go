@@ -35,7 +35,7 @@ func (c *conn) serveRPC(ctx context.Context, b []byte) {
 		c.s.hint(hintModifier, "a call of a function by URL or XML-RPC came", "only packets with a name and arguments are served", c.nc)
 		return
 	}
-	c.setWait(busy)
+	c.serving()
 	c.s.active.Add(1)
 	defer c.s.active.Add(-1)
 	out, err := c.s.cfg.Call(ctx, words[0], words[1:])

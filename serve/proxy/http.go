@@ -321,15 +321,16 @@ func appendForwarded(b []byte, old, addr string) []byte {
 }
 
 // sentURI is uri as an upstream gets it; false: it would end the request line.
-// Bytes from 0x80 are encoded: servers refuse them (Puma does), or take 0x85 and
-// 0xa0 for blanks (Python's http.server).
+// It has no dot segments: rules have decided about the path without them. Bytes
+// from 0x80 are encoded: servers refuse them (Puma does), or take 0x85 and 0xa0
+// for blanks (Python's http.server).
 func sentURI(uri string) (string, bool) {
 	for i := range len(uri) {
 		if c := uri[i]; c <= ' ' || c == 0x7f {
 			return "", false
 		}
 	}
-	return exchange.URL(uri), true
+	return exchange.URL(exchange.Undotted(uri)), true
 }
 
 func visible(s string) bool {

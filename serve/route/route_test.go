@@ -239,6 +239,7 @@ func TestRules(t *testing.T) {
 		{"route = ^/x/(.*) rewrite:/y?q=$1&n=2", "GET /", "PATH_INFO=/x/a&admin=1?+%41", app + "/y?q=a%26admin=1%3F%2B%2541&n=2"},
 		{"route = ^/x rewrite:/y${PATH_INFO}?u=${REMOTE_USER}&l=${lower[PATH_INFO]}", "GET /", "PATH_INFO=/x?A;REMOTE_USER=a&b;", app + "/y/x?A;REMOTE_USER=a&b;?u=&l=/x%3Fa%3Bremote_user=a%26b%3B"},
 		{"route-if = regexp:${PATH_INFO};^/x/(.*) rewrite:/y/$1", "GET /", "PATH_INFO=/x/a?b", app + "/y/a?b?"},
+		{"route-if = regexp:${lower[PATH_INFO]};^/x/(.*) rewrite:/y/$1", "GET /", "PATH_INFO=/X/A%2e?b", app + "/y/a%2e?b?"},
 		{"route-uri = ^/x/(.*) rewrite:/y/$1", "GET /x/a%20b%2e?c=%20d", "", app + "/y/a b.?c=%20d&c=%20d"},
 		{"route-if = regexp:${REQUEST_URI};^/x/(.*) rewrite:/y/$1", "GET /x/a%20b", "", app + "/y/a b?"},
 		{"route = ^/x/(.*) rewrite:/100%/$1%zz%00", "GET /", "PATH_INFO=/x/a b", app + "/100%/a b%zz%00?"},

@@ -23,7 +23,7 @@ type inURL struct {
 func (r *rl) url(more string) func(*run) inURL {
 	plain := plainText[r.Subject]
 	for name := range plainText {
-		plain = plain || r.Condition == "regexp" && strings.Contains(r.Arg, "${"+name+"}")
+		plain = plain || r.Condition == "regexp" && (strings.Contains(r.Arg, "${"+name+"}") || strings.Contains(r.Arg, "["+name+"]}"))
 	}
 	return func(x *run) inURL { return inURL{x, plain, more} }
 }
