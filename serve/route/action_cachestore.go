@@ -58,7 +58,7 @@ func (x *run) keeps() {
 	kept := k.asked[:0]
 	if x.plainGet() && x.shared() {
 		for _, s := range k.asked {
-			if (x.status == 200 || s.status != 0 && x.status == s.status) && s.covers(x.fields) {
+			if (x.status == 200 || s.status != 0 && x.status == s.status) && s.covers(x.fields, x.r.Get("HTTP_COOKIE")) {
 				kept = append(kept, s)
 			}
 		}
@@ -114,10 +114,10 @@ func says(control string, directives ...string) bool {
 	return false
 }
 
-// covers reports whether the key holds what the answer depends on, as its field
-// Vary says. Encodings are not kept (shared), and on Origin depend fields,
+// covers reports whether the key holds what the answer to a request with these
+// cookies depends on, as its field Vary says. Encodings are not kept (shared), and on Origin depend fields,
 // which are not kept either.
-func (s *toStore) covers(fields []exchange.Field) bool {
+func (s *toStore) covers(fields []exchange.Field, cookies string) bool {
 	for _, f := range fields {
 		if !strings.EqualFold(f.Name, "Vary") {
 			continue
@@ -126,10 +126,23 @@ func (s *toStore) covers(fields []exchange.Field) bool {
 			name = strings.ReplaceAll(strings.ToUpper(strings.TrimSpace(name)), "-", "_")
 			switch {
 			case name == "", name == "ACCEPT_ENCODING", name == "ORIGIN":
-			case name == "COOKIE" && strings.Contains(s.by, "${cookie["):
+			case name == "COOKIE" && strings.Contains(s.by, "${cookie[") && s.holds(cookies):
 			case !strings.Contains(s.by, "HTTP_"+name+"}") && !strings.Contains(s.by, "HTTP_"+name+"]"): // "*": no field is named so
 				return false
 			}
+		}
+	}
+	return true
+}
+
+// holds reports whether the key has each of the cookies: a page for who has a
+// session is not for all who have its language.
+func (s *toStore) holds(cookies string) bool {
+	for c := range strings.SplitSeq(cookies, ";") {
+		c = strings.TrimLeft(c, " ")
+		name, value, _ := strings.Cut(c, "=")
+		if c != "" && (!strings.Contains(s.by, "${cookie["+name+"]") || cookie(cookies, name) != value) {
+			return false
 		}
 	}
 	return true

@@ -167,6 +167,10 @@ func TestStoreOnlyShared(t *testing.T) {
 		{"varies with the key", "key=k${HTTP_ACCEPT_LANGUAGE}", "GET /", nil, 200, field("Vary", "Accept-Encoding, Origin, Accept-Language"), "body"},
 		{"varies with cookies", "key=k", "GET /", nil, 200, field("Vary", "Cookie"), ""},
 		{"varies with a cookie of the key", "key=k${cookie[lang]}", "GET /", nil, 200, field("Vary", "Cookie"), "body"},
+		{"varies with the cookies of the key", "key=k${cookie[a]}${cookie[b]}", "GET /", []string{"HTTP_COOKIE=a=; b="}, 200, field("Vary", "Cookie"), "body"},
+		{"and with another", "key=k${cookie[lang]}", "GET /", []string{"HTTP_COOKIE=lang=; session=joe"}, 200, field("Vary", "Cookie"), ""},
+		{"and with one of no name", "key=k${cookie[lang]}", "GET /", []string{"HTTP_COOKIE=joe"}, 200, field("Vary", "Cookie"), ""},
+		{"of which there are two", "key=k${cookie[lang]}", "GET /", []string{"HTTP_COOKIE=lang=; lang=de"}, 200, field("Vary", "Cookie"), ""},
 	} {
 		s := newSite(t, "route-run = cachestore:"+c.rule, vassal.Static{}, func(_ context.Context, _ *exchange.Request, w exchange.Response) error {
 			if err := w.Head(c.status, "", c.fields); err != nil {
