@@ -121,7 +121,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, monitor func
 	if err := r.boxes.Guarded(); err != nil {
 		log.Warn("vassals with a private network cannot listen on TCP", "err", err)
 	}
-	if r.machine, err = newHost(cfg, f.natFirst, found.stage, found.core); err != nil {
+	if r.machine, err = newHost(cfg, f.apart, found.stage, found.core); err != nil {
 		return r, err
 	}
 	lives := func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }

@@ -323,7 +323,7 @@ func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
 	s.NoHost = l.opts.syntax
 	s.Host.Caller = caller
 	s.Host.SELinux.Enter = enterAs(caller != nil)
-	s.Host.SELinux.Categories = resolve.NewPairs(filepath.Join(l.emperor.StateDir, resolve.PairsFile)).Look
+	s.Host.SELinux.Categories = resolve.NewPairs(filepath.Join(l.emperor.StateDir, resolve.PairsFile), 0).Look
 	if p, err := selinux.Load(); err == nil && caller == nil {
 		s.Host.SELinux.Label, s.Host.SELinux.Allows = selinux.PathContext, p.Allows
 	}
@@ -401,6 +401,7 @@ func (l *loader) serve(ctx context.Context, line serveLine) checked {
 	}
 	s.Read.Operator = s.INI
 	s.Policy.Serve = true
+	s.Host.Nameless = line.file == "" || !dirmon.Named(line.file, l.emperor.Vassals)
 	const lineName = "command line"
 	path := filepath.Join(line.cwd, lineName)
 	s.Adjust = func(f *inifile.File) {

@@ -52,13 +52,27 @@ func (r *resolver) listeners() {
 			continue
 		}
 		if !r.mayListen(addr, l.At) {
-			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), fmt.Sprintf("a socket in the app's directory or %s/%s.sock, or [ceilings] listen in emperor.ini", r.host.runDirs()[0], r.cfg.Name))
+			r.notHere(l, addr)
 			continue
 		}
 		l.Tenant = r.bounded(l.At)
 		l.ByUser = l.Tenant && r.inOwn(addr) || r.lentBase(addr, written)
 		r.res.Listen = append(r.res.Listen, l)
 	}
+}
+
+// notHere says that a tenant's line may not listen on addr.
+func (r *resolver) notHere(l vassal.Listener, addr string) {
+	msg, own := "a file of a user may not listen on "+addr, ""
+	if !r.host.Nameless {
+		own = fmt.Sprintf(" or %s/%s.sock", r.host.runDirs()[0], r.cfg.Name)
+	}
+	hint := "a socket in the app's directory" + own + ", or [ceilings] listen in emperor.ini"
+	if r.nobodys(addr) {
+		msg += ": names there are those of the Emperor's vassals, and this file is none"
+		hint = "a socket in the app's directory"
+	}
+	r.fail(vassal.CodeOverCeiling, l.At, l.Key, msg, hint)
 }
 
 // address is the canonical form of a listener's address.
@@ -129,7 +143,13 @@ func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 	if !r.bounded(at) {
 		return true
 	}
-	return !r.emperors(addr) && (r.ruled(addr) || r.inOwn(addr))
+	return !r.emperors(addr) && !r.nobodys(addr) && (r.ruled(addr) || r.inOwn(addr))
+}
+
+// nobodys reports whether path is in the run directory of an Emperor that has not the
+// vassal: another may have its name, also one that is stopped.
+func (r *resolver) nobodys(path string) bool {
+	return r.host.Nameless && slices.ContainsFunc(r.host.runDirs(), func(dir string) bool { return within(path, dir) })
 }
 
 // emperors reports whether path is an Emperor's own: of this one, or of another in

@@ -40,6 +40,8 @@ type Host struct {
 	AutoUID    func(vassal.Name) (int, error) // uid = auto; nil: an error
 	SELinux    SELinux
 	RunDirs    []string        // names of the Emperor's run directory (package function RunDirs); empty: vassal.RunDir
+	Alone      bool            // the vassal is served by hand, and what is allotted to it forgotten
+	Nameless   bool            // the file is none of the Emperor's: no name in its run directory is the vassal's
 	Reserved   []string        // Liege's and the vassals directories: never visible inside
 	Etc        []string        // more names of /etc, [emperor] etc
 	DenyGroups []string        // [emperor] deny-groups; nil: DefaultDenyGroups

@@ -366,6 +366,21 @@ func TestMayListenInRun(t *testing.T) {
 	}
 }
 
+// What root serves by hand has no name in the run directory, unless it is the
+// Emperor's vassal: the name may be that of another one.
+func TestMayListenNameless(t *testing.T) {
+	for _, nameless := range []bool{false, true} {
+		cfg := config()
+		cfg.Trust = vassal.Trust{UID: 1004}
+		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: "/run/liege/shop.sock"}, {Protocol: "http", Address: "/home/sammy/app/a.sock"}}
+		r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: Host{Listen: []string{"/run/liege/**"}, Binds: []string{"/home"}, Nameless: nameless}}
+		r.listeners()
+		if r.res.Problems.Failed() != nameless || r.res.Listen[len(r.res.Listen)-1].Address != "/home/sammy/app/a.sock" {
+			t.Errorf("nameless %v: %v, %v", nameless, r.res.Listen, r.res.Problems)
+		}
+	}
+}
+
 // Liege's directories are known by each of their names.
 func TestRunDirs(t *testing.T) {
 	dir := t.TempDir()
