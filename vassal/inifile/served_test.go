@@ -134,7 +134,12 @@ func TestNoApp(t *testing.T) {
 		cron:                              "warning http-socket: no line names an app",
 		daemon + "socket = /run/a.sock\n": "404 (also socket, line 4)",
 		daemon + "processes = 0\ncheck-static=/srv/a\n": "error processes:",
-		"stats = :9191\n": "error http-socket: nothing to run",
+		"stats = :9191\n":                       "error http-socket: nothing to run",
+		"mule = x.py\n":                         "warning http-socket: no line names an app",
+		"mule = x.py\nphp-docroot = /srv/a\n":   "warning mule: mules and spoolers run Python apps only",
+		"mule = x.py\npsgi = /srv/a/app.psgi\n": "warning mule: mules and spoolers",
+		"spooler = s\ncgi = /srv/a\n":           "warning spooler: mules and spoolers",
+		"mule = x.py\ncheck-static = /srv/a\n":  "",
 	})
 	for lines, want := range map[string]string{
 		daemon + "stats = :9191\n": "",
@@ -142,7 +147,10 @@ func TestNoApp(t *testing.T) {
 		cron + "stats = :9191\n":   "",
 		cron:                       "",
 		"stats = :9191\n":          "nothing to run",
-		"mule = x.py\n":            "nothing to run",
+		"mule = x.py\n":            "",
+		"mule = false\n":           "nothing to run",
+		"spooler = s\nimport=a\n":  "",
+		"spooler-external = s\n":   "nothing to run",
 	} {
 		_, ps := chain(&txtar.Archive{Files: []txtar.File{{Name: "/etc/vassals/shop.ini", Data: []byte("[uwsgi]\nuid = 1\n" + lines)}}})
 		if got := ps.Error(); len(ps) > 0 != (want != "") || !strings.Contains(got, want) {
