@@ -2,6 +2,7 @@ package inifile
 
 import (
 	"fmt"
+	"math/bits"
 	"path"
 	"strconv"
 	"strings"
@@ -61,7 +62,7 @@ func (m *magic) file(c byte) (string, bool) {
 	case 'i':
 		return strconv.FormatUint(m.inode, 10), true
 	case 'j':
-		return fmt.Sprintf("%X", djb33x(m.path)), true
+		return fmt.Sprintf("%08X", bits.ReverseBytes32(djb33x(m.path))), true
 	}
 	if c >= '0' && c <= '9' {
 		parts := strings.Split(strings.Trim(dir, "/"), "/")
@@ -73,7 +74,7 @@ func (m *magic) file(c byte) (string, bool) {
 	return "", false
 }
 
-// djb33x is the hash of %j.
+// djb33x is the hash of %j, which shows its bytes as they lie in memory.
 func djb33x(s string) uint32 {
 	h := uint32(5381)
 	for i := range len(s) {
