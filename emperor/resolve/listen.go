@@ -37,6 +37,9 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeBadValue, l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
 			continue
 		}
+		if strings.Trim(written, "0123456789") == "" {
+			r.warn(vassal.CodeBadValue, l.At, l.Key, fmt.Sprintf("%s is a socket in the app's directory, as for uWSGI, and no port", written), l.Key+" = :"+written)
+		}
 		l.Address, l.TLS = addr, r.keyPair(l.TLS)
 		if i := slices.IndexFunc(r.res.Listen, func(o vassal.Listener) bool { return o.Address == addr }); i >= 0 {
 			o := r.res.Listen[i]
@@ -87,6 +90,8 @@ func (r *resolver) address(a string) (string, error) {
 		return a, nil
 	case strings.HasPrefix(a, "unix:"):
 		return r.unix(a[len("unix:"):])
+	case strings.Contains(a, "://"):
+		return "", fmt.Errorf("%q is a URL, and no address to listen on", a)
 	case a[0] == '/' || a[0] == '.' || !strings.Contains(a, ":"):
 		return r.unix(a)
 	}

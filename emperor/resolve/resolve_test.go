@@ -264,7 +264,7 @@ func TestAddress(t *testing.T) {
 		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "127.0.0.1:3031",
 		"app.sock": "/srv/app/app.sock", "./run/app.sock": "/srv/app/run/app.sock", "/var/run/uwsgi.sock": "/run/uwsgi.sock",
 		"/tmp/../run/x": "/run/x", "@name": "@name", "127.0.0.1:0": "127.0.0.1:0",
-		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
+		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "http://x:80": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
 	} {
 		got, err := r.address(in)
 		if err != nil {
@@ -273,6 +273,17 @@ func TestAddress(t *testing.T) {
 		if got != want {
 			t.Errorf("address(%q) = %q (%v), want %q", in, got, err, want)
 		}
+	}
+}
+
+// A number alone is no port but a file, as for uWSGI, and that is said.
+func TestListenNumber(t *testing.T) {
+	cfg := config()
+	cfg.Listen = []vassal.Listener{{Protocol: "http", Address: "8080", Key: "http-socket"}}
+	r := &resolver{cfg: cfg, res: &Result{}}
+	r.listeners()
+	if ps := r.res.Problems; len(ps) != 1 || ps[0].Severity != vassal.Warning || ps[0].Hint != "http-socket = :8080" || len(r.res.Listen) != 1 {
+		t.Errorf("%v, %v", r.res.Listen, ps)
 	}
 }
 

@@ -95,6 +95,8 @@ func TestNumbers(t *testing.T) {
 		app + "processes = 2\ncheaper = 2\n":           "error cheaper:",
 		app + "memory-max = none\n":                    "error memory-max:",
 		app + "harakiri = -5\n":                        "error harakiri:",
+		app + "chmod-socket = 0o660\n":                 "error chmod-socket: \"0o660\" is not an octal mode",
+		app + "chmod-socket = 660 # all\n":             "warning chmod-socket: 660 counts",
 		app + "env = =b\n":                             "warning env: no name before the equals sign",
 		app + "cache2 = name=a,items=10,expires=500\n": "warning cache2: \"expires=500\" is no part of a cache",
 		app + "cache2 = nome=a,items=10\n":             "error cache2: the cache has no name",
