@@ -130,6 +130,9 @@ func addrReason(err error) string {
 const maxUnix = 107
 
 func (r *resolver) unix(p string) (string, error) {
+	if p == "" {
+		return "", fmt.Errorf("no path")
+	}
 	p = r.abs(p)
 	if len(p) > maxUnix {
 		return "", fmt.Errorf("%s: a socket's path has at most %d bytes, this has %d", p, maxUnix, len(p))

@@ -73,12 +73,14 @@ func TestIdentity(t *testing.T) {
 			1004, 1004, []Group{{33, "www-data"}}, nil},
 		{"by number", func(c *vassal.Config) { c.Ident.User = "1004" }, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
 		{"no-initgroups and add-gid", func(c *vassal.Config) {
-			c.Ident.User, c.Ident.NoInitgroups, c.Ident.AddGroups = "sammy", true, []string{"shadow"}
+			c.Ident.User, c.Ident.NoInitgroups, c.Ident.AddGroups = "sammy", true, []vassal.AddGroup{{Name: "shadow"}}
 		}, Host{}, 1004, 1004, []Group{{42, "shadow"}}, nil},
 		{"gid", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "www-data" }, Host{}, 1004, 33, nil, nil},
 		{"root's group", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "root" }, Host{}, 1004, 0,
 			[]Group{{33, "www-data"}}, []string{"error uid-root"}},
-		{"root's group among others", func(c *vassal.Config) { c.Ident.User, c.Ident.AddGroups = "www-data", []string{"root"} }, Host{}, 33, 33,
+		{"root's group among others", func(c *vassal.Config) {
+			c.Ident.User, c.Ident.AddGroups = "www-data", []vassal.AddGroup{{Name: "root"}}
+		}, Host{}, 33, 33,
 			[]Group{{0, "root"}}, []string{"error uid-root"}},
 		{"root's group is allowed", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "www-data", "root" }, Host{AllowRoot: true}, 33, 0, nil, nil},
 		{"no uid", func(*vassal.Config) {}, Host{}, 0, 0, nil, []string{"error no-uid"}},
@@ -117,6 +119,18 @@ func TestIdentity(t *testing.T) {
 				t.Errorf("uid, gid, groups, problems (-want +got):\n%s%v", d, r.Problems)
 			}
 		})
+	}
+}
+
+// What is wrong with a further group is told with its line.
+func TestAddGroupLines(t *testing.T) {
+	cfg := config()
+	cfg.Ident.User, cfg.Ident.AddGroups = "sammy", []vassal.AddGroup{{Name: "none-such", At: vassal.Origin{Line: 3}}, {Name: "root", At: vassal.Origin{Line: 4}}}
+	ps := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}}).Problems
+	for line, code := range map[int]string{3: vassal.CodeNoSuchGroup, 4: vassal.CodeUIDRoot} {
+		if !slices.ContainsFunc(ps, func(p vassal.Problem) bool { return p.Line == line && p.Code == code && p.Key == "add-gid" }) {
+			t.Errorf("line %d: no %s in %v", line, code, ps)
+		}
 	}
 }
 
@@ -264,7 +278,7 @@ func TestAddress(t *testing.T) {
 		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "127.0.0.1:3031",
 		"app.sock": "/srv/app/app.sock", "./run/app.sock": "/srv/app/run/app.sock", "/var/run/uwsgi.sock": "/run/uwsgi.sock",
 		"/tmp/../run/x": "/run/x", "@name": "@name", "127.0.0.1:0": "127.0.0.1:0",
-		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "http://x:80": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
+		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "http://x:80": "error", "unix:": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
 	} {
 		got, err := r.address(in)
 		if err != nil {
