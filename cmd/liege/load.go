@@ -242,7 +242,12 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
 	}
 	if path == l.config() || inifile.IsEmperor(v.text) {
-		_, ps := inifile.DecodeEmperor(path, v.text)
+		cfg, ps := inifile.DecodeEmperor(path, v.text)
+		if g := cfg.ControlGroup; g != "" && !l.opts.syntax {
+			if _, err := (resolve.Files{}).Group(g); err != nil { // the Emperor would not start
+				ps = append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchGroup, File: path, Key: "control-group", Message: err.Error(), Hint: "groupadd --system " + g})
+			}
+		}
 		return checked{File: path, Problems: ps}, nil
 	}
 	if v.shared != nil && l.opts.tenant == "" {

@@ -215,8 +215,11 @@ func listenRule(rule, addr string) bool {
 	}
 	rh, rp, err1 := net.SplitHostPort(rule)
 	ah, ap, err2 := net.SplitHostPort(addr)
-	if err1 != nil || err2 != nil || rh != ah {
+	if err1 != nil || err2 != nil || rh != ah && rh != "*" {
 		return false
+	}
+	if rp == "*" {
+		return true
 	}
 	lo, hi, ranged := strings.Cut(rp, "-")
 	if !ranged {

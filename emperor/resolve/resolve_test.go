@@ -316,6 +316,10 @@ func TestListenRule(t *testing.T) {
 		{"/srv/*/app.sock", "/srv/a/app.sock", true},
 		{"/srv/*/app.sock", "/srv/a/b/app.sock", false},
 		{"127.0.0.1:a-b", "127.0.0.1:80", false},
+		{"*:80-90", "10.0.0.1:85", true},
+		{"*:80-90", "[::1]:95", false},
+		{"[::1]:*", "[::1]:95", true},
+		{"[::1]:*", "[::2]:95", false},
 	} {
 		if got := listenRule(tc.rule, tc.addr); got != tc.want {
 			t.Errorf("listenRule(%q, %q) = %v", tc.rule, tc.addr, got)
