@@ -118,6 +118,9 @@ func (r *reader) take(b *block, at place, key string, l line) {
 			return
 		}
 		one := e
+		if b.tenant && at.operator {
+			item = theirs + item + theirs
+		}
 		if !b.plain {
 			one.value = strings.ReplaceAll(value, "%(_)", item)
 			one.tenant = one.tenant || b.tenant && one.value != value

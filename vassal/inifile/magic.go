@@ -175,5 +175,9 @@ func unguard(s string) string { return unguarder.Replace(s) }
 // Immutable, safe for concurrent use.
 var (
 	guarder   = strings.NewReplacer("%", "\xf9", "$", "\xfa", "@", "\xfb")
-	unguarder = strings.NewReplacer("\xf9", "%", "\xfa", "$", "\xfb", "@")
+	unguarder = strings.NewReplacer("\xf9", "%", "\xfa", "$", "\xfb", "@", theirs, "")
 )
+
+// theirs stands around a user's words in a line of the operator's until that has asked
+// what it asks, and is no part of UTF-8 either.
+const theirs = "\xfc"
