@@ -38,11 +38,15 @@ func apartFrom(host inifile.EmperorConfig, path string) apart {
 	}
 }
 
-// set makes h what it is for the vassal of --one.
-func (a apart) set(h *resolve.Host) {
+// set makes s what it is for the vassal of --one.
+func (a apart) set(s *resolve.Settings) {
 	if a.runDirs == nil {
 		return
 	}
+	if !a.named { // the socket would have the name of another
+		s.OnDemand = inifile.OnDemandSource{}
+	}
+	h := &s.Host
 	h.Reserved, h.RunDirs = slices.Concat(h.Reserved, a.dirs), slices.Concat(a.runDirs, h.RunDirs)
 	h.Alone, h.Nameless = true, !a.named
 }

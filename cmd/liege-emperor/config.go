@@ -57,7 +57,7 @@ func load(f flags) (inifile.EmperorConfig, vassal.Problems, error) {
 		cfg.Vassals = f.dirs
 	}
 	if f.apart.runDirs != nil {
-		cfg.Cgroup, cfg.Vassals = f.cgroup, nil // those of emperor.ini are the Emperor's
+		cfg.Cgroup, cfg.Vassals, cfg.Hooks = f.cgroup, nil, nil // those of emperor.ini are the Emperor's
 	}
 	return cfg, ps, nil
 }
@@ -150,7 +150,7 @@ func (h *host) settings(cfg inifile.EmperorConfig) expand.Settings {
 	s.Host.AutoUID = h.auto.UID
 	s.Host.NATAddress = h.natAddress
 	s.Host.SELinux.Enter, s.Host.SELinux.Categories = h.enter, h.pairs.Pair
-	h.apart.set(&s.Host)
+	h.apart.set(&s)
 	return expand.Settings{Prepare: s, Ceilings: vassal.Ceilings{
 		MemoryMax: int64(cfg.Policy.MemoryMax.Value), PidsMax: int64(cfg.Policy.PidsMax.Value),
 	}}

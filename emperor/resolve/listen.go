@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"liege/vassal"
+	"liege/vassal/inifile"
 )
 
 // network checks net against the ceilings.
@@ -54,7 +55,7 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeListenInUse, l.At, l.Key, fmt.Sprintf("%s speaks %s by %s (%s:%d) and cannot speak %s too", addr, o.Protocol, o.Key, r.at(o.At).File, o.At.Line, l.Protocol), "")
 			continue
 		}
-		if !r.mayListen(addr, l.At) {
+		if !r.wakes(l) && !r.mayListen(addr, l.At) {
 			r.notHere(l, addr)
 			continue
 		}
@@ -151,7 +152,20 @@ func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 	if !r.bounded(at) {
 		return true
 	}
-	return !r.emperors(addr) && !r.nobodys(addr) && (r.ruled(addr) || r.inOwn(addr))
+	return !r.emperors(addr) && !r.nobodys(addr) && !r.anothers(addr) && (r.ruled(addr) || r.inOwn(addr))
+}
+
+// wakes reports whether l is the socket that the operator, and no file beside the
+// vassal's, names for the vassal.
+func (r *resolver) wakes(l vassal.Listener) bool {
+	return l.Key == inifile.OnDemandDirectory || l.Key == inifile.OnDemandExec
+}
+
+// anothers reports whether path is in the directory of emperor-on-demand-directory
+// and is not the vassal's there: it may wake another.
+func (r *resolver) anothers(path string) bool {
+	dir := r.host.OnDemandDir
+	return dir != "" && within(path, dir) && (r.host.Nameless || path != dir+"/"+string(r.cfg.Name)+".socket")
 }
 
 // nobodys reports whether path is in the run directory of an Emperor that has not the

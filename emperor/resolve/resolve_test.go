@@ -395,6 +395,25 @@ func TestMayListenInRun(t *testing.T) {
 	}
 }
 
+// The socket that the operator names to wake a user's vassal needs no rule, and no
+// rule gives a user the socket that wakes another.
+func TestMayListenOnDemand(t *testing.T) {
+	for addr, may := range map[string]bool{"/run/sockets/shop.socket": true, "/run/sockets/bob.socket": false, "/run/other/bob.socket": true} {
+		cfg := config()
+		cfg.Trust = vassal.Trust{UID: 1004}
+		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: addr, Key: "http-socket"}}
+		r := &resolver{cfg: cfg, res: &Result{}, host: Host{Listen: []string{"/run/sockets/**", "/run/other/**"}, OnDemandDir: "/run/sockets"}}
+		if r.listeners(); r.res.Problems.Failed() == may {
+			t.Errorf("%s: may %v: %v", addr, !may, r.res.Problems)
+		}
+		cfg.Listen[0].Key = inifile.OnDemandDirectory
+		r = &resolver{cfg: cfg, res: &Result{}, host: Host{OnDemandDir: "/run/sockets"}}
+		if r.listeners(); r.res.Problems.Failed() || len(r.res.Listen) != 1 || !r.res.Listen[0].Tenant || r.res.Listen[0].ByUser {
+			t.Errorf("%s: %v, %v", addr, r.res.Listen, r.res.Problems)
+		}
+	}
+}
+
 // What root serves by hand has no name in the run directory, unless it is the
 // Emperor's vassal: the name may be that of another one.
 func TestMayListenNameless(t *testing.T) {
