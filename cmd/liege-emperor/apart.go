@@ -31,7 +31,7 @@ func apartFrom(host inifile.EmperorConfig, path string) apart {
 	s := resolve.FromEmperor(host, nil)
 	return apart{
 		nat:  1<<(31-host.NATPool.Bits()) + os.Getpid()%(1<<(30-host.NATPool.Bits())),
-		uid:  3_000_000_000 + n%1_000_000_000,
+		uid:  2_100_000_000 + n%40_000_000, // some file systems and programs take 31 bits
 		pair: resolve.MaxPairs/2 + n%(resolve.MaxPairs/2-8),
 		dirs: s.Host.Reserved, runDirs: s.Host.RunDirs,
 		named: dirmon.Named(path, host.Vassals) && dirmon.NameOf(path, host.Vassals) == strings.TrimSuffix(filepath.Base(path), ".ini"),

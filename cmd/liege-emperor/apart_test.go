@@ -24,7 +24,7 @@ func TestApart(t *testing.T) {
 		if h.Nameless == named || (s.OnDemand.Key != "") != named || !slices.Equal(h.RunDirs, []string{"/run/other", "/run/liege-one-1"}) || !slices.Contains(h.Reserved, "/var/lib/liege") {
 			t.Errorf("%s: nameless %v, %v, %v", path, h.Nameless, h.RunDirs, h.Reserved)
 		}
-		if again := apartFrom(host, path); a.uid < resolve.FirstAutoUID+1e9 || a.uid > 1<<32-1e6 || a.pair < resolve.MaxPairs/2 || a.pair > resolve.MaxPairs-8 || again.uid != a.uid {
+		if again := apartFrom(host, path); a.uid < resolve.FirstAutoUID+1e8 || a.uid > 1<<31-1e6 || a.pair < resolve.MaxPairs/2 || a.pair > resolve.MaxPairs-8 || again.uid != a.uid {
 			t.Errorf("%s: %+v, then %+v", path, a, again)
 		}
 	}

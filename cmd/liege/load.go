@@ -406,7 +406,7 @@ func (l *loader) serve(ctx context.Context, line serveLine) checked {
 	}
 	s.Read.Operator = s.INI
 	s.Policy.Serve = true
-	s.Host.Nameless = line.file == "" || !dirmon.Named(line.file, l.emperor.Vassals)
+	s.Host.Alone, s.Host.Nameless = true, line.file == "" || !dirmon.Named(line.file, l.emperor.Vassals)
 	const lineName = "command line"
 	path := filepath.Join(line.cwd, lineName)
 	s.Adjust = func(f *inifile.File) {
