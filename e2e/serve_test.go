@@ -188,13 +188,14 @@ func TestServePidFile(t *testing.T) {
 }
 
 // TestServeOfUser: root that serves a user's file serves it as that user, in a
-// sandbox, and refuses it where a file of root's brings it in and the app would be
-// root's.
+// sandbox, with no name that is one of the Emperor's vassals', and refuses it where a
+// file of root's brings it in and the app would be root's.
 func TestServeOfUser(t *testing.T) {
 	dir := kitchen(t)
 	home := filepath.Join(dir, "home")
 	app := "[uwsgi]\nchdir = " + home + "\nwsgi-file = " + dir + "/app.py\nhttp-socket = s.sock\nchmod-socket = 666\n"
 	err := errors.Join(os.Mkdir(home, 0o755), os.WriteFile(home+"/shop.ini", []byte(app), 0o644), os.Chown(home, nobody, nobody), os.Chown(home+"/shop.ini", nobody, nobody),
+		os.WriteFile(home+"/named.ini", []byte(app+"socket = /run/liege/named.sock\n"), 0o644), os.Chown(home+"/named.ini", nobody, nobody),
 		os.WriteFile(dir+"/roots.ini", []byte("[uwsgi]\nchdir = /usr\ninclude = "+home+"/part.ini\n"), 0o644),
 		os.WriteFile(home+"/part.ini", []byte("[uwsgi]\nwsgi-file = "+dir+"/app.py\nhttp-socket = 127.0.0.1:0\n"), 0o644), os.Chown(home+"/part.ini", nobody, nobody),
 		os.WriteFile(dir+"/log", []byte("[uwsgi]\nhook-as-root = exec:id\n"), 0o600), os.Symlink(dir+"/log", home+"/link.ini"), os.Lchown(home+"/link.ini", nobody, nobody),
@@ -222,7 +223,7 @@ func TestServeOfUser(t *testing.T) {
 	if code := s.exit(); code != 0 {
 		t.Errorf("exit %d: %s", code, s.text())
 	}
-	for file, want := range map[string]string{"roots": "run as root", "linked": "owns a directory or link"} {
+	for file, want := range map[string]string{"roots": "run as root", "linked": "owns a directory or link", "home/named": "and this file is none"} {
 		s = serve(t, dir, 0, dir+"/"+file+".ini")
 		if code := s.exit(); code != 78 || !strings.Contains(s.text(), want) {
 			t.Errorf("%s.ini: exit %d: %s", file, code, s.text())
@@ -284,6 +285,7 @@ func TestServeAsUser(t *testing.T) {
 		{[]string{"--hook-as-root", "exec:id", "app.py"}, 78, "hint: sudo"},
 		{[]string{"--net", "none", "app.py"}, 78, "hint: sudo"},
 		{[]string{"-w", "app"}, 78, "hint: --http :8080"},
+		{[]string{"none.ini", "--http=:0"}, 66, "none.ini: no such file"},
 		{[]string{"--callable", "nothing", "app.py"}, 1, "has no 'nothing'"},
 	} {
 		if c.args[1] == ":80" && mayBindLow(t) {

@@ -101,11 +101,17 @@ type Ident struct {
 	User, Group   string // names or numbers; "auto" as User: a uid of its own
 	UserAt        Origin
 	GroupAt       Origin
-	AddGroups     []string
+	AddGroups     []AddGroup
 	NoInitgroups  bool
 	Context       string // SELinux context asked for by callret:setcon or selinux-context; empty: none
 	ContextAt     Origin
 	ContextByHook bool // by hook-as-user = callret:setcon
+}
+
+// AddGroup is a further group of the app.
+type AddGroup struct {
+	Name string // or number
+	At   Origin
 }
 
 // Guard says what the processes keep, and what the kernel lets them do. The zero

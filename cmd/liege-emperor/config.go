@@ -56,6 +56,9 @@ func load(f flags) (inifile.EmperorConfig, vassal.Problems, error) {
 	if len(f.dirs) > 0 {
 		cfg.Vassals = f.dirs
 	}
+	if f.apart.runDirs != nil {
+		cfg.Cgroup, cfg.Vassals, cfg.Hooks = f.cgroup, nil, nil // those of emperor.ini are the Emperor's
+	}
 	return cfg, ps, nil
 }
 
@@ -69,6 +72,7 @@ func newLog(format string) *slog.Logger {
 
 // host is what is known about this machine for as long as the Emperor runs.
 type host struct {
+	apart   apart
 	auto    *resolve.AutoUIDs
 	nat     *resolve.Addresses
 	policy  *selinux.Policy // nil: off
@@ -78,12 +82,13 @@ type host struct {
 	core    string
 }
 
-func newHost(cfg inifile.EmperorConfig, natFirst int, stage, core string) (*host, error) {
+func newHost(cfg inifile.EmperorConfig, a apart, stage, core string) (*host, error) {
 	stateDir := cfg.StateDir
 	h := &host{
-		nat:   resolve.NewAddresses(filepath.Join(stateDir, resolve.AddressesFile), cfg.NATPool, cfg.NATPool6, natFirst),
-		auto:  resolve.NewAutoUIDs(filepath.Join(stateDir, "auto-uid.json"), 0),
-		pairs: resolve.NewPairs(filepath.Join(stateDir, resolve.PairsFile)),
+		apart: a,
+		nat:   resolve.NewAddresses(filepath.Join(stateDir, resolve.AddressesFile), cfg.NATPool, cfg.NATPool6, a.nat),
+		auto:  resolve.NewAutoUIDs(filepath.Join(stateDir, "auto-uid.json"), a.uid),
+		pairs: resolve.NewPairs(filepath.Join(stateDir, resolve.PairsFile), a.pair),
 		stage: stage, core: core,
 	}
 	var err error
@@ -145,6 +150,7 @@ func (h *host) settings(cfg inifile.EmperorConfig) expand.Settings {
 	s.Host.AutoUID = h.auto.UID
 	s.Host.NATAddress = h.natAddress
 	s.Host.SELinux.Enter, s.Host.SELinux.Categories = h.enter, h.pairs.Pair
+	h.apart.set(&s)
 	return expand.Settings{Prepare: s, Ceilings: vassal.Ceilings{
 		MemoryMax: int64(cfg.Policy.MemoryMax.Value), PidsMax: int64(cfg.Policy.PidsMax.Value),
 	}}

@@ -53,7 +53,7 @@ type flags struct {
 	logFormat string
 	one       string
 	dirs      []string
-	natFirst  int // of --one
+	apart     apart // of --one
 }
 
 // exitError is an error with the exit code it stands for.

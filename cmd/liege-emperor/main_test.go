@@ -46,7 +46,7 @@ func TestParse(t *testing.T) {
 		if code != tt.code {
 			t.Errorf("%q: %v, want code %d", tt.args, err, tt.code)
 		}
-		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(flags{})); code == 0 && diff != "" {
+		if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(flags{}, apart{})); code == 0 && diff != "" {
 			t.Errorf("%q: %s", tt.args, diff)
 		}
 	}

@@ -31,13 +31,11 @@ func one(ctx context.Context, f flags) (err error) {
 	if _, err := os.Stat(path); err != nil {
 		return &exitError{exitNoFile, "", err}
 	}
-	cfg, cleanup, err := oneConfig(f)
+	cfg, cleanup, err := oneConfig(&f, path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, cleanup()) }()
-	// Not those that the host's Emperor gives out first.
-	f.natFirst = 1<<(31-cfg.NATPool.Bits()) + os.Getpid()%(1<<(30-cfg.NATPool.Bits()))
 	log := newLog(cfg.LogFormat)
 	m, err := dirmon.New(dirmon.Options{Sources: []string{filepath.Dir(path)}, Touch: true, Log: log})
 	if err != nil {
@@ -68,17 +66,18 @@ func one(ctx context.Context, f flags) (err error) {
 	return errors.Join(err, r.close())
 }
 
-// oneConfig is the configuration for one file, all in a temporary directory.
-func oneConfig(f flags) (cfg inifile.EmperorConfig, cleanup func() error, err error) {
+// oneConfig is the configuration for the file at path, all in a temporary directory:
+// that of the host's Emperor but for its places.
+func oneConfig(f *flags, path string) (cfg inifile.EmperorConfig, cleanup func() error, err error) {
 	dir, err := os.MkdirTemp("/run", "liege-one-")
 	if err != nil {
 		return cfg, nil, err
 	}
 	cleanup = func() error { return os.RemoveAll(dir) }
-	if f.config != "" {
-		cfg, _, err = load(f)
-	} else {
-		cfg = inifile.DefaultEmperorConfig()
+	if cfg, _, err = load(*f); err == nil {
+		f.apart = apartFrom(cfg, path)
+		f.runDir, f.logDir, f.stateDir = dir, filepath.Join(dir, "log"), filepath.Join(dir, "state")
+		cfg, _, err = load(*f)
 	}
 	if err == nil {
 		err = os.Chmod(dir, 0o755)
@@ -86,12 +85,6 @@ func oneConfig(f flags) (cfg inifile.EmperorConfig, cleanup func() error, err er
 	if err != nil {
 		return cfg, nil, errors.Join(err, cleanup())
 	}
-	cfg.RunDir, cfg.LogDir, cfg.StateDir = dir, filepath.Join(dir, "log"), filepath.Join(dir, "state")
-	if f.logFormat != "" {
-		cfg.LogFormat = f.logFormat
-	}
-	cfg.Cgroup = f.cgroup // that of emperor.ini is the Emperor's
-	cfg.Vassals = nil     // the directory of the file is nobody's but the caller's
 	return cfg, cleanup, nil
 }
 

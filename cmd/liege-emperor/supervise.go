@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -121,7 +122,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, monitor func
 	if err := r.boxes.Guarded(); err != nil {
 		log.Warn("vassals with a private network cannot listen on TCP", "err", err)
 	}
-	if r.machine, err = newHost(cfg, f.natFirst, found.stage, found.core); err != nil {
+	if r.machine, err = newHost(cfg, f.apart, found.stage, found.core); err != nil {
 		return r, err
 	}
 	lives := func(n vassal.Name) bool { return emperor.Remembered(cfg.StateDir, n) }
@@ -142,7 +143,7 @@ func newRealm(f flags, cfg inifile.EmperorConfig, log *slog.Logger, monitor func
 	}
 	given := fdstore.Given()
 	sockets := listen.NewRegistry()
-	sockets.RunDirs, sockets.Lives, sockets.Cgroup = resolve.RunDirs(cfg.RunDir), lives, r.boxes.All()
+	sockets.RunDirs, sockets.Lives, sockets.Cgroup = slices.Concat(f.apart.runDirs, resolve.RunDirs(cfg.RunDir)), lives, r.boxes.All()
 	if f.one == "" { // whose records go with it
 		sockets.Store = fdstore.Open(given)
 	}

@@ -206,6 +206,9 @@ func runs(r *resolve.Result) []explained {
 		if p.Callable != "" {
 			app += ":" + p.Callable
 		}
+		if p.Form == vassal.FormEval {
+			app = p.Key // the code is in the file, or it is none
+		}
 		what += ": " + app
 	}
 	if rb := w.Ruby; rb != nil {

@@ -242,7 +242,12 @@ func (l *loader) file(ctx context.Context, arg string) (checked, error) {
 		return checked{}, exitWith(exitNone, vassal.CodeUnreadable, fmt.Sprintf("%s: %s", path, plain(err)), "")
 	}
 	if path == l.config() || inifile.IsEmperor(v.text) {
-		_, ps := inifile.DecodeEmperor(path, v.text)
+		cfg, ps := inifile.DecodeEmperor(path, v.text)
+		if g := cfg.ControlGroup; g != "" && !l.opts.syntax {
+			if _, err := (resolve.Files{}).Group(g); err != nil { // the Emperor would not start
+				ps = append(ps, vassal.Problem{Severity: vassal.Error, Code: vassal.CodeNoSuchGroup, File: path, Key: "control-group", Message: err.Error(), Hint: "groupadd --system " + g})
+			}
+		}
 		return checked{File: path, Problems: ps}, nil
 	}
 	if v.shared != nil && l.opts.tenant == "" {
@@ -323,7 +328,7 @@ func (l *loader) settings(caller *resolve.Caller) resolve.Settings {
 	s.NoHost = l.opts.syntax
 	s.Host.Caller = caller
 	s.Host.SELinux.Enter = enterAs(caller != nil)
-	s.Host.SELinux.Categories = resolve.NewPairs(filepath.Join(l.emperor.StateDir, resolve.PairsFile)).Look
+	s.Host.SELinux.Categories = resolve.NewPairs(filepath.Join(l.emperor.StateDir, resolve.PairsFile), 0).Look
 	if p, err := selinux.Load(); err == nil && caller == nil {
 		s.Host.SELinux.Label, s.Host.SELinux.Allows = selinux.PathContext, p.Allows
 	}
@@ -401,6 +406,7 @@ func (l *loader) serve(ctx context.Context, line serveLine) checked {
 	}
 	s.Read.Operator = s.INI
 	s.Policy.Serve = true
+	s.Host.Alone, s.Host.Nameless = true, line.file == "" || !dirmon.Named(line.file, l.emperor.Vassals)
 	const lineName = "command line"
 	path := filepath.Join(line.cwd, lineName)
 	s.Adjust = func(f *inifile.File) {

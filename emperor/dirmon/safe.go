@@ -85,10 +85,7 @@ func (Host) ReadFile(path string) (inifile.HostFile, error) {
 // path, which is absolute (CONTRACT 1); nil where it would, where no source names
 // the path, and where the caller cannot tell.
 func Judge(path string, sources []string, tyrant bool) *vassal.Problem {
-	if !slices.ContainsFunc(sources, func(text string) bool {
-		s, err := parseSource(text, "/")
-		return err == nil && s.names(path)
-	}) {
+	if !Named(path, sources) {
 		return nil
 	}
 	w := walker{root: "/", primary: primaryGroup}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -69,6 +70,15 @@ func (s source) names(path string) bool {
 		return ok && err == nil
 	}
 	return filepath.Dir(path) == s.path
+}
+
+// Named reports whether one of the sources names a vassal file at path, which is
+// absolute.
+func Named(path string, sources []string) bool {
+	return slices.ContainsFunc(sources, func(text string) bool {
+		s, err := parseSource(text, "/")
+		return err == nil && s.names(path)
+	})
 }
 
 // NameOf is what an Emperor with these sources calls the vassal of the file at

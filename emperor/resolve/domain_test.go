@@ -110,7 +110,7 @@ func TestLabels(t *testing.T) {
 func TestPairs(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pairs.json")
 	seen := map[string]int{}
-	p := NewPairs(file)
+	p := NewPairs(file, 0)
 	for uid := 1000; uid < 1100; uid++ {
 		got, err := p.Pair(uid)
 		if err != nil {
@@ -121,13 +121,13 @@ func TestPairs(t *testing.T) {
 		}
 		seen[got] = uid
 	}
-	again := NewPairs(file)
+	again := NewPairs(file, 0)
 	for uid, want := range map[int]string{1000: "c0,c1", 1001: "c0,c2", 5000: "c0,c1"} {
-		if got, err := NewPairs(file).Look(uid); got != want || err != nil {
+		if got, err := NewPairs(file, 0).Look(uid); got != want || err != nil {
 			t.Errorf("a look at uid %d: %s, %v; want %s", uid, got, err, want)
 		}
 	}
-	if got, err := NewPairs(filepath.Join(file, "none")).Look(1); got != "c0,c1" || err != nil {
+	if got, err := NewPairs(filepath.Join(file, "none"), 0).Look(1); got != "c0,c1" || err != nil {
 		t.Errorf("a look where nothing can be read: %s, %v", got, err)
 	}
 	if text, err := os.ReadFile(file); err != nil || strings.Contains(string(text), "5000") {
@@ -138,12 +138,12 @@ func TestPairs(t *testing.T) {
 			t.Errorf("uid %d: %s, then %s, %v", uid, pair, got, err)
 		}
 	}
-	for n, want := range map[int]string{1: "c0,c1", 1023: "c0,c1023", 1024: "c1,c2", maxPairs: "c1022,c1023"} {
+	for n, want := range map[int]string{1: "c0,c1", 1023: "c0,c1023", 1024: "c1,c2", MaxPairs: "c1022,c1023"} {
 		if got, err := pair(n); got != want || err != nil {
 			t.Errorf("pair %d: %s, %v, want %s", n, got, err, want)
 		}
 	}
-	if got, err := pair(maxPairs + 1); err == nil {
+	if got, err := pair(MaxPairs + 1); err == nil {
 		t.Errorf("one more than there are: %s", got)
 	}
 }

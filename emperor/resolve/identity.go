@@ -192,10 +192,10 @@ func (r *resolver) denied(g Group) bool {
 }
 
 func (r *resolver) addGroups() {
-	for _, name := range r.cfg.Ident.AddGroups {
-		g, err := r.lookupGroup(name)
+	for _, add := range r.cfg.Ident.AddGroups {
+		g, err := r.lookupGroup(add.Name)
 		if err != nil {
-			r.fail(vassal.CodeNoSuchGroup, vassal.Origin{}, "add-gid", fmt.Sprintf("there is no group %q on this host", name), "")
+			r.fail(vassal.CodeNoSuchGroup, add.At, "add-gid", fmt.Sprintf("there is no group %q on this host", add.Name), "")
 			continue
 		}
 		if !slices.ContainsFunc(r.res.Groups, func(o Group) bool { return o.GID == g.GID }) {
@@ -242,7 +242,13 @@ func (r *resolver) notGroupRoot() {
 		r.fail(vassal.CodeUIDRoot, r.cfg.Ident.GroupAt, "gid", "the app would run in root's group", hint)
 	}
 	if slices.ContainsFunc(r.res.Groups, func(g Group) bool { return g.GID == 0 }) {
-		r.fail(vassal.CodeUIDRoot, vassal.Origin{}, "add-gid", "the app would be in root's group", hint)
+		var at vassal.Origin
+		for _, add := range r.cfg.Ident.AddGroups {
+			if g, err := r.lookupGroup(add.Name); err == nil && g.GID == 0 {
+				at = add.At
+			}
+		}
+		r.fail(vassal.CodeUIDRoot, at, "add-gid", "the app would be in root's group", hint)
 	}
 }
 

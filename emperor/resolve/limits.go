@@ -80,6 +80,11 @@ func (r *resolver) quota(l *vassal.Limits) {
 		if g := r.cfg.Guard.Seccomp; g != "" && g != seccomp.DefaultProfile && g != seccomp.StrictProfile {
 			r.warn(vassal.CodeNoLimit, q.at, q.key, fmt.Sprintf("with seccomp = %s the app may be able to give its files another project, and to leave the quota", g), "seccomp = default")
 		}
+		if r.host.Alone { // the numbers that files keep are the Emperor's to give
+			*q.n = 0
+			r.warn(vassal.CodeNoLimit, q.at, q.key, "not set by liege serve: a directory keeps what the Emperor gave it", "")
+			continue
+		}
 		if r.host.Quota == nil {
 			continue // nobody asks
 		}

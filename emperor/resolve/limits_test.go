@@ -106,6 +106,7 @@ func TestDevice(t *testing.T) {
 func TestQuota(t *testing.T) {
 	lacks := func(string) error { return &quota.Missing{Why: "no quotas there", Hint: "mount it anew"} }
 	holds := func(string) error { return nil }
+	const alone = "served by hand"
 	line, everybody := vassal.Origin{Line: 4}, vassal.Origin{Layer: vassal.Defaults}
 	for _, tc := range []struct {
 		name     string
@@ -123,8 +124,9 @@ func TestQuota(t *testing.T) {
 		{"nothing to write, for everybody", lacks, everybody, false, "", "", false},
 		{"no filter", holds, line, true, "off", "warning", true},
 		{"strict", holds, line, true, "strict", "", true},
+		{alone, holds, line, true, "", "warning", false},
 	} {
-		r := &resolver{host: Host{Quota: tc.asks}, cfg: vassal.Config{File: "a.ini", Guard: vassal.Guard{Seccomp: tc.seccomp}},
+		r := &resolver{host: Host{Quota: tc.asks, Alone: tc.name == alone}, cfg: vassal.Config{File: "a.ini", Guard: vassal.Guard{Seccomp: tc.seccomp}},
 			res: &Result{Dir: "/srv/shop/app", Binds: []Bind{{Source: "/srv/shop", Dir: true, Writable: tc.writable}}}}
 		l := vassal.Limits{DiskQuota: 1 << 30, DiskQuotaAt: tc.at}
 		r.quota(&l)

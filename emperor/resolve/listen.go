@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"liege/vassal"
+	"liege/vassal/inifile"
 )
 
 // network checks net against the ceilings.
@@ -37,6 +38,9 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeBadValue, l.At, l.Key, err.Error(), "HOST:PORT, :PORT, /path/of/a.sock or @name")
 			continue
 		}
+		if strings.Trim(written, "0123456789") == "" {
+			r.warn(vassal.CodeBadValue, l.At, l.Key, fmt.Sprintf("%s is a socket in the app's directory, as for uWSGI, and no port", written), l.Key+" = :"+written)
+		}
 		l.Address, l.TLS = addr, r.keyPair(l.TLS)
 		if i := slices.IndexFunc(r.res.Listen, func(o vassal.Listener) bool { return o.Address == addr }); i >= 0 {
 			o := r.res.Listen[i]
@@ -51,14 +55,28 @@ func (r *resolver) listeners() {
 			r.fail(vassal.CodeListenInUse, l.At, l.Key, fmt.Sprintf("%s speaks %s by %s (%s:%d) and cannot speak %s too", addr, o.Protocol, o.Key, r.at(o.At).File, o.At.Line, l.Protocol), "")
 			continue
 		}
-		if !r.mayListen(addr, l.At) {
-			r.fail(vassal.CodeOverCeiling, l.At, l.Key, fmt.Sprintf("a file of a user may not listen on %s", addr), fmt.Sprintf("a socket in the app's directory or %s/%s.sock, or [ceilings] listen in emperor.ini", r.host.runDirs()[0], r.cfg.Name))
+		if !r.wakes(l) && !r.mayListen(addr, l.At) {
+			r.notHere(l, addr)
 			continue
 		}
 		l.Tenant = r.bounded(l.At)
 		l.ByUser = l.Tenant && r.inOwn(addr) || r.lentBase(addr, written)
 		r.res.Listen = append(r.res.Listen, l)
 	}
+}
+
+// notHere says that a tenant's line may not listen on addr.
+func (r *resolver) notHere(l vassal.Listener, addr string) {
+	msg, own := "a file of a user may not listen on "+addr, ""
+	if !r.host.Nameless {
+		own = fmt.Sprintf(" or %s/%s.sock", r.host.runDirs()[0], r.cfg.Name)
+	}
+	hint := "a socket in the app's directory" + own + ", or [ceilings] listen in emperor.ini"
+	if r.nobodys(addr) {
+		msg += ": names there are those of the Emperor's vassals, and this file is none"
+		hint = "a socket in the app's directory"
+	}
+	r.fail(vassal.CodeOverCeiling, l.At, l.Key, msg, hint)
 }
 
 // address is the canonical form of a listener's address.
@@ -73,6 +91,8 @@ func (r *resolver) address(a string) (string, error) {
 		return a, nil
 	case strings.HasPrefix(a, "unix:"):
 		return r.unix(a[len("unix:"):])
+	case strings.Contains(a, "://"):
+		return "", fmt.Errorf("%q is a URL, and no address to listen on", a)
 	case a[0] == '/' || a[0] == '.' || !strings.Contains(a, ":"):
 		return r.unix(a)
 	}
@@ -111,6 +131,9 @@ func addrReason(err error) string {
 const maxUnix = 107
 
 func (r *resolver) unix(p string) (string, error) {
+	if p == "" {
+		return "", fmt.Errorf("no path")
+	}
 	p = r.abs(p)
 	if len(p) > maxUnix {
 		return "", fmt.Errorf("%s: a socket's path has at most %d bytes, this has %d", p, maxUnix, len(p))
@@ -129,7 +152,26 @@ func (r *resolver) mayListen(addr string, at vassal.Origin) bool {
 	if !r.bounded(at) {
 		return true
 	}
-	return !r.emperors(addr) && (r.ruled(addr) || r.inOwn(addr))
+	return !r.emperors(addr) && !r.nobodys(addr) && !r.anothers(addr) && (r.ruled(addr) || r.inOwn(addr))
+}
+
+// wakes reports whether l is the socket that the operator, and no file beside the
+// vassal's, names for the vassal.
+func (r *resolver) wakes(l vassal.Listener) bool {
+	return l.Key == inifile.OnDemandDirectory || l.Key == inifile.OnDemandExec
+}
+
+// anothers reports whether path is in the directory of emperor-on-demand-directory
+// and is not the vassal's there: it may wake another.
+func (r *resolver) anothers(path string) bool {
+	dir := r.host.OnDemandDir
+	return dir != "" && within(path, dir) && (r.host.Nameless || path != dir+"/"+string(r.cfg.Name)+".socket")
+}
+
+// nobodys reports whether path is in the run directory of an Emperor that has not the
+// vassal: another may have its name, also one that is stopped.
+func (r *resolver) nobodys(path string) bool {
+	return r.host.Nameless && slices.ContainsFunc(r.host.runDirs(), func(dir string) bool { return within(path, dir) })
 }
 
 // emperors reports whether path is an Emperor's own: of this one, or of another in
@@ -187,8 +229,11 @@ func listenRule(rule, addr string) bool {
 	}
 	rh, rp, err1 := net.SplitHostPort(rule)
 	ah, ap, err2 := net.SplitHostPort(addr)
-	if err1 != nil || err2 != nil || rh != ah {
+	if err1 != nil || err2 != nil || rh != ah && rh != "*" {
 		return false
+	}
+	if rp == "*" {
+		return true
 	}
 	lo, hi, ranged := strings.Cut(rp, "-")
 	if !ranged {

@@ -11,7 +11,7 @@ import (
 // pairs of two different ones.
 const (
 	categories = 1024
-	maxPairs   = categories * (categories - 1) / 2
+	MaxPairs   = categories * (categories - 1) / 2
 )
 
 // Pairs allots a pair of SELinux categories to each user, and remembers it: two
@@ -22,8 +22,8 @@ type Pairs struct{ numbers *AutoUIDs }
 // PairsFile is the name of the file in the state directory.
 const PairsFile = "categories.json"
 
-// NewPairs keeps the allotments in file.
-func NewPairs(file string) *Pairs { return &Pairs{NewAutoUIDs(file, 1)} }
+// NewPairs keeps the allotments in file; first is that of the first pair, 0 the usual.
+func NewPairs(file string, first int) *Pairs { return &Pairs{NewAutoUIDs(file, max(first, 1))} }
 
 // Pair returns uid's pair, such as "c1,c2"; the file is written, and synced,
 // before a new one is returned.
@@ -51,8 +51,8 @@ func (p *Pairs) Look(uid int) (string, error) {
 
 // pair is the n-th pair, from 1 on: c0,c1 c0,c2 … c1,c2 …
 func pair(n int) (string, error) {
-	if n < 1 || n > maxPairs {
-		return "", fmt.Errorf("all %d pairs of categories are allotted", maxPairs)
+	if n < 1 || n > MaxPairs {
+		return "", fmt.Errorf("all %d pairs of categories are allotted", MaxPairs)
 	}
 	first, left := 0, n-1
 	for row := categories - 1; left >= row; row-- {

@@ -73,12 +73,14 @@ func TestIdentity(t *testing.T) {
 			1004, 1004, []Group{{33, "www-data"}}, nil},
 		{"by number", func(c *vassal.Config) { c.Ident.User = "1004" }, Host{}, 1004, 1004, []Group{{33, "www-data"}}, nil},
 		{"no-initgroups and add-gid", func(c *vassal.Config) {
-			c.Ident.User, c.Ident.NoInitgroups, c.Ident.AddGroups = "sammy", true, []string{"shadow"}
+			c.Ident.User, c.Ident.NoInitgroups, c.Ident.AddGroups = "sammy", true, []vassal.AddGroup{{Name: "shadow"}}
 		}, Host{}, 1004, 1004, []Group{{42, "shadow"}}, nil},
 		{"gid", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "www-data" }, Host{}, 1004, 33, nil, nil},
 		{"root's group", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "sammy", "root" }, Host{}, 1004, 0,
 			[]Group{{33, "www-data"}}, []string{"error uid-root"}},
-		{"root's group among others", func(c *vassal.Config) { c.Ident.User, c.Ident.AddGroups = "www-data", []string{"root"} }, Host{}, 33, 33,
+		{"root's group among others", func(c *vassal.Config) {
+			c.Ident.User, c.Ident.AddGroups = "www-data", []vassal.AddGroup{{Name: "root"}}
+		}, Host{}, 33, 33,
 			[]Group{{0, "root"}}, []string{"error uid-root"}},
 		{"root's group is allowed", func(c *vassal.Config) { c.Ident.User, c.Ident.Group = "www-data", "root" }, Host{AllowRoot: true}, 33, 0, nil, nil},
 		{"no uid", func(*vassal.Config) {}, Host{}, 0, 0, nil, []string{"error no-uid"}},
@@ -117,6 +119,18 @@ func TestIdentity(t *testing.T) {
 				t.Errorf("uid, gid, groups, problems (-want +got):\n%s%v", d, r.Problems)
 			}
 		})
+	}
+}
+
+// What is wrong with a further group is told with its line.
+func TestAddGroupLines(t *testing.T) {
+	cfg := config()
+	cfg.Ident.User, cfg.Ident.AddGroups = "sammy", []vassal.AddGroup{{Name: "none-such", At: vassal.Origin{Line: 3}}, {Name: "root", At: vassal.Origin{Line: 4}}}
+	ps := Resolve(t.Context(), cfg, Host{FS: OS{}, Users: people{}}).Problems
+	for line, code := range map[int]string{3: vassal.CodeNoSuchGroup, 4: vassal.CodeUIDRoot} {
+		if !slices.ContainsFunc(ps, func(p vassal.Problem) bool { return p.Line == line && p.Code == code && p.Key == "add-gid" }) {
+			t.Errorf("line %d: no %s in %v", line, code, ps)
+		}
 	}
 }
 
@@ -264,7 +278,7 @@ func TestAddress(t *testing.T) {
 		":80": "0.0.0.0:80", "*:80": "0.0.0.0:80", "127.0.0.1:8080": "127.0.0.1:8080", "[::]:80": "[::]:80", "localhost:3031": "127.0.0.1:3031",
 		"app.sock": "/srv/app/app.sock", "./run/app.sock": "/srv/app/run/app.sock", "/var/run/uwsgi.sock": "/run/uwsgi.sock",
 		"/tmp/../run/x": "/run/x", "@name": "@name", "127.0.0.1:0": "127.0.0.1:0",
-		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
+		":99999": "error", ":http": "error", "@": "error", "": "error", "/" + strings.Repeat("x", 107): "error", "a:b:c": "error", "http://x:80": "error", "unix:": "error", "300.1.2.3:80": "error", "::1:80": "error", "web1.example:80": "web1.example:80",
 	} {
 		got, err := r.address(in)
 		if err != nil {
@@ -273,6 +287,17 @@ func TestAddress(t *testing.T) {
 		if got != want {
 			t.Errorf("address(%q) = %q (%v), want %q", in, got, err, want)
 		}
+	}
+}
+
+// A number alone is no port but a file, as for uWSGI, and that is said.
+func TestListenNumber(t *testing.T) {
+	cfg := config()
+	cfg.Listen = []vassal.Listener{{Protocol: "http", Address: "8080", Key: "http-socket"}}
+	r := &resolver{cfg: cfg, res: &Result{}}
+	r.listeners()
+	if ps := r.res.Problems; len(ps) != 1 || ps[0].Severity != vassal.Warning || ps[0].Hint != "http-socket = :8080" || len(r.res.Listen) != 1 {
+		t.Errorf("%v, %v", r.res.Listen, ps)
 	}
 }
 
@@ -291,6 +316,10 @@ func TestListenRule(t *testing.T) {
 		{"/srv/*/app.sock", "/srv/a/app.sock", true},
 		{"/srv/*/app.sock", "/srv/a/b/app.sock", false},
 		{"127.0.0.1:a-b", "127.0.0.1:80", false},
+		{"*:80-90", "10.0.0.1:85", true},
+		{"*:80-90", "[::1]:95", false},
+		{"[::1]:*", "[::1]:95", true},
+		{"[::1]:*", "[::2]:95", false},
 	} {
 		if got := listenRule(tc.rule, tc.addr); got != tc.want {
 			t.Errorf("listenRule(%q, %q) = %v", tc.rule, tc.addr, got)
@@ -362,6 +391,40 @@ func TestMayListenInRun(t *testing.T) {
 					t.Errorf("run-dir %q, listen = %s: %s: may %v", tc.run, tc.rule, addr, !want)
 				}
 			}
+		}
+	}
+}
+
+// The socket that the operator names to wake a user's vassal needs no rule, and no
+// rule gives a user the socket that wakes another.
+func TestMayListenOnDemand(t *testing.T) {
+	for addr, may := range map[string]bool{"/run/sockets/shop.socket": true, "/run/sockets/bob.socket": false, "/run/other/bob.socket": true} {
+		cfg := config()
+		cfg.Trust = vassal.Trust{UID: 1004}
+		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: addr, Key: "http-socket"}}
+		r := &resolver{cfg: cfg, res: &Result{}, host: Host{Listen: []string{"/run/sockets/**", "/run/other/**"}, OnDemandDir: "/run/sockets"}}
+		if r.listeners(); r.res.Problems.Failed() == may {
+			t.Errorf("%s: may %v: %v", addr, !may, r.res.Problems)
+		}
+		cfg.Listen[0].Key = inifile.OnDemandDirectory
+		r = &resolver{cfg: cfg, res: &Result{}, host: Host{OnDemandDir: "/run/sockets"}}
+		if r.listeners(); r.res.Problems.Failed() || len(r.res.Listen) != 1 || !r.res.Listen[0].Tenant || r.res.Listen[0].ByUser {
+			t.Errorf("%s: %v, %v", addr, r.res.Listen, r.res.Problems)
+		}
+	}
+}
+
+// What root serves by hand has no name in the run directory, unless it is the
+// Emperor's vassal: the name may be that of another one.
+func TestMayListenNameless(t *testing.T) {
+	for _, nameless := range []bool{false, true} {
+		cfg := config()
+		cfg.Trust = vassal.Trust{UID: 1004}
+		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: "/run/liege/shop.sock"}, {Protocol: "http", Address: "/home/sammy/app/a.sock"}}
+		r := &resolver{cfg: cfg, res: &Result{Dir: "/home/sammy/app"}, host: Host{Listen: []string{"/run/liege/**"}, Binds: []string{"/home"}, Nameless: nameless}}
+		r.listeners()
+		if r.res.Problems.Failed() != nameless || r.res.Listen[len(r.res.Listen)-1].Address != "/home/sammy/app/a.sock" {
+			t.Errorf("nameless %v: %v, %v", nameless, r.res.Listen, r.res.Problems)
 		}
 	}
 }

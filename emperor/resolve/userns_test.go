@@ -33,7 +33,7 @@ func TestUserNS(t *testing.T) {
 		{"root inside", func(c *vassal.Config) { c.Ident.User, c.Jail.UserNS = "root", line }, Host{AllowRoot: true},
 			&IDMaps{Root: 1_900_000_009}, 1_900_000_009, 1_900_000_009, 0, nil},
 		{"root with a group", func(c *vassal.Config) {
-			c.Ident.User, c.Jail.UserNS, c.Ident.AddGroups = "root", line, []string{"www-data"}
+			c.Ident.User, c.Jail.UserNS, c.Ident.AddGroups = "root", line, []vassal.AddGroup{{Name: "www-data"}}
 		}, Host{AllowRoot: true}, &IDMaps{Root: 1_900_000_009, Groups: []int{33}}, 1_900_000_009, 1_900_000_009, 0, nil},
 		{"root of the host", func(c *vassal.Config) { c.Ident.User = "root" }, Host{AllowRoot: true}, nil, 0, 0, 0, []string{"error uid-root"}},
 		{"root not allowed", func(c *vassal.Config) { c.Ident.User, c.Jail.UserNS = "root", line }, Host{},

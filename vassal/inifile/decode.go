@@ -125,6 +125,7 @@ type decoder struct {
 	languages
 	mounts   vassal.Mounting
 	noMain   bool            // no-default-app
+	alone    bool            // mules and spoolers run without an app
 	pyOption string          // the option that names the app
 	proto    vassal.Protocol // of socket lines; the last protocol line counts for all
 	mode     *fileMode

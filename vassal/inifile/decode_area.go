@@ -116,7 +116,7 @@ func (d *decoder) identity(v value) bool {
 	case "gid":
 		id.Group, id.GroupAt = v.Value, v.Origin
 	case "add-gid":
-		id.AddGroups = append(id.AddGroups, v.Value)
+		id.AddGroups = append(id.AddGroups, vassal.AddGroup{Name: v.Value, At: v.Origin})
 	case "no-initgroups":
 		id.NoInitgroups = v.on
 	case "selinux-context":

@@ -169,7 +169,7 @@ func sizeText(n int64) string {
 // hasApp reports whether a request would be answered by anything.
 func (d *decoder) hasApp() bool {
 	s, r := d.cfg.App.Static, d.cfg.App.Routing
-	return d.cfg.App.Workers != nil || d.cfg.App.Exec != nil || d.cfg.App.PHP != nil || d.cfg.App.Forward != nil || d.cfg.App.CGI != nil || s.Any() || r != nil && len(r.Request) > 0
+	return d.cfg.App.Workers != nil && !d.alone || d.cfg.App.Exec != nil || d.cfg.App.PHP != nil || d.cfg.App.Forward != nil || d.cfg.App.CGI != nil || s.Any() || r != nil && len(r.Request) > 0
 }
 
 func (d *decoder) hasListener() bool { return len(d.cfg.Listen) > 0 }
@@ -261,7 +261,7 @@ func (d *decoder) finishRun() {
 
 // works reports whether the vassal has something to do besides requests: what is
 // good enough for a vassal (CONTRACT 12).
-func (d *decoder) works() bool { return len(d.own.daemons) > 0 || len(d.job.Crons) > 0 }
+func (d *decoder) works() bool { return len(d.own.daemons) > 0 || len(d.job.Crons) > 0 || d.alone }
 
 // unanswered warns about listeners of a vassal without an app. As in uWSGI they
 // are there, and a stats listener tells how the vassal does.

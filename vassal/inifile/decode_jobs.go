@@ -259,6 +259,36 @@ func (d *decoder) touched(v value) {
 	}
 }
 
+// noApp is what answers requests beside mules and spoolers that have no application.
+const noApp = `def application(environ, start_response):
+    start_response("404 Not Found", [("Content-Type", "text/plain")])
+    return [b"no application\n"]
+`
+
+// finishAlone makes the Python in which mules and spoolers run where no line names
+// an application: what import names is loaded, as by uWSGI.
+func (d *decoder) finishAlone() {
+	at, ok := d.besides()
+	served := d.cfg.App.Workers != nil || len(d.own.exec.Command) > 0 || d.own.phpAt != (vassal.Origin{}) || d.asksForPHP() || len(d.cgis.Mounts) > 0 || d.cgis.Docroot
+	if !ok || served {
+		return
+	}
+	d.py.Form, d.py.Module, d.py.Callable, d.py.At, d.py.Key = vassal.FormEval, noApp, "application", at.Origin, at.Key
+	d.work.Python = &d.py
+	d.cfg.App.Workers, d.alone = &d.work, true
+}
+
+// besides is the first line of mules and spoolers that run here.
+func (d *decoder) besides() (Setting, bool) {
+	if ms := d.job.Mules; len(ms) > 0 {
+		return Setting{Key: "mule", Origin: ms[0].At}, true
+	}
+	if i := slices.IndexFunc(d.job.Spoolers, func(s vassal.Spooler) bool { return !s.External }); i >= 0 {
+		return Setting{Key: "spooler", Origin: d.job.Spoolers[i].At}, true
+	}
+	return Setting{}, false
+}
+
 // finishJobs gives the app its jobs.
 func (d *decoder) finishJobs() {
 	j := &d.job
@@ -272,13 +302,7 @@ func (d *decoder) finishJobs() {
 	if len(j.Mules)+len(j.Spoolers)+len(j.Crons)+len(j.Timers)+len(j.Touches)+len(j.Alarms)+len(j.LogAlarms)+j.Locks+j.Queue.Items == 0 {
 		return
 	}
-	if len(j.Mules)+len(j.Spoolers) > 0 && d.cfg.App.Workers != nil && d.cfg.App.Workers.Language != "python" {
-		at := Setting{Key: "mule"}
-		if len(j.Mules) > 0 {
-			at.Origin = j.Mules[0].At
-		} else {
-			at = Setting{Key: "spooler", Origin: j.Spoolers[0].At}
-		}
+	if at, ok := d.besides(); ok && (d.cfg.App.Workers == nil || d.cfg.App.Workers.Language != "python") {
 		d.warn(vassal.CodeNotYet, at, "mules and spoolers run Python apps only: none is started", "")
 	}
 	if l := (vassal.ProcessLimits{Rlimits: slices.Clone(d.work.Rlimits), Nice: d.work.Nice, Umask: d.work.Umask}); len(l.Rlimits) > 0 || l.Nice != 0 || l.Umask != nil {

@@ -124,6 +124,7 @@ func (d *decoder) finishLanguage() {
 		d.work.Language, d.work.Perl, d.work.Python = "perl", &d.perl, nil
 		d.finishThreads()
 	default:
+		d.finishAlone()
 		d.finishInterpreter()
 		return
 	}

@@ -230,8 +230,9 @@ func (d *decoder) modeValue(v *value, text string) bool {
 		end++
 	}
 	n, err := strconv.ParseInt(text[:end], 8, 32)
-	if end == 0 || err != nil || n > 0o7777 || end < len(text) && text[end] >= '8' && text[end] <= '9' {
-		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not an octal mode", clip(text)), v.opt.Name+" = 660")
+	if end == 0 || err != nil || n > 0o7777 || end < len(text) && strings.IndexByte(blanks, text[end]) < 0 {
+		like := map[bool]string{true: "022", false: "660"}[v.opt.Name == "umask"]
+		d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not an octal mode", clip(text)), v.opt.Name+" = "+like)
 		return false
 	}
 	if rest := strings.TrimSpace(text[end:]); rest != "" {

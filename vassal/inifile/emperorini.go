@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"liege/vassal"
-	"liege/vassal/connect"
-	"liege/vassal/egress"
 	"liege/vassal/mail"
 )
 
@@ -148,7 +146,7 @@ func EmperorOptions() []EmperorOption {
 		{"ceilings", "swap-max", Size, false, "none", "Swap that no vassal may pass; 0 is none at all."},
 		{"ceilings", "cpu-weight", Int, false, "100 for tenants' files", "The largest share of the CPUs that a file may ask for."},
 		{"ceilings", "net", String, true, "", "Networks besides none that vassals may have; without a line operators' files may have all, tenants' none."},
-		{"ceilings", "listen", String, true, "", "Addresses that tenants' files may listen on: HOST:PORT, HOST:FROM-TO, /path/*.sock, /path/**."},
+		{"ceilings", "listen", String, true, "", "Addresses that tenants' files may listen on: HOST:PORT, HOST:FROM-TO, /path/*.sock, /path/**; * for any host or port."},
 		{"ceilings", "connect", String, true, "", "Addresses that tenants' files may connect to: ADDRESS:PORT, ADDRESS:FROM-TO, NETWORK/BITS:PORT, unix:/path, unix:/path/*.sock, unix:/path/**."},
 		{"ceilings", "egress", String, true, "", "Closed targets that tenants' files may open with egress lines: ADDRESS, NETWORK/BITS or any, with :PORT or :FROM-TO."},
 		{"ceilings", "sendmail-sender", String, true, "anybody", "Whom mail of vassals may come from: ADDRESS, *@DOMAIN, *@*.DOMAIN, <> for bounces; %U is the user's name (mail.md)."},
@@ -197,7 +195,7 @@ func (d *emperorDecoder) key(section string, s Setting) {
 		}
 		o := EmperorOptions()[i]
 		v, ok := d.value(&Option{Name: o.Name, Type: o.Type, Since: "liege"}, s)
-		if !ok {
+		if !ok || o.Type == Bool && !d.plain(v) {
 			return
 		}
 		if section == "ceilings" {
@@ -339,78 +337,6 @@ func (d *emperorDecoder) etc(v value) {
 		}
 		d.c.Etc = append(d.c.Etc, path.Clean(name))
 	}
-}
-
-// ceilingKey handles [ceilings].
-func (d *emperorDecoder) ceilingKey(v value) {
-	c := &d.c.Ceilings
-	words := strings.Fields(v.Value)
-	switch v.opt.Name {
-	case "memory-max":
-		d.c.Policy.MemoryMax = Ceiling{float64(v.n), v.Origin}
-	case "cpu-max":
-		d.c.Policy.CPUMax = Ceiling{v.f, v.Origin}
-	case "pids-max":
-		d.c.Policy.PidsMax = Ceiling{float64(v.n), v.Origin}
-	case "swap-max":
-		d.c.Policy.SwapMax = Ceiling{float64(v.n), v.Origin}
-	case "cpu-weight":
-		d.c.Policy.CPUWeight = Ceiling{float64(v.n), v.Origin}
-	case "net":
-		for _, w := range words {
-			if !slices.Contains([]string{"none", "private", "nat", "host"}, w) {
-				d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a network", clip(w)), "net = host")
-			}
-		}
-		c.Net = append(c.Net, words...)
-	case "listen":
-		c.Listen = append(c.Listen, words...)
-	case "connect":
-		for _, w := range words {
-			if !connect.Rule(w) {
-				d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not an address to connect to", clip(w)), "connect = 127.0.0.1:3306 10.0.0.0/24:5432 unix:/run/mysqld/mysqld.sock")
-			}
-		}
-		c.Connect = append(c.Connect, words...)
-	case "egress":
-		for _, w := range words {
-			e, wrong, hint := egress.Parse(w)
-			if wrong != "" {
-				d.err(vassal.CodeBadValue, v.Setting, wrong, strings.ReplaceAll(hint, "egress = allow ", "egress = "))
-			}
-			c.Egress = append(c.Egress, vassal.Egress{Allow: true, Target: e, At: v.Origin})
-		}
-	case "sendmail-sender", "sendmail-rate":
-		d.mailCeiling(v, words)
-	case "bind":
-		for _, w := range words {
-			if !path.IsAbs(w) {
-				d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not an absolute path", clip(w)), "bind = /home /srv")
-			}
-		}
-		c.Bind = append(c.Bind, words...)
-	case "min-uid":
-		c.MinUID = clampInt(v.n)
-	case "root":
-		c.Root = v.on
-	}
-}
-
-func (d *emperorDecoder) mailCeiling(v value, words []string) {
-	m := &d.c.Ceilings.Mail
-	if v.opt.Name == "sendmail-rate" {
-		var ok bool
-		if m.Rate, ok = mail.ParseRate(firstWord(v.Value)); !ok {
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a rate", clip(v.Value)), "sendmail-rate = 100/h")
-		}
-		return
-	}
-	for _, w := range words {
-		if !mail.Rule(w) {
-			d.err(vassal.CodeBadValue, v.Setting, fmt.Sprintf("%q is not a sender", clip(w)), "sendmail-sender = %U@web1.example *@%U.example")
-		}
-	}
-	m.Senders = append(m.Senders, words...)
 }
 
 // uwsgi handles the keys of an Emperor's [uwsgi]; what else stands there is

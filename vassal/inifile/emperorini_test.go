@@ -93,6 +93,12 @@ func TestDecodeEmperorProblems(t *testing.T) {
 		{"[emperor]\ntouch = maybe", `error bad-value 2 touch: "maybe" is not one of reload, ignore`},
 		{"[ceilings]\nmemory-max = much", `error bad-value 2 memory-max: "much" is not a number`},
 		{"[ceilings]\nnet = wifi", `error bad-value 2 net: "wifi" is not a network`},
+		{"[ceilings]\nroot = flase", `error bad-value 2 root: "flase" is neither true nor false`},
+		{"[emperor]\ntyrant = none", `error bad-value 2 tyrant: "none" is neither true nor false`},
+		{"[ceilings]\nlisten = 8080", `warning bad-value 2 listen: "8080" is no address to listen on, and lets nobody`},
+		{"[ceilings]\nlisten = 10.0.0.0/8", `warning bad-value 2 listen: "10.0.0.0/8" is no address to listen on, and lets nobody`},
+		{"[ceilings]\nlisten = 127.0.0.1:90-80", `warning bad-value 2 listen: "127.0.0.1:90-80" is no address to listen on, and lets nobody`},
+		{"[ceilings]\nlisten = srv/**", `warning bad-value 2 listen: "srv/**" is no address to listen on, and lets nobody`},
 		{"[ceilings]\nsendmail-sender = a@b *", `error bad-value 2 sendmail-sender: "*" is not a sender`},
 		{"[ceilings]\nsendmail-rate = 100", `error bad-value 2 sendmail-rate: "100" is not a rate`},
 		{"[ceilings]\nsendmail = no", "error unknown-option 2 sendmail: unknown in [ceilings]"},
@@ -117,6 +123,16 @@ func TestDecodeEmperorProblems(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%q:\n got %s\nwant %s", tt.text, got, tt.want)
 		}
+	}
+}
+
+// Rules of listen have the form that addresses have, which is what they are compared
+// with.
+func TestListenRules(t *testing.T) {
+	c, ps := DecodeEmperor("/e", []byte("[ceilings]\nlisten = :8000-8999 localhost:80 *:443 [::1]:* unix:/srv/*.sock /run/x/** @a* *"))
+	want := []string{"0.0.0.0:8000-8999", "127.0.0.1:80", "*:443", "[::1]:*", "/srv/*.sock", "/run/x/**", "@a*", "*"}
+	if d := cmp.Diff(want, c.Ceilings.Listen); d != "" || len(ps) > 0 {
+		t.Errorf("%v\n%s", ps, d)
 	}
 }
 

@@ -30,6 +30,7 @@ func (r *reader) expand() {
 				e.value = ""
 			}
 		}
+		e.value = strings.ReplaceAll(e.value, theirs, "")
 		e.expanded = e.value
 	}
 	for _, e := range r.entries {
@@ -79,6 +80,9 @@ func (r *reader) replace(e *entry, s string, sigil byte, f func(e *entry, inner 
 // environment is $(NAME), $(NAME-default) or $(NAME:-default).
 func (r *reader) environment(e *entry, inner string) (string, bool) {
 	name, fallback, given := strings.Cut(inner, "-")
+	if r.named(e, name) {
+		return "", true
+	}
 	name, unsetOrEmpty := strings.CutSuffix(unguard(name), ":")
 	if unsetOrEmpty && !given || !isName(name) {
 		return "", false // a command substitution of some shell, not ours
@@ -113,6 +117,8 @@ func (r *reader) content(e *entry, inner string) (string, bool) {
 	switch {
 	case name == "":
 		return "", false
+	case r.named(e, inner):
+		return "", true
 	case hasScheme(name):
 		r.refuseScheme(e.at, e.key, name)
 		return "", true
@@ -124,6 +130,14 @@ func (r *reader) content(e *entry, inner string) (string, bool) {
 	e.tenant = e.tenant || !f.Operator
 	s := strings.TrimSuffix(string(f.Data), "\n")
 	return r.data(e.at, e.key, strings.TrimSuffix(s, "\r")), true
+}
+
+// named reports whether a user's words have a part in what a line of the operator's
+// asks: root would read for the user what only root may.
+func (r *reader) named(e *entry, asked string) bool {
+	by := *e
+	by.tenant = strings.Contains(asked, theirs)
+	return r.strangers(&by)
 }
 
 // data is what came from outside the text: it is never expanded.

@@ -150,11 +150,18 @@ func (x *lexer) header(s string, num int, strict bool) (name string, ok bool) {
 		return "", false
 	}
 	rest = strings.Trim(rest, blanks)
-	if rest != "" && x.wants(name) >= 0 {
+	if rest != "" && x.wants(name) >= 0 && strings.Contains(s, "\r") {
+		x.report(num, vassal.CodeSyntax, crInside, crHint)
+	} else if rest != "" && x.wants(name) >= 0 {
 		x.note(num, vassal.CodeSyntax, "text after the ] of a section line counts as a comment", "uWSGI does not find such a section; put the comment on a line of its own")
 	}
 	return name, true
 }
+
+const (
+	crInside = "has a carriage return in the middle of the line"
+	crHint   = "save the file with Unix or Windows line ends"
+)
 
 // plainWord is s if it is a harmless word, else other: what a file holds is
 // not for every reader of a message.
@@ -201,7 +208,7 @@ func (x *lexer) put(current int, s string, num int) {
 		return
 	}
 	if strings.ContainsRune(s, '\r') {
-		x.report(num, vassal.CodeSyntax, "has a carriage return in the middle of the line", "save the file with Unix or Windows line ends")
+		x.report(num, vassal.CodeSyntax, crInside, crHint)
 		return
 	}
 	key, value, assigned := strings.Cut(s, "=")

@@ -29,6 +29,7 @@ type times struct {
 	items  []string // what %(_) becomes, once per repetition, guarded
 	plain  bool     // %(_) is left alone
 	tenant bool     // the items are a user's words
+	found  bool     // and names of files
 }
 
 // run takes the lines of one text.
@@ -119,7 +120,14 @@ func (r *reader) take(b *block, at place, key string, l line) {
 		}
 		one := e
 		if !b.plain {
-			one.value = strings.ReplaceAll(value, "%(_)", item)
+			whole := value
+			if b.found { // a file that a pattern of this text found may be read, by its whole name
+				whole = strings.ReplaceAll(value, "@(%(_))", "@("+item+")")
+			}
+			if b.tenant && at.operator {
+				item = theirs + item + theirs
+			}
+			one.value = strings.ReplaceAll(whole, "%(_)", item)
 			one.tenant = one.tenant || b.tenant && one.value != value
 		}
 		r.add(&one)
@@ -179,7 +187,7 @@ func forTimes(r *reader, at place, key, value string) times {
 func forGlob(r *reader, at place, key, value string) times {
 	value = unguard(value)
 	names, ok := r.glob(at, key, value)
-	t := times{tenant: r.namedByUsers(at, value, names)}
+	t := times{tenant: r.namedByUsers(at, value, names), found: true}
 	if ok && len(names) == 0 {
 		r.warn(at, key, vassal.CodeBlock, "matches nothing: the block is applied once, to the pattern itself", "")
 		names = []string{value}

@@ -2,6 +2,7 @@ package inifile
 
 import (
 	"fmt"
+	"math/bits"
 	"path"
 	"strconv"
 	"strings"
@@ -61,7 +62,7 @@ func (m *magic) file(c byte) (string, bool) {
 	case 'i':
 		return strconv.FormatUint(m.inode, 10), true
 	case 'j':
-		return fmt.Sprintf("%X", djb33x(m.path)), true
+		return fmt.Sprintf("%08X", bits.ReverseBytes32(djb33x(m.path))), true
 	}
 	if c >= '0' && c <= '9' {
 		parts := strings.Split(strings.Trim(dir, "/"), "/")
@@ -73,7 +74,7 @@ func (m *magic) file(c byte) (string, bool) {
 	return "", false
 }
 
-// djb33x is the hash of %j.
+// djb33x is the hash of %j, which shows its bytes as they lie in memory.
 func djb33x(s string) uint32 {
 	h := uint32(5381)
 	for i := range len(s) {
@@ -174,5 +175,9 @@ func unguard(s string) string { return unguarder.Replace(s) }
 // Immutable, safe for concurrent use.
 var (
 	guarder   = strings.NewReplacer("%", "\xf9", "$", "\xfa", "@", "\xfb")
-	unguarder = strings.NewReplacer("\xf9", "%", "\xfa", "$", "\xfb", "@")
+	unguarder = strings.NewReplacer("\xf9", "%", "\xfa", "$", "\xfb", "@", theirs, "")
 )
+
+// theirs stands around a user's words in a line of the operator's until that has asked
+// what it asks, and is no part of UTF-8 either.
+const theirs = "\xfc"

@@ -138,10 +138,12 @@ const fewest = 4
 // Nearest returns the option's spelling that key most likely meant, or the
 // empty string when none is near.
 func Nearest(key string) string {
-	if o := elsewhere[strings.ReplaceAll(strings.ToLower(key), "_", "-")]; o != "" {
-		return o
+	name, _, _ := strings.Cut(key, ":") // of "uid: www-data"
+	name = strings.TrimLeft(strings.ReplaceAll(strings.ToLower(strings.TrimSpace(name)), "_", "-"), "-")
+	if Known(name) && name != key {
+		return name
 	}
-	return misspelt(key)
+	return cmp.Or(elsewhere[name], misspelt(key))
 }
 
 // misspelt returns the option's spelling that is nearest to key, if one is near.

@@ -103,7 +103,7 @@ func TestNearest(t *testing.T) {
 	for _, tt := range []struct{ key, want string }{
 		{"process", "processes"}, {"proceses", "processes"}, {"virtaulenv", "virtualenv"}, {"wsgifile", "wsgi-file"},
 		{"chmod_socket", "chmod-socket"}, {"memory-limit", ""}, {"name", ""}, {"kafka-ws-host", ""}, {"", ""}, {"sockets", "socket"},
-		{"app", "module"}, {"pid", "pidfile"}, {"logfile", "logto"}, {"stdout_logfile", "logto"}, {"User", "uid"}, {"hdi", ""}, {"cap", ""}, {"uidd", "uid"}, {"htp", "http"}, {"prg", ""},
+		{"app", "module"}, {"pid", "pidfile"}, {"logfile", "logto"}, {"stdout_logfile", "logto"}, {"User", "uid"}, {"MASTER", "master"}, {"--WSGI_FILE", "wsgi-file"}, {"uid: www-data", "uid"}, {"a: b", ""}, {"hdi", ""}, {"cap", ""}, {"uidd", "uid"}, {"htp", "http"}, {"prg", ""},
 	} {
 		if got := Nearest(tt.key); got != tt.want {
 			t.Errorf("Nearest(%q) = %q, want %q", tt.key, got, tt.want)

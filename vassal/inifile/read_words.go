@@ -167,7 +167,7 @@ func (r *reader) strangers(e *entry) bool {
 	if !e.tenant || !e.at.operator {
 		return false
 	}
-	r.fail(e.at, e.key, vassal.CodeNotForTenants, "a part of the path comes from a file or a directory that is not root's alone", "write the path out")
+	r.fail(e.at, e.key, vassal.CodeNotForTenants, "a part of the name comes from a file or a directory that is not root's alone", "write the name out")
 	return true
 }
 

@@ -95,6 +95,8 @@ func TestNumbers(t *testing.T) {
 		app + "processes = 2\ncheaper = 2\n":           "error cheaper:",
 		app + "memory-max = none\n":                    "error memory-max:",
 		app + "harakiri = -5\n":                        "error harakiri:",
+		app + "chmod-socket = 0o660\n":                 "error chmod-socket: \"0o660\" is not an octal mode",
+		app + "chmod-socket = 660 # all\n":             "warning chmod-socket: 660 counts",
 		app + "env = =b\n":                             "warning env: no name before the equals sign",
 		app + "cache2 = name=a,items=10,expires=500\n": "warning cache2: \"expires=500\" is no part of a cache",
 		app + "cache2 = nome=a,items=10\n":             "error cache2: the cache has no name",
@@ -134,7 +136,12 @@ func TestNoApp(t *testing.T) {
 		cron:                              "warning http-socket: no line names an app",
 		daemon + "socket = /run/a.sock\n": "404 (also socket, line 4)",
 		daemon + "processes = 0\ncheck-static=/srv/a\n": "error processes:",
-		"stats = :9191\n": "error http-socket: nothing to run",
+		"stats = :9191\n":                       "error http-socket: nothing to run",
+		"mule = x.py\n":                         "warning http-socket: no line names an app",
+		"mule = x.py\nphp-docroot = /srv/a\n":   "warning mule: mules and spoolers run Python apps only",
+		"mule = x.py\npsgi = /srv/a/app.psgi\n": "warning mule: mules and spoolers",
+		"spooler = s\ncgi = /srv/a\n":           "warning spooler: mules and spoolers",
+		"mule = x.py\ncheck-static = /srv/a\n":  "",
 	})
 	for lines, want := range map[string]string{
 		daemon + "stats = :9191\n": "",
@@ -142,7 +149,10 @@ func TestNoApp(t *testing.T) {
 		cron + "stats = :9191\n":   "",
 		cron:                       "",
 		"stats = :9191\n":          "nothing to run",
-		"mule = x.py\n":            "nothing to run",
+		"mule = x.py\n":            "",
+		"mule = false\n":           "nothing to run",
+		"spooler = s\nimport=a\n":  "",
+		"spooler-external = s\n":   "nothing to run",
 	} {
 		_, ps := chain(&txtar.Archive{Files: []txtar.File{{Name: "/etc/vassals/shop.ini", Data: []byte("[uwsgi]\nuid = 1\n" + lines)}}})
 		if got := ps.Error(); len(ps) > 0 != (want != "") || !strings.Contains(got, want) {
