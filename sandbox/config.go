@@ -129,8 +129,11 @@ func (st *starting) created(state *specs.State) error {
 	if err := st.sealRoot(); err != nil {
 		return err
 	}
-	var err error
 	box := st.box
+	err := st.m.trees.limitSockets(box.cgroup, st.spec.Limits.MemoryMax)
+	if err != nil {
+		return err
+	}
 	if box.spaces, err = namespaces(state.Pid); err != nil {
 		return err
 	}
