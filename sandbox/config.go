@@ -332,11 +332,17 @@ func (st *starting) translate(err error) error {
 		return fmt.Errorf("no room in the run directory %s, or no inodes (df -h, df -i): %w", filepath.Dir(st.m.dir), err)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
-	case errors.Is(err, unix.EAGAIN):
+	case errors.Is(err, unix.EAGAIN), strings.Contains(strings.ToLower(text), unix.EAGAIN.Error()): // or libcontainer's C says so
+		if l := st.spec.Limits; l.PidsMax > 0 && l.PidsMax < fewPids {
+			return unkept("pids-max", l.PidsMaxAt, fmt.Errorf("%d processes and threads are too few for a start", l.PidsMax))
+		}
 		return fmt.Errorf("no more processes or memory for it: %w", err)
 	}
 	return &initError{err}
 }
+
+// fewPids are so few processes and threads that a start may fail for want of them.
+const fewPids = 32
 
 // full reports whether it is the run directory that err, ENOSPC, is about: what
 // the sandboxes keep there, or the record of a generation.
