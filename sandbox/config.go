@@ -332,7 +332,8 @@ func (st *starting) translate(err error) error {
 		return fmt.Errorf("no room in the run directory %s, or no inodes (df -h, df -i): %w", filepath.Dir(st.m.dir), err)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
-	case errors.Is(err, unix.EAGAIN), strings.Contains(strings.ToLower(text), unix.EAGAIN.Error()): // or libcontainer's C says so
+	case errors.Is(err, unix.EAGAIN), strings.Contains(strings.ToLower(text), unix.EAGAIN.Error()), // or libcontainer's C says so
+		strings.Contains(text, "procReady not received") && st.spec.Limits.PidsMax > 0: // its init needs threads
 		if l := st.spec.Limits; l.PidsMax > 0 && l.PidsMax < fewPids {
 			return unkept("pids-max", l.PidsMaxAt, fmt.Errorf("%d processes and threads are too few for a start", l.PidsMax))
 		}

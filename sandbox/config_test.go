@@ -30,9 +30,11 @@ func TestNoRoom(t *testing.T) {
 func TestTooFewPids(t *testing.T) {
 	st := &starting{m: &Manager{}}
 	st.spec.Limits = vassal.Limits{PidsMax: 2, PidsMaxAt: vassal.Origin{File: "a.ini", Line: 3}}
-	err := st.translate(errors.New("runc init error(s): nsexec-0[1608]: unable to spawn stage-1: Resource temporarily unavailable"))
-	if p := vassal.AsProblems(err, "", "").First(); p == nil || p.Key != "pids-max" || p.Line != 3 || !strings.Contains(p.Message, "too few") {
-		t.Errorf("%v, problem %+v", err, p)
+	for _, text := range []string{"runc init error(s): nsexec-0[1608]: unable to spawn stage-1: Resource temporarily unavailable", "procReady not received"} {
+		err := st.translate(errors.New(text))
+		if p := vassal.AsProblems(err, "", "").First(); p == nil || p.Key != "pids-max" || p.Line != 3 || !strings.Contains(p.Message, "too few") {
+			t.Errorf("%v, problem %+v", err, p)
+		}
 	}
 	st.spec.Limits.PidsMax = 2000 // then it is the host's
 	if err := st.translate(unix.EAGAIN); !strings.Contains(err.Error(), "no more processes") {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -61,5 +62,16 @@ func TestMemoryOfSockets(t *testing.T) {
 	b.wait()
 	if mib, err := strconv.Atoi(strings.TrimSpace(b.output())); err != nil || mib < 150 {
 		t.Errorf("without a limit they hold %q: the test shows nothing", b.output())
+	}
+}
+
+// What ended with a failure after pids-max had refused it something says so.
+func TestExitWithoutPids(t *testing.T) {
+	for code, want := range map[int]string{0: "", 2: "exited with status 2, after pids-max had refused it 4 processes or threads"} {
+		cmd := exec.Command("/bin/sh", "-c", fmt.Sprintf("exit %d", code))
+		_ = cmd.Run() // the state says it
+		if e := (&Sandbox{state: cmd.ProcessState}).describe(Usage{PidsRefused: 4}); e.Reason != want || e.Code != code {
+			t.Errorf("exit %d: %+v", code, e)
+		}
 	}
 }
