@@ -66,14 +66,14 @@ func TestEnter(t *testing.T) {
 	r := newRealm(t)
 	r.write("app/status.py", `def application(environ, start):
     start('200 OK', [('Content-Type', 'text/plain')])
-    return [open('/proc/self/status', 'rb').read()]
+    return [open('/proc/self' + environ['PATH_INFO'], 'rb').read()]
 `)
 	lines := fmt.Sprintf("uid = %d\ngid = %d\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/status.py\nenv = COLOUR=green\n", tenant, tenant)
 	r.drop("shop", lines)
 	addr := tcpOf(r.up("shop"))
 	before := living(t)
 
-	_, worker := r.get(addr, "/")
+	_, worker := r.get(addr, "/status")
 	inside, code := r.says("", "shop", "--", "cat", "/proc/self/status")
 	if got, want := posture(inside), posture(worker); got != want || code != 0 || strings.Count(got, "\n") < 10 {
 		t.Errorf("a command is not what a worker is (%d):\n%s\nthe worker:\n%s", code, got, want)
@@ -88,6 +88,7 @@ func TestEnter(t *testing.T) {
 		{"through a pipe", []string{"shop", "cat"}, "through a pipe", 0},
 		{"", []string{"shop", "sh", "-c", "kill -9 $$"}, "", 137},
 		{"", []string{"shop", "test", "-e", "/etc/shadow"}, "", 1},
+		{"", []string{"shop", "kill", "-CONT", "1"}, "", 0}, // the core, though Landlock is around both
 		{"", []string{"shop", "sh", "-c", "for n in 3 4 5 6 7; do test ! -e /proc/self/fd/$n || exit 1; done"}, "", 0},
 		{"", []string{"shop", "sh", "-c", "(setsid sleep 1000 >/dev/null 2>&1 &); echo left"}, "left\n", 0},
 		{"echo typed", []string{"shop.ini"}, "typed\n", 0},
@@ -97,6 +98,14 @@ func TestEnter(t *testing.T) {
 		}
 	}
 	r.until("no process is left", func() bool { return living(t) <= before })
+	for gen := range 2 { // the second has started beside the first
+		mine, _ := r.says("", "shop", "cat", "/proc/self/oom_score_adj")
+		if _, worker := r.get(addr, "/oom_score_adj"); mine != worker || mine == "" {
+			t.Errorf("generation %d: the kernel kills a command by %q, a worker by %q", gen+1, mine, worker)
+		}
+		r.liege("reload", "shop", "--timeout", patience)
+	}
+	r.until("one generation is left", func() bool { return living(t) <= before })
 	if out, code := r.says("", "shop", "nosuch"); code != 127 || !strings.Contains(out, "not found") {
 		t.Errorf("no such program: %d %q", code, out)
 	}
@@ -109,7 +118,7 @@ func TestEnter(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until("the command runs", func() bool { return living(t) > before })
-	if code, _ := r.get(addr, "/"); code != 200 {
+	if code, _ := r.get(addr, "/status"); code != 200 {
 		t.Errorf("beside it the vassal answers %d", code)
 	}
 	cmd.Process.Kill()

@@ -32,6 +32,9 @@ def big(path):
         f.write(b"the rest")
     return f
 
+def aio():
+    call(libc.syscall, 206 if os.uname().machine == "x86_64" else 0, 2000, ctypes.byref(ctypes.c_ulong()))
+
 def thread():
     t = threading.Thread(target=threading.Event().wait, daemon=True)
     try:
@@ -53,6 +56,7 @@ takes = {
     "netlink": (lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0), 5000),
     "queues": (lambda: call(libc.mq_open, b"/q%d" % len(held), os.O_CREAT | os.O_RDWR, 0o600, None), 5000),
     "keys": (lambda: call(libc.syscall, 248 if os.uname().machine == "x86_64" else 217, b"user", b"k%d" % len(held), b"x", 1, -3), 5000),
+    "aio": (aio, 100),
     "log": (lambda: os.write(2, b"x" * 4095 + b"\n"), 5000),
 }
 
@@ -108,7 +112,7 @@ func TestExhaustion(t *testing.T) {
 	calm, greedy := r.up("calm"), r.up("greedy").Listen[0]
 	for what, bound := range map[string]string{
 		"memory": "ended", "tmp": "ENOSPC", "shm": "ENOSPC", "processes": "EAGAIN ended", "threads": "EAGAIN ended", "descriptors": "EMFILE",
-		"inotify": "EMFILE", "terminals": "ENOSPC", "sockets": "EMFILE", "netlink": "EMFILE", "queues": "ENOSPC EMFILE", "keys": "EPERM", "log": "no",
+		"inotify": "EMFILE", "terminals": "ENOSPC", "sockets": "EMFILE", "netlink": "EMFILE", "queues": "ENOSPC EMFILE", "keys": "EPERM", "aio": "ENOSYS", "log": "no",
 	} {
 		stop := r.loop(calm.Listen[0])
 		got := ask(greedy, "/"+what)

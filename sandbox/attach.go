@@ -88,7 +88,7 @@ func (st *starting) attachBinds(pid int) error {
 
 // attach mounts b in the tree root.
 func (b *Mount) attach(root int) error {
-	tree, err := detach(unix.AT_FDCWD, b.Source, b.Source, BindFlags{Writable: b.Writable, Exec: b.Exec, Recursive: b.Recursive, lift: true})
+	tree, err := detach(unix.AT_FDCWD, b.Source, b.Source, BindFlags{Writable: b.Writable, Exec: b.Exec, Recursive: b.Recursive})
 	if err != nil {
 		return err
 	}

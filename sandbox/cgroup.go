@@ -109,7 +109,7 @@ func (t *trees) make(inner string) error {
 // makeBelow makes the cgroup inner below one that libcontainer made. A cpuset of
 // v1 has no CPUs by itself, and takes no process then.
 func (t *trees) makeBelow(inner string) error {
-	if err := t.make(inner); err != nil {
+	if err := errors.Join(t.make(inner), t.limitSockets(inner, 0)); err != nil {
 		return err
 	}
 	dir := t.dir("cpuset", inner)

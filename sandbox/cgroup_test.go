@@ -54,9 +54,9 @@ func TestLimitFiles(t *testing.T) {
 		}
 		return m
 	}
-	v1 := with("memory/n/memory.limit_in_bytes", "1048576", "memory/n/memory.memsw.limit_in_bytes", "1048576", "cpu,cpuacct/n/cpu.cfs_quota_us", "150000", "cpu,cpuacct/n/cpu.shares", "1024", "pids/n/pids.max", "7")
-	v1none := with("memory/n/memory.limit_in_bytes", "-1", "memory/n/memory.memsw.limit_in_bytes", "-1", "cpu,cpuacct/n/cpu.cfs_quota_us", "-1", "cpu,cpuacct/n/cpu.shares", "1024", "pids/n/pids.max", "max")
-	v1all := with("memory/n/memory.limit_in_bytes", "1048576", "memory/n/memory.memsw.limit_in_bytes", "1048676", "cpu,cpuacct/n/cpu.cfs_quota_us", "-1", "cpu,cpuacct/n/cpu.shares", "512", "pids/n/pids.max", "max",
+	v1 := with("memory/n/memory.limit_in_bytes", "1048576", "memory/n/memory.kmem.tcp.limit_in_bytes", "1048576", "memory/n/memory.memsw.limit_in_bytes", "1048576", "cpu,cpuacct/n/cpu.cfs_quota_us", "150000", "cpu,cpuacct/n/cpu.shares", "1024", "pids/n/pids.max", "7")
+	v1none := with("memory/n/memory.limit_in_bytes", "-1", "memory/n/memory.kmem.tcp.limit_in_bytes", "-1", "memory/n/memory.memsw.limit_in_bytes", "-1", "cpu,cpuacct/n/cpu.cfs_quota_us", "-1", "cpu,cpuacct/n/cpu.shares", "1024", "pids/n/pids.max", "max")
+	v1all := with("memory/n/memory.limit_in_bytes", "1048576", "memory/n/memory.kmem.tcp.limit_in_bytes", "1048576", "memory/n/memory.memsw.limit_in_bytes", "1048676", "cpu,cpuacct/n/cpu.cfs_quota_us", "-1", "cpu,cpuacct/n/cpu.shares", "512", "pids/n/pids.max", "max",
 		"blkio/n/blkio.throttle.read_bps_device", "8:0 5", "blkio/n/blkio.throttle.write_iops_device", "8:0 6")
 	swap, any := int64(100), int64(vassal.NoSwapLimit)
 	disk := []vassal.IOMax{{Device: "8:0", ReadBytes: 5, WriteOps: 6}}

@@ -129,8 +129,11 @@ func (st *starting) created(state *specs.State) error {
 	if err := st.sealRoot(); err != nil {
 		return err
 	}
-	var err error
 	box := st.box
+	err := st.m.trees.limitSockets(box.cgroup, st.spec.Limits.MemoryMax)
+	if err != nil {
+		return err
+	}
 	if box.spaces, err = namespaces(state.Pid); err != nil {
 		return err
 	}
@@ -329,11 +332,18 @@ func (st *starting) translate(err error) error {
 		return fmt.Errorf("no room in the run directory %s, or no inodes (df -h, df -i): %w", filepath.Dir(st.m.dir), err)
 	case errors.Is(err, unix.ENOSPC):
 		return fmt.Errorf("no room in the root or in a cgroup: %w", err)
-	case errors.Is(err, unix.EAGAIN):
+	case errors.Is(err, unix.EAGAIN), strings.Contains(strings.ToLower(text), unix.EAGAIN.Error()), // or libcontainer's C says so
+		strings.Contains(text, "procReady not received") && st.spec.Limits.PidsMax > 0: // its init needs threads
+		if l := st.spec.Limits; l.PidsMax > 0 && l.PidsMax < fewPids {
+			return unkept("pids-max", l.PidsMaxAt, fmt.Errorf("%d processes and threads are too few for a start", l.PidsMax))
+		}
 		return fmt.Errorf("no more processes or memory for it: %w", err)
 	}
 	return &initError{err}
 }
+
+// fewPids are so few processes and threads that a start may fail for want of them.
+const fewPids = 32
 
 // full reports whether it is the run directory that err, ENOSPC, is about: what
 // the sandboxes keep there, or the record of a generation.

@@ -10,14 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BindFlags are what a DetachedBind allows. nosuid and nodev are always set.
+// BindFlags are what a DetachedBind allows. nosuid and nodev are always set, and
+// what the host has mounted read-only or noexec stays so.
 type BindFlags struct {
 	Writable  bool
 	Exec      bool
 	IDMap     *IDMap
 	Recursive bool // with the mounts below it, which get the same flags
-
-	lift bool // what is not to be set is taken off the top mount, where the host has it
 }
 
 // DetachedBind makes a mount of what f refers to (a directory or a file, an
@@ -63,42 +62,11 @@ func detach(at int, path, name string, flags BindFlags) (int, error) {
 		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		attr.Userns_fd = uint64(space.Fd())
 	}
-	if err := flags.set(fd, which, &attr); err != nil {
+	if err := unix.MountSetattr(fd, "", which, &attr); err != nil {
 		unix.Close(fd)
 		return -1, bindError(name, "mount_setattr", err)
 	}
 	return fd, nil
-}
-
-// set gives the detached mount fd its attributes.
-func (f BindFlags) set(fd int, which uint, attr *unix.MountAttr) error {
-	var off uint64
-	if f.lift && f.Writable {
-		off |= unix.MOUNT_ATTR_RDONLY
-	}
-	if f.lift && f.Exec {
-		off |= unix.MOUNT_ATTR_NOEXEC
-	}
-	if off == 0 {
-		return unix.MountSetattr(fd, "", which, attr)
-	}
-	if !f.Recursive {
-		both := *attr
-		both.Attr_clr = off
-		if err := unix.MountSetattr(fd, "", which, &both); !errors.Is(err, unix.EPERM) {
-			return err
-		}
-	}
-	if err := unix.MountSetattr(fd, "", which, attr); err != nil || !f.Recursive {
-		return err
-	}
-	// Of a mount that is locked, since the host is itself in a container, no
-	// flag is taken off.
-	err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_clr: off})
-	if errors.Is(err, unix.EPERM) {
-		return nil
-	}
-	return err
 }
 
 func bindError(name, call string, err error) error {

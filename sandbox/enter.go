@@ -72,6 +72,11 @@ func (e *entering) make(g Guest) error {
 	p := e.box.plan
 	p.Files, p.Hooks, p.Attach = stage.Donated{Guest: true}, nil, nil
 	p.Env, p.Dir = g.Env, g.Dir
+	p.OOMScore = min(e.box.score+workerWorse, dieFirst) // a worker's: the kernel kills it before the core
+	if p.Landlock != nil {                              // a fence of its own, beside the core's: nobody could be ended from it
+		beside := *p.Landlock
+		beside.Signals, p.Landlock = true, &beside
+	}
 	reports := p.Context // after it was entered (KERNEL 7)
 	if g.Root {
 		if err := e.box.asRoot(&p); err != nil {

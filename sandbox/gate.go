@@ -88,7 +88,7 @@ func (st *starting) makeGate() error {
 	g := st.v.newGate(st.spec.Gen, len(doors))
 	st.gate = g
 	st.undo = append(st.undo, st.dropGate)
-	if err := g.m.trees.make(g.cgroup); err != nil {
+	if err := errors.Join(g.m.trees.make(g.cgroup), g.m.trees.limitSockets(g.cgroup, st.spec.Limits.MemoryMax)); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(g.nodes, 0o700); err != nil {

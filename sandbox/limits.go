@@ -60,7 +60,22 @@ func (t *trees) limit(inner string, l vassal.Limits) error {
 	} {
 		errs = append(errs, t.turn(inner, k))
 	}
-	return errors.Join(append(errs, t.limitSwap(inner, l), t.limitIO(inner, l.IOMax))...)
+	return errors.Join(append(errs, t.limitSockets(inner, l.MemoryMax), t.limitSwap(inner, l), t.limitIO(inner, l.IOMax))...)
+}
+
+// limitSockets bounds what sockets hold, which v1 does not count as memory: without
+// it a vassal takes all that the kernel has for those of the whole host (tcp_mem,
+// udp_mem). A cgroup counts it from when a limit was written on, and none of those
+// below it does by itself. What is above a lower limit is neither freed nor refused.
+func (t *trees) limitSockets(inner string, memoryMax int64) error {
+	if memoryMax <= 0 {
+		memoryMax = -1
+	}
+	err := t.turn(inner, knob{option: "memory-max", controller: "memory", v1: "memory.kmem.tcp.limit_in_bytes", val1: strconv.FormatInt(memoryMax, 10)})
+	if errors.Is(err, unix.EBUSY) {
+		return nil
+	}
+	return err
 }
 
 // turn writes one limit.

@@ -177,6 +177,8 @@ func fakeCore(args []string) error {
 		err = fakeCore([]string{"wait"})
 		runtime.KeepAlive(kept)
 		return err
+	case "buffers": // says how many MiB are sent that nobody reads
+		return fakeBuffers()
 	case "forkbomb": // children that fork on; nobody waits
 		fmt.Println("waiting")
 		for {

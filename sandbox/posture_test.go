@@ -78,8 +78,22 @@ func TestPosture(t *testing.T) {
 	}
 	defer unix.Unmount(filepath.Join(src, "sub"), 0)
 
+	// One that the host has mounted so that nobody writes in it or executes it.
+	shut := filepath.Join(r.dir, "shut")
+	if err := os.Mkdir(shut, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(shut, shut, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(shut, 0)
+	if err := unix.Mount("", shut, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|unix.MS_NOEXEC, ""); err != nil {
+		t.Fatal(err)
+	}
+
 	spec := r.spec("posture", 1)
 	spec.Root = append(spec.Root,
+		Mount{Source: shut, Target: "/srv/shut", Writable: true, Exec: true},
 		Mount{Source: src, Target: "/srv/flat"},
 		Mount{Source: src, Target: "/srv/deep", Recursive: true},
 		Mount{Source: src, Target: "/srv/rw", Writable: true})
@@ -91,9 +105,12 @@ func TestPosture(t *testing.T) {
 	points := map[string]bool{}
 	for _, m := range ms {
 		points[m.point] = true
+		if m.point == "/srv/shut" && (!m.has("ro") || !m.has("noexec")) {
+			t.Errorf("what the host shows read-only and noexec is %v", m.flags)
+		}
 	}
 	for point, want := range map[string]bool{
-		"/srv/flat": true, "/srv/flat/sub": false, "/srv/deep/sub": true, "/srv/rw/sub": false,
+		"/srv/flat": true, "/srv/flat/sub": false, "/srv/deep/sub": true, "/srv/rw/sub": false, "/srv/shut": true,
 		"/usr": true, "/proc": true, "/sys": true, "/dev/mqueue": true, "/sys/firmware": true, "/usr/share/doc": true,
 	} {
 		if points[point] != want {

@@ -255,7 +255,7 @@ func (s *Sandbox) supervise() {
 	}
 	<-s.reading
 	u, _ := s.m.trees.usage(s.cgroup)
-	s.exit = s.describe(u.OOMKills)
+	s.exit = s.describe(u)
 	if err := errors.Join(s.dispose(), s.v.end(s, u)); err != nil {
 		s.m.warn("left behind", s, err)
 	}
@@ -270,7 +270,7 @@ func (s *Sandbox) dispose() error {
 	return errors.Join(append(errs, s.m.trees.remove(s.cgroup), s.m.removeState(s.id))...)
 }
 
-func (s *Sandbox) describe(oomKills int64) vassal.Exit {
+func (s *Sandbox) describe(u Usage) vassal.Exit {
 	e := vassal.Exit{At: time.Now().UTC()}
 	if s.state == nil {
 		e.Code = vassal.UnknownCode
@@ -286,7 +286,13 @@ func (s *Sandbox) describe(oomKills int64) vassal.Exit {
 	} else if e.Code != 0 {
 		e.Reason = fmt.Sprintf("exited with status %d", e.Code)
 	}
-	if oomKills > 0 && e.Code != 0 && !s.killed.Load() {
+	if e.Code == 0 || s.killed.Load() {
+		return e
+	}
+	if u.PidsRefused > 0 {
+		e.Reason += fmt.Sprintf(", after pids-max had refused it %d processes or threads", u.PidsRefused)
+	}
+	if u.OOMKills > 0 {
 		e.OOM = true
 		e.Reason = "out of memory"
 		if s.memory > 0 {

@@ -11,6 +11,11 @@
 //     ENOSYS, so that a C library takes its older way; a known call that is
 //     not on the list answers EPERM;
 //   - personality(2) stays the usual one, and vmsplice is not there;
+//   - nor is kernel AIO: io_setup answers ENOSYS, as of a kernel without it, and
+//     programs take another way. Whoever asks for all that the host has
+//     (fs.aio-max-nr) would have it, and a database outside could not start;
+//   - nor are huge pages, which are the host's too and count in no memory-max:
+//     asking for some is answered as where none is left, ENOMEM;
 //   - the limit of core dumps cannot be changed;
 //   - nor can a file's attributes (chattr), its quota project among them;
 //   - nor can the range from which the kernel picks a socket's port;
@@ -53,6 +58,9 @@ const (
 
 // ipLocalPortRange is IP_LOCAL_PORT_RANGE of ip(7).
 const ipLocalPortRange = 51
+
+// shmHugeTLB is SHM_HUGETLB of shmget(2).
+const shmHugeTLB = 0o4000
 
 // attrCurrent is LSM_ATTR_CURRENT.
 const attrCurrent = 100
@@ -102,6 +110,7 @@ const (
 	kill  verdict = unix.SECCOMP_RET_KILL_PROCESS
 	perm  verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.EPERM)
 	nosys verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOSYS)
+	nomem verdict = unix.SECCOMP_RET_ERRNO | verdict(unix.ENOMEM)
 	done  verdict = unix.SECCOMP_RET_ERRNO // of 0: the call is not made and says that it was
 )
 
@@ -159,6 +168,13 @@ func (p Profile) adjust(rules map[string][]rule) {
 	// layout of addresses, or make all memory executable.
 	rules["personality"] = []rule{{conds: []cond{low(0, 0)}, then: allow}, {conds: []cond{low(0, 0xffffffff)}, then: allow}}
 	delete(rules, "vmsplice") // pages of one process in another's pipe: Dirty Pipe and its kin
+	rules["io_setup"] = []rule{{then: nosys}}
+	for call, flags := range map[string]cond{
+		"mmap": {arg: 3, mask: unix.MAP_HUGETLB}, "memfd_create": {arg: 1, mask: unix.MFD_HUGETLB}, "shmget": {arg: 2, mask: shmHugeTLB},
+	} {
+		flags.op, flags.value = specs.OpMaskedEqual, flags.mask
+		rules[call] = []rule{{then: allow}, {conds: []cond{flags}, then: nomem}}
+	}
 	if !p.Dumps {
 		rules["setrlimit"] = []rule{{conds: []cond{low(0, unix.RLIMIT_CORE)}, then: done}, {then: allow}}
 		rules["prlimit64"] = []rule{{conds: []cond{low(1, unix.RLIMIT_CORE), {arg: 2, op: specs.OpNotEqual}}, then: done}, {then: allow}}
@@ -186,7 +202,7 @@ var notStrict = []string{
 	"ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease", "kcmp", "pidfd_getfd",
 	"sched_setscheduler", "sched_setparam", "sched_setattr", "mbind", "get_mempolicy", "set_mempolicy", "set_mempolicy_home_node", "migrate_pages", "move_pages",
 	"fanotify_mark", "name_to_handle_at", "memfd_secret", "remap_file_pages", "modify_ldt", "syslog", "acct", "adjtimex", "clock_adjtime",
-	"userfaultfd", "seccomp", "landlock_create_ruleset", "io_setup", "io_submit", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents",
+	"userfaultfd", "seccomp", "landlock_create_ruleset", "io_submit", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents",
 	"mq_open", "mq_unlink", "mq_timedsend", "mq_timedreceive", "mq_notify", "mq_getsetattr", "mknod", "mknodat", "tee", "getcpu_cache", "uselib", "ustat", "sysfs", "_sysctl", "vhangup",
 }
 

@@ -19,6 +19,8 @@ type Landlock struct {
 	// (KERNEL 1).
 	NoTCP bool     `json:"no_tcp,omitempty"`
 	Ports []uint16 `json:"ports,omitempty"`
+	// Signals lets signals out, to all that the pid namespace shows.
+	Signals bool `json:"signals,omitempty"`
 }
 
 // leastLandlock is the first version that is of use: version 1 refuses every
@@ -81,7 +83,10 @@ func (r *run) fence(version int) error {
 		attr.Handled_access_net = unix.LANDLOCK_ACCESS_NET_CONNECT_TCP
 	}
 	if version >= 6 {
-		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
+		attr.Scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET
+		if !r.p.Landlock.Signals {
+			attr.Scoped |= unix.LANDLOCK_SCOPE_SIGNAL
+		}
 	}
 	n, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if errno != 0 {
