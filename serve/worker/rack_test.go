@@ -187,6 +187,10 @@ run(lambda do |env|
   when '/nofile' then [200, text, Path.new('/nonexistent')]
   when '/device' then [200, text, Path.new('/dev/null')]
   when '/string' then [200, text, 'a string']
+  when '/no-array'
+    body = Path.new('/nonexistent')
+    def body.to_ary; end
+    [200, text, body]
   when '/stream' then [200, text, Streaming.new]
   when '/partial'
     [200, text.merge('rack.hijack' => lambda { |io| io.write('partial'); io.close }), []]
@@ -262,7 +266,7 @@ func TestRackAnswers(t *testing.T) {
 		method, path, body string
 		want               string
 	}{
-		{"GET", "/array", "", "c"}, {"GET", "/file", "", unlinted}, {"HEAD", "/file", "", ""}, {"GET", "/nofile", "", "by each"}, {"GET", "/device", "", "by each"}, {"GET", "/string", "", "a string"}, {"POST", "/stream", "body", "0;1;2;read body"},
+		{"GET", "/array", "", "c"}, {"GET", "/file", "", unlinted}, {"HEAD", "/file", "", ""}, {"GET", "/nofile", "", "by each"}, {"GET", "/device", "", "by each"}, {"GET", "/string", "", "a string"}, {"GET", "/no-array", "", "by each"}, {"POST", "/stream", "body", "0;1;2;read body"},
 		{"GET", "/stream", "", "0;1;2;read "}, {"HEAD", "/stream", "", ""}, {"GET", "/partial", "", "partial"},
 		{"GET", "/core", "", "0 false 1"}, {"GET", "/finished", "", "ok"}, {"GET", "/was", "", `[200, "nil"]`},
 	} {

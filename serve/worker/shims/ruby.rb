@@ -679,8 +679,9 @@ module Liege
   end
 
   def self.send_body(request, input, body)
-    if body.is_a?(Array) || body.respond_to?(:to_ary) && (body = body.to_ary)
-      array(request, body)
+    list = body.is_a?(Array) ? body : body.respond_to?(:to_ary) && body.to_ary
+    if list # that of Rails has a to_ary which returns nil
+      array(request, list)
     elsif body.respond_to?(:to_path) && (path = body.to_path) && request.file(path.to_s)
       request.finish(false)
     elsif body.is_a?(String) || !body.respond_to?(:each) && body.respond_to?(:to_str)
