@@ -26,6 +26,27 @@ func foreign(dir string, more func(*vassal.Config)) vassal.Config {
 	return cfg
 }
 
+// What the tree lacks is missing there, and installed there.
+func TestRootLacks(t *testing.T) {
+	host, dir := tree(t, "app/app.py"), tree(t, "usr/bin/")
+	for _, more := range []func(*vassal.Config){
+		func(c *vassal.Config) {
+			c.App.Workers = &vassal.Workers{Language: "python", Python: &vassal.Python{File: host + "/app/app.py"}}
+		},
+		func(c *vassal.Config) { c.App.Workers = &vassal.Workers{Language: "perl", Perl: &vassal.Perl{}} },
+		func(c *vassal.Config) { c.App.Exec = &vassal.Exec{Command: []string{"node"}} },
+		func(c *vassal.Config) { c.App.PHP = &vassal.PHP{} },
+	} {
+		r := Resolve(t.Context(), foreign(dir, more), Host{FS: OS{}, Users: people{}})
+		found := slices.ContainsFunc(r.Problems, func(p vassal.Problem) bool {
+			return p.Code == vassal.CodeNoInterpreter && strings.Contains(p.Message, " below "+dir) && strings.HasPrefix(p.Hint, "chroot "+dir+" apt install ")
+		})
+		if !found {
+			t.Error(r.Problems)
+		}
+	}
+}
+
 // Programs are looked for in the tree, through links that the tree has and
 // through binds; paths that options name come from the host, or else from the
 // tree.

@@ -34,12 +34,12 @@ func (r *resolver) exec(x *vassal.Exec) *vassal.Exec {
 	}
 	hint := "install it, or name it by its path"
 	if pkg := servers[name]; pkg != "" {
-		hint = "apt install " + pkg + ", or name it by its path"
+		hint = r.install(pkg) + ", or name it by its path"
 	}
 	if r.program(r.abs(name)) == "" {
 		hint = "exec = ./" + strings.Join(x.Command, " ")
 	}
-	r.fail(vassal.CodeNoInterpreter, x.At, "exec", name+" is not found in "+dirs, hint)
+	r.fail(vassal.CodeNoInterpreter, x.At, "exec", name+" is not found in "+dirs+r.below(), hint)
 	return &out
 }
 
@@ -119,7 +119,7 @@ func (r *resolver) phpCGI(p *vassal.PHP) string {
 	if p.Version != "" {
 		pkg = "php" + p.Version + "-cgi"
 	}
-	r.fail(vassal.CodeNoInterpreter, p.At, "", fmt.Sprintf("PHP is not there: none of %s", strings.Join(tried, ", ")), "apt install "+pkg+", or interpreter = /path/php-cgi")
+	r.fail(vassal.CodeNoInterpreter, p.At, "", fmt.Sprintf("PHP is not there: none of %s", strings.Join(tried, ", "))+r.below(), r.install(pkg)+", or interpreter = /path/php-cgi")
 	return ""
 }
 
