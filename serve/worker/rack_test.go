@@ -417,6 +417,31 @@ func TestRackThreads(t *testing.T) {
 	}
 }
 
+// TestRackLines: the lines of a body, however long they are, take the time of
+// what is read, and each ends behind its separator.
+func TestRackLines(t *testing.T) {
+	r := startRack(t, `
+run(lambda do |env|
+  input, lines = env['rack.input'], []
+  while (line = env['PATH_INFO'] == '/crlf' ? input.gets("\r\n") : input.gets)
+    lines << line.bytesize
+  end
+  [200, {}, [lines.inspect]]
+end)
+`, nil)
+	long := strings.Repeat("x", 12<<20)
+	for _, c := range [][3]string{
+		{"/", long, "[12582912]"},
+		{"/", "a\n\n" + long + "\n" + strings.Repeat("y", 4095) + "\nz", "[2, 1, 12582913, 4096, 1]"},
+		{"/crlf", strings.Repeat("x", 4095) + "\r\n\n\r" + long + "\r\n", "[4097, 12582916]"},
+	} {
+		began := time.Now()
+		if rec, err := r.do(request("POST", c[0], c[1])); err != nil || rec.body.String() != c[2] || time.Since(began) > 4*time.Second {
+			t.Errorf("%s: %v in %v, want %s", rec.body.String(), err, time.Since(began), c[2])
+		}
+	}
+}
+
 // TestRackLargeBothWays: bodies larger than any buffer pass without growing
 // the worker.
 func TestRackLargeBothWays(t *testing.T) {
