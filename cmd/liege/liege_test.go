@@ -129,6 +129,10 @@ func TestHints(t *testing.T) {
 			t.Errorf("one that serves: %q, want %q", got, want)
 		}
 	}
+	killed := vassalOf(t, `{"name":"x","file":"/v/x.ini","state":"running","uid":0,"gid":0,"oom_kills":2,"memory_max_bytes":1048576}`)
+	if got := strings.Join((&app{}).hints(t.Context(), killed), "\n"); got != "2 of its processes were killed for want of memory so far; now memory-max = 1.0M in /v/x.ini" {
+		t.Errorf("one with kills, perhaps under another limit: %q", got)
+	}
 	if err := os.Remove(filepath.Join(dir, "app/env/pyvenv.cfg")); err != nil {
 		t.Fatal(err)
 	}
