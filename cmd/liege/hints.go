@@ -67,7 +67,7 @@ func (a *app) hints(ctx context.Context, v control.Vassal) []string {
 		out = append(out, fmt.Sprintf("it ran out of memory: memory-max = %s in %s", or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
 	}
 	if v.OOMKills > 0 && len(out) == 0 {
-		out = append(out, fmt.Sprintf("%d of its processes were killed for want of memory: memory-max = %s in %s", v.OOMKills, or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
+		out = append(out, fmt.Sprintf("%d of its processes were killed for want of memory so far; now memory-max = %s in %s", v.OOMKills, or(strings.TrimPrefix(of(v.MemoryMaxBytes, size), " of "), "none"), v.File))
 	}
 	var said []string
 	if patiently(ctx, hintTime, func() error { said = saidHints(ctx, v); return nil }) == nil {

@@ -24,6 +24,7 @@ func languageRows() []hintRow {
 		{match: regexp.MustCompile(`Unable to access jarfile (\S+)`), hint: func(m []string, _ control.Vassal, _ string) string {
 			return m[1] + " is not there inside: check the command and chdir, or bind = its directory"
 		}},
+		{match: regexp.MustCompile(`A server is already running\. (?:Check|\(pid)`), hint: text("rails server takes a pid file for a server that runs, be it another generation's or an old one: -P $LIEGE_SOCKET.pid behind its command, which each copy has for itself")},
 		{match: regexp.MustCompile("version [`']GLIBC_([0-9.]+)' not found"), hint: func(m []string, _ control.Vassal, _ string) string {
 			return "the program was built on a system with glibc " + m[1] + ", which is newer than this one: build it here, or statically (Go: CGO_ENABLED=0)"
 		}},

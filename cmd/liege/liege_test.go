@@ -110,6 +110,7 @@ func TestHints(t *testing.T) {
 		{"glibc", "./server: /lib/x86_64-linux-gnu/libc.so.6: version `GLIBC_2.38' not found (required by ./server)", "none", "the program was built on a system with glibc 2.38, which is newer than this one: build it here, or statically (Go: CGO_ENABLED=0)"},
 		{"a library", "./server: error while loading shared libraries: libpq.so.5: cannot open shared object file", "none", "apt-file search libpq.so.5 names the package; for a library elsewhere: bind = its directory, env = LD_LIBRARY_PATH=that"},
 		{"a gem", "Could not find rack-3.1.0 in locally installed gems", "none", "bundle install, in the directory of the Gemfile, with the ruby that runs the app"},
+		{"rails' pid file", "A server is already running. Check /srv/shop/tmp/pids/server.pid.\nExiting", "none", "rails server takes a pid file for a server that runs, be it another generation's or an old one: -P $LIEGE_SOCKET.pid behind its command, which each copy has for itself"},
 		{"perl's other build", "Cookie.c: loadable library and perl binaries are mismatched (got first handshake key)", "none", "the module was compiled for another Perl: install it again with the perl that runs the app, or name that one"},
 		{"a class of PHP", "PHP Fatal error:  Uncaught Error: Class \"IntlDateFormatter\" not found in", "none", "apt install php-intl, which has that extension; then liege reload"},
 		{"a class of the app", "PHP Fatal error:  Uncaught Error: Class \"App\\Kernel\" not found in", "none", ""},
@@ -135,6 +136,10 @@ func TestHints(t *testing.T) {
 		if got := strings.Join((&app{}).hints(t.Context(), vassalOf(t, `{"name":"x","uid":0,"gid":0,"log":"`+log+`",`+members+`}`)), "\n"); got != want {
 			t.Errorf("one that serves: %q, want %q", got, want)
 		}
+	}
+	killed := vassalOf(t, `{"name":"x","file":"/v/x.ini","state":"running","uid":0,"gid":0,"oom_kills":2,"memory_max_bytes":1048576}`)
+	if got := strings.Join((&app{}).hints(t.Context(), killed), "\n"); got != "2 of its processes were killed for want of memory so far; now memory-max = 1.0M in /v/x.ini" {
+		t.Errorf("one with kills, perhaps under another limit: %q", got)
 	}
 	if err := os.Remove(filepath.Join(dir, "app/env/pyvenv.cfg")); err != nil {
 		t.Fatal(err)

@@ -145,7 +145,7 @@ func (r *resolver) interpreter(p vassal.Python) string {
 	}
 	at := p.At
 	if p.Virtualenv == "" {
-		r.fail(vassal.CodeNoInterpreter, at, "", defaultPython+" does not exist", "apt install python3")
+		r.fail(vassal.CodeNoInterpreter, at, "", defaultPython+" does not exist"+r.below(), r.install("python3"))
 		return ""
 	}
 	i := slices.IndexFunc(r.cfg.Jail.Named, func(b vassal.Bind) bool { return r.abs(b.Source) == p.Virtualenv })

@@ -65,9 +65,9 @@ func (r *resolver) helper(h vassal.CGIHelper) {
 	}
 	hint := "install it, or name it by its path"
 	if pkg := packages[h.Command]; pkg != "" {
-		hint = "apt install " + pkg + ", or name it by its path"
+		hint = r.install(pkg) + ", or name it by its path"
 	}
-	r.fail(vassal.CodeNoSuchPath, h.At, "cgi-helper", h.Command+" is not found in "+dirs+r.inTree(), hint)
+	r.fail(vassal.CodeNoSuchPath, h.At, "cgi-helper", h.Command+" is not found in "+dirs+r.below(), hint)
 }
 
 // packages are those of Debian that have the usual helpers.

@@ -92,11 +92,11 @@ func (r *resolver) runner(w *vassal.Workers, at vassal.Origin, key string) {
 			return
 		}
 	}
-	hint := "apt install " + in.pkg
+	hint := r.install(in.pkg)
 	if w.Interpreter != "" {
 		hint = fmt.Sprintf("liege plugin build writes the registration anew; without it %s runs the app", in.system)
 	}
-	r.fail(vassal.CodeNoInterpreter, at, key, tried[len(tried)-1]+" does not exist, or cannot be executed", hint)
+	r.fail(vassal.CodeNoInterpreter, at, key, tried[len(tried)-1]+" does not exist"+r.below()+", or cannot be executed", hint)
 }
 
 // interpreterDir is the directory of the interpreter that the file chose,

@@ -60,14 +60,6 @@ func (r *resolver) root() {
 	}
 }
 
-// inTree says where a program was looked for, if not on the host, which may have it.
-func (r *resolver) inTree() string {
-	if r.tree == nil {
-		return ""
-	}
-	return " (in " + r.tree.dir + ")"
-}
-
 // foreignHooks refuses commands that root would run where others can change what
 // it runs, a tree of theirs or one with something of theirs over it: the shell and
 // its libraries may be anything (KERNEL 17).
@@ -240,6 +232,23 @@ func (r *resolver) find(p string) (walked, error) {
 
 // look walks to a path as the app will.
 func (r *resolver) look(p string) (walked, error) { return walk(r.view(), p) }
+
+// below is the end of a message about a program that is not there: where it was
+// looked for, if that is not the host's own system.
+func (r *resolver) below() string {
+	if r.res.Root.Source == "" {
+		return ""
+	}
+	return " below " + r.res.Root.Source
+}
+
+// install is the hint that names a package, for the system that lacks it.
+func (r *resolver) install(pkg string) string {
+	if r.res.Root.Source == "" {
+		return "apt install " + pkg
+	}
+	return "chroot " + r.res.Root.Source + " apt install " + pkg
+}
 
 // view is the file system as the app will see it, once the binds are known.
 func (r *resolver) view() FS {

@@ -34,7 +34,7 @@ func (r *resolver) exec(x *vassal.Exec) *vassal.Exec {
 	}
 	hint := "install it, or name it by its path"
 	if pkg := servers[name]; pkg != "" {
-		hint = "apt install " + pkg + ", or name it by its path"
+		hint = r.install(pkg) + ", or name it by its path"
 	}
 	switch {
 	case r.program(r.abs(name)) == "":
@@ -42,7 +42,7 @@ func (r *resolver) exec(x *vassal.Exec) *vassal.Exec {
 	case r.program("/usr/sbin/"+name) == "": // where PATH does not lead: nginx, php-fpm
 		hint = "exec = /usr/sbin/" + strings.Join(x.Command, " ")
 	}
-	r.fail(vassal.CodeNoInterpreter, x.At, "exec", name+" is not found in "+dirs+r.inTree(), hint)
+	r.fail(vassal.CodeNoInterpreter, x.At, "exec", name+" is not found in "+dirs+r.below(), hint)
 	return &out
 }
 
@@ -122,7 +122,7 @@ func (r *resolver) phpCGI(p *vassal.PHP) string {
 	if p.Version != "" {
 		pkg = "php" + p.Version + "-cgi"
 	}
-	r.fail(vassal.CodeNoInterpreter, p.At, "", fmt.Sprintf("PHP is not there: none of %s%s", strings.Join(tried, ", "), r.inTree()), "apt install "+pkg+", or interpreter = /path/php-cgi")
+	r.fail(vassal.CodeNoInterpreter, p.At, "", fmt.Sprintf("PHP is not there: none of %s", strings.Join(tried, ", "))+r.below(), r.install(pkg)+", or interpreter = /path/php-cgi")
 	return ""
 }
 

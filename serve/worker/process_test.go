@@ -478,6 +478,8 @@ func TestStartFails(t *testing.T) {
 			set: func(t *testing.T, a *vassal.App) { mkfile(t, filepath.Join(a.Dir, "src", "flask_of_nowhere.py")) }},
 		{name: "syntax", text: "x = (", code: "import-error", message: []string{"SyntaxError", "app.py:1"}},
 		{name: "callable", text: hello, code: "no-callable", message: []string{"app.py has no 'application'"}, hint: "callable = app"},
+		{name: "callable of a module", text: hello, code: "no-callable", message: []string{"app has no 'nix'"}, hint: "app:app",
+			set: func(_ *testing.T, a *vassal.App) { a.Workers.Python.File, a.Workers.Python.Module = "", "app:nix" }},
 		{name: "not callable", text: "application = 3", code: "no-callable", message: []string{"app.py: 'application' is not callable"}},
 		{name: "exception", text: "def f():\n    raise KeyError('SECRET_KEY')\nf()\n", code: "import-error", message: []string{"KeyError: 'SECRET_KEY'", "app.py:2"}},
 		{name: "connect", text: "import socket\nsocket.create_connection(('127.0.0.1', 1))", code: "import-error",

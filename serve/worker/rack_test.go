@@ -187,6 +187,10 @@ run(lambda do |env|
   when '/nofile' then [200, text, Path.new('/nonexistent')]
   when '/device' then [200, text, Path.new('/dev/null')]
   when '/string' then [200, text, 'a string']
+  when '/no-array'
+    body = Path.new('/nonexistent')
+    def body.to_ary; end
+    [200, text, body]
   when '/stream' then [200, text, Streaming.new]
   when '/partial'
     [200, text.merge('rack.hijack' => lambda { |io| io.write('partial'); io.close }), []]
@@ -262,7 +266,7 @@ func TestRackAnswers(t *testing.T) {
 		method, path, body string
 		want               string
 	}{
-		{"GET", "/array", "", "c"}, {"GET", "/file", "", unlinted}, {"HEAD", "/file", "", ""}, {"GET", "/nofile", "", "by each"}, {"GET", "/device", "", "by each"}, {"GET", "/string", "", "a string"}, {"POST", "/stream", "body", "0;1;2;read body"},
+		{"GET", "/array", "", "c"}, {"GET", "/file", "", unlinted}, {"HEAD", "/file", "", ""}, {"GET", "/nofile", "", "by each"}, {"GET", "/device", "", "by each"}, {"GET", "/string", "", "a string"}, {"GET", "/no-array", "", "by each"}, {"POST", "/stream", "body", "0;1;2;read body"},
 		{"GET", "/stream", "", "0;1;2;read "}, {"HEAD", "/stream", "", ""}, {"GET", "/partial", "", "partial"},
 		{"GET", "/core", "", "0 false 1"}, {"GET", "/finished", "", "ok"}, {"GET", "/was", "", `[200, "nil"]`},
 	} {
@@ -410,6 +414,31 @@ func TestRackThreads(t *testing.T) {
 	}
 	if len(pids) < 3 {
 		t.Errorf("%d processes for 46 requests, of 10 each", len(pids))
+	}
+}
+
+// TestRackLines: the lines of a body, however long they are, take the time of
+// what is read, and each ends behind its separator.
+func TestRackLines(t *testing.T) {
+	r := startRack(t, `
+run(lambda do |env|
+  input, lines = env['rack.input'], []
+  while (line = env['PATH_INFO'] == '/crlf' ? input.gets("\r\n") : input.gets)
+    lines << line.bytesize
+  end
+  [200, {}, [lines.inspect]]
+end)
+`, nil)
+	long := strings.Repeat("x", 12<<20)
+	for _, c := range [][3]string{
+		{"/", long, "[12582912]"},
+		{"/", "a\n\n" + long + "\n" + strings.Repeat("y", 4095) + "\nz", "[2, 1, 12582913, 4096, 1]"},
+		{"/crlf", strings.Repeat("x", 4095) + "\r\n\n\r" + long + "\r\n", "[4097, 12582916]"},
+	} {
+		began := time.Now()
+		if rec, err := r.do(request("POST", c[0], c[1])); err != nil || rec.body.String() != c[2] || time.Since(began) > 4*time.Second {
+			t.Errorf("%s: %v in %v, want %s", rec.body.String(), err, time.Since(began), c[2])
+		}
 	}
 }
 

@@ -214,6 +214,10 @@ def application(environ, start_response):
     if path == 'filelike':
         import io
         start_response('200 OK', text); return environ['wsgi.file_wrapper'](io.BytesIO(b'x' * 20000))
+    if path == 'filegzip':
+        import gzip
+        with gzip.open('app.gz', 'wb') as f: f.write(b'unpacked')
+        start_response('200 OK', text); return environ['wsgi.file_wrapper'](gzip.open('app.gz'))
     if path == 'filepipe':
         r, w = os.pipe(); os.write(w, b'piped'); os.close(w)
         start_response('200 OK', text); return environ['wsgi.file_wrapper'](os.fdopen(r, 'rb'))
@@ -288,6 +292,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "filelength", 200, string(file[:5]), ""},
 		{"GET", "fileempty", 200, "", ""},
 		{"GET", "filelike", 200, strings.Repeat("x", 20000), ""},
+		{"GET", "filegzip", 200, "unpacked", ""},
 		{"GET", "filepipe", 200, "piped", ""},
 		{"GET", "uwsgi", 200, "1 1 uwsgi.no_such is not provided by Liege", ""},
 	} {

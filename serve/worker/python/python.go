@@ -6,6 +6,7 @@
 package python
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -138,6 +139,18 @@ func (py *Python) error(code, message, hint string) *vassal.Problem {
 	return p
 }
 
+// callableHint is how to name the application; other is a name that may be it.
+func (py *Python) callableHint(other string) string {
+	a := py.w.Python
+	if module, _, named := strings.Cut(a.Module, ":"); named && a.File == "" && a.Form == vassal.FormModule && py.mounts() == nil { // callable has no say then
+		return module + ":" + cmp.Or(other, "and its name there")
+	}
+	if other == "" {
+		return "name the WSGI callable with callable ="
+	}
+	return "callable = " + other
+}
+
 // Problem implements lang.Explainer; it reads "kind NUL message NUL traceback
 // NUL name NUL mount".
 func (py *Python) Problem(text string) *vassal.Problem {
@@ -163,11 +176,7 @@ func (py *Python) explain(words []string) *vassal.Problem {
 	case "import":
 		return py.error(vassal.CodeImportError, message, py.importHint(name))
 	case "callable":
-		hint := "name the WSGI callable with callable ="
-		if name != "" {
-			hint = "callable = " + name
-		}
-		return py.error(vassal.CodeNoCallable, message, hint)
+		return py.error(vassal.CodeNoCallable, message, py.callableHint(name))
 	case "file":
 		return py.error(vassal.CodeAppNotFound, message, lang.AccessHint(message, "check wsgi-file and chdir; a path outside the app's directory needs a bind ="))
 	case "dir":

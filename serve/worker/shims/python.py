@@ -478,8 +478,11 @@ class Request(object):
             fd = filelike.fileno()
             info = os.fstat(fd)
             at = filelike.tell()
+            kind = type(getattr(filelike, 'file', filelike)).__module__  # Django's File and tempfile's have one
         except (AttributeError, OSError, ValueError, TypeError):
             return False
+        if kind in ('gzip', 'bz2', 'lzma'):
+            return False  # the descriptor's bytes are not what read() gives
         if not stat.S_ISREG(info.st_mode) or self.head is None or self.started:
             return False
         count = max(info.st_size - at, 0)

@@ -200,18 +200,18 @@ module Liege
     def gets(separator = $/, limit = nil)
       return (data = read; data.empty? ? nil : data) if separator.nil?
       line = ''.dup.force_encoding('BINARY')
-      separator = "\n" if separator == ''
-      loop do
-        piece = readable(4096)
-        break if piece.nil?
-        at = (line + piece).index(separator.dup.force_encoding('BINARY'))
-        if at
-          extra = line.bytesize + piece.bytesize - at - separator.bytesize
-          @at -= extra
-          line << piece
-          return line.byteslice(0, at + separator.bytesize)
-        end
+      separator = (separator == '' ? "\n" : separator).dup.force_encoding('BINARY')
+      from = 0 # what is before it has no separator
+      size = 4096 # most lines are short
+      while (piece = readable(size))
         line << piece
+        if (at = line.index(separator, from))
+          at += separator.bytesize
+          @at -= line.bytesize - at
+          return line.byteslice(0, at)
+        end
+        size = [2 * size, PIECE].min
+        from = [line.bytesize - separator.bytesize + 1, 0].max
       end
       line.empty? ? nil : line
     end
@@ -685,8 +685,9 @@ module Liege
   end
 
   def self.send_body(request, input, body)
-    if body.is_a?(Array) || body.respond_to?(:to_ary) && (body = body.to_ary)
-      array(request, body)
+    list = body.is_a?(Array) ? body : body.respond_to?(:to_ary) && body.to_ary
+    if list # that of Rails has a to_ary which returns nil
+      array(request, list)
     elsif body.respond_to?(:to_path) && (path = body.to_path) && request.file(path.to_s)
       request.finish(false)
     elsif body.is_a?(String) || !body.respond_to?(:each) && body.respond_to?(:to_str)
