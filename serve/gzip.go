@@ -49,6 +49,9 @@ type gzipped struct {
 	w           *gzip.Writer // nil: as it is
 }
 
+// Unwrap returns what it is around.
+func (z *gzipped) Unwrap() exchange.Response { return z.Response }
+
 // Head implements exchange.Response.
 func (z *gzipped) Head(status int, reason string, fields []exchange.Field) error {
 	const mark = "uWSGI-Encoding"

@@ -116,7 +116,7 @@ func New(cfg Config, serves bool) (*Handler, error) {
 
 // Serve implements exchange.Handler.
 func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Response) error {
-	if x, ok := w.(*run); ok && x.h == h {
+	if x, ok := unwrapped(w).(*run); ok && x.h == h {
 		return x.again(ctx, r)
 	}
 	x := h.runs.Get().(*run)
@@ -131,6 +131,17 @@ func (h *Handler) Serve(ctx context.Context, r *exchange.Request, w exchange.Res
 		x.store()
 	}
 	return err
+}
+
+// unwrapped is w without what lies around it.
+func unwrapped(w exchange.Response) exchange.Response {
+	for {
+		u, ok := w.(interface{ Unwrap() exchange.Response })
+		if !ok {
+			return w
+		}
+		w = u.Unwrap()
+	}
 }
 
 // again serves another request in place of the one that is being served, on

@@ -649,3 +649,27 @@ func TestRuleDirectory(t *testing.T) {
 		}
 	}
 }
+
+// around is a Response around another one, as of whoever packs answers.
+type around struct{ exchange.Response }
+
+func (a around) Unwrap() exchange.Response { return a.Response }
+
+// TestLocalRedirect: rules about the answer apply once to the request that an
+// application's answer leads to, whatever lies around the Response that it was given.
+func TestLocalRedirect(t *testing.T) {
+	var s *site
+	s = newSite(t, "add-header = X-Once: 1\nresponse-route-run = addheader:X-Rule: 1\n", vassal.Static{}, func(ctx context.Context, r *exchange.Request, w exchange.Response) error {
+		if r.Get("PATH_INFO") == "/" {
+			next := *r
+			next.Set("PATH_INFO", "/there")
+			return s.h.Serve(ctx, &next, around{w})
+		}
+		if err := w.Head(200, "OK", nil); err != nil {
+			return err
+		}
+		_, err := io.WriteString(w, r.Get("PATH_INFO"))
+		return err
+	})
+	s.want(t, "200 OK | X-Once: 1 | X-Rule: 1 | /there", "GET /")
+}
