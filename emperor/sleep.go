@@ -162,6 +162,10 @@ func (a *actor) sleep(ctx context.Context) stateFn {
 			a.publish()
 		}
 	}
+	select {
+	case <-a.box.bell: // what it rang for is looked at now, and does not keep the actor awake
+	default:
+	}
 	if a.rouse() {
 		return a.decide
 	}

@@ -36,6 +36,9 @@ func (l *fakeLauncher) Rest() error {
 	if n := l.w.alive(l.name); n > 0 {
 		panic(fmt.Sprintf("%s: rests while %d live", l.name, n))
 	}
+	if l.rests++; l.rests > 100 {
+		panic(fmt.Sprintf("%s: rests again and again", l.name))
+	}
 	return nil
 }
 
@@ -255,6 +258,12 @@ func TestSleeping(t *testing.T) {
 			s.idle(sec)
 			s.is("v", func(v control.Vassal) bool { return v.State == control.Sleeping })
 		}
+	}}, {"its file's mode is changed in its sleep", func(s *stage) {
+		s.write("v", "good sleepy")
+		s.look(sec)
+		s.change("v", func(f *File) { f.Mode = 0o644 })
+		s.look(sec)
+		s.want("v", "sleeping 0")
 	}}, {"renamed and removed in its sleep", func(s *stage) {
 		s.write("v", "good sleepy")
 		s.look(sec)
