@@ -264,6 +264,18 @@ func TestSleeping(t *testing.T) {
 		s.change("v", func(f *File) { f.Mode = 0o644 })
 		s.look(sec)
 		s.want("v", "sleeping 0")
+	}}, {"restarted twice while it drains", func(s *stage) {
+		s.write("v", "good sleepy drain=5s")
+		s.look(sec)
+		s.act("v", control.Start)
+		first := make(chan string)
+		go func() { first <- s.act("v", control.Restart) }()
+		s.pass(sec)
+		for _, got := range []string{s.act("v", control.Restart), <-first} {
+			if got != "0 v: sleeping, generation 1" {
+				s.Error(got)
+			}
+		}
 	}}, {"renamed and removed in its sleep", func(s *stage) {
 		s.write("v", "good sleepy")
 		s.look(sec)
