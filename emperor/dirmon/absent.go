@@ -4,8 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"liege/emperor"
 )
 
@@ -39,15 +37,10 @@ func (s *scanner) comesBack(e *entry) bool {
 	return age < Settle
 }
 
-// identity is what a file keeps when it is renamed.
-type identity struct {
-	dev, ino uint64
-	size     int64
-	mtime    unix.Timespec
-	uid      uint32
-}
+// inode is what a file keeps when it is renamed. Its number may be another's later.
+type inode struct{ dev, ino uint64 }
 
-func (s signature) identity() identity { return identity{s.dev, s.ino, s.size, s.mtime, s.uid} }
+func (s signature) inode() inode { return inode{s.dev, s.ino} }
 
 // moved is the entry that has e's file now; nil: none, or e was a link, whose target
 // may have several.
@@ -56,12 +49,16 @@ func (s *scanner) moved(e *entry) *entry {
 		return nil
 	}
 	if s.files == nil {
-		s.files = map[identity]*entry{}
+		s.files = map[inode]*entry{}
 		for _, o := range s.m.entries {
 			if o.seen && o.sig.linkTarget == "" {
-				s.files[o.sig.identity()] = o
+				s.files[o.sig.inode()] = o
 			}
 		}
 	}
-	return s.files[e.sig.identity()]
+	to := s.files[e.sig.inode()]
+	if to == nil || to.born != e.born || to.born == 0 && (to.sig.mtime != e.sig.mtime || to.sig.size != e.sig.size) {
+		return nil
+	}
+	return to
 }

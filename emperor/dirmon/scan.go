@@ -58,7 +58,7 @@ type scanner struct {
 	apart   *apart           // who looks now; nil: the goroutine in Watch
 	hung    bool             // a directory was given up in this scan
 
-	files map[identity]*entry // that there are; nil: not asked for yet
+	files map[inode]*entry // that there are; nil: not asked for yet
 }
 
 // scan looks at everything once, and says when there will be more to see.
