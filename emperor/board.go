@@ -58,6 +58,7 @@ type wish struct {
 	fileAt  time.Time // when file last changed
 	fileT   uint64    // and the turn of that
 	gone    bool      // the file is
+	forget  bool      // with gone: the name is another user's by now
 	heir    *actor    // with gone: the vassal that the file is now called
 	intent  intent
 	by      string // who stopped it, also when it is suspended since; empty: nobody

@@ -127,9 +127,10 @@ func (w *world) latest(n vassal.Name) *fake {
 }
 
 type fakeLauncher struct {
-	w    *world
-	name vassal.Name
-	busy sync.Mutex // a Launcher is used by one goroutine
+	w     *world
+	name  vassal.Name
+	busy  sync.Mutex // a Launcher is used by one goroutine
+	rests int
 }
 
 func (l *fakeLauncher) use() func() {

@@ -48,6 +48,10 @@ type record struct {
 	Kernel   kernelCounts  `json:"kernel"`
 }
 
+// locked reports whether the vassal of a user is stopped or suspended. That is the
+// operator's word, and outlives the file, which the user may take away and put back.
+func (r *record) locked() bool { return r.Owner != 0 && r.Intent != wantRun }
+
 // kernelCounts are the kernel's counters as last read, so that only what was
 // added since is added.
 type kernelCounts struct {

@@ -209,7 +209,7 @@ func (s *set) apply(want Snapshot) {
 		case another(en.owner, f): // nothing of the old one's is the new one's: a new actor follows
 			if !en.gone {
 				en.gone = true
-				en.actor.box.change(func(w *wish) { w.gone = true })
+				en.actor.box.change(func(w *wish) { w.gone, w.forget = true, true })
 			}
 		case en.gone, !same(en.file, f):
 			en.file, en.owner, en.gone = f, cmp.Or(f.owner(), en.owner), false
@@ -230,7 +230,7 @@ func (s *set) apply(want Snapshot) {
 		en := &entry{actor: a, file: f, owner: f.owner()}
 		if s.entries[f.Name] = en; s.left(en) { // it ends with that, and a new actor follows
 			en.gone = true
-			a.box.change(func(w *wish) { w.gone = true })
+			a.box.change(func(w *wish) { w.gone, w.forget = true, true })
 		}
 		a.again = func() { go s.live(a) }
 		a.again()
@@ -271,10 +271,13 @@ func (s *set) prune(want Snapshot) {
 	}
 	all := s.emperor.realm.records
 	err := all.prune(func(n vassal.Name) bool {
-		if there[n] || !want.Partial {
-			return there[n]
+		if there[n] {
+			return true
 		}
 		rec, err := all.load(n)
+		if err == nil && rec.locked() || !want.Partial {
+			return err == nil && rec.locked()
+		}
 		stays := err != nil || rec.File == "" || want.MayHold(rec.File)
 		if !stays {
 			s.kept.take(n) // a file that is made anew has nothing of it

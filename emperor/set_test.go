@@ -219,6 +219,47 @@ func TestAnotherOwner(t *testing.T) {
 	})
 }
 
+// A user takes the file of a vassal that is stopped or suspended away and puts it back:
+// it is what the operator made of it, also where no Emperor looked meanwhile. Another
+// user's of the same name is not, and neither is the operator's own.
+func TestLocked(t *testing.T) {
+	dir := t.TempDir()
+	put := func(s *stage, n vassal.Name, uid int, want string) {
+		s.Helper()
+		s.write(n, "good")
+		if uid != 0 {
+			s.own(n, uid)
+		}
+		s.look(10 * time.Second)
+		s.want(n, want)
+	}
+	away := func(s *stage, n vassal.Name) {
+		s.Helper()
+		s.remove(n)
+		s.look(10 * time.Second)
+		s.want(n, "none")
+	}
+	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+		for n, uid := range map[vassal.Name]int{"users": 1001, "mine": 0} {
+			put(s, n, uid, "running 1")
+			s.act(n, control.Suspend)
+			away(s, n)
+		}
+		put(s, "users", 1001, "suspended 1")
+		put(s, "mine", 0, "running 1")
+		s.act("users", control.Resume)
+		s.act("users", control.Stop)
+		away(s, "users")
+	})
+	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
+		put(s, "users", 1001, "stopped 2")
+		away(s, "users")
+		put(s, "users", 1002, "running 1")
+		away(s, "users")
+		put(s, "users", 1001, "running 1")
+	})
+}
+
 // nobodys are what makes a file no user's, for a while.
 var nobodys = map[string]func(*File){
 	"a problem": func(f *File) {

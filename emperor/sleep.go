@@ -145,11 +145,8 @@ func (a *actor) shut(g *generation) bool {
 // watched.
 func (a *actor) sleep(ctx context.Context) stateFn {
 	a.giveWay()
-	if a.departing() == 0 {
-		a.enter(control.Sleeping)
-	}
 	a.fails, a.checks = 0, 0
-	a.settle()
+	a.slumber()
 	for !a.quiet() {
 		switch a.next(ctx, nil, nil) {
 		case evWish, evEnd:
@@ -157,15 +154,28 @@ func (a *actor) sleep(ctx context.Context) stateFn {
 				return a.decide
 			}
 		}
-		if a.departing() == 0 {
-			a.enter(control.Sleeping)
-			a.publish()
-		}
+		a.slumber()
+	}
+	select {
+	case <-a.box.bell: // what it rang for is looked at now, and does not keep the actor awake
+	default:
 	}
 	if a.rouse() {
 		return a.decide
 	}
 	return a.parked
+}
+
+// slumber settles what was wished, once what served has drained: until then the vassal
+// does not sleep, and who waits would be told of a failure.
+func (a *actor) slumber() {
+	if a.departing() > 0 {
+		a.enter(control.Draining)
+		a.publish()
+		return
+	}
+	a.enter(control.Sleeping)
+	a.settle()
 }
 
 // rouse reports whether there is something to do for a sleeping vassal.
@@ -180,7 +190,7 @@ func (a *actor) rouse() bool {
 	if a.w = w; a.due() {
 		return true
 	}
-	a.settle() // a wish that changes nothing is settled by what is
+	a.slumber() // a wish that changes nothing is settled by what is
 	return false
 }
 

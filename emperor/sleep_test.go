@@ -36,6 +36,9 @@ func (l *fakeLauncher) Rest() error {
 	if n := l.w.alive(l.name); n > 0 {
 		panic(fmt.Sprintf("%s: rests while %d live", l.name, n))
 	}
+	if l.rests++; l.rests > 100 {
+		panic(fmt.Sprintf("%s: rests again and again", l.name))
+	}
 	return nil
 }
 
@@ -254,6 +257,24 @@ func TestSleeping(t *testing.T) {
 			s.look(3 * sec)
 			s.idle(sec)
 			s.is("v", func(v control.Vassal) bool { return v.State == control.Sleeping })
+		}
+	}}, {"its file's mode is changed in its sleep", func(s *stage) {
+		s.write("v", "good sleepy")
+		s.look(sec)
+		s.change("v", func(f *File) { f.Mode = 0o644 })
+		s.look(sec)
+		s.want("v", "sleeping 0")
+	}}, {"restarted twice while it drains", func(s *stage) {
+		s.write("v", "good sleepy drain=5s")
+		s.look(sec)
+		s.act("v", control.Start)
+		first := make(chan string)
+		go func() { first <- s.act("v", control.Restart) }()
+		s.pass(sec)
+		for _, got := range []string{s.act("v", control.Restart), <-first} {
+			if got != "0 v: sleeping, generation 1" {
+				s.Error(got)
+			}
 		}
 	}}, {"renamed and removed in its sleep", func(s *stage) {
 		s.write("v", "good sleepy")

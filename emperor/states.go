@@ -256,6 +256,10 @@ func (a *actor) leave(ctx context.Context) stateFn {
 			return a.decide
 		}
 	}
+	if a.rec.locked() && !a.box.get().forget {
+		a.save(true)
+		return nil
+	}
 	if err := a.realm.records.remove(a.name); err != nil {
 		a.realm.log.Warn("state is not removed", "vassal", a.name, "err", err)
 	}

@@ -787,6 +787,21 @@ func TestRescan(t *testing.T) {
 		if got := lastText(sent()); got != "" {
 			h.Errorf("got %q", got)
 		}
+		// One that was renamed has gone for good: nobody sees it twice, nor not at all.
+		h.write("/etc/vassals/a.ini", "1", 0, 0o644)
+		h.must(m.Rescan(h.Context()))
+		h.write("/etc/vassals/a.ini", "2", 0, 0o644) // and edited just before
+		h.must(os.Rename(h.path("/etc/vassals/a.ini"), h.path("/etc/vassals/b.ini")))
+		h.must(m.Rescan(h.Context()))
+		h.must(os.Rename(h.path("/etc/vassals/b.ini"), h.path("/etc/vassals/c.ini")))
+		time.Sleep(Period + Settle)
+		var texts []string
+		for _, s := range sent() {
+			texts = append(texts, lastText([]emperor.Snapshot{s}))
+		}
+		if got := strings.Join(slices.Compact(texts), ", "); got != "a=1, b=2, c=2" {
+			h.Errorf("renamed: %q", got)
+		}
 	})
 }
 

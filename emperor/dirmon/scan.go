@@ -57,6 +57,8 @@ type scanner struct {
 	partial bool             // and what they hold is not for their user to say
 	apart   *apart           // who looks now; nil: the goroutine in Watch
 	hung    bool             // a directory was given up in this scan
+
+	files map[inode]*entry // that there are; nil: not asked for yet
 }
 
 // scan looks at everything once, and says when there will be more to see.
@@ -488,20 +490,4 @@ func (s *scanner) take(e *entry, p string, text []byte, prob *vassal.Problem) {
 		file.Stamp = "problem " + prob.Code
 	}
 	s.m.keep(e, file)
-}
-
-// absent deals with an entry that this scan has not met.
-func (s *scanner) absent(p string, e *entry) {
-	if e.seen || slices.ContainsFunc(s.failed[e.source], func(dir string) bool { return dir == "/" || strings.HasPrefix(p, dir+"/") }) {
-		return
-	}
-	if e.missing.IsZero() {
-		e.missing = s.now
-	}
-	if age := s.now.Sub(e.missing); e.counts && age < Settle {
-		s.wake(Settle - age)
-		return
-	}
-	s.m.keep(e, emperor.File{})
-	delete(s.m.entries, p)
 }

@@ -82,8 +82,9 @@ type Host struct {
 
 // Launcher returns the Launcher of the vassal name.
 func (h *Host) Launcher(name vassal.Name) emperor.Launcher {
-	h.orphans.launched(name)
-	return &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
+	l := &launcher{host: h, name: name, sockets: h.Sockets.Set(name)}
+	h.orphans.launched(l)
+	return l
 }
 
 // launcher is the Launcher of one vassal. One goroutine uses it, but for Step and Hangs.
@@ -94,6 +95,8 @@ type launcher struct {
 	log     *logs.Log // nil until the first start
 	asleep  bool      // nothing was started since Sleep
 	steps   steps
+
+	before, over chan struct{} // closed with the Launcher that had the name, and with this one; see orphans
 
 	served atomic.Pointer[prepared] // whose listeners they are: what served last, or sleeps; nil: nothing yet
 
@@ -211,7 +214,7 @@ func (p *prepared) View() emperor.View {
 
 // Close implements emperor.Launcher.
 func (l *launcher) Close() error {
-	defer l.host.orphans.closed(l.name)
+	defer l.host.orphans.closed(l)
 	return l.close()
 }
 

@@ -15,10 +15,12 @@ import (
 // orphans are the names of vassals whose file is gone and of which something survived
 // an earlier Emperor. A name is one Launcher's at a time: what an actor has is no
 // orphan, and the actor of a file that comes back while an orphan drains waits for the
-// end of that, which may have been another user's. The zero orphans is empty.
+// end of that, which may have been another user's. It waits as well for the Launcher
+// that had the name before, which another actor closes where the file was renamed. The
+// zero orphans is empty.
 type orphans struct {
 	mu     sync.Mutex
-	had    map[vassal.Name]bool // those that have a Launcher
+	had    map[vassal.Name]*launcher // the last of each that is not closed
 	ending map[vassal.Name]*orphan
 }
 
@@ -28,21 +30,31 @@ type orphan struct {
 	over  chan struct{} // closed when it has
 }
 
-// launched notes that there is a Launcher for name.
-func (o *orphans) launched(name vassal.Name) {
+// launched notes that there is l.
+func (o *orphans) launched(l *launcher) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.had == nil {
-		o.had = map[vassal.Name]bool{}
+		o.had = map[vassal.Name]*launcher{}
 	}
-	o.had[name] = true
+	if before := o.had[l.name]; before != nil {
+		l.before = before.over
+	}
+	o.had[l.name], l.over = l, make(chan struct{})
 }
 
-// closed notes that nothing is left of name's.
-func (o *orphans) closed(name vassal.Name) {
+// closed notes that nothing is left of l's.
+func (o *orphans) closed(l *launcher) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	delete(o.had, name)
+	select {
+	case <-l.over:
+		return
+	default:
+	}
+	if close(l.over); o.had[l.name] == l {
+		delete(o.had, l.name)
+	}
 }
 
 // take returns those that no Launcher has and that do not end already, of names that
@@ -53,7 +65,7 @@ func (o *orphans) take(names map[vassal.Name]time.Duration) map[vassal.Name]*orp
 	defer o.mu.Unlock()
 	taken := map[vassal.Name]*orphan{}
 	for n, patience := range names {
-		if !o.had[n] && o.ending[n] == nil {
+		if o.had[n] == nil && o.ending[n] == nil {
 			taken[n] = &orphan{until: time.Now().Add(patience), over: make(chan struct{})}
 		}
 	}
@@ -72,8 +84,12 @@ func (o *orphans) ended(name vassal.Name) {
 	delete(o.ending, name)
 }
 
-// await waits until no orphan has l's name. The Emperor's end ends orphans too.
+// await waits until nobody else has l's name. The Emperor's end ends orphans too.
 func (o *orphans) await(l *launcher) {
+	if l.before != nil {
+		l.at("wait for the one before", "")
+		<-l.before
+	}
 	o.mu.Lock()
 	x := o.ending[l.name]
 	o.mu.Unlock()
