@@ -23,6 +23,12 @@ const (
 // for an edit, because a tenant can make as many as he likes.
 var handicap = [...]time.Duration{asked: -10 * time.Minute, demanded: -5 * time.Minute, edited: -5 * time.Second, ordinary: 0, tardy: 30 * time.Second}
 
+// startsPerCPU is how many vassals start at once for each CPU. A start waits for much
+// of its time: for the kernel's grace periods, when a process enters its cgroups and
+// when a mount is dissolved, and between programs that take turns. With one for each
+// CPU these idled while a hundred vassals waited.
+const startsPerCPU = 2
+
 // A gate bounds how many vassals start at once (CONTRACT 19). A slot is held
 // for SlotTime at most: a start that takes longer goes on without, so a vassal
 // that sleeps in a hook delays the others by that once, and comes as tardy the

@@ -1,6 +1,7 @@
 package emperor
 
 import (
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -51,5 +52,15 @@ func TestGateIsFairToUsers(t *testing.T) {
 				t.Errorf("order (-want +got):\n%s", d)
 			}
 		})
+	}
+}
+
+// A start waits for much of its time: one for each CPU leaves them idle.
+func TestDefaultConcurrency(t *testing.T) {
+	if got, want := New(Options{}).Concurrency(), 2*runtime.NumCPU(); got != want {
+		t.Errorf("%d starts at once, want %d", got, want)
+	}
+	if got := New(Options{Concurrency: 1}).Concurrency(); got != 1 {
+		t.Errorf("start-concurrency = 1: %d at once", got)
 	}
 }

@@ -24,7 +24,7 @@ type Options struct {
 	StateDir    string                     // exists, root's alone; empty: nothing outlives the Emperor
 	LogDir      string                     // of the default logs, for status
 	Kept        *Kept                      // what was read in StateDir before; nil: nothing. It is the Emperor's then
-	Concurrency int                        // start-concurrency; less than 1: the number of CPUs
+	Concurrency int                        // start-concurrency; less than 1: startsPerCPU
 	Owner       func(uid int) string       // the name of a user; nil: numbers
 	Log         *slog.Logger
 }
@@ -71,7 +71,7 @@ func New(o Options) *Emperor {
 		log:         o.Log,
 	}
 	if e.concurrency < 1 {
-		e.concurrency = runtime.NumCPU()
+		e.concurrency = startsPerCPU * runtime.NumCPU()
 	}
 	e.realm = &realm{
 		gate:     newGate(e.concurrency),

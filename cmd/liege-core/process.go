@@ -288,8 +288,8 @@ func (p *process) count(quit <-chan struct{}) {
 			_ = p.control.Send(vassal.Message{Type: vassal.Idle}) // who is not there is noticed elsewhere
 		}
 		if !end && rest.due(now, time.Now()) && (untidy || now.Requests-tidied >= worthTidying) {
+			giveBack(now.Requests-tidied >= worthTidying)
 			untidy, tidied = false, now.Requests
-			giveBack()
 		}
 		if now != sent || due || end {
 			err := told(now)

@@ -26,8 +26,13 @@ const (
 // at rest uses a fifteenth. The pages stay in memory as long as there is room,
 // for this core and all others; but it has no page tables for them any more, and
 // is not counted as one of their users.
-func giveBack() {
-	runtime.GC()         // sync.Pool keeps its buffers through one collection
+//
+// loaded says that requests have filled pools. After a start alone there is nothing
+// in them, and what a second collection needs itself is more than it would find.
+func giveBack(loaded bool) {
+	if loaded {
+		runtime.GC() // sync.Pool keeps its buffers through one collection
+	}
 	debug.FreeOSMemory() // and not through the second
 	for _, m := range constant() {
 		_, _, _ = unix.Syscall(unix.SYS_MADVISE, m.from, m.to-m.from, unix.MADV_DONTNEED) // else it stays

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -43,10 +44,8 @@ func (r *resolver) system() {
 			}
 		}
 	}
-	for _, name := range append(slices.Clone(etcNames), r.host.Etc...) {
-		for _, p := range sys.glob(path.Join("/etc", name)) {
-			r.etc(sys, p)
-		}
+	for _, p := range sys.named("/etc", append(slices.Clone(etcNames), r.host.Etc...)) {
+		r.etc(sys, p)
 	}
 	r.libraries(sys)
 	for _, m := range etcMasked {
@@ -171,9 +170,29 @@ func (r *resolver) shows(p string) bool {
 	return r.visible(p) || slices.ContainsFunc(r.res.Binds, func(b Bind) bool { return within(p, b.Target) })
 }
 
+// named is glob for many names in dir, which is read once for all of them: it was
+// read for each that has wildcards, at every start.
+func (o OS) named(dir string, names []string) (found []string) {
+	entries, _ := os.ReadDir(dir) // what cannot be read has nothing to show
+	for _, name := range names {
+		if name = path.Clean(name); strings.Contains(name, "/") || !wild(name) {
+			found = append(found, o.glob(path.Join(dir, name))...)
+			continue
+		}
+		for _, e := range entries {
+			if ok, _ := path.Match(name, e.Name()); ok {
+				found = append(found, path.Join(dir, e.Name()))
+			}
+		}
+	}
+	return found
+}
+
+func wild(pattern string) bool { return strings.ContainsAny(pattern, "*?[") }
+
 // glob expands a pattern of the tables above.
 func (OS) glob(pattern string) []string {
-	if !strings.ContainsAny(pattern, "*?[") {
+	if !wild(pattern) {
 		if _, err := (OS{}).Lstat(pattern); err != nil {
 			return nil
 		}

@@ -24,7 +24,7 @@ type EmperorConfig struct {
 	Cgroup       string        // where the vassals' cgroups are made; empty: at the Emperor's own
 	LogFormat    string        // "text" or "json"
 	ControlGroup string        // who may use control.sock besides root; empty: nobody
-	Concurrency  int           // starts at once; 0: the number of CPUs
+	Concurrency  int           // starts at once; 0: twice the number of CPUs
 	Touch        bool          // a changed mtime alone reloads
 	Rescan       time.Duration // longest time until a change is seen without inotify
 	SELinux      string        // "refuse" or "warn"
@@ -129,7 +129,7 @@ func EmperorOptions() []EmperorOption {
 		{"emperor", "cgroup", String, false, "the Emperor's own", "Cgroup of a unit with Delegate=yes below which the vassals' cgroups are made, so that systemd can start a killed Emperor again while they run (operations.md)."},
 		{"emperor", "log-format", String, false, "text", "Format of the Emperor's own log: text or json."},
 		{"emperor", "control-group", String, false, "", "Group that may do with control.sock what root may, but enter; a user who runs a vassal sees and reloads that without it."},
-		{"emperor", "start-concurrency", Int, false, "number of CPUs", "How many vassals may be between decision and ready at once."},
+		{"emperor", "start-concurrency", Int, false, "twice the number of CPUs", "How many vassals may be between decision and ready at once."},
 		{"emperor", "touch", String, false, "reload", "What a changed time alone does: reload or ignore."},
 		{"emperor", "rescan", Duration, false, "3", "Longest time until a change is seen where the file system does not announce it."},
 		{"emperor", "selinux", String, false, "refuse", "What happens to a file that asks for a context where SELinux is off or permissive: refuse or warn."},
