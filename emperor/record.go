@@ -48,9 +48,10 @@ type record struct {
 	Kernel   kernelCounts  `json:"kernel"`
 }
 
-// locked reports whether the vassal of a user is stopped or suspended. That is the
-// operator's word, and outlives the file, which the user may take away and put back.
-func (r *record) locked() bool { return r.Owner != 0 && r.Intent != wantRun }
+// locked reports whether the vassal of a user is suspended. That is the operator's
+// word, and outlives the file, which the user may take away and put back. That it is
+// stopped does not (CONTRACT 16).
+func (r *record) locked() bool { return r.Owner != 0 && r.Intent == wantSuspend }
 
 // kernelCounts are the kernel's counters as last read, so that only what was
 // added since is added.

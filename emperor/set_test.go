@@ -219,9 +219,9 @@ func TestAnotherOwner(t *testing.T) {
 	})
 }
 
-// A user takes the file of a vassal that is stopped or suspended away and puts it back:
-// it is what the operator made of it, also where no Emperor looked meanwhile. Another
-// user's of the same name is not, and neither is the operator's own.
+// A user takes the file of a vassal that is suspended away and puts it back: it is
+// suspended, also where no Emperor looked meanwhile. Another user's of the same name is
+// not, and neither is the operator's own, or one that was stopped.
 func TestLocked(t *testing.T) {
 	dir := t.TempDir()
 	put := func(s *stage, n vassal.Name, uid int, want string) {
@@ -247,12 +247,17 @@ func TestLocked(t *testing.T) {
 		}
 		put(s, "users", 1001, "suspended 1")
 		put(s, "mine", 0, "running 1")
-		s.act("users", control.Resume)
-		s.act("users", control.Stop)
+		s.act("mine", control.Stop)
+		away(s, "mine")
 		away(s, "users")
 	})
 	perform(t, Options{Concurrency: 2, StateDir: dir}, func(s *stage) {
-		put(s, "users", 1001, "stopped 2")
+		put(s, "users", 1001, "suspended 1")
+		s.act("users", control.Resume)
+		s.act("users", control.Stop)
+		away(s, "users")
+		put(s, "users", 1001, "running 1")
+		s.act("users", control.Suspend)
 		away(s, "users")
 		put(s, "users", 1002, "running 1")
 		away(s, "users")
