@@ -95,7 +95,7 @@ type Core struct {
 // New builds all that serves app. It starts nothing. Lines of the access log
 // go to out, whole. An error is a *vassal.Problem about a routing rule.
 func New(app *vassal.App, pool Application, out io.Writer, log *slog.Logger) (_ *Core, err error) {
-	c := &Core{app: app, pool: pool, log: log, turn: make(chan struct{}), space: exchange.NewRoom(app.Upload.Space)}
+	c := &Core{app: app, pool: pool, log: log, turn: make(chan struct{}), space: exchange.NewRoom(app.Upload.Space), counts: counts{woken: make(chan struct{}, 1)}}
 	c.access = newAccessLog(app.Log, out)
 	if err = c.secure(); err != nil {
 		return nil, err

@@ -31,3 +31,25 @@ func TestIdler(t *testing.T) {
 		})
 	}
 }
+
+// TestPace: counters that change are looked at each second, others seldom, unless an
+// idle vassal is to sleep.
+func TestPace(t *testing.T) {
+	start := time.Now()
+	for _, may := range []bool{true, false} {
+		p := pace{may: may, since: start}
+		for _, step := range []struct {
+			sec     int
+			changed bool
+			want    time.Duration
+		}{{1, true, 0}, {9, false, 0}, {11, false, restEvery}, {21, false, 0}, {31, true, countEvery}, {32, true, 0}, {41, false, 0}, {42, false, restEvery}} {
+			want := step.want
+			if !may {
+				want = 0
+			}
+			if got := p.next(step.changed, start.Add(time.Duration(step.sec)*time.Second)); got != want {
+				t.Errorf("may %t, after %d s: %v, want %v", may, step.sec, got, want)
+			}
+		}
+	}
+}

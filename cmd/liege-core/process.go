@@ -258,8 +258,15 @@ func (p *process) receive(drain func()) {
 	}
 }
 
-// countEvery is how often counters are sent, if they changed.
-const countEvery = time.Second
+// countEvery is how often counters are sent, if they changed, and restEvery how often
+// it is looked whether they did once they have not for dozeAfter: each look wakes
+// several threads, and on a host of thousands of vassals most are at rest. A request
+// ends that at once.
+const (
+	countEvery = time.Second
+	dozeAfter  = 2 * restAfter // not before memory was given back
+	restEvery  = 10 * time.Second
+)
 
 // count tells the Emperor what was counted, and when it is gone leaves that for the
 // next one.
@@ -272,10 +279,12 @@ func (p *process) count(quit <-chan struct{}) {
 	untidy := true    // the start has left something
 	var tidied uint64 // requests, when memory was given back
 	told, orphaned := p.tell, p.orphaned
+	still := pace{since: time.Now(), may: p.app.Sleep <= 0}
 	for {
 		var end, due bool
 		select {
 		case <-t.C:
+		case <-p.core.Woken():
 		case at := <-p.loaded:
 			quiet = idler{after: p.app.Sleep, since: at}
 		case <-orphaned:
@@ -283,7 +292,13 @@ func (p *process) count(quit <-chan struct{}) {
 		case <-quit:
 			end = true
 		}
+		if still.ripe(time.Now()) {
+			p.core.Doze()
+		}
 		now := p.core.Counts()
+		if every := still.next(now != sent, time.Now()); every > 0 {
+			t.Reset(every)
+		}
 		if !end && orphaned != nil && quiet.due(now, time.Now()) {
 			_ = p.control.Send(vassal.Message{Type: vassal.Idle}) // who is not there is noticed elsewhere
 		}

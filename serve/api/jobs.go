@@ -57,12 +57,27 @@ func (h *Host) runJobs(ctx context.Context) {
 	defer ticker.Stop()
 	t := time.NewTimer(0)
 	defer t.Stop()
+	idle := false
 	minute := time.Now().Truncate(time.Minute)
 	if h.since.Before(minute) && minute.Sub(h.since) <= maxMissed {
 		minute = h.since.Truncate(time.Minute)
 	}
-	defer func() { h.until.Store(minute.Unix()) }()
+	defer func() {
+		if idle {
+			minute = time.Now().Truncate(time.Minute)
+		}
+		h.until.Store(minute.Unix())
+	}()
 	for {
+		switch was := idle; {
+		case was == h.idle():
+		case was: // of the minutes before there was nothing to do
+			idle, minute = false, time.Now().Truncate(time.Minute)
+			ticker.Reset(lookEvery)
+		default:
+			idle = true
+			ticker.Stop()
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -74,6 +89,15 @@ func (h *Host) runJobs(ctx context.Context) {
 		}
 		t.Reset(time.Until(h.timersDue(time.Now())))
 	}
+}
+
+// idle reports whether there is no file to be looked at and no cron. The application
+// may come with some at any time.
+func (h *Host) idle() bool {
+	s := &h.signals
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(h.jobs.Crons)+len(h.jobs.Touches)+len(s.crons)+len(s.files) == 0
 }
 
 // timersDue raises what is due and says when to look again.

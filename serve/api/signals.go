@@ -251,6 +251,7 @@ func (c *client) addCron() bool {
 		return c.answerJob(fmt.Errorf("crons: %w", errTooMany))
 	}
 	s.crons = append(s.crons, k)
+	s.touch()
 	return true
 }
 
@@ -273,5 +274,6 @@ func (c *client) addFile() bool {
 		return c.answerJob(fmt.Errorf("file monitors: %w", errTooMany))
 	}
 	s.files = append(s.files, file{c.pool, n, path, look(path)})
+	s.touch()
 	return true
 }
