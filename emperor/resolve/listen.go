@@ -224,8 +224,10 @@ func listenRule(rule, addr string) bool {
 	if dir, ok := strings.CutSuffix(rule, "/**"); ok {
 		return addr[0] == '/' && strings.HasPrefix(addr, path.Clean(dir)+"/")
 	}
-	if ok, err := path.Match(rule, addr); ok && err == nil || rule == addr {
-		return true
+	ok, err := path.Match(rule, addr)
+	fits := ok && err == nil || rule == addr
+	if unix := addr[0] == '/' || addr[0] == '@'; unix || fits {
+		return fits && (!unix || rule == "*" || rule[0] == addr[0]) // *:80 is no @name:80
 	}
 	rh, rp, err1 := net.SplitHostPort(rule)
 	ah, ap, err2 := net.SplitHostPort(addr)

@@ -320,6 +320,10 @@ func TestListenRule(t *testing.T) {
 		{"*:80-90", "[::1]:95", false},
 		{"[::1]:*", "[::1]:95", true},
 		{"[::1]:*", "[::2]:95", false},
+		{"*:*", "/etc/cron.d/x:80", false},
+		{"*:80-90", "@x:85", false},
+		{"*:80", "@x:80", false},
+		{"*", "@x", true},
 	} {
 		if got := listenRule(tc.rule, tc.addr); got != tc.want {
 			t.Errorf("listenRule(%q, %q) = %v", tc.rule, tc.addr, got)

@@ -101,7 +101,7 @@ func listenRule(w string) (rule string, ok bool) {
 	}
 	i := strings.LastIndexByte(w, ':')
 	if i < 0 || strings.Contains(w, "/") {
-		return w, false
+		return w, i < 0 && strings.HasSuffix(w, "*") && !strings.Contains(w, "/")
 	}
 	host, port := w[:i], w[i+1:]
 	switch host { // as in an address
@@ -114,9 +114,13 @@ func listenRule(w string) (rule string, ok bool) {
 	if !ranged {
 		hi = lo
 	}
+	if strings.ContainsAny(port, "*?[") { // a shell pattern, in which a dash means something in brackets only
+		_, err := path.Match(port, "")
+		return host + ":" + port, err == nil && (!ranged || strings.Contains(port, "["))
+	}
 	l, err1 := strconv.ParseUint(lo, 10, 16)
 	h, err2 := strconv.ParseUint(hi, 10, 16)
-	return host + ":" + port, port == "*" || err1 == nil && err2 == nil && l <= h
+	return host + ":" + port, err1 == nil && err2 == nil && l <= h
 }
 
 // plain reports whether the switch v says yes or no in so many words: another one may

@@ -129,10 +129,15 @@ func TestDecodeEmperorProblems(t *testing.T) {
 // Rules of listen have the form that addresses have, which is what they are compared
 // with.
 func TestListenRules(t *testing.T) {
-	c, ps := DecodeEmperor("/e", []byte("[ceilings]\nlisten = :8000-8999 localhost:80 *:443 [::1]:* unix:/srv/*.sock /run/x/** @a* *"))
-	want := []string{"0.0.0.0:8000-8999", "127.0.0.1:80", "*:443", "[::1]:*", "/srv/*.sock", "/run/x/**", "@a*", "*"}
+	c, ps := DecodeEmperor("/e", []byte("[ceilings]\nlisten = :8000-8999 localhost:80 *:443 [::1]:* unix:/srv/*.sock /run/x/** @a* * [::]:8[0-9][0-9]* 10.0.0.*"))
+	want := []string{"0.0.0.0:8000-8999", "127.0.0.1:80", "*:443", "[::1]:*", "/srv/*.sock", "/run/x/**", "@a*", "*", "[::]:8[0-9][0-9]*", "10.0.0.*"}
 	if d := cmp.Diff(want, c.Ceilings.Listen); d != "" || len(ps) > 0 {
 		t.Errorf("%v\n%s", ps, d)
+	}
+	for _, rule := range []string{"80", ":700-*", ":90-80", "a.sock", "*:http"} {
+		if _, ps := DecodeEmperor("/e", []byte("[ceilings]\nlisten = "+rule)); len(ps) != 1 {
+			t.Errorf("%s: %v", rule, ps)
+		}
 	}
 }
 
