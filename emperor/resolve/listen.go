@@ -164,8 +164,9 @@ func (r *resolver) wakes(l vassal.Listener) bool {
 // anothers reports whether path is in the directory of emperor-on-demand-directory
 // and is not the vassal's there: it may wake another.
 func (r *resolver) anothers(path string) bool {
-	dir := r.host.OnDemandDir
-	return dir != "" && within(path, dir) && (r.host.Nameless || path != dir+"/"+string(r.cfg.Name)+".socket")
+	return slices.ContainsFunc(r.host.OnDemandDirs, func(dir string) bool {
+		return within(path, dir) && (r.host.Nameless || path != dir+"/"+string(r.cfg.Name)+".socket")
+	})
 }
 
 // nobodys reports whether path is in the run directory of an Emperor that has not the

@@ -34,26 +34,26 @@ type FS interface {
 
 // Host is this machine and its operator's settings.
 type Host struct {
-	FS          FS
-	Sys         FS // is asked about the kernel, its cgroups and disks, which no text names; nil: FS is
-	Users       Users
-	AutoUID     func(vassal.Name) (int, error) // uid = auto; nil: an error
-	SELinux     SELinux
-	RunDirs     []string        // names of the Emperor's run directory (package function RunDirs); empty: vassal.RunDir
-	OnDemandDir string          // of emperor-on-demand-directory; empty: none
-	Alone       bool            // the vassal is served by hand, and what is allotted to it forgotten
-	Nameless    bool            // the file is none of the Emperor's: no name in its run directory is the vassal's
-	Reserved    []string        // Liege's and the vassals directories: never visible inside
-	Etc         []string        // more names of /etc, [emperor] etc
-	DenyGroups  []string        // [emperor] deny-groups; nil: DefaultDenyGroups
-	DefaultUID  string          // [defaults] uid, for operator's files that name none
-	AllowRoot   bool            // [ceilings] root = true
-	MinUID      int             // [ceilings] min-uid for tenants' files; 0: 1000
-	Binds       []string        // [ceilings] bind: where tenants' binds may lie
-	Listen      []string        // [ceilings] listen for tenants
-	Connect     []string        // [ceilings] connect for tenants
-	Egress      []vassal.Egress // [ceilings] egress for tenants
-	Nets        []string        // [ceilings] net: allowed besides "none"; nil for operator's files: all
+	FS           FS
+	Sys          FS // is asked about the kernel, its cgroups and disks, which no text names; nil: FS is
+	Users        Users
+	AutoUID      func(vassal.Name) (int, error) // uid = auto; nil: an error
+	SELinux      SELinux
+	RunDirs      []string        // names of the Emperor's run directory (package function RunDirs); empty: vassal.RunDir
+	OnDemandDirs []string        // names of emperor-on-demand-directory; nil: none
+	Alone        bool            // the vassal is served by hand, and what is allotted to it forgotten
+	Nameless     bool            // the file is none of the Emperor's: no name in its run directory is the vassal's
+	Reserved     []string        // Liege's and the vassals directories: never visible inside
+	Etc          []string        // more names of /etc, [emperor] etc
+	DenyGroups   []string        // [emperor] deny-groups; nil: DefaultDenyGroups
+	DefaultUID   string          // [defaults] uid, for operator's files that name none
+	AllowRoot    bool            // [ceilings] root = true
+	MinUID       int             // [ceilings] min-uid for tenants' files; 0: 1000
+	Binds        []string        // [ceilings] bind: where tenants' binds may lie
+	Listen       []string        // [ceilings] listen for tenants
+	Connect      []string        // [ceilings] connect for tenants
+	Egress       []vassal.Egress // [ceilings] egress for tenants
+	Nets         []string        // [ceilings] net: allowed besides "none"; nil for operator's files: all
 	// NATAddress allots the addresses of net = nat; nil: nobody asks, nothing is
 	// allotted. The second one is not valid where there is no IPv6, for a reason.
 	NATAddress func(vassal.Name) (v4, v6 netip.Addr, no6 string, err error)

@@ -406,12 +406,12 @@ func TestMayListenOnDemand(t *testing.T) {
 		cfg := config()
 		cfg.Trust = vassal.Trust{UID: 1004}
 		cfg.Listen = []vassal.Listener{{Protocol: "http", Address: addr, Key: "http-socket"}}
-		r := &resolver{cfg: cfg, res: &Result{}, host: Host{Listen: []string{"/run/sockets/**", "/run/other/**"}, OnDemandDir: "/run/sockets"}}
+		r := &resolver{cfg: cfg, res: &Result{}, host: Host{Listen: []string{"/run/sockets/**", "/run/other/**"}, OnDemandDirs: []string{"/run/link", "/run/sockets"}}}
 		if r.listeners(); r.res.Problems.Failed() == may {
 			t.Errorf("%s: may %v: %v", addr, !may, r.res.Problems)
 		}
 		cfg.Listen[0].Key = inifile.OnDemandDirectory
-		r = &resolver{cfg: cfg, res: &Result{}, host: Host{OnDemandDir: "/run/sockets"}}
+		r = &resolver{cfg: cfg, res: &Result{}, host: Host{OnDemandDirs: []string{"/run/link", "/run/sockets"}}}
 		if r.listeners(); r.res.Problems.Failed() || len(r.res.Listen) != 1 || !r.res.Listen[0].Tenant || r.res.Listen[0].ByUser {
 			t.Errorf("%s: %v, %v", addr, r.res.Listen, r.res.Problems)
 		}

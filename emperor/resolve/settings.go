@@ -25,14 +25,14 @@ func FromEmperor(c inifile.EmperorConfig, ini inifile.Host) Settings {
 			reserved = append(reserved, dir)
 		}
 	}
-	onDemandDir := ""
+	var onDemand []string
 	if c.OnDemand.Key == inifile.OnDemandDirectory {
-		onDemandDir = canonRun(path.Clean(c.OnDemand.Value))
+		onDemand = names(c.OnDemand.Value)
 	}
 	return Settings{
 		Policy: c.Policy, Read: read, INI: ini, OnDemand: c.OnDemand,
 		Host: Host{
-			FS: OS{}, Quota: quota.Probe, Users: Files{Asked: &Asked{}}, RunDirs: RunDirs(c.RunDir), OnDemandDir: onDemandDir, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
+			FS: OS{}, Quota: quota.Probe, Users: Files{Asked: &Asked{}}, RunDirs: RunDirs(c.RunDir), OnDemandDirs: onDemand, Reserved: reserved, Etc: c.Etc, DenyGroups: c.DenyGroups,
 			DefaultUID: c.DefaultUID, SELinux: SELinux{Warn: c.SELinux == "warn", Template: c.ContextTemplate, TemplateAt: c.ContextTemplateAt}, AllowRoot: c.Ceilings.Root, MinUID: c.Ceilings.MinUID,
 			Binds: c.Ceilings.Bind, Listen: c.Ceilings.Listen, Connect: c.Ceilings.Connect, Egress: c.Ceilings.Egress, Nets: c.Ceilings.Net, Mail: c.Ceilings.Mail,
 		},
