@@ -354,7 +354,7 @@ var table = []Option{
 	{Name: "hook-daemons", Group: "Hooks", Type: String, Default: "kill", Class: Works, Since: "liege", Doc: "What happens to processes that hooks inside the sandbox leave: kill, or keep."},
 	{Name: "hook-emperor-start", Group: "Hooks", Type: Action, Many: true, Class: Refused, Effect: "a vassal is no Emperor: the line belongs into [emperor] of emperor.ini", Since: "uwsgi 2.0", Doc: "Action of the Emperor when it starts."},
 	{Name: "hook-as-mule", Group: "Hooks", Type: Action, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Action for each process of a mule, before it starts."},
-	{Name: "hook-as-gateway", Group: "Hooks", Type: Action, Many: true, Class: NotYet, Effect: "the routers are part of the core, which is no process of its own: use hook-master-start", Since: "uwsgi 2.0", Doc: "Action in each router."},
+	{Name: "hook-as-gateway", Group: "Hooks", Type: Action, Many: true, Class: Works, Tenant: true, Since: "uwsgi 2.0", Doc: "Action after master-start, where the file has a router: http or https."},
 	{Name: "hook-as-emperor-setns", Group: "Hooks", Type: Action, Many: true, Class: Refused, Effect: "the Emperor enters no namespace: use hook-as-vassal, or exec-as-emperor = nsenter -t $UWSGI_VASSAL_PID", Since: "uwsgi 2.1", Doc: "Action of the Emperor in the vassal's namespaces."},
 	{Name: "hook-as-on-demand-vassal", Group: "Hooks", Type: Action, Many: true, Class: Works, Since: "uwsgi 2.1", Doc: "Action as root on the host when a vassal that is started on demand begins to sleep."},
 	{Name: "hook-as-on-config-vassal", Group: "Hooks", Type: Action, Many: true, Class: Works, Since: "uwsgi 2.1", Doc: "Action as root on the host when the file of a vassal changes while it sleeps, or is touched."},
