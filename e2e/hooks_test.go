@@ -156,7 +156,7 @@ func TestHookOrder(t *testing.T) {
 	for _, list := range [][]string{
 		{"emperor.ini", "hook-as-emperor-before-vassal 0"}, three("as-emperor", " 0"), {"hook-as-vassal-before-drop 0"}, three("as-vassal", " 0"), three("asap", " 0"), three("pre-jail", " 0"),
 		three("in-jail", " 0"), three("post-jail", " 0"), three("as-root", " 0"), three("as-user", " 65534"), three("pre-app", " 65534"), three("post-app", " 65534"),
-		{"hook-master-start 65534", "hook-post-fork 65534 1", "hook-post-fork 65534 2",
+		{"hook-master-start 65534", "hook-as-gateway 65534", "hook-post-fork 65534 1", "hook-post-fork 65534 2",
 			"hook-accepting 65534 1", "hook-accepting-once 65534 1", "hook-accepting1 65534 1", "hook-accepting1-once 65534 1",
 			"hook-accepting 65534 2", "hook-accepting-once 65534 2"},
 	} {
@@ -218,7 +218,7 @@ func TestHookOrder(t *testing.T) {
 			shown = append(shown, strings.Fields(line[i+1:])[0])
 		}
 	}
-	if i := strings.Index(strings.Join(shown, " "), "hook-accepting "); i < 0 || len(shown) != 25+22 || shown[0] != "emperor.ini" || shown[len(shown)-1] != "call-as-user-atexit" {
+	if i := strings.Index(strings.Join(shown, " "), "hook-accepting "); i < 0 || len(shown) != 25+23 || shown[0] != "emperor.ini" || shown[len(shown)-1] != "call-as-user-atexit" {
 		t.Errorf("explain shows %d: %v", len(shown), shown)
 	}
 }

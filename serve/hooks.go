@@ -86,7 +86,7 @@ func (l *life) prepared(ctx context.Context) bool {
 // afterLoad runs the hooks between the application's load and the first
 // request.
 func (c *Core) afterLoad(ctx context.Context) error {
-	for _, p := range []vassal.Phase{vassal.PostApp, vassal.MasterStart} {
+	for _, p := range []vassal.Phase{vassal.PostApp, vassal.MasterStart, vassal.AsGateway} {
 		if err := c.life.Run(ctx, p); err != nil {
 			return err
 		}

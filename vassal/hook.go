@@ -44,6 +44,7 @@ const (
 	PreApp         Phase = "pre-app"
 	PostApp        Phase = "post-app"
 	MasterStart    Phase = "master-start"
+	AsGateway      Phase = "as-gateway" // with a router: http or https
 	PostFork       Phase = "post-fork"
 	Accepting      Phase = "accepting"
 	AcceptingOnce  Phase = "accepting-once"
@@ -87,7 +88,7 @@ var phases = []phase{
 	{BeforeDrop, AtHost, false}, {AsVassal, AtHost, false}, {Asap, AtHost, false}, {PreJail, AtHost, false},
 	{InJail, AtRoot, false}, {PostJail, AtRoot, false}, {AsRoot, AtRoot, false},
 	{AsUser, AtUser, false},
-	{PreApp, AtCore, false}, {PostApp, AtCore, false}, {MasterStart, AtCore, false}, {PostFork, AtCore, false},
+	{PreApp, AtCore, false}, {PostApp, AtCore, false}, {MasterStart, AtCore, false}, {AsGateway, AtCore, false}, {PostFork, AtCore, false},
 	{Accepting, AtCore, false}, {AcceptingOnce, AtCore, false}, {Accepting1, AtCore, false}, {Accepting1Once, AtCore, false},
 	{AsMule, AtCore, false},
 	{Touched, AtCore, true}, {EmperorLost, AtCore, true}, {EmperorReload, AtCore, true}, {EmperorStop, AtCore, true},

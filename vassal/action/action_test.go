@@ -86,7 +86,7 @@ func TestParse(t *testing.T) {
 		{vassal.AsEmperor, "mkdir", "/run/x", Call{Kind: Mkdir, Path: "/run/x"}, ""},
 		{vassal.PreJail, "hostname", "x", Call{}, "use hook-as-root"},
 		{vassal.PreJail, "mount", "none /a /b bind", Call{Kind: Mount, FSType: "none", Source: "/a", Path: "/b", Flags: []string{"bind"}}, ""},
-		{"as-gateway", "exec", "true", Call{}, "unknown phase"},
+		{"as-zerg", "exec", "true", Call{}, "unknown phase"},
 		{root, "call", "chdir /srv", Call{Kind: Cd, Path: "/srv", Ignored: true}, ""},
 		{root, "callret", "chdir /srv", Call{Kind: Cd, Path: "/srv"}, ""},
 		{root, "callret", "sethostname shop", Call{Kind: Hostname, Text: "shop"}, ""},

@@ -140,6 +140,7 @@ func (d *decoder) addHook(s Setting, h vassal.Hook) {
 // the environment before the application is loaded is like an env line that
 // comes last.
 func (d *decoder) finishHooks() {
+	d.withoutRouter()
 	slices.SortStableFunc(d.cfg.Hooks, func(a, b vassal.Hook) int {
 		return cmp.Or(a.Phase.Compare(b.Phase), hookForm(a)-hookForm(b))
 	})
@@ -151,6 +152,22 @@ func (d *decoder) finishHooks() {
 			d.cfg.App.Env, d.cfg.EnvAt = append(d.cfg.App.Env, c.Text), append(d.cfg.EnvAt, h.At)
 		}
 	}
+}
+
+// withoutRouter leaves out the hooks of routers where there is none: http-socket and
+// its like are no routers, in uWSGI neither.
+func (d *decoder) withoutRouter() {
+	for _, router := range []string{"http", "https", "https2"} {
+		if _, there := d.seen[router]; there {
+			return
+		}
+	}
+	d.cfg.Hooks = slices.DeleteFunc(d.cfg.Hooks, func(h vassal.Hook) bool {
+		if h.Phase == vassal.AsGateway {
+			d.note(vassal.CodeDoneOtherwise, Setting{Key: h.Key, Origin: h.At}, "is not run: without http or https there is no router, as in uWSGI")
+		}
+		return h.Phase == vassal.AsGateway
+	})
 }
 
 func hookForm(h vassal.Hook) int {

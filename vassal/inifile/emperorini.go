@@ -178,6 +178,8 @@ type emperorDecoder struct {
 	c    EmperorConfig
 	text []byte
 	set  bool // a vassals line was seen: the default is replaced
+
+	started vassal.Origin // the vassals-start-hook line that counts
 }
 
 // key handles one line.
@@ -371,15 +373,16 @@ func (d *emperorDecoder) uwsgi(s Setting) {
 		c.Include = append(c.Include, s.Value)
 	case "vassals-inherit":
 		c.Inherit = append(c.Inherit, s.Value)
-	case "emperor-use-clone", "emperor-throttle", "emperor-max-throttle", "emperor-freq", "emperor-no-blacklist", "emperor-graceful-shutdown",
-		"emperor-required-heartbeat", "emperor-curse-tolerance", "master", "strict", "die-on-term", "emperor-stats", "emperor-stats-server", "emperor-pidfile":
-		d.note(vassal.CodeDoneOtherwise, s, "Liege's Emperor has its own way: every vassal has all namespaces, failures back off one by one, liege ls --json shows the state")
+	case "vassals-start-hook":
+		d.startHook(s)
+	case "master", "strict", "die-on-term":
+		d.note(vassal.CodeDoneOtherwise, s, "Liege's Emperor has its own way: failures back off one by one, and liege ls --json shows the state")
 	default:
 		if slices.ContainsFunc(emperorHooks(), func(o EmperorOption) bool { return o.Name == s.Key }) {
 			d.key("emperor", s)
 			return
 		}
-		d.warn(vassal.CodeNotYet, s, "has no meaning for Liege's Emperor", "")
+		d.ofTable(s)
 	}
 }
 

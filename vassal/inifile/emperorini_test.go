@@ -3,6 +3,7 @@ package inifile
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,11 +110,22 @@ func TestDecodeEmperorProblems(t *testing.T) {
 		{"[limits]\nmemory-max = 1G", "error no-section 1 : unknown section [limits]: nothing of it would hold"},
 		{"[vassal]\nuid = x", "error no-section 1 : [vassal] is a section of a vassal's file"},
 		{"[uwsgi]\n[common]\nuid = x", "warning no-section 2 : section [common] is not read"},
+		{"[uwsgi]\nemperor-use-clone = pid\nemperor-freq = 2", ""}, // notes
+		{"[uwsgi]\nemperor-extra-extension = .conf", "warning not-yet 2 emperor-extra-extension: not yet: names that end in .ini are read, and no others"},
+		{"[uwsgi]\nemperor-magic-exec = true", "warning refused 2 emperor-magic-exec: a program named by a vassal's file is never run by the Emperor as root"},
+		{"[uwsgi]\nemperor-use-clone = pid,usr", "error bad-value 2 emperor-use-clone: \"usr\" is not a namespace"},
+		{"[uwsgi]\ncall-as-vassal1 = x", "error refused 2 call-as-vassal1: symbols of libraries are not called: use exec hooks"},
+		{"[uwsgi]\nhook-as-root = print:x", "warning not-yet 2 hook-as-root: has no meaning for Liege's Emperor"},
+		{"[uwsgi]\nvassals-start-hook =", "error bad-value 2 vassals-start-hook: is empty"},
 		{"x = 1\n[emperor]", "error syntax 1 : text before the first section"},
 		{"[emperor\n", "error syntax 1 : section line without ]"},
 		{"[emperor]\netc = ../shadow", `error bad-value 2 etc: "../shadow" is not a name below /etc`},
 	} {
 		_, ps := DecodeEmperor("/e", []byte(tt.text))
+		ps = slices.DeleteFunc(ps, func(p vassal.Problem) bool { return p.Severity == vassal.Note })
+		if tt.want == "" && len(ps) == 0 {
+			continue
+		}
 		if len(ps) != 1 {
 			t.Errorf("%q: %d problems: %v", tt.text, len(ps), ps)
 			continue
@@ -157,7 +169,8 @@ func FuzzDecodeEmperor(f *testing.F) {
 // wrong with them.
 func TestEmperorHooks(t *testing.T) {
 	text := "[uwsgi]\nexec-as-emperor = echo $UWSGI_VASSAL_PID\n[emperor]\nhook-as-vassal = print:x\nhook-emperor-start = mkdir:/run/x\nhook-emperor-stop = !exec:true\n" +
-		"hook-emperor-start = chown:/run/x root root\nhook-as-emperor = nothing\nhook-as-root = print:x\nhook-emperor-start = exit:\n"
+		"hook-emperor-start = chown:/run/x root root\nhook-as-emperor = nothing\nhook-as-root = print:x\nhook-emperor-start = exit:\n" +
+		"[uwsgi]\nvassals-start-hook = /srv/other\nvassals-start-hook = /srv/it's here\n"
 	c, ps := DecodeEmperor("e.ini", []byte(text))
 	var set, own, wrong []string
 	for _, p := range c.Set {
@@ -171,7 +184,7 @@ func TestEmperorHooks(t *testing.T) {
 	}
 	got := [][]string{set, own, wrong}
 	want := [][]string{
-		{"exec-as-emperor echo $UWSGI_VASSAL_PID 2 [defaults]", "hook-as-vassal print:x 4 [defaults]", "hook-as-emperor nothing 8 [defaults]"},
+		{"exec-as-emperor echo $UWSGI_VASSAL_PID 2 [defaults]", `exec-as-emperor '/srv/it'\''s here' "${UWSGI_VASSAL_CONFIG##*/}" 13 [defaults]`, "hook-as-vassal print:x 4 [defaults]", "hook-as-emperor nothing 8 [defaults]"},
 		{"emperor-start mkdir false 5", "emperor-end exec true 6"},
 		{"error 7 bad-hook", "error 8 bad-hook", "error 9 unknown-option", "error 10 bad-hook"},
 	}
