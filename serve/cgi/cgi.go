@@ -13,8 +13,8 @@
 // A program gets the request as variables and its body as standard input,
 // which ends where the body ends; its standard error is the vassal's log. It
 // answers with header fields, an empty line and a body, which is sent as it
-// comes. Each pause in either direction is bounded by cgi-timeout. When the
-// client goes away, the time is over or the answer cannot be understood, the
+// comes. Each pause of it that the body does not make is bounded by cgi-timeout.
+// When the client goes away, the time is over or the answer cannot be understood, the
 // program and its process group are killed.
 //
 // At most processes x threads programs run at once; a bounded number of

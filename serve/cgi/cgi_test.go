@@ -351,6 +351,7 @@ func TestEnds(t *testing.T) {
 	testenv.Leaks(t)
 	dir := programs(t, map[string]string{
 		"count.sh": "#!/bin/sh\nn=$(wc -c)\necho\necho $n\n",
+		"later.sh": "#!/bin/sh\necho\nfor i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14; do printf .; sleep 0.1; done\nwc -c\n",
 		"hang.sh":  "#!/bin/sh\necho $$ > pid\nsleep 600 &\nwait\n",
 		"pause.sh": "#!/bin/sh\necho\necho first\nsleep 600\n",
 		"flood.sh": "#!/bin/sh\necho\nexec yes\n",
@@ -371,6 +372,10 @@ func TestEnds(t *testing.T) {
 	a := &answer{}
 	if err := slow.Serve(t.Context(), &exchange.Request{Start: time.Now(), Body: &drip{left: 6, each: 200 * time.Millisecond}, Length: 6, Vars: []exchange.Var{{Name: "PATH_INFO", Value: "/count.sh"}}}, a); err != nil || a.text() != "6\n" {
 		t.Errorf("a slow body: %q, %v", a.text(), err)
+	}
+	a = &answer{}
+	if err := handler(t, vassal.CGI{Mounts: mounts, Timeout: time.Second}).Serve(t.Context(), &exchange.Request{Start: time.Now(), Body: strings.NewReader(strings.Repeat("a", 1<<20)), Length: 1 << 20, Vars: []exchange.Var{{Name: "PATH_INFO", Value: "/later.sh"}}}, a); err != nil || a.text() != "..............1048576\n" {
+		t.Errorf("a body that waits for the program: %q, %v", a.text(), err)
 	}
 	a = &answer{}
 	expect(slow, "/pause.sh", t.Context(), a, 504)

@@ -211,7 +211,9 @@ func (h *Handler) lookup(name string) (string, error) {
 	return "", fmt.Errorf("cgi-helper %s: not found in %s", name, dirs)
 }
 
-// feed hands the body to the program, and closes its input at the end.
+// feed hands the body to the program, and closes its input at the end. A program
+// may take its time for what it has, as long as it says something: an input that
+// ends would be the whole body to it.
 func (x *run) feed(in *os.File) {
 	defer in.Close()
 	buf := make([]byte, 32<<10)
@@ -220,7 +222,6 @@ func (x *run) feed(in *os.File) {
 		n, err := x.r.Body.Read(buf)
 		x.fed.Store(time.Now().UnixNano())
 		if n > 0 {
-			_ = in.SetWriteDeadline(x.until(x.h.c.Timeout)) // fails with the write
 			if _, err := in.Write(buf[:n]); err != nil {
 				return // it wants no more, or has ended; what it says counts
 			}

@@ -45,6 +45,8 @@ func TestEvict(t *testing.T) {
 		{"body unread", vassal.HTTP, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n", "", patience / 2, patience + 200*time.Millisecond, true},
 		{"uwsgi body", vassal.UWSGI, uwsgiBody, "", bodyPatience / 2, bodyPatience + 200*time.Millisecond, false},
 		{"answered", vassal.HTTP, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", "", 7 * time.Second, 10 * time.Second, true},
+		{"answered in a body", vassal.HTTP, "POST /talk HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", "", 7 * time.Second, 10 * time.Second, true},
+		{"answered and fed", vassal.HTTP, "POST /talk HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", strings.Repeat("a", 120), 7 * time.Second, 10 * time.Second, true},
 		{"uwsgi", vassal.UWSGI, "\x00\xff\x00\x00abc", strings.Repeat("a", 200), patience / 2, patience + 300*time.Millisecond, false},
 		{"FastCGI", vassal.FastCGI, "\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01", strings.Repeat("\x04\x00\x01\x00\x01\x00\x00a\x01", 50), patience / 2, patience + 300*time.Millisecond, false},
 		{"SCGI", vassal.SCGI, "200:abc", strings.Repeat("a", 150), patience / 2, patience + 300*time.Millisecond, false},
@@ -58,6 +60,23 @@ func TestEvict(t *testing.T) {
 						switch r.Get("PATH_INFO") {
 						case "/slow":
 							time.Sleep(8 * time.Second)
+						case "/talk": // it answers while it listens
+							ended := make(chan struct{})
+							go func() {
+								defer close(ended)
+								io.Copy(io.Discard, r.Body)
+							}()
+							time.Sleep(time.Second)
+							if err := hello(ctx, r, w); err != nil {
+								return err
+							}
+							select {
+							case <-ended:
+							case <-time.After(7 * time.Second):
+								r.Body.(io.Closer).Close()
+								<-ended
+							}
+							return w.Flush()
 						case "/read":
 							if _, err := io.Copy(io.Discard, r.Body); err != nil {
 								return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"liege/serve/exchange"
 )
@@ -16,12 +17,19 @@ type body struct {
 	end io.Closer  // ends a read that is pending; may be nil
 	err error      // why it could not be read to its end
 	eof bool
+
+	to     *conn       // the server that waits for it
+	hungry atomic.Bool // the client is waited for
 }
 
 var errTaken = errors.New("the request is over")
 
-func newBody(r *exchange.Request) *body {
-	b := &body{r: r.Body}
+// newBody is the body of r for the server at the end of to; nil: it has its own time.
+func newBody(r *exchange.Request, to *conn) *body {
+	b := &body{r: r.Body, to: to}
+	if to != nil {
+		to.body = b
+	}
 	b.end, _ = r.Body.(io.Closer)
 	return b
 }
@@ -32,7 +40,12 @@ func (b *body) Read(p []byte) (int, error) {
 	if b.r == nil {
 		return 0, errTaken
 	}
+	b.hungry.Store(true)
 	n, err := b.r.Read(p)
+	if b.to != nil {
+		b.to.arm() // before hungry is no more: see conn.Read
+	}
+	b.hungry.Store(false)
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.err = err
 	}
@@ -60,6 +73,9 @@ func (b *body) ended() bool {
 // take takes the request's body back: nobody reads it afterwards. It returns
 // what a client did wrong, if that is why the body ended.
 func (b *body) take() error {
+	if b.to != nil {
+		b.to.body = nil
+	}
 	if !b.mu.TryLock() {
 		if b.end != nil {
 			_ = b.end.Close() // ends the read that holds the lock

@@ -112,7 +112,7 @@ func (c *Client) Over(ctx context.Context, f *FastCGIConn, name string, params [
 
 // overBody is the rest of Over for a body that is streamed.
 func (c *Client) overBody(r *exchange.Request, w exchange.Response, f *FastCGIConn, s *sending) (t Trip, err error) {
-	b := newBody(r)
+	b := newBody(r, f.nc)
 	sent := make(chan error, 1)
 	go func() { // ended below
 		err := s.body(b, true)

@@ -175,7 +175,7 @@ func (x *h2cTrip) do(ctx context.Context, cc *http.ClientConn, req *http.Request
 		if p, ok := x.r.Body.(exchange.Patient); ok {
 			p.Wait() // x.watch does, for both sides
 		}
-		x.body = &h2cBody{body: newBody(x.r), watch: x.watch, r: x.r, trailer: req.Trailer}
+		x.body = &h2cBody{body: newBody(x.r, nil), watch: x.watch, r: x.r, trailer: req.Trailer}
 		req.Body = x.body
 	}
 	err := x.exchange(cc, req)

@@ -103,7 +103,7 @@ func (x *trip) do(ctx context.Context, request []byte) error {
 // withBody sends the request by a goroutine of its own, which is gone when it
 // returns: a server may answer before it has the whole body.
 func (x *trip) withBody(ctx context.Context, request []byte) error {
-	nc, b := x.nc, newBody(x.r)
+	nc, b := x.nc, newBody(x.r, x.nc)
 	sent := make(chan error, 1)
 	chunked := x.r.Length < 0
 	go func() {

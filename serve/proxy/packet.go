@@ -59,7 +59,7 @@ func (c *Client) packet(ctx context.Context, r *exchange.Request, w exchange.Res
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
-	b := newBody(r)
+	b := newBody(r, nc)
 	vars := *r // its own: rules about the answer may set variables
 	vars.Vars = append([]exchange.Var(nil), r.Vars...)
 	sent := make(chan error, 1)

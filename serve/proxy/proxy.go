@@ -103,7 +103,8 @@ func Unreached(err error) bool {
 }
 
 // conn is a connection to a server that is given up after a time of silence:
-// each read and write begins it anew.
+// each read and write begins it anew. While the client is waited for, it is not
+// the server that is silent.
 type conn struct {
 	net.Conn
 	own     *direct.Conn // nil: it was not made here
@@ -111,6 +112,7 @@ type conn struct {
 	silence time.Duration
 	by      atomic.Int64 // the deadline that is set
 	tunnel  atomic.Bool  // no limit any more
+	body    *body        // of the request that is sent; nil: it has none that is waited for
 
 	br     *bufio.Reader // HTTP only
 	head   head
@@ -131,7 +133,16 @@ func (c *conn) arm() {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
-	c.arm()
+	for {
+		c.arm()
+		n, err := c.receive(p)
+		if c.body == nil || !errors.Is(err, os.ErrDeadlineExceeded) || !c.body.hungry.Load() && c.by.Load() < time.Now().UnixNano() {
+			return n, err
+		}
+	}
+}
+
+func (c *conn) receive(p []byte) (int, error) {
 	if c.own != nil {
 		return c.own.Read(p)
 	}
