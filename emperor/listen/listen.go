@@ -366,7 +366,7 @@ func (s *Set) Adopt(l vassal.Listener, bound, from string, f *os.File) error {
 	}
 	s.reg.mu.Lock()
 	defer s.reg.mu.Unlock()
-	if o := s.reg.held[k.addr]; o != nil {
+	if o := s.reg.held[k.addr]; o != nil && !isAnyPort(k.addr) {
 		return fmt.Errorf("%s: %s has it", k.addr, o.owner.name)
 	}
 	s.reg.held[k.addr] = k
