@@ -55,6 +55,7 @@ test:
 	@$(MAKE) --no-print-directory -j2 setup-test tools
 	@$(MAKE) --no-print-directory check root vm
 	@$(MAKE) --no-print-directory -j2 vm-policy race
+	@$(MAKE) --no-print-directory vm-attacks
 
 check: build lint
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w these:"; echo "$$out"; exit 1; fi
@@ -98,14 +99,18 @@ root: build
 # The package on Debian with systemd, SELinux enforcing, cgroup v2 and hybrid,
 # in QEMU: docs/testing.md. No KVM needed. Under two minutes once the unpacked
 # Debian is in the cache.
-.PHONY: vm vm-policy
+.PHONY: vm vm-policy vm-attacks
 vm: deb
 	@if [ "$$(id -u)" != 0 ]; then echo "make vm: needs root: it unpacks and labels a system" >&2; exit 77; fi
-	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -v -timeout 15m -skip '^TestPolicyChanges$$' ./e2e/vm $(ARGS) </dev/null
+	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -v -timeout 15m -skip '^Test(PolicyChanges|Attacks)$$' ./e2e/vm $(ARGS) </dev/null
 
 # What takes long there: modules installed into the running system.
 vm-policy: deb
 	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -v -timeout 15m -run '^TestPolicyChanges$$' ./e2e/vm </dev/null
+
+# And the attacks of e2e, where cgroup v2 is alone.
+vm-attacks: deb
+	TEST_HAVE=$$(deploy/have.sh) $(GO) test -tags $(TAGS) -count=1 -v -timeout 15m -run '^TestAttacks$$' ./e2e/vm </dev/null
 
 race:
 	$(GO) test -race -short -tags $(TAGS) ./vassal/... ./emperor ./emperor/control ./emperor/dirmon ./serve/...

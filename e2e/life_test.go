@@ -166,8 +166,10 @@ func TestStopStart(t *testing.T) {
 func TestEmperorKilled(t *testing.T) {
 	r := newRealm(t)
 	r.write("app/hello.py", hello("still here"))
-	r.drop("hello", "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n")
-	v := r.up("hello")
+	const lines = "uid = nobody\nhttp = 127.0.0.1:0\nchdir = DIR/app\nwsgi-file = DIR/app/hello.py\n"
+	r.drop("hello", lines)
+	r.drop("another", lines) // it has a port of its own for the same line
+	v, other := r.up("hello"), r.up("another").Listen[0]
 	addr := v.Listen[0]
 	stop := r.loop(addr)
 	r.kill()
@@ -181,6 +183,9 @@ func TestEmperorKilled(t *testing.T) {
 	}
 	if old := *v.PID; now.PID == nil || *now.PID == old {
 		r.until("the survivor is replaced", func() bool { v := r.status("hello"); return v.PID != nil && *v.PID != old })
+	}
+	if now := r.up("another").Listen[0]; now != other {
+		t.Errorf("the new Emperor listens on %s for the other, want %s", now, other)
 	}
 	stop()
 }

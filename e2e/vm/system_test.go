@@ -157,6 +157,7 @@ func guestPayload(t *testing.T, w *Work, tests, have, choice string) string {
 	if err := errors.Join(err, os.Link(tests, filepath.Join(dir, "guest.test")), os.WriteFile(filepath.Join(dir, "run.sh"), []byte(text), 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	compile(t, "build", "-o", filepath.Join(dir, "hostilecore"), "./e2e/testdata/hostilecore")
 	return dir
 }
 

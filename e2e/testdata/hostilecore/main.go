@@ -13,8 +13,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -84,7 +86,12 @@ func run(appFD, channelFD int) error {
 		attack(strings.TrimSpace(string(what)))
 	}()
 	for {
-		if m, err := c.Receive(); err != nil || m.Type == vassal.Drain {
+		switch m, err := c.Receive(); {
+		case errors.Is(err, io.EOF): // its Emperor was killed; the real one serves on
+			if err := unix.Pause(); err != nil {
+				return err
+			}
+		case err != nil || m.Type == vassal.Drain:
 			return err
 		}
 	}
