@@ -1038,6 +1038,17 @@ def prepare(config):
 
 # ---- processes
 
+def renew_gevent():
+    """Make the hub that loading may have begun fit for this process."""
+    if 'gevent' not in sys.modules:
+        return
+    sys.modules['gevent'].reinit()
+    local = sys.modules.get('gevent._hub_local')  # since gevent 1.3
+    hub = local and local.get_hub_if_exists()
+    if hub:  # its handler of SIGCHLD is not there any more, and it would wait for ever for children
+        hub.loop.reset_sigchld()
+
+
 def set_title(title):
     """Show title in ps. What cannot be done is not worth a word."""
     title = (title if isinstance(title, str) else bytes(title).decode('utf-8', 'replace')).replace('\0', ' ')
@@ -1447,8 +1458,7 @@ def main(control):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = FORK()
         if pid == 0:
-            if 'gevent' in sys.modules:
-                sys.modules['gevent'].reinit()  # the hub that loading may have begun
+            renew_gevent()
             signal.signal(signal.SIGCHLD, ended or signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             if not config['watch']:
