@@ -478,10 +478,12 @@ class Request(object):
             fd = filelike.fileno()
             info = os.fstat(fd)
             at = filelike.tell()
-            kind = type(getattr(filelike, 'file', filelike)).__module__  # Django's File and tempfile's have one
+            for _ in range(3):  # Django's FieldFile has a File, which has one; so do tempfile's
+                filelike = getattr(filelike, 'file', filelike)
+            kinds = [type(f).__module__ for f in (filelike, getattr(filelike, 'raw', getattr(filelike, 'buffer', None)))]
         except (AttributeError, OSError, ValueError, TypeError):
             return False
-        if kind in ('gzip', 'bz2', 'lzma'):
+        if not {'gzip', 'bz2', 'lzma'}.isdisjoint(kinds):
             return False  # the descriptor's bytes are not what read() gives
         if not stat.S_ISREG(info.st_mode) or self.head is None or self.started:
             return False
