@@ -213,3 +213,27 @@ def application(e, start_response):
 		t.Errorf("log:\n%s", log)
 	}
 }
+
+// TestGeventChildren: children of a worker are waited for, though there were some while
+// the application was loaded, and though the first one has ended before it is watched.
+func TestGeventChildren(t *testing.T) {
+	testenv.Need(t, testenv.Gevent)
+	for begin, call := range map[string]string{
+		"subprocess.check_output(['true'])":                           "subprocess.check_output(['echo', 'child'])",
+		"os.register_at_fork(after_in_parent=lambda: unpatched(0.1))": "b'child' if os.waitpid(os.fork() or os._exit(7), 0)[1] == 7 << 8 else b''",
+	} {
+		r := startLines(t, "wsgi-file = app.py\ngevent = 5\n", map[string]string{"app.py": fmt.Sprintf(`
+from time import sleep as unpatched
+from gevent import monkey
+monkey.patch_all()
+import os, subprocess
+%s
+def application(e, start_response):
+    start_response('200 OK', [])
+    return [%s]
+`, begin, call)})
+		if got := strings.TrimSpace(r.get("/")); got != "child" {
+			t.Errorf("%s: got %q", begin, got)
+		}
+	}
+}

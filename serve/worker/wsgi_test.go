@@ -218,6 +218,14 @@ def application(environ, start_response):
         import gzip
         with gzip.open('app.gz', 'wb') as f: f.write(b'unpacked')
         start_response('200 OK', text); return environ['wsgi.file_wrapper'](gzip.open('app.gz'))
+    if path in ('filefield', 'filebuffered'):
+        import gzip, io
+        start_response('200 OK', text)
+        f = gzip.open('app.gz')
+        class File(object):
+            def __init__(self, file): self.file = file
+            def __getattr__(self, name): return getattr(self.file, name)
+        return environ['wsgi.file_wrapper'](File(File(f)) if path == 'filefield' else io.BufferedReader(f))
     if path == 'filepipe':
         r, w = os.pipe(); os.write(w, b'piped'); os.close(w)
         start_response('200 OK', text); return environ['wsgi.file_wrapper'](os.fdopen(r, 'rb'))
@@ -293,6 +301,8 @@ func TestAnswers(t *testing.T) {
 		{"GET", "fileempty", 200, "", ""},
 		{"GET", "filelike", 200, strings.Repeat("x", 20000), ""},
 		{"GET", "filegzip", 200, "unpacked", ""},
+		{"GET", "filefield", 200, "unpacked", ""},
+		{"GET", "filebuffered", 200, "unpacked", ""},
 		{"GET", "filepipe", 200, "piped", ""},
 		{"GET", "uwsgi", 200, "1 1 uwsgi.no_such is not provided by Liege", ""},
 	} {

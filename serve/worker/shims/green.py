@@ -3,6 +3,7 @@ the same names. One greenlet serves each request, as many at once as the worker
 has lanes; what waits for the core lets the others run.
 """
 import gevent
+from gevent import monkey
 from gevent.event import Event
 from gevent.socket import cancel_wait, wait, wait_read, wait_write
 
@@ -88,6 +89,8 @@ def serve_green(worker):
         cancel_wait(packets, Late())
 
     worker.base['wsgi.multithread'] = True
+    if monkey.is_module_patched('os') and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
+        gevent.get_hub().loop.install_sigchld()  # os.fork does so when its first child may have ended
     in_children(lambda: FORKER.__setitem__(0, gevent.getcurrent()))
     worker.greet()
     if LOADED and listens():

@@ -478,10 +478,12 @@ class Request(object):
             fd = filelike.fileno()
             info = os.fstat(fd)
             at = filelike.tell()
-            kind = type(getattr(filelike, 'file', filelike)).__module__  # Django's File and tempfile's have one
+            for _ in range(3):  # Django's FieldFile has a File, which has one; so do tempfile's
+                filelike = getattr(filelike, 'file', filelike)
+            kinds = [type(f).__module__ for f in (filelike, getattr(filelike, 'raw', getattr(filelike, 'buffer', None)))]
         except (AttributeError, OSError, ValueError, TypeError):
             return False
-        if kind in ('gzip', 'bz2', 'lzma'):
+        if not {'gzip', 'bz2', 'lzma'}.isdisjoint(kinds):
             return False  # the descriptor's bytes are not what read() gives
         if not stat.S_ISREG(info.st_mode) or self.head is None or self.started:
             return False
@@ -1038,6 +1040,17 @@ def prepare(config):
 
 # ---- processes
 
+def renew_gevent():
+    """Make the hub that loading may have begun fit for this process."""
+    if 'gevent' not in sys.modules:
+        return
+    sys.modules['gevent'].reinit()
+    local = sys.modules.get('gevent._hub_local')  # since gevent 1.3
+    hub = local and local.get_hub_if_exists()
+    if hub:  # its handler of SIGCHLD is not there any more, and it would wait for ever for children
+        hub.loop.reset_sigchld()
+
+
 def set_title(title):
     """Show title in ps. What cannot be done is not worth a word."""
     title = (title if isinstance(title, str) else bytes(title).decode('utf-8', 'replace')).replace('\0', ' ')
@@ -1447,8 +1460,7 @@ def main(control):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = FORK()
         if pid == 0:
-            if 'gevent' in sys.modules:
-                sys.modules['gevent'].reinit()  # the hub that loading may have begun
+            renew_gevent()
             signal.signal(signal.SIGCHLD, ended or signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             if not config['watch']:
