@@ -66,10 +66,19 @@ func (c *conn) evict() {
 // evictBody has the request by HTTP/2 make room whose client has been silent for
 // longest in the middle of its body, and reports whether there is one.
 func (s *Server) evictBody() bool {
-	now := time.Now()
+	b := s.silent(time.Now())
+	if b == nil || !b.pause.end() { // else it is not found again
+		return false
+	}
+	b.endRead() // not under mu: net/http may have it wait for what asks for that
+	return true
+}
+
+// silent is the body of all connections by HTTP/2 whose client has been silent for
+// longest; nil: none has for long.
+func (s *Server) silent(now time.Time) (oldest *h2body) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var oldest *h2body
 	var since time.Time
 	for _, c := range s.h2conns {
 		c.mu.Lock()
@@ -82,12 +91,7 @@ func (s *Server) evictBody() bool {
 			oldest, since = b, t
 		}
 	}
-	if oldest == nil {
-		return false
-	}
-	oldest.pause.end() // it is not found again
-	oldest.endRead()
-	return true
+	return oldest
 }
 
 // silent is the body of h whose client has been silent for longest, and has no

@@ -2,6 +2,7 @@ package front
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,30 +14,35 @@ type limit struct {
 	over func() // ends the operation
 
 	mu    sync.Mutex
-	timer *time.Timer // nil: there was no operation yet
-	since time.Time   // of the one that is under way; zero: none is
+	timer *time.Timer  // nil: there was no operation yet
+	since atomic.Int64 // of the one that is under way, after epoch; 0: none is
 }
+
+var epoch = time.Now()
 
 func (l *limit) begin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.since = time.Now()
+	l.since.Store(max(1, int64(time.Since(epoch))))
 	if l.timer == nil {
 		l.timer = time.AfterFunc(l.d, l.look)
 	}
 }
 
-func (l *limit) end() {
+// end reports whether an operation was under way.
+func (l *limit) end() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.since = time.Time{}
+	return l.since.Swap(0) != 0
 }
 
-// began is when the operation began that is under way; zero: none is.
+// began is when the operation began that is under way; zero: none is. It waits for
+// nobody: over, which net/http may keep waiting, is called with mu held.
 func (l *limit) began() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.since
+	if since := l.since.Load(); since != 0 {
+		return epoch.Add(time.Duration(since))
+	}
+	return time.Time{}
 }
 
 // look ends what has lasted too long, and looks again when that may be so.
@@ -44,8 +50,8 @@ func (l *limit) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	left := l.d
-	if !l.since.IsZero() {
-		left -= time.Since(l.since)
+	if since := l.began(); !since.IsZero() {
+		left -= time.Since(since)
 	}
 	switch {
 	case l.timer == nil: // stopped

@@ -70,8 +70,9 @@ func (h *Handler) orphaned(f *proxy.FastCGIConn) bool {
 	if err != nil || peer == 0 {
 		return false
 	}
-	pid, err := holder(peer, children(h.keep.PID(0)))
-	return err == nil && pid == 0
+	pids := children(h.keep.PID(0))
+	pid, err := holder(peer, pids)
+	return err == nil && pid == 0 && len(pids) > 0 // of none it is not known: PHP begins anew
 }
 
 // otherEnd is the inode of f's other end; 0: nobody has accepted it.
