@@ -21,8 +21,8 @@ func TestApplyHangs(t *testing.T) {
 	first.Commit()
 	gone := apply(t, s, wanting(t, "v.ini", "127.0.0.1:0", "@liege-test-gone"))
 
-	dir := "/run/liege-test-hangs"
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	dir, err := os.MkdirTemp("/run", "liege-test-")
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })

@@ -55,8 +55,8 @@ func wanting(t *testing.T, file string, addrs ...string) Want {
 func TestByUser(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	testenv.Leaks(t)
-	dir := "/run/liege-test-by-user"
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	dir, err := os.MkdirTemp("/run", "liege-test-") // no name that a killed run may have left
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
