@@ -15,7 +15,7 @@ import (
 // others, and on what a dead Emperor leaves (docs/security.md): those that need no
 // more than a system has, and know no layout of cgroups.
 const attacks = "Escape|WorkerEscape|VerifiedFromOutside|SmallLimits|Identity|EmperorKilledInHook|" +
-	"LogWithoutEmperor|TwoEmperors|ReloadNearMemoryMax|HandOver|NATReload|Suspend|ListenerBroken|LogAbuse|OrphanHoldsLog|" +
+	"LogWithoutEmperor|TwoEmperors|ReloadNearMemoryMax|HandOver|NATReload|Suspend|ListenerBroken|OrphanHoldsLog|" +
 	"TenantsFile|ConditionsOfAnotherStart|AppsEnabled"
 
 // TestAttacks boots a system without SELinux, so that nothing but the sandbox is
