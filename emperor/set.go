@@ -275,8 +275,11 @@ func (s *set) prune(want Snapshot) {
 			return true
 		}
 		rec, err := all.load(n)
-		if err == nil && rec.locked() || !want.Partial {
-			return err == nil && rec.locked()
+		switch {
+		case err == nil && rec.locked():
+			return true
+		case !want.Partial:
+			return false
 		}
 		stays := err != nil || rec.File == "" || want.MayHold(rec.File)
 		if !stays {

@@ -689,33 +689,3 @@ func TestSocketOptions(t *testing.T) {
 		unix.Close(fd)
 	}
 }
-
-// What an earlier Emperor's vassals listen on is taken over, also where several asked
-// for any port.
-func TestAdoptAnyPort(t *testing.T) {
-	const anyPort = "127.0.0.1:0"
-	before, reg := NewRegistry(), NewRegistry()
-	for _, name := range []vassal.Name{"a", "b"} {
-		old, s := before.Set(name), reg.Set(name)
-		t.Cleanup(func() {
-			old.Close()
-			s.Close()
-		})
-		w := wanting(t, string(name), anyPort)
-		c := apply(t, old, w)
-		c.Commit()
-		was := c.Bound()[0]
-		fd, err := unix.Dup(int(was.File.Fd()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Adopt(w.Listeners[0], was.Address, string(name), os.NewFile(uintptr(fd), anyPort)); err != nil {
-			t.Fatal(err)
-		}
-		c = apply(t, s, w)
-		c.Commit()
-		if now := c.Bound()[0]; now.Address != was.Address || now.Cookie != was.Cookie {
-			t.Errorf("%s listens on %s, was %s", name, now.Address, was.Address)
-		}
-	}
-}

@@ -69,14 +69,13 @@ func (h *Host) runJobs(ctx context.Context) {
 		h.until.Store(minute.Unix())
 	}()
 	for {
-		switch was := idle; {
-		case was == h.idle():
-		case was: // of the minutes before there was nothing to do
-			idle, minute = false, time.Now().Truncate(time.Minute)
-			ticker.Reset(lookEvery)
-		default:
-			idle = true
-			ticker.Stop()
+		if was := idle; was != h.idle() {
+			if idle = !was; idle {
+				ticker.Stop()
+			} else { // of the minutes before there was nothing to do
+				minute = time.Now().Truncate(time.Minute)
+				ticker.Reset(lookEvery)
+			}
 		}
 		select {
 		case <-ctx.Done():
