@@ -1,7 +1,6 @@
 package php
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -23,7 +21,9 @@ func (h *Handler) kill(f *proxy.FastCGIConn) {
 	pid := 0
 	peer, err := otherEnd(f)
 	if err == nil {
-		pid, err = holder(peer, children(h.keep.PID(0)))
+		var held map[uint32]int
+		held, err = sockets(children(h.keep.PID(0)))
+		pid = held[peer]
 	}
 	switch {
 	case err != nil:
@@ -35,44 +35,6 @@ func (h *Handler) kill(f *proxy.FastCGIConn) {
 		h.log.Warn("php: harakiri", "pid", pid)
 		_ = unix.Kill(pid, unix.SIGKILL) // ESRCH: it has ended
 	}
-}
-
-// lookAgain is how often it is looked whether a request is at a process yet.
-const lookAgain = time.Second
-
-var errDead = errors.New("php: the process that had the request has died")
-
-// watch calls dead when f was at a process that has died, until ctx ends or the
-// function that it returns is called. What a script has started holds the
-// connection as well (php-cgi has it inherited), so that of a process which
-// leaves a program in the background the end is not seen.
-func (h *Handler) watch(ctx context.Context, f *proxy.FastCGIConn, dead func()) (stop func() bool) {
-	var t *time.Timer
-	before := false
-	t = time.AfterFunc(time.Hour, func() {
-		now := ctx.Err() == nil && h.orphaned(f)
-		switch {
-		case ctx.Err() != nil:
-		case now && before: // a list of children that change may lack one
-			dead()
-		default:
-			before = now
-			t.Reset(lookAgain)
-		}
-	})
-	t.Reset(lookAgain) // not before t is set
-	return t.Stop
-}
-
-// orphaned reports whether f's other end was accepted, and no process of PHP has it.
-func (h *Handler) orphaned(f *proxy.FastCGIConn) bool {
-	peer, err := otherEnd(f)
-	if err != nil || peer == 0 {
-		return false
-	}
-	pids := children(h.keep.PID(0))
-	pid, err := holder(peer, pids)
-	return err == nil && pid == 0 && len(pids) > 0 // of none it is not known: PHP begins anew
 }
 
 // otherEnd is the inode of f's other end; 0: nobody has accepted it.
@@ -94,9 +56,9 @@ func otherEnd(f *proxy.FastCGIConn) (uint32, error) {
 	return peer, nil
 }
 
-// holder is which of pids holds the socket peer; 0: none.
-func holder(peer uint32, pids []int) (int, error) {
-	want := fmt.Sprintf("socket:[%d]", peer)
+// sockets are those that pids hold, by inode.
+func sockets(pids []int) (map[uint32]int, error) {
+	held := map[uint32]int{}
 	for _, pid := range pids {
 		dir := fmt.Sprintf("/proc/%d/fd", pid)
 		d, err := os.Open(dir)
@@ -104,17 +66,19 @@ func holder(peer uint32, pids []int) (int, error) {
 			continue // it has ended
 		}
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		names, _ := d.Readdirnames(-1)
 		d.Close()
 		for _, name := range names {
-			if to, err := os.Readlink(dir + "/" + name); err == nil && to == want {
-				return pid, nil
+			var ino uint32
+			to, _ := os.Readlink(dir + "/" + name) // closed meanwhile
+			if n, _ := fmt.Sscanf(to, "socket:[%d]", &ino); n == 1 {
+				held[ino] = pid
 			}
 		}
 	}
-	return 0, nil
+	return held, nil
 }
 
 // Numbers of sock_diag(7) that package unix has not.

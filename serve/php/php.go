@@ -77,6 +77,8 @@ type Handler struct {
 	mu     sync.Mutex
 	idle   []*proxy.FastCGIConn
 	down   bool
+
+	watch watch // of requests
 }
 
 // slotStats are the counts of one of the requests that may be under way.
@@ -96,6 +98,7 @@ func New(app *vassal.App, start Starter, silence time.Duration, space *exchange.
 		return nil, err
 	}
 	h.params = fixedParams(p)
+	h.watch = watch{tries: map[*try]struct{}{}, held: func() (map[uint32]int, error) { return sockets(children(h.keep.PID(0))) }}
 	h.keep = keeper.New(keeper.Spec{Name: "php", Program: h.program, Check: h.check, Timeout: p.StartTimeout, Changed: h.turned,
 		Problem: h.problem, Must: true, Whole: true, Grace: grace}, start, log)
 	return h, nil
@@ -314,7 +317,7 @@ func (h *Handler) over(ctx context.Context, slot int, f *proxy.FastCGIConn, para
 		})
 		defer timer.Stop()
 	}
-	defer h.watch(ctx, f, func() { cancel(errDead) })()
+	defer h.watch.end(h.watch.begin(f, func() { cancel(errDead) }))
 	t, err := h.client.Over(ctx, f, "php", params, r, w, small)
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errHarakiri):
